@@ -1,0 +1,1 @@
+"""Executors of the model; one file each, chosen by name, imported only when used."""

@@ -1,0 +1,118 @@
+"""A backend without a model: deterministic pictures, chosen latencies and faults, no torch.
+
+It tests the harness (`+experiment=harness_check`), not SDXL.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sdxl import schema
+from sdxl.errors import Problem
+
+NEEDS_TORCH = False
+
+
+class Fault(str, Enum):
+    """What goes wrong, on purpose, at `fail_at`."""
+
+    none = "none"
+    raises = "raises"  # an exception in the worker
+    kill = "kill"  # SIGKILL, as from the out-of-memory killer
+    hang = "hang"  # never returns
+    nan = "nan"  # a picture of NaN
+    constant = "constant"  # a picture of one colour
+
+
+@dataclass
+class Config(schema.Backend):
+    """`latency_ms` per batch plus `sample_ms` per image; `fail` at the `fail_at`-th image."""
+
+    latency_ms: float = 2.0
+    sample_ms: float = 1.0
+    fail: Fault = Fault.none
+    fail_at: int = 8
+
+
+def problems_of(config: schema.Config) -> list[Problem]:
+    """Settings of a model that this backend would ignore."""
+    problems = []
+    if config.model.device is not schema.Device.auto:
+        problems.append(
+            Problem(
+                "`model.device` would be ignored: the fake backend has no model",
+                config.model.device.value,
+                "model.device=auto",
+            )
+        )
+    if config.quant.format is not schema.Format.none:
+        problems.append(
+            Problem("the fake backend cannot quantize", f"quant={config.quant.name}", "quant=none")
+        )
+    return problems
+
+
+def open(config: schema.Config) -> FakeGenerator:
+    """A generator for `config`; loads nothing."""
+    assert isinstance(config.backend, Config)
+    return FakeGenerator(config.backend, config.model, config.seed)
+
+
+class FakeGenerator:
+    """Pictures that depend on the index and the seed only."""
+
+    def __init__(self, backend: Config, model: schema.Model, seed: int) -> None:
+        self.backend, self.seed = backend, seed
+        self.shape = (model.height, model.width, 3)
+        self.made = 0
+
+    def generate(self, indices: Sequence[int]) -> Any:
+        """Gradient pictures (B, H, W, 3), one hue per index; takes the configured time."""
+        import numpy as np
+
+        began = time.perf_counter()
+        height, width, _ = self.shape
+        ramp = np.linspace(0, 96, height * width, dtype=np.uint8).reshape(height, width, 1)
+        hue = np.array([[(i * 37 + self.seed) % 160, (i * 91) % 160, (i * 53) % 160]
+                        for i in indices], np.uint8)  # fmt: skip
+        images = hue[:, None, None, :] + ramp[None]
+        fail_now = self.made < self.backend.fail_at <= self.made + len(indices)
+        self.made += len(indices)
+        if fail_now:
+            images = self._fail(images)
+        wanted_s = (self.backend.latency_ms + self.backend.sample_ms * len(indices)) / 1e3
+        # The latency is the product here: a stand-in for a device of known speed.
+        threading.Event().wait(max(0.0, wanted_s - (time.perf_counter() - began)))
+        return images
+
+    def _fail(self, images: Any) -> Any:
+        import numpy as np
+
+        from sdxl.images import to_uint8
+
+        match self.backend.fail:
+            case Fault.raises:
+                raise RuntimeError("the fake backend was asked to fail")
+            case Fault.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case Fault.hang:
+                threading.Event().wait()
+            case Fault.nan:
+                return to_uint8(np.full(images.shape, np.nan, np.float32))
+            case Fault.constant:
+                return np.zeros_like(images)
+        return images
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the record."""
+        return {"backend": "fake", "device": "cpu"}
+
+    def close(self) -> None:
+        """Nothing to free."""

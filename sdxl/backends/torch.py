@@ -1,0 +1,166 @@
+"""PyTorch: eager or compiled, on CPU, CUDA or MPS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Optional
+
+from sdxl import schema
+from sdxl.errors import Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from sdxl.types import Embeddings, TokenIds
+
+NEEDS_TORCH = True
+
+
+class Compile(str, Enum):
+    """torch.compile's mode for UNet and VAE."""
+
+    none = "none"
+    default = "default"
+    reduce_overhead = "reduce-overhead"
+    max_autotune = "max-autotune"
+
+
+@dataclass
+class Config(schema.Backend):
+    """How PyTorch runs the model."""
+
+    compile: Compile = Compile.none
+    channels_last: bool = True
+    threads: Optional[int] = None  # CPU threads; null: torch's own choice
+    decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
+
+
+def problems_of(config: schema.Config) -> list[Problem]:
+    """Rules of this backend's own settings."""
+    backend = config.backend
+    assert isinstance(backend, Config)
+    return [
+        Problem(f"`backend.{name}` is too small", str(value), "at least 1")
+        for name in ("threads", "decode_batch_size")
+        if (value := getattr(backend, name)) is not None and value < 1
+    ]
+
+
+def open(config: schema.Config) -> TorchStages:
+    """Load the model onto its device, ready to run."""
+    return TorchStages(config)
+
+
+class TorchStages:
+    """`Stages` on diffusers' and transformers' own modules."""
+
+    def __init__(self, config: schema.Config) -> None:
+        import torch
+
+        from sdxl.model import open_source, torch_device, torch_dtype
+
+        backend = config.backend
+        assert isinstance(backend, Config)
+        if backend.threads:
+            torch.set_num_threads(backend.threads)
+        self.settings = backend
+        self.device = torch_device(config.model.device)
+        self.precision = config.precision
+        source = open_source(config.model, config.seed)
+        wanted = {
+            "text_encoder": config.precision.text_encoder,
+            "text_encoder_2": config.precision.text_encoder,
+            "unet": config.precision.unet,
+            "vae": config.precision.vae,
+        }
+        self.modules: dict[str, Any] = {
+            name: source.component(name, torch_dtype(dtype), self.device)
+            for name, dtype in wanted.items()
+        }
+        self._unet, self._vae = self.modules["unet"], self.modules["vae"]
+        if backend.channels_last:
+            for module in (self._unet, self._vae):
+                module.to(memory_format=torch.channels_last)
+        self._decode = self._vae.decode
+        if backend.compile is not Compile.none:
+            self._unet = torch.compile(self._unet, mode=backend.compile.value)
+            self._decode = torch.compile(self._decode, mode=backend.compile.value)
+
+    def encode(self, ids: TokenIds) -> Embeddings:
+        """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
+        import torch
+
+        from sdxl.types import Embeddings
+
+        with torch.inference_mode():
+            states = []
+            for name, rows in (("text_encoder", ids.first), ("text_encoder_2", ids.second)):
+                tokens = torch.as_tensor(rows, device=self.device)
+                out = self.modules[name](tokens, output_hidden_states=True)
+                states.append(out.hidden_states[-2])
+            dtype = self.modules["unet"].dtype
+            return Embeddings(
+                torch.cat(states, dim=-1).to(dtype), out.text_embeds.to(dtype), time_ids=None
+            )
+
+    def unet(
+        self, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings
+    ) -> torch.Tensor:
+        """Predicted noise (N, 4, h, w)."""
+        added = {"text_embeds": embeddings.pooled, "time_ids": embeddings.time_ids}
+        return self._unet(
+            sample,
+            timestep,
+            encoder_hidden_states=embeddings.hidden,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""
+        import numpy as np
+        import torch
+
+        from sdxl.images import to_uint8
+        from sdxl.model import unscale
+
+        vae = self.modules["vae"]
+        size = self.settings.decode_batch_size or len(latents)
+        with torch.inference_mode():
+            parts = []
+            for chunk in latents.split(size):
+                image = self._decode(unscale(chunk.to(vae.dtype), vae.config), return_dict=False)[0]
+                parts.append(to_uint8(image.permute(0, 2, 3, 1).float().cpu().numpy()))
+        return np.concatenate(parts)
+
+    def describe(self) -> dict[str, Any]:
+        """Device, dtypes and parameter counts of the components."""
+        import torch
+
+        return {
+            "backend": "torch",
+            "device": str(self.device),
+            "device_name": (
+                torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+            ),
+            "compile": self.settings.compile.value,
+            "threads": torch.get_num_threads(),
+            "precision": {
+                name: str(module.dtype).removeprefix("torch.")
+                for name, module in self.modules.items()
+            },
+            "parameters": {
+                name: sum(p.numel() for p in module.parameters())
+                for name, module in self.modules.items()
+            },
+        }
+
+    def close(self) -> None:
+        """Free the modules and the allocator's cache."""
+        import torch
+
+        self.modules.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,205 @@
+"""The frame of every command: panels for mistakes, one JSON line at the end, the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from sdxl.config import ROOT, load, unknown_key
+from sdxl.errors import (
+    FAILED,
+    INVALID,
+    OK,
+    USER,
+    ConfigError,
+    Problem,
+    SdxlError,
+    UserError,
+    one_line,
+    show,
+)
+from sdxl.schema import GROUPS, Config
+
+Outcome = dict[str, Any]
+"""What a job reports: `status`, `exit_code`, `record`, key figures; printed as the JSON line."""
+
+_outcomes: list[Outcome] = []
+_INFORMATION = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info",
+                "-sc", "--shell-completion")  # fmt: skip
+
+
+def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
+    """Run one job of a command; whatever happens becomes an outcome, so a multirun goes on."""
+    from hydra.core.hydra_config import HydraConfig
+
+    out_dir = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        _outcomes.append(action(load(cfg), out_dir))
+    except SdxlError as error:
+        show(error)
+        _outcomes.append(_failed(one_line(error.problems), error.exit_code))
+    except KeyboardInterrupt:
+        _outcomes.append(_failed("interrupted", FAILED))
+        raise
+    except Exception as error:  # the multirun must go on; the traceback is shown here
+        traceback.print_exc()
+        _outcomes.append(_failed(f"{type(error).__name__}: {error}", FAILED))
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a Hydra entry point, print the JSON line, leave with the right exit code."""
+    if any(word.split("=")[0] in _INFORMATION for word in sys.argv[1:]):
+        main()
+        return
+    # Hydra would print its own message and exit 1; we want the exception.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    failure: Outcome | None = None
+    try:
+        main()
+    except KeyboardInterrupt:
+        failure = None if _outcomes else _failed("interrupted", FAILED)
+        print("interrupted", file=sys.stderr)
+    except SystemExit as stop:
+        failure = _failed("Hydra could not start", USER) if stop.code else None
+    except Exception as error:
+        mended = _explain(error)
+        show(mended)
+        failure = _failed(one_line(mended.problems), mended.exit_code)
+    outcomes = [*_outcomes, *([failure] if failure else [])]
+    summary = outcomes[0] if len(outcomes) == 1 else _summary(outcomes)
+    sys.stderr.flush()
+    print(json.dumps(summary, allow_nan=False, default=str), flush=True)
+    sys.exit(summary["exit_code"])
+
+
+def _failed(reason: str, exit_code: int) -> Outcome:
+    return {"status": "failed", "reason": reason, "record": None, "exit_code": exit_code}
+
+
+def _summary(outcomes: list[Outcome]) -> Outcome:
+    """One object for a multirun: counts by status, the records, the worst exit code."""
+    codes = {outcome["exit_code"] for outcome in outcomes}
+    worst = next((code for code in (FAILED, USER, INVALID) if code in codes), OK)
+    counts = Counter(outcome["status"] for outcome in outcomes)
+    return {
+        "status": {OK: "ok", INVALID: "invalid"}.get(worst, "failed"),
+        "cells": len(outcomes),
+        **{status: counts.get(status, 0) for status in ("ok", "invalid", "failed", "skipped")},
+        "records": [outcome["record"] for outcome in outcomes],
+        "exit_code": worst,
+    }
+
+
+def _explain(error: Exception) -> SdxlError:
+    """A Hydra failure as our own: every bad override is found and named, not only the first."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, SdxlError):
+        return error
+    if isinstance(error, OSError):
+        return UserError(
+            f"the output folder cannot be written: {error.strerror}",
+            error.filename,
+            "a writable folder",
+            "hydra.run.dir=FOLDER (one run) or hydra.sweep.dir=FOLDER (multirun)",
+        )
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
+        problems = _bad_overrides(Path(sys.argv[0]).stem, overrides)
+        return ConfigError(problems or [Problem(str(error).strip())])
+    traceback.print_exc()
+    return SdxlError(f"{type(error).__name__}: {error}")
+
+
+def _bad_overrides(config_name: str, overrides: list[str]) -> list[Problem]:
+    """Compose with each override alone, and name those that fail.
+
+    Group choices come first, since a value may exist only under one choice; then all good ones
+    together, so that broken rules are reported beside unknown keys.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    problems: list[Problem] = []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        good: list[str] = []
+        expanded = [each for override in overrides for each in _expand(override)]
+        for override in sorted(expanded, key=lambda each: not _is_group(each)):
+            try:
+                compose(config_name, overrides=[*good, override])
+            except Exception as error:
+                problems.append(_problem(error, override, compose(config_name, overrides=good)))
+            else:
+                good.append(override)
+        with contextlib.suppress(Exception):
+            load_problems = ConfigError([Problem("")])
+            try:
+                load(compose(config_name, overrides=good))
+                load_problems.problems = []
+            except ConfigError as error:
+                load_problems = error
+            problems += load_problems.problems
+    return problems
+
+
+def _expand(override: str) -> Iterator[str]:
+    """A sweep `key=1,2` as `key=1` and `key=2`; anything else as it is."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        parsed = OverridesParser.create().parse_overrides([override])[0]
+        if parsed.is_sweep_override() and not parsed.is_hydra_override():
+            name = parsed.get_key_element()
+            yield from (f"{name}={value}" for value in parsed.sweep_string_iterator())
+            return
+    except Exception:  # not parseable: compose() will say why
+        pass
+    yield override
+
+
+def _is_group(override: str) -> bool:
+    name = override.split("=")[0].lstrip("+~")
+    return name in (*GROUPS, "backend", "experiment", "sweep")
+
+
+def _problem(error: Exception, override: str, cfg: DictConfig) -> Problem:
+    from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
+
+    name, _, value = override.partition("=")
+    name = name.lstrip("+~")
+    cause = error.__cause__ or error
+    if isinstance(error, OverrideParseException):
+        return Problem(f"`{override}` cannot be read", expected=str(error.message).split("\n")[0])
+    if isinstance(error, MissingConfigException):
+        options = list(error.options or [])
+        close = next((o for o in options if o.lower() == value.lower()), None)
+        return Problem(
+            f"`{name}` has no option `{value}`",
+            expected="one of: " + " ".join(options),
+            fix=f"{name}={close}" if close else None,
+        )
+    if isinstance(cause, ValidationError):
+        return Problem(f"`{name}` has the wrong type", value, str(cause).split("\n")[0])
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) or "not in struct" in str(error):
+        known = _leaves(OmegaConf.to_container(cfg), "")
+        return unknown_key(name, known)
+    return Problem(f"`{override}`: {str(error).splitlines()[0]}")
+
+
+def _leaves(node: Any, prefix: str) -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix[:-1]]
+    return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}{key}.")]

@@ -1,0 +1,138 @@
+"""Composition to configuration: register schemas, refuse what is unknown, check every rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from sdxl import schema
+from sdxl.errors import ConfigError, Problem, did_you_mean
+from sdxl.rules import problems_of
+from sdxl.schema import GROUPS, Config
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The project: entry points, `conf/`, `multirun/`, `mlflow.db`."""
+
+QUANT_KEYS = {
+    "quant_level": "level",
+    "alpha": "alpha",
+    "percentile": "percentile",
+    "calib_size": "calib_size",
+}
+"""Top-level keys that override the recipe's own value, by the recipe's field."""
+
+
+def register() -> None:
+    """Put every schema node into Hydra's config store; imports no torch, no mlflow."""
+    OmegaConf.register_new_resolver("sdxl_root", lambda: str(ROOT), replace=True)
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config)
+    for group, nodes in GROUPS.items():
+        for name, node in nodes.items():
+            store.store(group=f"schema/{group}", name=name, node=node)
+    for name, module in backend_modules().items():
+        store.store(group="schema/backend", name=name, node=module.Config)
+
+
+@functools.cache
+def backend_modules() -> dict[str, ModuleType]:
+    """The backends: one module per file of `sdxl/backends`, whose top part is light."""
+    files = sorted((Path(__file__).parent / "backends").glob("[!_]*.py"))
+    return {f.stem: importlib.import_module(f"sdxl.backends.{f.stem}") for f in files}
+
+
+def load(cfg: DictConfig) -> Config:
+    """Turn a composed configuration into a checked `Config`.
+
+    Raises `ConfigError` with all problems at once: unknown keys, missing values, broken rules.
+    """
+    problems = list(_unknown_keys(cfg))
+    problems += [
+        Problem(f"`{key}` is required", fix=f"{key}=VALUE")
+        for key in sorted(OmegaConf.missing_keys(cfg))
+    ]
+    if problems:
+        raise ConfigError(problems)
+    config: Any = OmegaConf.to_object(cfg)
+    problems = _settle_quant(config)
+    problems += problems_of(config)
+    check = getattr(backend_modules()[config.backend.name], "problems_of", None)
+    if check:
+        problems += check(config)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _settle_quant(config: Config) -> list[Problem]:
+    """Merge the top-level keys into the recipe; `quant=auto` is INT8 only if one was given."""
+    given = {key: getattr(config, key) for key in QUANT_KEYS if getattr(config, key) is not None}
+    quant = config.quant
+    if quant.name == "auto" and not given:
+        quant.format = schema.Format.none
+    if quant.format is schema.Format.none and given:
+        words = " ".join(f"{key}={value:g}" for key, value in given.items())
+        return [
+            Problem(
+                f"{words} would be ignored",
+                got=f"quant={quant.name}",
+                expected="a recipe that quantizes",
+                fix=f"quant=int8 {words}",
+            )
+        ]
+    for key, value in given.items():
+        setattr(quant, QUANT_KEYS[key], value)
+    return []
+
+
+def _unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[Problem]:
+    """Keys that no schema names; `+group.key=1` slips past Hydra's own check."""
+    node_type = OmegaConf.get_type(cfg)
+    if not dataclasses.is_dataclass(node_type):
+        return
+    known = {f.name for f in dataclasses.fields(node_type)}
+    for key in cfg:
+        if key not in known:
+            yield unknown_key(f"{prefix}{key}", [f"{prefix}{k}" for k in known])
+        elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
+            yield from _unknown_keys(cfg[key], f"{prefix}{key}.")
+
+
+def unknown_key(key: str, known: list[str]) -> Problem:
+    """The problem of a key that does not exist, with the closest one that does."""
+    close = did_you_mean(key, known)
+    return Problem(
+        f"there is no key `{key}`",
+        expected=f"did you mean `{close}`?" if close else "one of: " + " ".join(sorted(known)),
+        fix=f"{close}=VALUE" if close else None,
+    )
+
+
+def plain(value: Any) -> Any:
+    """A dataclass as JSON-ready builtins (enums by value)."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def key(*parts: Any) -> str:
+    """Content key of resolved settings: 16 hex digits, independent of field order."""
+    text = json.dumps([plain(p) for p in parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

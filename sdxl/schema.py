@@ -1,0 +1,298 @@
+"""Every setting: its type and its meaning. Values live in `conf/`, rules in `sdxl.config`.
+
+Option files start from these nodes (`/schema/model/tiny@_here_`), so a key that an option would
+ignore does not exist there and is refused. Dataclasses are not frozen: OmegaConf could not compose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Optional
+
+from omegaconf import MISSING
+
+# OmegaConf reads annotations at run time and wants `Optional[X]`, hence the spelling below.
+
+
+class DType(str, Enum):
+    """Storage and arithmetic type of one component."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class Device(str, Enum):
+    """Where the model lives; `meta` holds shapes only and serves `plan=true`."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+    meta = "meta"
+
+
+class Noise(str, Enum):
+    """Initial latents: one shared by all prompts (MLPerf), or one per prompt from its seed."""
+
+    shared = "shared"
+    per_prompt = "per_prompt"
+
+
+class Mode(str, Enum):
+    """LoadGen's two modes."""
+
+    performance = "performance"
+    accuracy = "accuracy"
+
+
+class Rules(str, Enum):
+    """MLPerf's division rules: `closed` caches nothing and skips nothing."""
+
+    closed = "closed"
+    open = "open"
+
+
+class Format(str, Enum):
+    """Number format of a quantized UNet."""
+
+    none = "none"
+    int8 = "int8"
+    int8_weight_only = "int8_weight_only"
+    int4_weight_only = "int4_weight_only"
+    fp8 = "fp8"
+    nvfp4 = "nvfp4"
+
+
+class Calls(str, Enum):
+    """How a step's amax is combined over calibration calls."""
+
+    max = "max"
+    mean = "mean"
+    min = "min"
+    sum_over_steps = "sum_over_steps"
+
+
+class Steps(str, Enum):
+    """How amax is combined over the first denoising steps."""
+
+    max = "max"
+    mean = "mean"
+    min = "min"
+
+
+class Build(str, Enum):
+    """May a missing artifact (statistics, checkpoint, engine) be built on the way?"""
+
+    auto = "auto"
+    never = "never"
+
+
+class Round(str, Enum):
+    """MLPerf Inference round whose seeds LoadGen gets."""
+
+    v4_1 = "v4.1"
+    v5_0 = "v5.0"
+    v5_1 = "v5.1"
+    v6_0 = "v6.0"
+    v6_1 = "v6.1"
+
+
+@dataclass
+class Model:
+    """What is generated: architecture, size, steps, guidance, noise."""
+
+    name: str = MISSING
+    device: Device = Device.auto
+    height: int = MISSING  # pixels
+    width: int = MISSING
+    steps: int = 20
+    guidance: float = 8.0
+    negative_prompt: str = MISSING
+    noise: Noise = Noise.shared
+    latents: Optional[str] = None  # .npy (1, 4, height/8, width/8) float32; null: drawn from `seed`
+    diffusers_src: Optional[str] = None  # a diffusers checkout to use in place of the installed one
+
+
+@dataclass
+class TinyModel(Model):
+    """SDXL's architecture in miniature, random weights from `seed`."""
+
+    unet_config: Optional[str] = None  # a diffusers UNet config.json in place of the built-in one
+
+
+@dataclass
+class SdxlModel(Model):
+    """SDXL weights from a local directory or, failing that, the Hugging Face hub."""
+
+    path: str = MISSING  # diffusers directory, MLCommons layout, or hub id
+    variant: Optional[str] = None  # file variant, such as fp16
+    revision: Optional[str] = None  # hub revision
+
+
+@dataclass
+class RandomModel(Model):
+    """True SDXL base 1.0 shapes with random weights, made in the asked dtype and device."""
+
+    unet_config: Optional[str] = None
+
+
+@dataclass
+class Precision:
+    """One dtype per component."""
+
+    text_encoder: DType = MISSING
+    unet: DType = MISSING
+    vae: DType = MISSING
+
+
+@dataclass
+class Quant:
+    """A recipe; `quant_level`, `alpha`, `percentile`, `calib_size` at top level override it."""
+
+    name: str = MISSING
+    format: Format = Format.none
+    level: float = 2.5  # 1 conv, 2 + ff.net, 2.5 + to_q/k/v, 3 every Linear, 4 + attention in FP8
+    alpha: float = 0.8  # SmoothQuant migration strength, 0 to 1
+    smooth: bool = True  # SmoothQuant on Linear inputs
+    percentile: float = 1.0  # fraction of the first denoising steps that vote on conv ranges
+    calls: Calls = Calls.max  # combination over calibration calls, within a step
+    steps: Steps = Steps.max  # combination over those first steps
+    linear_ranges: bool = False  # `calls`/`steps`/`percentile` also rule Linear inputs
+    calib_size: int = 32  # calibration prompts
+    calib_dataset: str = "builtin"  # builtin, or a TSV of captions (coco_calibration)
+    block_size: int = 128  # weights per scale in INT4
+    include: list[str] = field(default_factory=list)  # regular expressions on module paths
+    exclude: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Dataset:
+    """Prompts, and how many of them."""
+
+    name: str = MISSING
+    shuffle: bool = False  # with `limit`: a subset drawn with `seed` in place of the first rows
+
+
+@dataclass
+class TsvDataset(Dataset):
+    """Captions in a tab-separated file; row number = query sample index."""
+
+    path: str = MISSING
+
+
+@dataclass
+class Backend:
+    """Who executes the model. Each backend module adds its own fields."""
+
+    name: str = MISSING
+    batch_size: Optional[int] = None  # images per batch; null: what the scenario wants
+
+
+@dataclass
+class Scenario:
+    """LoadGen's settings; names are LoadGen's own where it has one."""
+
+    name: str = MISSING
+    min_duration_ms: int = MISSING
+    min_query_count: Optional[int] = None  # null: every prompt once
+    performance_sample_count: Optional[int] = None  # null: all prompts
+    warmup_batches: int = 2
+    startup_s: float = 1800.0  # longest silence while loading and warming up
+    stall_s: float = 120.0  # longest silence while measuring
+
+
+@dataclass
+class Offline(Scenario):
+    """All samples at once; the figure is samples per second."""
+
+    target_qps: Optional[float] = None  # samples/s LoadGen plans for; null: from the warm-up
+
+
+@dataclass
+class Server(Scenario):
+    """Poisson arrivals; the figure is the rate that keeps the latency limit."""
+
+    target_qps: Optional[float] = None  # null: a share of the warm-up's rate
+    warmup_qps_share: float = 0.6
+    target_latency_ms: float = 20000.0
+    target_latency_percentile: float = 0.99
+    max_wait_ms: float = 50.0  # longest a query waits for its batch to fill
+
+
+@dataclass
+class SingleStream(Scenario):
+    """One query at a time; the figure is a latency percentile."""
+
+    target_latency_ms: Optional[float] = None  # expectation LoadGen plans for; null: warm-up
+    target_latency_percentile: float = 0.9
+
+
+@dataclass
+class MultiStream(Scenario):
+    """One query of several samples at a time; the figure is a latency percentile."""
+
+    samples_per_query: int = 8
+    target_latency_ms: Optional[float] = None
+    target_latency_percentile: float = 0.99
+
+
+@dataclass
+class Quality:
+    """What is kept of the images and how they are judged."""
+
+    name: str = MISSING
+    keep_images: int = 16  # images kept in performance mode; accuracy mode keeps all
+
+
+@dataclass
+class Tracking:
+    """Where MLflow keeps runs."""
+
+    name: str = MISSING
+    enabled: bool = True
+    uri: Optional[str] = None  # null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the project
+    experiment: str = "sdxl"
+
+
+@dataclass
+class Config:
+    """One experiment, resolved."""
+
+    model: Model = MISSING
+    precision: Precision = MISSING
+    quant: Quant = MISSING
+    dataset: Dataset = MISSING
+    backend: Backend = MISSING
+    scenario: Scenario = MISSING
+    quality: Quality = MISSING
+    tracking: Tracking = MISSING
+    quant_level: Optional[float] = None
+    alpha: Optional[float] = None
+    percentile: Optional[float] = None
+    calib_size: Optional[int] = None
+    limit: Optional[int] = None  # prompts used; null: all
+    seed: int = 0
+    mode: Mode = Mode.performance
+    rules: Rules = Rules.closed
+    round: Round = Round.v6_1
+    build: Build = Build.auto
+    plan: bool = False
+
+
+GROUPS: dict[str, dict[str, type]] = {
+    "model": {"tiny": TinyModel, "sdxl": SdxlModel, "sdxl_random": RandomModel},
+    "precision": {"base": Precision},
+    "quant": {"base": Quant},
+    "dataset": {"builtin": Dataset, "tsv": TsvDataset},
+    "scenario": {
+        "Offline": Offline,
+        "Server": Server,
+        "SingleStream": SingleStream,
+        "MultiStream": MultiStream,
+    },
+    "quality": {"base": Quality},
+    "tracking": {"base": Tracking},
+}
+"""Schema nodes by group; backends add theirs in `sdxl.config.register`."""

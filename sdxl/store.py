@@ -1,0 +1,170 @@
+"""Artifacts by content key: built once, published whole or not at all, shared by every process.
+
+Layout: `<root>/<kind>/<key>/manifest.json` beside the files it lists. The root is `SDXL_STORE`, or
+`~/.cache/sdxl`; deleting `multirun/` must not cost an hour of engine building.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdxl.errors import SdxlError, UserError
+from sdxl.schema import Build
+from sdxl.types import Manifest
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact: its folder and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+
+def root() -> Path:
+    """The store's folder."""
+    return Path(os.environ.get("SDXL_STORE") or "~/.cache/sdxl").expanduser()
+
+
+def resolve(path: str) -> Path:
+    """A path from the configuration; `store:x` is `x` inside the store."""
+    if path.startswith("store:"):
+        return root() / path.removeprefix("store:")
+    return Path(path).expanduser()
+
+
+def find(kind: str, key: str) -> Artifact | None:
+    """The artifact, if it is there and complete (every listed file has its size)."""
+    folder = root() / kind / key
+    try:
+        stored = json.loads((folder / "manifest.json").read_text())
+        manifest = Manifest(**stored)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise _broken(folder, f"manifest.json cannot be read: {error}") from error
+    for name, facts in manifest.files.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != facts["bytes"]:
+            raise _broken(folder, f"{name} is missing or truncated")
+    return Artifact(folder, manifest)
+
+
+def get(
+    kind: str,
+    key: str,
+    build: Callable[[Path], dict[str, Any]],
+    *,
+    settings: dict[str, Any],
+    parents: list[str] | None = None,
+    allow: Build = Build.auto,
+    command: str = "",
+) -> Artifact:
+    """The artifact, built now if nobody has.
+
+    `build(folder)` writes files into an empty folder and returns extra manifest fields. One process
+    builds at a time per key; the others wait and then read. A build that fails or is killed
+    leaves nothing behind that looks finished.
+    """
+    from filelock import FileLock
+
+    found = find(kind, key)
+    if found:
+        return found
+    if allow is Build.never:
+        raise UserError(
+            f"the {kind} {key} is missing and building is switched off",
+            "build=never",
+            "build=auto, or build it first",
+            command or "build=auto",
+        )
+    target = root() / kind / key
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            found = find(kind, key)
+            if found:
+                return found
+            _publish(target, kind, key, build, settings, parents or [])
+    except OSError as error:
+        raise disk_error(error, root()) from error
+    found = find(kind, key)
+    assert found, f"{target} vanished after it was published"
+    return found
+
+
+def disk_error(error: OSError, place: Path) -> SdxlError:
+    """A full or unwritable disk, said plainly."""
+    if error.errno == errno.ENOSPC:
+        return SdxlError(f"no space left on the disk of {place}", expected="free space")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        return UserError(
+            f"{place} cannot be written: {error.strerror}",
+            error.filename,
+            "a writable folder",
+            "SDXL_STORE=FOLDER python ...",
+        )
+    return SdxlError(f"{place}: {error}")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _publish(
+    target: Path,
+    kind: str,
+    key: str,
+    build: Callable[[Path], dict[str, Any]],
+    settings: dict[str, Any],
+    parents: list[str],
+) -> None:
+    folder = root() / "tmp" / f"{kind}-{key}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    began = time.perf_counter()
+    try:
+        extra = build(folder)
+        files = {
+            str(f.relative_to(folder)): {"sha256": sha256(f), "bytes": f.stat().st_size}
+            for f in sorted(folder.rglob("*"))
+            if f.is_file()
+        }
+        seconds = round(time.perf_counter() - began, 3)
+        manifest = Manifest(kind, key, settings, parents, files, seconds=seconds)
+        for name, value in extra.items():
+            setattr(manifest, name, value)
+        write_json(folder / "manifest.json", dataclasses.asdict(manifest))
+        folder.replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _broken(folder: Path, what: str) -> SdxlError:
+    return SdxlError(
+        f"the artifact {folder} is damaged: {what}",
+        expected="the files its manifest lists",
+        fix=f"rm -r {folder}   # it is built again when needed",
+    )

@@ -1,0 +1,138 @@
+"""The few things that cross module borders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Array = Any
+"""A `torch.Tensor`, or a `numpy.ndarray` from backends that work without torch."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One query sample: `index` is LoadGen's qsl index, `row` its place in the source."""
+
+    index: int
+    text: str
+    row: int
+    source_id: str = ""
+
+
+@dataclass
+class Embeddings:
+    """Conditioning of the UNet for N rows.
+
+    hidden: (N, 77, D) penultimate states of both encoders; pooled: (N, P) of the second;
+    time_ids: (N, 6) original size, crop corner, target size in pixels.
+    """
+
+    hidden: Array
+    pooled: Array
+    time_ids: Array
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """One int64 array of shape (N, 77) per text encoder."""
+
+    first: Array
+    second: Array
+
+    def rows(self, index: Any) -> TokenIds:
+        """The rows chosen by a numpy index."""
+        return TokenIds(self.first[index], self.second[index])
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+class Stages(Protocol):
+    """What a backend is: three functions over arrays on its own device."""
+
+    def encode(self, ids: TokenIds) -> Embeddings:
+        """Token ids (N, 77) of each encoder -> embeddings of N rows, without time ids filled."""
+        ...
+
+    def unet(self, sample: Array, timestep: Array, embeddings: Embeddings) -> Array:
+        """Noisy latents (N, 4, h, w), scalar timestep -> predicted noise (N, 4, h, w)."""
+        ...
+
+    def decode(self, latents: Array) -> Array:
+        """Latents (B, 4, h, w) -> uint8 images (B, 8h, 8w, 3) in host memory.
+
+        Raises `StageError` when the picture has NaN or Inf.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the record: device, dtypes, versions, parameters."""
+        ...
+
+    def close(self) -> None:
+        """Free device memory."""
+        ...
+
+
+class Generator(Protocol):
+    """What the harness drives: prompts in by index, pictures out."""
+
+    def generate(self, indices: Sequence[int]) -> Array:
+        """Prompts by qsl index -> uint8 images (B, H, W, 3) in host memory."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the record."""
+        ...
+
+    def close(self) -> None:
+        """Free what the backend holds."""
+        ...
+
+
+@dataclass
+class Manifest:
+    """What an artifact in the store is, and what it was made of."""
+
+    kind: str  # statistics, checkpoint, onnx, engine, reference
+    key: str
+    settings: dict[str, Any]
+    parents: list[str] = field(default_factory=list)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> sha256, bytes
+    versions: dict[str, str] = field(default_factory=dict)
+    device: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    created: str = field(default_factory=lambda: now())
+
+
+RECORD_SCHEMA = 1
+
+
+@dataclass
+class Record:
+    """One cell's outcome, as `record.json` holds it (docs/record.md)."""
+
+    key: str
+    config: dict[str, Any]
+    command: str
+    status: str = "failed"  # ok | invalid | failed | timeout | skipped
+    reason: str = ""
+    comparable: bool = False
+    comparable_reason: str = ""
+    performance: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    durations: dict[str, float] = field(default_factory=dict)
+    started: str = field(default_factory=lambda: now())
+    schema: int = RECORD_SCHEMA
+
+
+def now() -> str:
+    """The current UTC time, ISO 8601 in seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,193 @@
+"""Real SDXL weights: a local folder first, then the hub; safetensors only, checked before use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdxl import schema, store
+from sdxl.errors import UserError
+
+_HOW = "python -m sdxl.download sdxl   # then model.path=store:sdxl, or copy the folder there"
+
+
+class WeightSource:
+    """Components of a diffusers folder, of the MLCommons layout, or of a hub repository."""
+
+    def __init__(self, model: schema.SdxlModel) -> None:
+        self.model = model
+        self.folder, self.scheduler_folder = _locate(model)
+
+    def tokenizers(self) -> tuple[Any, Any]:
+        """Both CLIP tokenizers."""
+        from transformers import CLIPTokenizer
+
+        folders = (self._part("tokenizer"), self._part("tokenizer_2"))
+        first, second = (CLIPTokenizer.from_pretrained(folder) for folder in folders)
+        return first, second
+
+    def scheduler(self) -> Any:
+        """Euler with the settings of the model's own scheduler."""
+        from diffusers import EulerDiscreteScheduler
+
+        folder = self.scheduler_folder or self._part("scheduler")
+        return EulerDiscreteScheduler.from_pretrained(folder)
+
+    def component(self, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """One network with its weights; every file is checked to be whole first."""
+        import diffusers
+        import transformers
+
+        folder = self._part(name)
+        if device.type == "meta":
+            return self._shapes(name, folder).to(dtype).eval()
+        for file in sorted(folder.glob("*.safetensors")):
+            check_safetensors(file)
+        options: dict[str, Any] = {
+            "use_safetensors": True,
+            "variant": self.model.variant,
+            "output_loading_info": True,
+        }
+        try:
+            if name == "unet":
+                loaded = diffusers.UNet2DConditionModel.from_pretrained(
+                    folder, torch_dtype=dtype, **options
+                )
+            elif name == "vae":
+                loaded = diffusers.AutoencoderKL.from_pretrained(
+                    folder, torch_dtype=dtype, **options
+                )
+            else:
+                kind = "CLIPTextModel" if name == "text_encoder" else "CLIPTextModelWithProjection"
+                loaded = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, **options)
+        except (OSError, ValueError) as error:
+            found = " ".join(sorted(f.name for f in folder.iterdir()))
+            raise UserError(
+                f"the weights of `{name}` cannot be loaded: {str(error).splitlines()[0]}",
+                f"{folder} with {found or 'no files'}",
+                "config.json and *.safetensors of this variant",
+                "model.variant=fp16 or model.variant=null",
+            ) from error
+        module, info = loaded
+        missing = sorted(info.get("missing_keys") or [])
+        if missing:
+            raise UserError(
+                f"{folder} lacks {len(missing)} weights of `{name}`",
+                ", ".join(missing[:5]),
+                "all of them: diffusers would fill the rest with random numbers",
+                _HOW,
+            )
+        return module.to(device).eval().requires_grad_(False)
+
+    def identity(self) -> dict[str, Any]:
+        """Names, sizes and header hashes of the weight files."""
+        files = sorted(self.folder.rglob("*.safetensors"))
+        return {
+            str(file.relative_to(self.folder)): [file.stat().st_size, _header_hash(file)]
+            for file in files
+        }
+
+    def _part(self, name: str) -> Path:
+        folder = self.folder / name
+        if not folder.is_dir():
+            raise UserError(
+                f"the model has no `{name}`",
+                f"{self.folder} with {' '.join(sorted(f.name for f in self.folder.iterdir()))}",
+                "a diffusers SDXL folder",
+                _HOW,
+            )
+        return folder
+
+    def _shapes(self, name: str, folder: Path) -> nn.Module:
+        """The network without weights, for counting."""
+        import diffusers
+        import transformers
+
+        with torch.device("meta"):
+            if name in ("unet", "vae"):
+                kind = "UNet2DConditionModel" if name == "unet" else "AutoencoderKL"
+                network = getattr(diffusers, kind)
+                return network.from_config(network.load_config(folder))
+            kind = "CLIPTextModel" if name == "text_encoder" else "CLIPTextModelWithProjection"
+            config = transformers.CLIPTextConfig.from_pretrained(folder)
+            return getattr(transformers, kind)(config)
+
+
+def check_safetensors(file: Path) -> None:
+    """Raise `UserError` if the file is shorter than its own header says."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        try:
+            header = json.loads(stream.read(length)) if 8 + length <= size else None
+        except ValueError:
+            header = None
+    ends = [entry["data_offsets"][1] for name, entry in (header or {}).items()
+            if name != "__metadata__"]  # fmt: skip
+    wanted = 8 + length + max(ends, default=0)
+    if header is None or size < wanted:
+        raise UserError(
+            f"{file} is truncated or not safetensors",
+            f"{size:,} bytes",
+            f"{wanted:,} bytes" if header else "a whole safetensors file",
+            _HOW,
+        )
+
+
+def _header_hash(file: Path) -> str:
+    import hashlib
+
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        return hashlib.sha256(stream.read(min(length, 1 << 26))).hexdigest()[:16]
+
+
+def _locate(model: schema.SdxlModel) -> tuple[Path, Path | None]:
+    """The diffusers folder, and the scheduler's if it lies apart (MLCommons)."""
+    local = store.resolve(model.path)
+    kept = store.root() / "sdxl"
+    for folder in (local, kept if not local.exists() else local):
+        if (folder / "checkpoint_pipe").is_dir():
+            scheduler = folder / "checkpoint_scheduler"
+            nested = scheduler / "scheduler"
+            return folder / "checkpoint_pipe", nested if nested.is_dir() else scheduler
+        if (folder / "model_index.json").is_file():
+            return folder, None
+    looks_local = model.path.startswith(("/", ".", "~", "store:")) or local.exists()
+    if looks_local or model.path.count("/") != 1:
+        raise UserError(
+            "the SDXL weights are not there",
+            f"model.path={model.path}",
+            "a folder with model_index.json, or checkpoint_pipe/ and checkpoint_scheduler/",
+            _HOW,
+        )
+    return _from_hub(model), None
+
+
+def _from_hub(model: schema.SdxlModel) -> Path:
+    from huggingface_hub import snapshot_download
+
+    suffix = f".{model.variant}" if model.variant else ""
+    wanted = ["*.json", "*.txt", f"*[!x]{suffix}.safetensors", f"*{suffix}-*-of-*.safetensors"]
+    options: dict[str, Any] = {
+        "revision": model.revision,
+        "allow_patterns": wanted,
+        "etag_timeout": 10,
+    }
+    try:
+        try:
+            return Path(snapshot_download(model.path, local_files_only=True, **options))
+        except FileNotFoundError:
+            return Path(snapshot_download(model.path, **options))
+    except Exception as error:  # many kinds: offline, no such repository, no access
+        raise UserError(
+            f"the SDXL weights are neither here nor to be had from the hub "
+            f"({type(error).__name__})",
+            f"model.path={model.path}",
+            "a local folder (diffusers or MLCommons layout), or a reachable hub",
+            f"model.path=FOLDER, or: {_HOW}",
+        ) from error
