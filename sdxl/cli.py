@@ -47,8 +47,8 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
     except SdxlError as error:
         show(error)
         _outcomes.append(_failed(one_line(error.problems), error.exit_code))
-    except KeyboardInterrupt:
-        _outcomes.append(_failed("interrupted", FAILED))
+    except KeyboardInterrupt as stop:
+        _outcomes.append(getattr(stop, "outcome", None) or _failed("interrupted", FAILED))
         raise
     except Exception as error:  # the multirun must go on; the traceback is shown here
         traceback.print_exc()
@@ -106,7 +106,7 @@ def _explain(error: Exception) -> SdxlError:
 
     if isinstance(error, SdxlError):
         return error
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         return UserError(
             f"the output folder cannot be written: {error.strerror}",
             error.filename,
@@ -163,8 +163,9 @@ def _expand(override: str) -> Iterator[str]:
             name = parsed.get_key_element()
             yield from (f"{name}={value}" for value in parsed.sweep_string_iterator())
             return
-    except Exception:  # not parseable: compose() will say why
-        pass
+    except Exception:
+        yield override  # not parseable: compose() will say why
+        return
     yield override
 
 
@@ -192,7 +193,10 @@ def _problem(error: Exception, override: str, cfg: DictConfig) -> Problem:
             fix=f"{name}={close}" if close else None,
         )
     if isinstance(cause, ValidationError):
-        return Problem(f"`{name}` has the wrong type", value, str(cause).split("\n")[0])
+        said = str(cause).split("\n")[0]
+        for mark in ("could not be converted to ", "expected "):
+            said = said.rpartition(mark)[2]
+        return Problem(f"`{name}` has the wrong type", value, said)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) or "not in struct" in str(error):
         known = _leaves(OmegaConf.to_container(cfg), "")
         return unknown_key(name, known)

@@ -103,10 +103,11 @@ def _unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[Problem]:
         return
     known = {f.name for f in dataclasses.fields(node_type)}
     for key in cfg:
-        if key not in known:
-            yield unknown_key(f"{prefix}{key}", [f"{prefix}{k}" for k in known])
+        name = str(key)
+        if name not in known:
+            yield unknown_key(f"{prefix}{name}", [f"{prefix}{k}" for k in known])
         elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
-            yield from _unknown_keys(cfg[key], f"{prefix}{key}.")
+            yield from _unknown_keys(cfg[key], f"{prefix}{name}.")
 
 
 def unknown_key(key: str, known: list[str]) -> Problem:

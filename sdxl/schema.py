@@ -243,7 +243,7 @@ class Quality:
     """What is kept of the images and how they are judged."""
 
     name: str = MISSING
-    keep_images: int = 16  # images kept in performance mode; accuracy mode keeps all
+    keep_images: int = 8  # pictures of the first prompts kept; accuracy mode keeps all
 
 
 @dataclass

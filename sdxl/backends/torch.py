@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from sdxl import schema
@@ -48,7 +49,7 @@ def problems_of(config: schema.Config) -> list[Problem]:
     ]
 
 
-def open(config: schema.Config) -> TorchStages:
+def open(config: schema.Config, artifacts: dict[str, Path]) -> TorchStages:
     """Load the model onto its device, ready to run."""
     return TorchStages(config)
 
