@@ -19,13 +19,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hydra import compose, initialize_config_dir  # noqa: E402
+from hydra import compose, initialize_config_dir
 
-from sdxl import prompts  # noqa: E402
-from sdxl.bench import loadgen  # noqa: E402
-from sdxl.bench.keep import Keeper  # noqa: E402
-from sdxl.config import ROOT, load, register  # noqa: E402
-from sdxl.worker import open_generator  # noqa: E402
+from sdxl import prompts
+from sdxl.bench import loadgen
+from sdxl.bench.keep import Keeper
+from sdxl.config import ROOT, load, register
+from sdxl.worker import open_generator
 
 WANTED = 0.97
 
@@ -73,7 +73,9 @@ def main() -> int:
     ratio = statistics.median(h / b for h, b, _ in pairs)
     gain = statistics.median(h / d for h, _, d in pairs)
     for name, found in rates.items():
-        print(f"{name:10} {statistics.median(found):8.3f} images/s   {[round(r, 3) for r in found]}")
+        print(
+            f"{name:10} {statistics.median(found):8.3f} images/s   {[round(r, 3) for r in found]}"
+        )
     print(f"harness / bare loop          {ratio:.3f}   (at least {WANTED} wanted)")
     print(f"harness / diffusers pipeline {gain:.3f}")
     print(json.dumps({"harness_over_bare": ratio, "harness_over_diffusers": gain}))
@@ -102,7 +104,9 @@ def _pipeline(generator):
     pipe.set_progress_bar_config(disable=True)
 
     def run(texts: list[str]):
-        encoded = [pipe.encode_prompt(text, negative_prompt=model.negative_prompt) for text in texts]
+        encoded = [
+            pipe.encode_prompt(text, negative_prompt=model.negative_prompt) for text in texts
+        ]
         positive, negative, pooled, negative_pooled = (
             torch.cat(part) for part in zip(*encoded, strict=True)
         )
