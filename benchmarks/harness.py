@@ -73,9 +73,8 @@ def main() -> int:
     ratio = statistics.median(h / b for h, b, _ in pairs)
     gain = statistics.median(h / d for h, _, d in pairs)
     for name, found in rates.items():
-        print(
-            f"{name:10} {statistics.median(found):8.3f} images/s   {[round(r, 3) for r in found]}"
-        )
+        each = " ".join(f"{rate:.3f}" for rate in found)
+        print(f"{name:10} {statistics.median(found):8.3f} images/s   of {each}")
     print(f"harness / bare loop          {ratio:.3f}   (at least {WANTED} wanted)")
     print(f"harness / diffusers pipeline {gain:.3f}")
     print(json.dumps({"harness_over_bare": ratio, "harness_over_diffusers": gain}))

@@ -1,7 +1,7 @@
 """Records into MLflow; the only file that imports it. A record is logged whole, or kept for later.
 
-    python -m sdxl.tracking upload RECORD...
-    python -m sdxl.tracking ui
+python -m sdxl.tracking upload RECORD...
+python -m sdxl.tracking ui
 """
 
 from __future__ import annotations
