@@ -1,0 +1,1 @@
+"""Calibration statistics -> scales -> a quantized UNet, each an artifact in the store."""
