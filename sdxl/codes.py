@@ -73,7 +73,9 @@ def unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
 
 def _int_scale(amax: torch.Tensor, bound: float, of_zero: float) -> torch.Tensor:
     amax = amax.float()
-    return torch.where(amax <= TINY, torch.full_like(amax, of_zero), bound / amax)
+    # Tensor by tensor: torch computes number / tensor as a product with the reciprocal.
+    scale = torch.full_like(amax, bound) / amax
+    return torch.where(amax <= TINY, torch.full_like(amax, of_zero), scale)
 
 
 def _fp8_scale(amax: torch.Tensor) -> torch.Tensor:
