@@ -32,7 +32,9 @@ def restore(unet: Any, folder: Path, dtype: torch.dtype, device: torch.device) -
         moved = nn.Parameter(tensor.to(device), requires_grad=False)
         setattr(unet.get_submodule(owner), field, moved)
     if missing:
-        raise SdxlError("the checkpoint is of another model", f"{folder} lacks {sorted(missing)[:5]}")
+        raise SdxlError(
+            "the checkpoint is of another model", f"{folder} lacks {sorted(missing)[:5]}"
+        )
     attention = {name: layer for name, layer in stored.layers.items() if layer.kind == "attention"}
     if attention:
         from diffusers.models.attention_processor import AttnProcessor

@@ -113,7 +113,7 @@ def quantizers_of(layers: Iterable[Layer], quant: schema.Quant) -> Iterator[str]
                 yield f"{layer.name}.input_quantizer"
 
 
-def write(unet: nn.Module, layers: Iterable[Layer], quant: schema.Quant, folder: Path) -> None:
+def write(unet: Any, layers: Iterable[Layer], quant: schema.Quant, folder: Path) -> None:
     """Write the compact checkpoint of a quantized UNet; weights leave memory as they are encoded.
 
     The UNet cannot be used afterwards.

@@ -174,9 +174,8 @@ def count_macs(unet: Any, height: int, width: int) -> dict[str, int]:
     shapes: dict[str, torch.Size] = {}
 
     def hook(name: str) -> Any:
-        def record(module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-            weight = module.weight
-            macs[name] = output.numel() * weight[0].numel()
+        def record(module: Any, _inputs: Any, output: torch.Tensor) -> None:
+            macs[name] = output.numel() * module.weight[0].numel()
             shapes[name] = output.shape
 
         return record

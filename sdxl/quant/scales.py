@@ -111,9 +111,7 @@ def smooth_factors(weight: torch.Tensor, amax: torch.Tensor, alpha: float) -> to
     return factors.float().clamp(*CLAMP)
 
 
-def smoothed_amax(
-    amax: torch.Tensor, factors: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
+def smoothed_amax(amax: torch.Tensor, factors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """0-d amax of the smoothed input, in the model's dtype."""
     return (amax.to(dtype) * factors).amax().to(dtype)
 

@@ -41,7 +41,7 @@ class _Unquantized:
         text = torch_dtype(config.precision.text_encoder)
         self.first = source.component("text_encoder", text, device)
         self.second = source.component("text_encoder_2", text, device)
-        self.network = source.component("unet", torch_dtype(config.precision.unet), device)
+        self.network: Any = source.component("unet", torch_dtype(config.precision.unet), device)
         self.forwards = 0
 
     def encode(self, ids: TokenIds) -> Embeddings:
