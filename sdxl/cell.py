@@ -128,7 +128,7 @@ def _measure(config: Config, out_dir: Path, record: Record) -> None:
     chosen = prompts.load(config.dataset, config.limit, config.seed)
     artifacts: dict[str, Path] = {}
     torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH
-    record.environment = environment.describe()
+    record.environment = dict(environment.describe())  # the cached one serves other cells too
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
     with Progress(title) as progress:
         result = isolate.run(
