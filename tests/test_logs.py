@@ -19,7 +19,7 @@ SETS = [  # folder, scenario, accuracy mode, valid, part of the reason
     ("ss_few", "SingleStream", False, False, "Need to process at least 64 queries"),
     # LoadGen itself prints VALID here, in spite of an error that it counts: we do not.
     ("t04_ct1", "Offline", False, False, "Multiple conf files"),
-    ("t04_ct2", "Offline", False, False, "Multiple conf files"),
+    ("t04_ct2", "Offline", False, True, ""),
 ]
 
 
@@ -38,7 +38,7 @@ def test_every_sample_set_gets_loadgens_verdict(samples, name, scenario, accurac
     if not accuracy:
         assert found["summary"]["Scenario"] == scenario
         loadgens = found["summary"]["Result is"]
-        assert loadgens == ("VALID" if ours or name.startswith("t04") else "INVALID")
+        assert loadgens == ("VALID" if ours or name == "t04_ct1" else "INVALID")
 
 
 def test_no_sample_set_is_left_out(samples):
