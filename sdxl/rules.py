@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from sdxl import schema
 from sdxl.errors import Problem
-from sdxl.schema import Config, Device, DType, Format, Mode, Noise, Rules
+from sdxl.schema import Calls, Config, Device, DType, Format, Mode, Noise, Rules
 
 LEVELS = (1.0, 2.0, 2.5, 3.0, 4.0)
 
@@ -140,8 +141,20 @@ def _quant(c: Config) -> Iterator[Problem]:
             f"{q.percentile:g} of {c.model.steps} steps",
             f"at least {1 / c.model.steps:g}",
         )
-    if q.calib_size < 1:
-        yield Problem("`calib_size` is too small", str(q.calib_size), "at least 1")
+    for name, least in (("calib_size", 1), ("block_size", 1), ("report_prompts", 0)):
+        if getattr(q, name) < least:
+            yield Problem(
+                f"`quant.{name}` is too small", str(getattr(q, name)), f"at least {least}"
+            )
+    for name in ("include", "exclude", "alpha_only"):
+        patterns = getattr(q, name) or []
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                yield Problem(
+                    f"`quant.{name}` has a broken regular expression", pattern, str(error)
+                )
     if q.level == 4 and q.format not in (Format.fp8, Format.none):
         yield Problem(
             "level 4 quantizes attention, which exists in FP8 only",
@@ -149,8 +162,28 @@ def _quant(c: Config) -> Iterator[Problem]:
             "levels 1 to 3, or FP8",
             "quant=fp8 quant_level=4",
         )
-    smoothed = q.format is Format.int8 and q.smooth
-    if c.alpha is not None and q.format is not Format.none and not smoothed:
+    if q.format is Format.int4_weight_only and q.level == 1 and not q.include:
+        yield Problem(
+            "level 1 is convolutions only, and INT4 blocks exist for Linear weights only",
+            "quant_level=1",
+            "level 2, 2.5 or 3",
+            f"quant={q.name} quant_level=2",
+        )
+    if q.linear_ranges and q.calls not in (Calls.max, Calls.min):
+        yield Problem(
+            "Linear inputs keep the largest and the smallest amax over calls, not their sum",
+            f"quant.linear_ranges=true quant.calls={q.calls.value}",
+            "quant.calls=max or quant.calls=min",
+        )
+    yield from _quant_ignored(c)
+
+
+def _quant_ignored(c: Config) -> Iterator[Problem]:
+    """Settings that a recipe would silently ignore."""
+    q = c.quant
+    if q.format is Format.none:
+        return
+    if c.alpha is not None and not (q.format is Format.int8 and q.smooth):
         yield Problem(
             "`alpha` would be ignored: this recipe does not smooth activations",
             f"quant={q.name}",
@@ -166,6 +199,18 @@ def _quant(c: Config) -> Iterator[Problem]:
                     "an activation format",
                     "quant=int8",
                 )
+        if q.statistics:
+            yield Problem(
+                "`quant.statistics` would be ignored: weight-only formats need no calibration",
+                f"quant={q.name}",
+                "quant.statistics=null",
+            )
+    if q.statistics and c.calib_size is not None:
+        yield Problem(
+            "`calib_size` would be ignored: the statistics come from a file",
+            f"quant.statistics={q.statistics}",
+            "one of both",
+        )
 
 
 def _scenario(c: Config) -> Iterator[Problem]:

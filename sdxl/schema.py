@@ -66,7 +66,11 @@ class Format(str, Enum):
 
 
 class Calls(str, Enum):
-    """How a step's amax is combined over calibration calls."""
+    """How a step's amax is combined over calibration calls (one call = one prompt).
+
+    `sum_over_steps` is NeMo's and demoDiffusion's rule: the sum over calls divided by the number
+    of *steps*, so that the range grows with the number of prompts.
+    """
 
     max = "max"
     mean = "mean"
@@ -129,6 +133,8 @@ class SdxlModel(Model):
     path: str = MISSING  # diffusers directory, MLCommons layout, or hub id
     variant: Optional[str] = None  # file variant, such as fp16
     revision: Optional[str] = None  # hub revision
+    lora: Optional[str] = None  # .safetensors LoRA fused into the UNet
+    lora_scale: float = 1.0
 
 
 @dataclass
@@ -154,17 +160,21 @@ class Quant:
     name: str = MISSING
     format: Format = Format.none
     level: float = 2.5  # 1 conv, 2 + ff.net, 2.5 + to_q/k/v, 3 every Linear, 4 + attention in FP8
+    include: list[str] = field(default_factory=list)  # regular expressions: added to the level
+    exclude: list[str] = field(default_factory=list)  # regular expressions: kept in 16 or 32 bits
+    smooth: bool = True  # SmoothQuant on the inputs of INT8 Linears
     alpha: float = 0.8  # SmoothQuant migration strength, 0 to 1
-    smooth: bool = True  # SmoothQuant on Linear inputs
-    percentile: float = 1.0  # fraction of the first denoising steps that vote on conv ranges
+    alpha_only: Optional[str] = None  # regular expression: Linears that `alpha` rules, others 1.0
+    percentile: float = 1.0  # fraction of the first denoising steps that vote on input ranges
     calls: Calls = Calls.max  # combination over calibration calls, within a step
     steps: Steps = Steps.max  # combination over those first steps
-    linear_ranges: bool = False  # `calls`/`steps`/`percentile` also rule Linear inputs
+    linear_ranges: bool = False  # `percentile`, `calls`, `steps` rule Linear inputs too
+    block_size: int = 128  # weights per scale, INT4 only
     calib_size: int = 32  # calibration prompts
-    calib_dataset: str = "builtin"  # builtin, or a TSV of captions (coco_calibration)
-    block_size: int = 128  # weights per scale in INT4
-    include: list[str] = field(default_factory=list)  # regular expressions on module paths
-    exclude: list[str] = field(default_factory=list)
+    calib_dataset: str = "builtin"  # builtin, coco_calibration, or a TSV of captions
+    statistics: Optional[str] = None  # a statistics file in place of a calibration
+    report_prompts: int = 1  # calibration prompts of the per-layer error report; 0: no report
+    modelopt: bool = False  # keep ModelOpt's own full-size checkpoint too
 
 
 @dataclass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +21,53 @@ VOCABULARY = 1024
 """Most tokens of the built-in byte-level vocabulary; the last two are begin and end of text."""
 
 
+def _merges(words: dict[tuple[str, ...], int], most: int) -> list[tuple[str, str]]:
+    """Byte-pair merges of counted words: the commonest pair first, ties by alphabet."""
+    merges: list[tuple[str, str]] = []
+    while len(merges) < most:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += count
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        words = {_merged(word, best): count for word, count in words.items()}
+    return merges
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    out: list[str] = []
+    for symbol in word:
+        if out and (out[-1], symbol) == pair:
+            out[-1] += symbol
+        else:
+            out.append(symbol)
+    return tuple(out)
+
+
 @cache
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Byte-level BPE in CLIP's form: bytes, bytes at a word's end, merges, two specials.
 
-    Learnt from the built-in prompts; any other text falls back to bytes.
+    Learnt from the built-in prompts; any other text falls back to bytes. Learnt here because the
+    trainer of `tokenizers` breaks ties differently in each process, and a model must not change.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import normalizers, pre_tokenizers
 
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer = normalizers.Lowercase()
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
+    splitter = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+    lowercase = normalizers.Lowercase()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     room = VOCABULARY - 2 * len(alphabet) - 2
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, end_of_word_suffix="</w>", show_progress=False
+    counts = Counter(
+        word
+        for line in BUILTIN.read_text().splitlines()
+        for word, _ in splitter.pre_tokenize_str(lowercase.normalize_str(line))
     )
-    learner.train_from_iterator(BUILTIN.read_text().splitlines(), trainer)
-    learnt = json.loads(learner.to_str())["model"]["merges"][:room]
-    merges = [(str(left), str(right)) for left, right in learnt]
+    merges = _merges({(*word[:-1], f"{word[-1]}</w>"): n for word, n in counts.items()}, room)
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet)]
     tokens += [left + right for left, right in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]

@@ -1,6 +1,7 @@
-"""Records into MLflow, the only file that imports it. A record is logged whole or kept for later.
+"""Records into MLflow; the only file that imports it. A record is logged whole, or kept for later.
 
 python -m sdxl.tracking upload RECORD...
+python -m sdxl.tracking ui
 """
 
 from __future__ import annotations
@@ -203,17 +204,40 @@ def _milliseconds(started: str) -> int:
     return calendar.timegm(time.strptime(started, "%Y-%m-%dT%H:%M:%SZ")) * 1000
 
 
+def ui() -> int:
+    """Serve MLflow's pages for this machine only, on a free port, until Ctrl-C."""
+    import socket
+    import subprocess
+
+    uri = resolve_uri(schema.Tracking("mlflow"))
+    with _alone(uri):
+        _client(uri).search_experiments(max_results=1)  # creates or upgrades the database
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    print(f"MLflow on http://127.0.0.1:{port}   (Ctrl-C ends it)", flush=True)
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", uri]
+    words += ["--default-artifact-root", (ROOT / "mlruns").as_uri()]
+    try:
+        return subprocess.run([sys.executable, "-m", "mlflow", *words], check=False).returncode
+    except KeyboardInterrupt:
+        return OK
+
+
 def main(words: list[str]) -> int:
-    """`upload RECORD...`; prints one JSON line."""
+    """`upload RECORD...` or `ui`; `upload` prints one JSON line."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m sdxl.tracking")
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("ui", help="MLflow's pages on a free port of 127.0.0.1")
     uploading = commands.add_parser("upload", help="log records that MLflow did not get")
     uploading.add_argument("records", nargs="+", type=Path, metavar="RECORD")
     uploading.add_argument("--uri", help="in place of MLFLOW_TRACKING_URI or mlflow.db")
     uploading.add_argument("--experiment", default=schema.Tracking.experiment)
     chosen = parser.parse_args(words)
+    if chosen.command == "ui":
+        return ui()
     tracking = schema.Tracking("mlflow", True, chosen.uri, chosen.experiment)
     runs, code = {}, OK
     for path in chosen.records:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from tests.conftest import ROOT
 from PIL import Image
 
 from sdxl import images

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT
+from tests.conftest import ROOT
 
 from sdxl import config
 

@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from conftest import ROOT
+from tests.conftest import ROOT
 
 from sdxl import isolate
 from sdxl.errors import StageError, UserError

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from tests.conftest import ROOT
 
 PACKAGE = ROOT / "sdxl"
 SOURCES = sorted(PACKAGE.rglob("*.py"))

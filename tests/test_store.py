@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from tests.conftest import ROOT
 
 from sdxl import store
 from sdxl.errors import SdxlError, UserError

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from sdxl import schema
@@ -62,7 +63,7 @@ def problems_of(config: schema.Config) -> list[Problem]:
     return problems
 
 
-def open(config: schema.Config) -> FakeGenerator:
+def open(config: schema.Config, artifacts: dict[str, Path] | None = None) -> FakeGenerator:
     """A generator for `config`; loads nothing."""
     assert isinstance(config.backend, Config)
     return FakeGenerator(config.backend, config.model, config.seed)

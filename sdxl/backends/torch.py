@@ -50,17 +50,20 @@ def problems_of(config: schema.Config) -> list[Problem]:
 
 
 def open(config: schema.Config, artifacts: dict[str, Path]) -> TorchStages:
-    """Load the model onto its device, ready to run."""
-    return TorchStages(config)
+    """Load the model onto its device, ready to run; `artifacts["unet"]`: a quantized checkpoint."""
+    return TorchStages(config, artifacts)
 
 
 class TorchStages:
     """`Stages` on diffusers' and transformers' own modules."""
 
-    def __init__(self, config: schema.Config) -> None:
+    def __init__(self, config: schema.Config, artifacts: dict[str, Path]) -> None:
         import torch
 
         from sdxl.model import open_source, torch_device, torch_dtype
+
+        quantized = artifacts.get("unet")
+        assert quantized or config.quant.format is schema.Format.none, "a quantized UNet, but which"
 
         backend = config.backend
         assert isinstance(backend, Config)
@@ -79,7 +82,15 @@ class TorchStages:
         self.modules: dict[str, Any] = {
             name: source.component(name, torch_dtype(dtype), self.device)
             for name, dtype in wanted.items()
+            if name != "unet" or not quantized
         }
+        if quantized:
+            from sdxl.backends._torch_quant import restore
+
+            dtype = torch_dtype(config.precision.unet)
+            shapes = source.component("unet", dtype, torch.device("meta"))
+            self.modules["unet"] = restore(shapes, quantized, dtype, self.device)
+        self.quantization = config.quant.format.value if quantized else "none"
         self._unet, self._vae = self.modules["unet"], self.modules["vae"]
         if backend.channels_last:
             for module in (self._unet, self._vae):
@@ -91,33 +102,18 @@ class TorchStages:
 
     def encode(self, ids: TokenIds) -> Embeddings:
         """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
-        import torch
+        from sdxl import networks
 
-        from sdxl.types import Embeddings
-
-        with torch.inference_mode():
-            states = []
-            for name, rows in (("text_encoder", ids.first), ("text_encoder_2", ids.second)):
-                tokens = torch.as_tensor(rows, device=self.device)
-                out = self.modules[name](tokens, output_hidden_states=True)
-                states.append(out.hidden_states[-2])
-            dtype = self.modules["unet"].dtype
-            return Embeddings(
-                torch.cat(states, dim=-1).to(dtype), out.text_embeds.to(dtype), time_ids=None
-            )
+        encoders = self.modules["text_encoder"], self.modules["text_encoder_2"]
+        return networks.encode(*encoders, ids, self.modules["unet"].dtype)
 
     def unet(
         self, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings
     ) -> torch.Tensor:
         """Predicted noise (N, 4, h, w)."""
-        added = {"text_embeds": embeddings.pooled, "time_ids": embeddings.time_ids}
-        return self._unet(
-            sample,
-            timestep,
-            encoder_hidden_states=embeddings.hidden,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
+        from sdxl import networks
+
+        return networks.predict(self._unet, sample, timestep, embeddings)
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""
@@ -147,6 +143,9 @@ class TorchStages:
                 torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
             ),
             "compile": self.settings.compile.value,
+            "quantization": self.quantization,
+            # 8-bit numbers in 16- or 32-bit arithmetic: quality counts, speed does not.
+            "simulated": self.quantization != "none",
             "threads": torch.get_num_threads(),
             "precision": {
                 name: str(module.dtype).removeprefix("torch.")

@@ -1,0 +1,40 @@
+"""Calibration statistics -> scales -> a quantized UNet, each an artifact in the store.
+
+The functions below import their part when called: `effective` needs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdxl.schema import Config
+    from sdxl.store import Artifact
+
+
+def prepare(config: Config) -> Artifact:
+    """The quantized checkpoint of `config`, found in the store or made now."""
+    from sdxl.quant import build
+
+    return build.prepare(config)
+
+
+def plan(config: Config) -> list[dict[str, Any]]:
+    """The level table of this recipe for this model, and what of it is in the store."""
+    from sdxl.quant import build
+
+    return build.plan(config)
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """The quantization settings that have an effect, for content keys."""
+    from sdxl.quant import settings
+
+    return settings.effective(config)
+
+
+def layer_report(config: Config, checkpoint: Artifact) -> list[dict[str, Any]]:
+    """Relative output error of each quantized layer, the largest first."""
+    from sdxl.quant import report
+
+    return report.layer_report(config, checkpoint)

@@ -1,0 +1,205 @@
+"""From a configuration to a quantized checkpoint in the store, and what that would take."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.metadata
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdxl import architecture, schema, store
+from sdxl import config as configuration
+from sdxl.errors import UserError
+from sdxl.model import open_source, torch_device, torch_dtype
+from sdxl.quant import device, levels, stats, tables
+from sdxl.quant.levels import Kind, Layer
+from sdxl.quant.settings import WEIGHT_ONLY, effective
+from sdxl.quant.tables import Statistics
+from sdxl.schema import Config, Format
+from sdxl.store import Artifact
+
+KIND = "checkpoint"
+MODELOPT_KIND = "modelopt"
+MODELOPT_FILE = "modelopt.pth"
+VERSION = 1
+
+
+def prepare(config: Config) -> Artifact:
+    """The quantized checkpoint of `config`, found in the store or made now.
+
+    Raises `UserError` for what cannot be: nothing to quantize, a format that the device lacks, too
+    few calibration prompts, statistics of another model, a missing artifact with `build=never`.
+    """
+    quant = config.quant
+    if quant.format is Format.none:
+        raise UserError(
+            "there is nothing to quantize", f"quant={quant.name}", "a recipe", "quant=int8"
+        )
+    where = torch_device(config.model.device)
+    device.check(quant.format, where)
+    chosen = selection(config)
+    key, parent, settings = _identity(config, chosen)
+
+    def build(folder: Path) -> dict[str, Any]:
+        from sdxl.quant import apply
+
+        began = time.perf_counter()
+        unet = _quantized(config, chosen)
+        apply.write(unet, chosen, quant, folder)
+        return _facts(time.perf_counter() - began, where)
+
+    command = f"python quantize.py quant={quant.name} quant_level={quant.level:g}"
+    made = store.get(
+        KIND, key, build, settings=settings, parents=[parent] if parent else [],
+        allow=config.build, command=command,
+    )  # fmt: skip
+    if quant.modelopt:
+        modelopt(config, made)
+    return made
+
+
+def modelopt(config: Config, made: Artifact) -> Artifact:
+    """ModelOpt's own checkpoint of the same UNet: full-size weights, for `mto.restore`."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        from sdxl.quant import apply
+
+        began = time.perf_counter()
+        unet = _quantized(config, selection(config))
+        apply.save_modelopt(unet, folder / MODELOPT_FILE)
+        return _facts(time.perf_counter() - began, torch_device(config.model.device))
+
+    key = made.manifest.key
+    return store.get(MODELOPT_KIND, key, build, settings=made.manifest.settings, parents=[key],
+                     allow=config.build)  # fmt: skip
+
+
+def selection(config: Config) -> list[Layer]:
+    """The layers that `config` quantizes."""
+    return levels.select(levels.layers_of(_shapes(config)), config.quant)
+
+
+def statistics_of(config: Config, chosen: list[Layer]) -> Statistics | None:
+    """The statistics that the recipe needs: made, found, or from the file it names."""
+    quant = config.quant
+    if quant.format in WEIGHT_ONLY:
+        return None
+    attention = _attention(chosen)
+    if not quant.statistics:
+        return tables.load(stats.get(config, attention).path / stats.FILE)
+    found = tables.load(store.resolve(quant.statistics))
+    model = stats.model_settings(open_source(config.model, config.seed), config)
+    theirs = found.settings.get("model")
+    if configuration.plain(theirs) != configuration.plain(model):
+        raise UserError(
+            "the statistics are of another model",
+            f"{quant.statistics}: {(theirs or {}).get('name', 'unknown')}, other weights",
+            f"statistics of model={config.model.name} with these weights",
+            "quant.statistics=null   # calibrates this model",
+        )
+    found.check()
+    return found
+
+
+def plan(config: Config) -> list[dict[str, Any]]:
+    """The level table of this recipe for this model, and which parts are already in the store.
+
+    Shares are of all parameters and of all multiply-accumulates. `statistics` and `checkpoint` are
+    True, False, or None where weights or prompts are missing, so that no key can be computed.
+    """
+    quant = config.quant
+    if quant.format is Format.none:
+        return []
+    shapes = _shapes(config)
+    macs = levels.count_macs(shapes, config.model.height, config.model.width)
+    every = levels.layers_of(shapes, macs)
+    parameters = sum(parameter.numel() for parameter in shapes.parameters())
+    rows = []
+    for row in levels.table(every, quant, parameters):
+        at = dataclasses.replace(config, quant=dataclasses.replace(quant, level=row.level))
+        known: dict[str, bool | None] = {"statistics": None, "checkpoint": None}
+        try:
+            key, parent, _ = _identity(at, levels.select(every, at.quant))
+            known["checkpoint"] = store.find(KIND, key) is not None
+            if parent and not quant.statistics:
+                known["statistics"] = store.find(stats.KIND, parent) is not None
+        except UserError:
+            pass
+        rows.append({**dataclasses.asdict(row), "chosen": row.level == quant.level, **known})
+    return rows
+
+
+def _quantized(config: Config, chosen: list[Layer]) -> Any:
+    from sdxl.quant import apply
+
+    statistics = statistics_of(config, chosen)
+    gc.collect()  # the calibration's model, before the next one is loaded
+    source = open_source(config.model, config.seed)
+    where = torch_device(config.model.device)
+    unet = source.component("unet", torch_dtype(config.precision.unet), where)
+    return apply.quantize(unet, chosen, statistics, config.quant)
+
+
+def _identity(config: Config, chosen: list[Layer]) -> tuple[str, str | None, dict[str, Any]]:
+    """Content key, the statistics' key if any, and the manifest's settings."""
+    quant = config.quant
+    model = stats.model_settings(open_source(config.model, config.seed), config)
+    parent = None
+    if quant.statistics:
+        parent = store.sha256(_existing(store.resolve(quant.statistics)))
+    elif quant.format not in WEIGHT_ONLY:
+        needed = stats.settings_of(config, _attention(chosen))
+        parent = stats.key_of(needed, stats.calibration_prompts(quant))
+    settings = {
+        "version": VERSION,
+        "model": config.model.name,
+        "quant": effective(config),
+        "dtype": config.precision.unet.value,
+        "layers": {kind.value: sum(x.kind is kind for x in chosen) for kind in Kind},
+        "weights": sum(layer.weights for layer in chosen),
+    }
+    return configuration.key(settings, model, parent), parent, settings
+
+
+def _attention(chosen: list[Layer]) -> bool:
+    return any(layer.kind is Kind.attention for layer in chosen)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError("`quant.statistics` is not there", str(path), "a statistics file")
+    return path
+
+
+def _shapes(config: Config) -> Any:
+    """The UNet without numbers; SDXL's published shapes where the weights are not here."""
+    meta = torch.device("meta")
+    dtype = torch_dtype(config.precision.unet)
+    try:
+        return open_source(config.model, config.seed).component("unet", dtype, meta)
+    except UserError:
+        if not (config.plan and isinstance(config.model, schema.SdxlModel)):
+            raise
+    from sdxl.tiny import RandomSource
+
+    return RandomSource(architecture.SDXL, 0).component("unet", dtype, meta)
+
+
+def _facts(seconds: float, where: torch.device) -> dict[str, Any]:
+    """Manifest fields of something built in this process."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "seconds": round(seconds, 3),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("torch", "diffusers", "nvidia-modelopt")
+        },
+        "device": {"name": str(where)},
+    }

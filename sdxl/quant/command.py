@@ -1,0 +1,92 @@
+"""What `quantize.py` does: the plan, or the checkpoint with its summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sdxl.quant import build, report
+from sdxl.schema import Config
+
+
+def run(config: Config, _out_dir: Path) -> dict[str, Any]:
+    """Quantize as `config` says; returns the outcome that becomes the JSON line."""
+    console = Console(file=sys.stderr, highlight=False)
+    if config.plan:
+        rows = build.plan(config)
+        console.print(plan_table(config, rows))
+        return {"status": "ok", "exit_code": 0, "record": None, "plan": rows}
+    began = time.perf_counter()
+    made = build.prepare(config)
+    errors = report.layer_report(config, made)
+    seconds = round(time.perf_counter() - began, 3)
+    size = sum(facts["bytes"] for facts in made.manifest.files.values())
+    settings = made.manifest.settings
+    summary = Table(title=f"quant={config.quant.name} model={config.model.name}", title_style="")
+    summary.add_column("what")
+    summary.add_column("value")
+    for name, value in [
+        *((name, str(value)) for name, value in settings["quant"].items()),
+        ("layers", " ".join(f"{n} {kind}" for kind, n in settings["layers"].items() if n)),
+        ("checkpoint", f"{size / 1e6:,.1f} MB, {made.path}"),
+        ("statistics", " ".join(made.manifest.parents) or "none needed"),
+        (
+            "built in",
+            f"{made.manifest.seconds:.1f} s, peak {made.manifest.peak_bytes / 1e9:.2f} GB",
+        ),
+    ]:
+        summary.add_row(name, value)
+    console.print(summary)
+    if errors:
+        console.print(worst_table(errors))
+    return {
+        "status": "ok",
+        "exit_code": 0,
+        "record": None,
+        "checkpoint": str(made.path),
+        "key": made.manifest.key,
+        "statistics": made.manifest.parents,
+        "layers": settings["layers"],
+        "bytes": size,
+        "worst_layer": errors[0] if errors else None,
+        "peak_bytes": made.manifest.peak_bytes,
+        "seconds": seconds,
+    }
+
+
+def plan_table(config: Config, rows: list[dict[str, Any]]) -> Table:
+    """The level table for people."""
+    title = f"quant={config.quant.name} model={config.model.name}: what each level quantizes"
+    table = Table(title=title, title_style="")
+    for heading in ("level", "conv", "linear", "attention", "params", "MACs", "stats",
+                    "ckpt"):  # fmt: skip
+        table.add_column(heading, justify="right")
+    words = {True: "there", False: "to make", None: "-"}
+    for row in rows:
+        table.add_row(
+            f"{'> ' if row['chosen'] else ''}{row['level']:g}",
+            *(str(row[kind]) for kind in ("conv", "linear", "attention")),
+            f"{row['parameter_share']:.1%}",
+            f"{row['mac_share']:.1%}",
+            words[row["statistics"]],
+            words[row["checkpoint"]],
+        )
+    return table
+
+
+def worst_table(errors: list[dict[str, Any]]) -> Table:
+    """The layers that quantization changes most."""
+    table = Table(
+        title=f"relative output error, worst {min(report.WORST, len(errors))} of {len(errors)}",
+        title_style="",
+    )
+    for heading in ("layer", "kind", "error"):
+        table.add_column(heading)
+    for row in errors[: report.WORST]:
+        table.add_row(row["layer"], row["kind"], f"{row['error']:.2%}")
+    return table

@@ -1,0 +1,116 @@
+"""How much each quantized layer alone changes its output, on the unquantized model's inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sdxl import codes, store
+from sdxl import config as configuration
+from sdxl.checkpoint import Checkpoint
+from sdxl.quant import stats
+from sdxl.quant.progress import Progress
+from sdxl.schema import Config, Format
+from sdxl.store import Artifact
+
+KIND = "layer_report"
+FILE = "errors.json"
+WORST = 10
+
+
+def layer_report(config: Config, checkpoint: Artifact) -> list[dict[str, Any]]:
+    """One row per quantized convolution and Linear, the largest error first; made once per key.
+
+    `error` is ||quantized output - output|| / ||output|| over the first `report_prompts`
+    calibration prompts at the first, the middle and the last step. Each layer gets the unquantized
+    model's input, so errors do not add up along the network. Attention products have no row.
+    """
+    quant = config.quant
+    if not quant.report_prompts:
+        return []
+    texts = _prompts(config)
+    key = configuration.key(checkpoint.manifest.key, stats.key_of({}, texts))
+
+    def build(folder: Path) -> dict[str, Any]:
+        rows = measure(config, Checkpoint(checkpoint.path))
+        store.write_json(folder / FILE, rows)
+        return {}
+
+    made = store.get(
+        KIND, key, build, settings={"prompts": len(texts)}, parents=[checkpoint.manifest.key],
+        allow=config.build,
+    )  # fmt: skip
+    rows: list[dict[str, Any]] = json.loads((made.path / FILE).read_text())
+    return rows
+
+
+def measure(config: Config, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """The rows of `layer_report`, computed now."""
+    texts = _prompts(config)
+    calibration = stats.Calibration(config, texts)
+    steps = config.model.steps
+    watched = {0, steps // 2, steps - 1}
+    sums = {
+        name: torch.zeros(2, dtype=torch.float64)
+        for name, layer in checkpoint.layers.items()
+        if layer.kind != "attention"
+    }
+    now = {"step": -1}
+
+    def hook(name: str) -> Any:
+        def compare(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+            if now["step"] in watched:
+                quantized = quantized_output(module, name, checkpoint, args[0]).float()
+                difference = (quantized - output.float()).square().sum(dtype=torch.float64)
+                size = output.float().square().sum(dtype=torch.float64)
+                sums[name] += torch.stack([difference, size]).cpu()
+
+        return compare
+
+    handles = [
+        calibration.unet.get_submodule(name).register_forward_hook(hook(name)) for name in sums
+    ]
+    progress = Progress("layer report:", len(texts))
+    for index in range(len(texts)):
+        calibration.sampler.latents([index], on_step=lambda number, _: now.update(step=number))
+        progress.advance()
+    for handle in handles:
+        handle.remove()
+    rows = [
+        {
+            "layer": name,
+            "kind": checkpoint.layers[name].kind,
+            "format": checkpoint.layers[name].format.value,
+            "error": float((difference / size.clamp(min=1e-30)).sqrt()),
+        }
+        for name, (difference, size) in sums.items()
+    ]
+    return sorted(rows, key=lambda row: (-row["error"], row["layer"]))
+
+
+def quantized_output(
+    module: Any, name: str, checkpoint: Checkpoint, inputs: torch.Tensor
+) -> torch.Tensor:
+    """What the layer would have put out with its stored weight and input range."""
+    layer = checkpoint.layers[name]
+    weight = checkpoint.weight(name, module.weight.dtype).to(inputs.device)
+    if not layer.weight_only:
+        factors = checkpoint.get(name, "pre_quant_scale")
+        if factors is not None:
+            inputs = inputs * factors.to(inputs.device)
+        amax = checkpoint.tensor(f"{name}.input_amax").to(inputs.device)
+        inputs = codes.rounded(inputs, amax, layer.format is Format.fp8)
+    if layer.kind == "conv":
+        return module._conv_forward(inputs, weight, module.bias)
+    return functional.linear(inputs, weight, module.bias)
+
+
+def _prompts(config: Config) -> Any:
+    count = config.quant.report_prompts
+    return stats.calibration_prompts(dataclasses.replace(config.quant, calib_size=count))
