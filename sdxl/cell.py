@@ -123,7 +123,7 @@ def _finish(
 def _skip(config: Config, folder: Path, record: Record, equal: Path) -> Outcome:
     """A record of a cell that could only repeat another one."""
     other = records.read(equal)
-    record.status, record.reason = "skipped", f"the same work as {equal}"
+    record.status, record.reason = "skipped", f"the same work as {equal.parent.name}"
     record.performance = {"equal_to": str(equal)}
     record.quality, record.artifacts = other.quality, other.artifacts
     outcome = _finish(config, folder, record, OK)

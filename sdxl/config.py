@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sdxl import schema
 from sdxl.errors import ConfigError, Problem, did_you_mean
@@ -57,14 +58,18 @@ def load(cfg: DictConfig) -> Config:
 
     Raises `ConfigError` with all problems at once: unknown keys, missing values, broken rules.
     """
-    problems = list(_unknown_keys(cfg))
-    problems += [
-        Problem(f"`{key}` is required", fix=f"{key}=VALUE")
-        for key in sorted(OmegaConf.missing_keys(cfg))
-    ]
-    if problems:
-        raise ConfigError(problems)
-    config: Any = OmegaConf.to_object(cfg)
+    try:
+        problems = list(_unknown_keys(cfg))
+        problems += [
+            Problem(f"`{key}` is required", fix=f"{key}=VALUE")
+            for key in sorted(OmegaConf.missing_keys(cfg))
+        ]
+        if problems:
+            raise ConfigError(problems)
+        config: Any = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:  # an interpolation `${x}` that leads nowhere
+        name = getattr(error, "full_key", None) or "the configuration"
+        raise ConfigError([Problem(f"`{name}`: {str(error).splitlines()[0]}")]) from error
     problems = _settle_quant(config)
     problems += problems_of(config)
     check = getattr(backend_modules()[config.backend.name], "problems_of", None)

@@ -25,7 +25,7 @@ def measure(config: Config, folder: Path, record: Record) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # The user's mistakes cost seconds here, not a model's loading time in the child.
     chosen = prompts.load(config.dataset, config.limit, config.seed)
-    record.environment = environment.describe()
+    record.environment = dict(environment.describe())  # the cached one serves other cells too
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
     with Progress(title) as progress:
         artifacts = _artifacts(config, folder, record, progress)

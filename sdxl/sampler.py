@@ -5,7 +5,6 @@ Whatever differs between two backends' pictures is therefore their numerics, not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -166,17 +165,19 @@ def _shared_noise(model: schema.Model, shape: tuple[int, ...], seed: int) -> tor
     path = store.resolve(model.latents)
     try:
         found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+            raise ValueError(f"{path} does not hold one array of floats")
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(
             "`model.latents` cannot be read",
             str(error),
             f"a .npy of float32, shape {(1, *shape)}",
             "python -m sdxl.download latents",
         ) from error
-    if found.shape != (1, *shape) or not math.isfinite(float(found.sum())):
+    if found.shape != (1, *shape) or not np.isfinite(found).all():
         raise UserError(
             f"{path} does not fit model={model.name}",
-            f"shape {found.shape}",
+            f"shape {found.shape}, {np.count_nonzero(~np.isfinite(found))} not finite",
             f"finite numbers of shape {(1, *shape)}",
             "model.latents=null",
         )

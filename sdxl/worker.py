@@ -44,7 +44,7 @@ def measure(
     keeper = Keeper(out_dir / "images", chosen, config.quality.keep_images, accuracy)
 
     reporter = _Reporter(link, expected)
-    link.report({"phase": "measuring", isolate.LIMIT: _stall_limit(config, warm.query_s)})
+    link.report({"phase": "measuring", isolate.LIMIT: _stall_limit(config, settings, warm)})
     with _timed(durations, "measure_s"):
         sut = loadgen.run(
             config,
@@ -159,9 +159,14 @@ def _expected_samples(settings: Any, config: schema.Config, count: int) -> int:
     return queries * getattr(config.scenario, "samples_per_query", 1)
 
 
-def _stall_limit(config: schema.Config, batch_s: float) -> float:
-    """`stall_s`, but never less than a few batches on a slow machine."""
-    return max(config.scenario.stall_s, 5 * batch_s)
+def _stall_limit(config: schema.Config, settings: Any, warm: Any) -> float:
+    """`stall_s`, but never less than a few batches on a slow machine, nor than Server's pauses.
+
+    Poisson arrivals leave a pause of 20 mean intervals once in e^20 queries.
+    """
+    server = config.scenario.name == "Server"
+    pause_s = 20 / settings.server_target_qps if server else 0.0
+    return max(config.scenario.stall_s, 5 * warm.query_s, pause_s)
 
 
 class _Reporter:

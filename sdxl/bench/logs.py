@@ -26,7 +26,7 @@ def parse_detail(path: Path) -> dict[str, Any]:
         try:
             entry = json.loads(payload)
             key, value, metadata = entry["key"], entry["value"], entry["metadata"]
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
         if metadata.get("is_error"):
             messages["errors"].append(f"{key}: {value}")

@@ -77,7 +77,8 @@ class Sut:
         self.counts.issued += len(samples)
         if self._inline:
             for start in range(0, len(samples), self._batch_size):
-                self._guarded(list(samples[start : start + self._batch_size]))
+                if not self._guarded(list(samples[start : start + self._batch_size])):
+                    return
             return
         now = time.perf_counter()
         with self._changed:

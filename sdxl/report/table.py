@@ -36,11 +36,12 @@ def show_cells(outcomes: list[dict[str, Any]]) -> None:
     for heading in ("images/s", "speed-up", "PSNR dB"):
         table.add_column(heading, justify="right")
     table.add_column("reason", overflow="fold")
-    for outcome in outcomes:
-        command = str(outcome.get("command") or "")
+    spoken = [str(outcome.get("command") or "").split()[2:] for outcome in outcomes]
+    shared = set.intersection(*(set(words) for words in spoken))
+    for words, outcome in zip(spoken, outcomes, strict=True):
         numbers = (outcome.get(n) for n in ("images_per_second", "speed_up", "psnr_db"))
         table.add_row(
-            " ".join(command.split()[2:]) or "-",
+            " ".join(word for word in words if word not in shared) or "-",
             outcome["status"],
             *("" if number is None else f"{number:.3f}" for number in numbers),
             outcome.get("reason") or "",
