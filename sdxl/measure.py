@@ -71,6 +71,7 @@ def _child(work: Any, folder: Path, progress: Progress, config: Config, *args: A
         log=folder / "worker.log",
         limit_s=config.scenario.startup_s,
         on_report=progress.report,
+        timeout_s=config.timeout_s,
         # A local diffusers must be the first that the child imports: no preloading then.
         preload=torch_needed and not config.model.diffusers_src,
     )

@@ -19,7 +19,10 @@ from sdxl.types import Record
 MEASURE_VERSION = 1
 """Bumped by hand when the sampler or the harness changes what a figure means."""
 
-_NO_PART = {"tracking", "plan", "build", "quant", *QUANT_KEYS}
+_NO_PART = {
+    *("tracking", "plan", "build", "rerun", "fail_fast", "timeout_s", "quant"),
+    *QUANT_KEYS,
+}
 """Settings that change no figure, or that do so only through the effective quantization."""
 
 
@@ -54,6 +57,14 @@ def without_credentials(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def in_multirun() -> bool:
+    """Whether Hydra runs this job as a cell of a multirun."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
 def command_line() -> str:

@@ -50,6 +50,8 @@ def _numbers(c: Config) -> Iterator[Problem]:
     s, m = c.scenario, c.model
     at_least: list[tuple[str, float | None, float]] = [
         ("limit", c.limit, 1),
+        ("repeat", c.repeat, 1),
+        ("timeout_s", c.timeout_s, 1),
         ("seed", c.seed, 0),
         ("model.steps", m.steps, 1),
         ("model.guidance", m.guidance, 0),
