@@ -1,6 +1,7 @@
 """Records into MLflow; the only package that imports it.
 
-A record is logged whole, or kept for later. A multirun is one parent run with a child per cell. `python -m sdxl.tracking` has the commands.
+A record is logged whole, or kept for later. A multirun is one parent run with a child per cell.
+`python -m sdxl.tracking` has the commands.
 """
 
 from __future__ import annotations
