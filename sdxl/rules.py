@@ -80,6 +80,10 @@ def _model(c: Config) -> Iterator[Problem]:
             "model.noise=per_prompt",
             "model.noise=shared",
         )
+    if isinstance(c.model, schema.SdxlModel) and c.model.lora_scale != 1 and not c.model.lora:
+        yield Problem(
+            "`model.lora_scale` would be ignored", "model.lora=null", "model.lora=FILE.safetensors"
+        )
     if isinstance(c.model, schema.SdxlModel) and c.precision.vae is DType.fp16:
         yield Problem(
             "SDXL's VAE overflows in fp16 and draws black images",
