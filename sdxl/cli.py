@@ -33,6 +33,9 @@ Outcome = dict[str, Any]
 """What a job reports: `status`, `exit_code`, `record`, key figures; printed as the JSON line."""
 
 _outcomes: list[Outcome] = []
+_sweep: Any = None
+"""The `Sweep` of this command, if it is a multirun of run.py."""
+STATUSES = ("ok", "invalid", "failed", "timeout", "skipped", "planned")
 _INFORMATION = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info",
                 "-sc", "--shell-completion")  # fmt: skip
 
@@ -41,18 +44,29 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
     """Run one job of a command; whatever happens becomes an outcome, so a multirun goes on."""
     from hydra.core.hydra_config import HydraConfig
 
-    out_dir = Path(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    out_dir = Path(hydra.runtime.output_dir)
+    if not _sweep:
+        _outcomes.append(_outcome(action, cfg, out_dir))
+        return
+    with _sweep.cell(hydra.job.num) as cell:
+        cell.outcome = _sweep.not_started() if _sweep.stopped else _outcome(action, cfg, out_dir)
+        _outcomes.append(cell.outcome)
+
+
+def _outcome(action: Callable[[Config, Path], Outcome], cfg: DictConfig, out_dir: Path) -> Outcome:
+    """The action's outcome, or the failure as one; Ctrl-C is noted and goes on up."""
     try:
-        _outcomes.append(action(load(cfg), out_dir))
+        return action(load(cfg), out_dir)
     except SdxlError as error:
         show(error)
-        _outcomes.append(_failed(one_line(error.problems), error.exit_code))
-    except KeyboardInterrupt:
-        _outcomes.append(_failed("interrupted", FAILED))
+        return _failed(one_line(error.problems), error.exit_code)
+    except KeyboardInterrupt as stop:
+        _outcomes.append(getattr(stop, "outcome", None) or _failed("interrupted", FAILED))
         raise
     except Exception as error:  # the multirun must go on; the traceback is shown here
         traceback.print_exc()
-        _outcomes.append(_failed(f"{type(error).__name__}: {error}", FAILED))
+        return _failed(f"{type(error).__name__}: {error}", FAILED)
 
 
 def command(main: Callable[[], None]) -> None:
@@ -64,7 +78,8 @@ def command(main: Callable[[], None]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     failure: Outcome | None = None
     try:
-        main()
+        if not _only_planned():
+            main()
     except KeyboardInterrupt:
         failure = None if _outcomes else _failed("interrupted", FAILED)
         print("interrupted", file=sys.stderr)
@@ -75,10 +90,31 @@ def command(main: Callable[[], None]) -> None:
         show(mended)
         failure = _failed(one_line(mended.problems), mended.exit_code)
     outcomes = [*_outcomes, *([failure] if failure else [])]
-    summary = outcomes[0] if len(outcomes) == 1 else _summary(outcomes)
+    if len(outcomes) == 1 and not _sweep:
+        summary = outcomes[0]
+    else:
+        from sdxl.report.table import show_cells
+
+        show_cells(outcomes)
+        summary = _summary(outcomes)
     sys.stderr.flush()
     print(json.dumps(summary, allow_nan=False, default=str), flush=True)
     sys.exit(summary["exit_code"])
+
+
+def _only_planned() -> bool:
+    """Look ahead if this is a multirun of run.py; True if the plan is all that was asked for."""
+    global _sweep
+    multirun = any(word in ("-m", "--multirun") for word in sys.argv[1:])
+    if not multirun or Path(sys.argv[0]).stem != "run":
+        return False
+    from sdxl.sweep import Sweep
+
+    _sweep = Sweep("run", [word for word in sys.argv[1:] if not word.startswith("-")])
+    _sweep.announce()
+    if _sweep.only_plan:
+        _outcomes.extend(_sweep.planned())
+    return bool(_sweep.only_plan)
 
 
 def _failed(reason: str, exit_code: int) -> Outcome:
@@ -93,8 +129,9 @@ def _summary(outcomes: list[Outcome]) -> Outcome:
     return {
         "status": {OK: "ok", INVALID: "invalid"}.get(worst, "failed"),
         "cells": len(outcomes),
-        **{status: counts.get(status, 0) for status in ("ok", "invalid", "failed", "skipped")},
-        "records": [outcome["record"] for outcome in outcomes],
+        **{status: counts.get(status, 0) for status in STATUSES},
+        "cached": sum("cached" in outcome for outcome in outcomes),
+        "records": [outcome.get("record") for outcome in outcomes],
         "exit_code": worst,
     }
 
@@ -106,7 +143,7 @@ def _explain(error: Exception) -> SdxlError:
 
     if isinstance(error, SdxlError):
         return error
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         return UserError(
             f"the output folder cannot be written: {error.strerror}",
             error.filename,
@@ -163,8 +200,9 @@ def _expand(override: str) -> Iterator[str]:
             name = parsed.get_key_element()
             yield from (f"{name}={value}" for value in parsed.sweep_string_iterator())
             return
-    except Exception:  # not parseable: compose() will say why
-        pass
+    except Exception:
+        yield override  # not parseable: compose() will say why
+        return
     yield override
 
 
@@ -192,7 +230,10 @@ def _problem(error: Exception, override: str, cfg: DictConfig) -> Problem:
             fix=f"{name}={close}" if close else None,
         )
     if isinstance(cause, ValidationError):
-        return Problem(f"`{name}` has the wrong type", value, str(cause).split("\n")[0])
+        said = str(cause).split("\n")[0]
+        for mark in ("could not be converted to ", "expected "):
+            said = said.rpartition(mark)[2]
+        return Problem(f"`{name}` has the wrong type", value, said)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) or "not in struct" in str(error):
         known = _leaves(OmegaConf.to_container(cfg), "")
         return unknown_key(name, known)

@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sdxl import schema
 from sdxl.errors import ConfigError, Problem, did_you_mean
@@ -57,14 +58,18 @@ def load(cfg: DictConfig) -> Config:
 
     Raises `ConfigError` with all problems at once: unknown keys, missing values, broken rules.
     """
-    problems = list(_unknown_keys(cfg))
-    problems += [
-        Problem(f"`{key}` is required", fix=f"{key}=VALUE")
-        for key in sorted(OmegaConf.missing_keys(cfg))
-    ]
-    if problems:
-        raise ConfigError(problems)
-    config: Any = OmegaConf.to_object(cfg)
+    try:
+        problems = list(_unknown_keys(cfg))
+        problems += [
+            Problem(f"`{key}` is required", fix=f"{key}=VALUE")
+            for key in sorted(OmegaConf.missing_keys(cfg))
+        ]
+        if problems:
+            raise ConfigError(problems)
+        config: Any = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:  # an interpolation `${x}` that leads nowhere
+        name = getattr(error, "full_key", None) or "the configuration"
+        raise ConfigError([Problem(f"`{name}`: {str(error).splitlines()[0]}")]) from error
     problems = _settle_quant(config)
     problems += problems_of(config)
     check = getattr(backend_modules()[config.backend.name], "problems_of", None)
@@ -103,10 +108,11 @@ def _unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[Problem]:
         return
     known = {f.name for f in dataclasses.fields(node_type)}
     for key in cfg:
-        if key not in known:
-            yield unknown_key(f"{prefix}{key}", [f"{prefix}{k}" for k in known])
+        name = str(key)
+        if name not in known:
+            yield unknown_key(f"{prefix}{name}", [f"{prefix}{k}" for k in known])
         elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
-            yield from _unknown_keys(cfg[key], f"{prefix}{key}.")
+            yield from _unknown_keys(cfg[key], f"{prefix}{name}.")
 
 
 def unknown_key(key: str, known: list[str]) -> Problem:

@@ -60,7 +60,7 @@ def read_tsv(path: Path, name: str) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     bad: list[str] = []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter="\t")
             header = next(reader, [])
             if "caption" not in header:
@@ -71,13 +71,15 @@ def read_tsv(path: Path, name: str) -> list[tuple[str, str]]:
                 )
             caption_at = header.index("caption")
             id_at = header.index("id") if "id" in header else None
+            line = reader.line_num + 1
             for row in reader:
                 if len(row) != len(header):
-                    bad.append(f"line {reader.line_num}: {len(row)} columns of {len(header)}")
+                    bad.append(f"line {line}: {len(row)} columns of {len(header)}")
                 elif not row[caption_at].strip():
-                    bad.append(f"line {reader.line_num}: empty caption")
+                    bad.append(f"line {line}: empty caption")
                 else:
                     rows.append((row[caption_at], row[id_at] if id_at is not None else ""))
+                line = reader.line_num + 1  # a quoted caption may span lines
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text", str(error), "UTF-8") from error
     except csv.Error as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from sdxl import schema
 from sdxl.errors import Problem
@@ -22,6 +25,7 @@ WEIGHT_ONLY = (Format.int8_weight_only, Format.int4_weight_only)
 def problems_of(config: Config) -> list[Problem]:
     """All broken rules of `config`, in the order of its groups."""
     checks: list[Callable[[Config], Iterator[Problem]]] = [
+        _finite,
         _numbers,
         _model,
         _division,
@@ -32,10 +36,22 @@ def problems_of(config: Config) -> list[Problem]:
     return [problem for check in checks for problem in check(config)]
 
 
+def _finite(node: Any, prefix: str = "") -> Iterator[Problem]:
+    """`nan` passes every comparison below, and neither it nor `inf` can be written as JSON."""
+    for field in dataclasses.fields(node):
+        name, value = f"{prefix}{field.name}", getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _finite(value, f"{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield Problem(f"`{name}` must be a finite number", f"{value}", "a number")
+
+
 def _numbers(c: Config) -> Iterator[Problem]:
     s, m = c.scenario, c.model
     at_least: list[tuple[str, float | None, float]] = [
         ("limit", c.limit, 1),
+        ("repeat", c.repeat, 1),
+        ("timeout_s", c.timeout_s, 1),
         ("seed", c.seed, 0),
         ("model.steps", m.steps, 1),
         ("model.guidance", m.guidance, 0),

@@ -93,6 +93,14 @@ class Build(str, Enum):
     never = "never"
 
 
+class Rerun(str, Enum):
+    """Which finished cells of an earlier sweep are measured again."""
+
+    failed = "failed"
+    all = "all"
+    never = "never"
+
+
 class Round(str, Enum):
     """MLPerf Inference round whose seeds LoadGen gets."""
 
@@ -253,7 +261,8 @@ class Quality:
     """What is kept of the images and how they are judged."""
 
     name: str = MISSING
-    keep_images: int = 16  # images kept in performance mode; accuracy mode keeps all
+    twin: bool = True  # measure the unquantized twin of a quantized cell, and compare
+    keep_images: int = 8  # pictures of the first prompts kept; accuracy mode keeps all
 
 
 @dataclass
@@ -288,6 +297,10 @@ class Config:
     rules: Rules = Rules.closed
     round: Round = Round.v6_1
     build: Build = Build.auto
+    repeat: int = 1  # measurements of the cell; the median counts
+    rerun: Optional[Rerun] = None  # null: a multirun continues (failed), a single run measures
+    fail_fast: bool = False  # a failed cell ends the multirun
+    timeout_s: Optional[float] = None  # longest a measurement may take; null: only `stall_s`
     plan: bool = False
 
 

@@ -50,8 +50,12 @@ def find(kind: str, key: str) -> Artifact | None:
     try:
         stored = json.loads((folder / "manifest.json").read_text())
         manifest = Manifest(**stored)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise _broken(folder, "manifest.json is missing") from error
         return None
+    except OSError as error:
+        raise disk_error(error, root()) from error
     except (ValueError, TypeError) as error:
         raise _broken(folder, f"manifest.json cannot be read: {error}") from error
     for name, facts in manifest.files.items():
@@ -142,6 +146,8 @@ def _publish(
     settings: dict[str, Any],
     parents: list[str],
 ) -> None:
+    for left in (root() / "tmp").glob(f"{kind}-{key}-*"):  # by a killed build: we hold its lock
+        shutil.rmtree(left, ignore_errors=True)
     folder = root() / "tmp" / f"{kind}-{key}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     began = time.perf_counter()

@@ -79,7 +79,8 @@ def tokenizers() -> tuple[Any, Any]:
     """SDXL's pair: the second pads with `!`, as SDXL's does."""
     from transformers import CLIPTokenizer
 
-    vocab, merges = vocabulary()
+    vocab, pairs = vocabulary()
+    merges: Any = pairs
     first = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
     second = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77, pad_token="!")
     return first, second
@@ -129,7 +130,7 @@ class RandomSource:
         """What decides the weights, for content keys."""
         return {"configs": self.configs, "seed": self.seed, "through_fp32": self.through_fp32}
 
-    def _build(self, name: str) -> nn.Module:
+    def _build(self, name: str) -> Any:
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 

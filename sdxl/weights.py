@@ -13,6 +13,7 @@ from torch import nn
 from sdxl import schema, store
 from sdxl.errors import UserError
 
+SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 _HOW = "python -m sdxl.download sdxl   # then model.path=store:sdxl, or copy the folder there"
 
 
@@ -162,8 +163,9 @@ def _header_hash(file: Path) -> str:
 def _locate(model: schema.SdxlModel) -> tuple[Path, Path | None]:
     """The diffusers folder, and the scheduler's if it lies apart (MLCommons)."""
     local = store.resolve(model.path)
-    kept = store.root() / "sdxl"
-    for folder in (local, kept if not local.exists() else local):
+    # What `sdxl.download` fetched stands for SDXL base 1.0 only, never for another model.
+    places = [local, store.root() / "sdxl"] if model.path == SDXL_BASE else [local]
+    for folder in places:
         if (folder / "checkpoint_pipe").is_dir():
             scheduler = folder / "checkpoint_scheduler"
             nested = scheduler / "scheduler"

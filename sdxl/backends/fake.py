@@ -28,18 +28,21 @@ class Fault(str, Enum):
     raises = "raises"  # an exception in the worker
     kill = "kill"  # SIGKILL, as from the out-of-memory killer
     hang = "hang"  # never returns
-    nan = "nan"  # a picture of NaN
+    not_finite = "not_finite"  # a picture of NaN
     constant = "constant"  # a picture of one colour
 
 
 @dataclass
 class Config(schema.Backend):
-    """`latency_ms` per batch plus `sample_ms` per image; `fail` at the `fail_at`-th image."""
+    """`latency_ms` per batch plus `sample_ms` per image; `fail` at the `fail_at`-th image.
+
+    The warm-up's images count.
+    """
 
     latency_ms: float = 2.0
     sample_ms: float = 1.0
     fail: Fault = Fault.none
-    fail_at: int = 8
+    fail_at: int = 40
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
@@ -105,7 +108,7 @@ class FakeGenerator:
                 os.kill(os.getpid(), signal.SIGKILL)
             case Fault.hang:
                 threading.Event().wait()
-            case Fault.nan:
+            case Fault.not_finite:
                 return to_uint8(np.full(images.shape, np.nan, np.float32))
             case Fault.constant:
                 return np.zeros_like(images)

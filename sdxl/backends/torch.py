@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from sdxl import schema
 from sdxl.errors import Problem
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     import torch
 
@@ -50,9 +49,9 @@ def problems_of(config: schema.Config) -> list[Problem]:
     ]
 
 
-def open(config: schema.Config, artifacts: dict[str, Path] | None = None) -> TorchStages:
+def open(config: schema.Config, artifacts: dict[str, Path]) -> TorchStages:
     """Load the model onto its device, ready to run; `artifacts["unet"]`: a quantized checkpoint."""
-    return TorchStages(config, artifacts or {})
+    return TorchStages(config, artifacts)
 
 
 class TorchStages:

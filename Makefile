@@ -1,0 +1,36 @@
+# make run: set up and run the main job.   make test: set up and test.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: run test lint ui clean help
+
+help:
+	@echo "make run [ARGS=...]   install, then python run.py ARGS"
+	@echo "make test [ARGS=...]  install, then pytest ARGS"
+	@echo "make lint             ruff and mypy"
+	@echo "make ui               MLflow on 127.0.0.1"
+	@echo "make clean            remove .venv and caches; results stay"
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "Python 3.11 to 3.13 is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+run: .venv/installed
+	@$(BIN)/python run.py $(ARGS)
+
+test: .venv/installed
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: .venv/installed
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+ui: .venv/installed
+	@$(BIN)/python -m sdxl.tracking ui
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

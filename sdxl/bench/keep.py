@@ -1,0 +1,80 @@
+"""The pictures of a run: every one is checked, the wanted ones become files."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Any
+
+import numpy as np
+
+from sdxl import images
+from sdxl.bench.sut import Sample
+from sdxl.types import Generator, Prompt
+
+_QUEUED = 64
+"""Pictures waiting to be written at most, so that memory stays flat in accuracy mode."""
+
+
+class Keeper:
+    """Checks each picture; keeps those of the first `keep` prompts, or all in accuracy mode.
+
+    In performance mode pictures wait in memory until the test is over (PNG costs CPU time); in
+    accuracy mode they are written while the test runs.
+    """
+
+    def __init__(self, folder: Path, prompts: list[Prompt], keep: int, accuracy: bool) -> None:
+        self.folder, self.prompts, self.accuracy = folder, prompts, accuracy
+        self.keep = len(prompts) if accuracy else min(keep, len(prompts))
+        self._held: dict[int, np.ndarray] = {}
+        self._files: dict[int, Future[dict[str, Any]]] = {}
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="png")
+        self._room = BoundedSemaphore(_QUEUED)
+
+    def take(self, batch: list[Sample], pictures: np.ndarray) -> None:
+        """Check a batch and keep what is wanted; raises `StageError` for a constant picture."""
+        for sample, picture in zip(batch, pictures, strict=True):
+            coarse = picture[::16, ::16]
+            if coarse.min() == coarse.max():
+                images.check(picture, sample.index)
+            self._want(sample.index, picture, measured=True)
+
+    def finish(self, generator: Generator) -> list[dict[str, Any]]:
+        """Draw wanted pictures that LoadGen never asked for, write all; one entry per picture."""
+        for index in range(self.keep):
+            if index not in self._held and index not in self._files:
+                self._want(index, generator.generate([index])[0], measured=False)
+        for index, picture in self._held.items():
+            self._write(index, picture, measured=True)
+        self._pool.shutdown()
+        return [self._files[index].result() for index in sorted(self._files)]
+
+    def _want(self, index: int, picture: np.ndarray, measured: bool) -> None:
+        if index >= self.keep or index in self._held or index in self._files:
+            return
+        if self.accuracy or not measured:
+            self._write(index, picture, measured)
+        else:
+            self._held[index] = picture.copy()
+
+    def _write(self, index: int, picture: np.ndarray, measured: bool) -> None:
+        self._room.acquire()
+        copied = picture if index in self._held else picture.copy()
+        job = self._pool.submit(self._save, index, copied, measured)
+        job.add_done_callback(lambda _: self._room.release())
+        self._files[index] = job
+
+    def _save(self, index: int, picture: np.ndarray, measured: bool) -> dict[str, Any]:
+        path = self.folder / f"{index:06d}.png"
+        digest = images.save(picture, path)
+        prompt = self.prompts[index]
+        return {
+            "index": index,
+            "file": f"{self.folder.name}/{path.name}",
+            "sha256": digest,
+            "caption": prompt.text,
+            "row": prompt.row,
+            "source_id": prompt.source_id,
+            "measured": measured,
+        }

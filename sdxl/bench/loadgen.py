@@ -1,0 +1,142 @@
+"""MLPerf LoadGen: the only file that imports it. One test per process: it reads its rules once.
+
+Facts about its traps: mlcommons/inference loadgen, python_api.cc and test_settings_internal.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlperf_loadgen as lg
+import numpy as np
+
+from sdxl import schema
+from sdxl.bench.rounds import SEEDS
+from sdxl.bench.sut import Generate, Sample, Sut, batch_size
+from sdxl.schema import Mode
+
+HEADROOM = 1.2
+"""LoadGen plans for this multiple of the warm-up's rate, so that a faster run stays long enough."""
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What the warm-up measured: seconds of one query, and images/s of full batches."""
+
+    query_s: float
+    images_per_second: float
+
+
+def test_settings(config: schema.Config, prompts: int, warm_up: WarmUp) -> Any:
+    """LoadGen's TestSettings for a configuration; hints left open come from the warm-up."""
+    scenario = config.scenario
+    settings = lg.TestSettings()
+    settings.scenario = getattr(lg.TestScenario, scenario.name)
+    settings.mode = (
+        lg.TestMode.AccuracyOnly if config.mode is Mode.accuracy else lg.TestMode.PerformanceOnly
+    )
+    settings.min_duration_ms = scenario.min_duration_ms
+    settings.min_query_count = scenario.min_query_count or prompts
+    settings.max_query_count = 0
+    settings.max_duration_ms = 0
+    seeds = SEEDS[config.round]
+    settings.qsl_rng_seed = seeds.qsl
+    settings.sample_index_rng_seed = seeds.sample_index
+    settings.schedule_rng_seed = seeds.schedule
+    if isinstance(scenario, schema.Offline):
+        settings.offline_expected_qps = scenario.target_qps or HEADROOM * warm_up.images_per_second
+    elif isinstance(scenario, schema.Server):
+        settings.server_target_qps = (
+            scenario.target_qps or scenario.warmup_qps_share * warm_up.images_per_second
+        )
+        settings.server_target_latency_ns = round(scenario.target_latency_ms * 1e6)
+        settings.server_target_latency_percentile = scenario.target_latency_percentile
+        settings.server_coalesce_queries = True
+    elif isinstance(scenario, schema.SingleStream):
+        settings.single_stream_expected_latency_ns = _expected_ns(scenario, warm_up)
+        settings.single_stream_target_latency_percentile = scenario.target_latency_percentile
+    else:
+        assert isinstance(scenario, schema.MultiStream)
+        settings.multi_stream_samples_per_query = scenario.samples_per_query
+        settings.multi_stream_expected_latency_ns = _expected_ns(scenario, warm_up)
+        settings.multi_stream_target_latency_percentile = scenario.target_latency_percentile
+    return settings
+
+
+def run(
+    config: schema.Config,
+    settings: Any,
+    prompts: int,
+    generate: Generate,
+    on_images: Callable[[list[Sample], np.ndarray], None],
+    on_error: Callable[[BaseException], None],
+    log_dir: Path,
+    on_start: Callable[[Sut], None],
+) -> Sut:
+    """Run one test to its end; returns the SUT with its counts. Logs land in `log_dir`.
+
+    `on_images` is called after LoadGen has the answers. `on_error` must not return into a test
+    that nobody completes: it ends the process.
+    """
+    log_dir.mkdir(parents=True, exist_ok=True)
+
+    def complete(batch: list[Sample], images: np.ndarray) -> None:
+        images = np.ascontiguousarray(images)
+        start, size = images.ctypes.data, images.nbytes // len(batch)
+        lg.QuerySamplesComplete(
+            [
+                lg.QuerySampleResponse(sample.id, start + place * size, size)
+                for place, sample in enumerate(batch)
+            ]
+        )
+        on_images(batch, images)
+
+    sut = Sut(
+        generate,
+        complete,
+        on_error,
+        batch_size=batch_size(config),
+        inline=config.scenario.name in ("SingleStream", "MultiStream"),
+        max_wait_s=getattr(config.scenario, "max_wait_ms", 0.0) / 1e3,
+    )
+
+    def issue(query: Sequence[Any]) -> None:
+        sut.issue([Sample(sample.id, sample.index) for sample in query])
+
+    def nothing(*_: Any) -> None:
+        """Prompts are tokenized before the test; there is nothing to load or flush."""
+
+    performance_count = min(config.scenario.performance_sample_count or prompts, prompts)
+    handle = lg.ConstructSUT(issue, nothing)
+    library = lg.ConstructQSL(prompts, performance_count, nothing, nothing)
+    output = lg.LogOutputSettings()
+    output.outdir = str(log_dir)
+    output.copy_summary_to_stdout = False
+    logs = lg.LogSettings()
+    logs.log_output = output
+    logs.enable_trace = False
+    sut.start()
+    on_start(sut)
+    # An audit.config in the working directory would silently change the test: name ours.
+    lg.StartTestWithLogSettings(handle, library, settings, logs, str(log_dir / "audit.config"))
+    sut.close()
+    lg.DestroyQSL(library)
+    lg.DestroySUT(handle)
+    return sut
+
+
+def describe(settings: Any) -> dict[str, Any]:
+    """The settings as LoadGen holds them, for the record."""
+    names = (name for name in dir(settings) if not name.startswith("_"))
+    values = {name: getattr(settings, name) for name in names}
+    simple = {name: v for name, v in values.items() if isinstance(v, bool | int | float | str)}
+    return {**simple, "scenario": str(settings.scenario), "mode": str(settings.mode)}
+
+
+def _expected_ns(scenario: schema.SingleStream | schema.MultiStream, warm_up: WarmUp) -> int:
+    if scenario.target_latency_ms:
+        return round(scenario.target_latency_ms * 1e6)
+    return max(1, round(warm_up.query_s / HEADROOM * 1e9))

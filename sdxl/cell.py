@@ -1,0 +1,212 @@
+"""One cell: measure it beside its unquantized twin, write the record, track it.
+
+The cells of one command share what they have in common: a twin is measured once, and a cell that
+can only repeat another (alpha at level 1) is skipped and says which. In a multirun, a cell that an
+earlier one has finished is taken over.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shlex
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+from sdxl import isolate, ledger, records, schema
+from sdxl.cli import Outcome
+from sdxl.config import QUANT_KEYS
+from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
+from sdxl.measure import measure
+from sdxl.report import table
+from sdxl.schema import Config, Format, Rerun
+from sdxl.types import Record
+
+EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}
+
+_measured: dict[str, Path] = {}
+"""Finished measurements of this process: key -> record.json."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after the record was written; `outcome` is the JSON line."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__("interrupted")
+        self.outcome = outcome
+
+
+def run(config: Config, out_dir: Path) -> Outcome:
+    """Measure `config`; every way it can end leaves a record, written before MLflow hears of it."""
+    if config.plan:
+        from sdxl.plan import show_plan
+
+        return show_plan(config)
+    signal.signal(signal.SIGTERM, _interrupt)
+    record = records.new(config)
+    if equal := _measured.get(record.key):
+        return _skip(config, out_dir, record, equal)
+    policy = ledger.policy_of(config, records.in_multirun())
+    if found := ledger.recall(record.key, policy):
+        return _take_over(out_dir, *found)
+    if config.quant.format is Format.none or not config.quality.twin:
+        return _one(config, out_dir, record, None)
+    twin, failure = _twin(config, out_dir, record.command, policy)
+    if failure:
+        return failure
+    return _one(config, out_dir, record, twin)
+
+
+def twin_of(config: Config) -> Config:
+    """The same configuration without quantization."""
+    twin = copy.deepcopy(config)
+    twin.quant = schema.Quant("none")
+    for name in QUANT_KEYS:
+        setattr(twin, name, None)
+    return twin
+
+
+def _twin(
+    config: Config, out_dir: Path, command: str, policy: Rerun
+) -> tuple[Path | None, Outcome | None]:
+    """The twin's record, measured now unless this command (or the sweep before) did; or why not."""
+    twin = twin_of(config)
+    record = records.new(twin)
+    if record.key in _measured:
+        return _measured[record.key], None
+    if found := ledger.recall(record.key, policy):
+        _measured[record.key] = found[0]
+        return found[0], None
+    words = shlex.split(command)
+    kept = [w for w in words if w.split("=")[0].split(".")[0] not in ("quant", *QUANT_KEYS)]
+    record.command = shlex.join([*kept, "quant=none"])
+    outcome = _one(twin, out_dir / "twin", record, None)
+    if outcome["exit_code"] in (OK, INVALID):
+        return Path(outcome["record"]), None
+    return None, {**outcome, "reason": f"the unquantized twin: {outcome['reason']}"}
+
+
+def _one(config: Config, folder: Path, record: Record, twin: Path | None) -> Outcome:
+    """Measure, judge against the twin, write, show, track."""
+    exit_code = FAILED
+    error: BaseException | None = None
+    try:
+        measure(config, folder, record)
+        exit_code = EXIT_CODES[record.status]
+        if twin:
+            _compare(record, folder, twin)
+    except SdxlError as found:
+        error, exit_code = found, found.exit_code
+        record.status = "timeout" if isinstance(found, isolate.WorkerStalled) else "failed"
+        record.reason = one_line(found.problems)
+        if trace := getattr(found, "trace", ""):
+            record.environment["traceback"] = trace
+        show(found)
+    except KeyboardInterrupt as found:
+        error = found
+        record.status, record.reason = "failed", "interrupted"
+    interrupted = isinstance(error, KeyboardInterrupt)
+    outcome = _finish(config, folder, record, exit_code, interrupted)
+    if interrupted:
+        raise Interrupted(outcome)
+    return outcome
+
+
+def _finish(
+    config: Config, folder: Path, record: Record, exit_code: int, interrupted: bool = False
+) -> Outcome:
+    """Record first, then the table, then MLflow; returns the outcome."""
+    path: Path | None = None
+    try:
+        path = records.write(record, folder)
+        if not interrupted and record.status != "skipped":
+            ledger.remember(record, path)
+    except (SdxlError, OSError) as error:  # a full disk: the figures are still shown
+        show(error if isinstance(error, SdxlError) else SdxlError(f"the ledger: {error}"))
+        exit_code = FAILED
+    if not interrupted and not records.in_multirun():
+        table.show(record, str(folder))
+    if path and exit_code in (OK, INVALID) and record.status != "skipped":
+        _measured[record.key] = path
+    tracked: dict[str, Any] = {}
+    if path and not interrupted and config.tracking.enabled and exit_code != 2:
+        from sdxl import tracking
+
+        tracked = tracking.log(path, config.tracking)
+        if tracked["mlflow_run"] and not records.in_multirun():
+            print(f"MLflow run {tracked['mlflow_run']}; to look: make ui")
+    return {**outcome_of(record, path), **tracked, "exit_code": exit_code}
+
+
+def outcome_of(record: Record, path: Path | None) -> Outcome:
+    """The JSON line of a record."""
+    figures = ("images_per_second", "metric", "value", "speed_up")
+    return {
+        "status": record.status,
+        "reason": record.reason or None,
+        "record": str(path) if path else None,
+        **{name: record.performance.get(name) for name in figures},
+        "psnr_db": record.quality.get("twin", {}).get("psnr_db"),
+        "comparable": record.comparable,
+        "command": record.command,
+        "exit_code": EXIT_CODES.get(record.status, FAILED),
+    }
+
+
+def _take_over(folder: Path, path: Path, record: Record) -> Outcome:
+    """The cell as an earlier sweep left it: the same record, its files linked into this folder."""
+    if path.parent.resolve() != folder.resolve():
+        for part in ("images", "images.png", "loadgen"):
+            _link(path.parent / part, folder / part)
+        shutil.copyfile(path, folder / "record.json")
+    _measured[record.key] = path
+    outcome = outcome_of(record, folder / "record.json")
+    return {**outcome, "cached": f"measured {record.started}, rerun=all to measure again"}
+
+
+def _link(source: Path, target: Path) -> None:
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        for each in source.iterdir():
+            _link(each, target / each.name)
+    elif source.is_file() and not target.exists():
+        try:
+            os.link(source, target)
+        except OSError:  # another disk
+            shutil.copyfile(source, target)
+
+
+def _skip(config: Config, folder: Path, record: Record, equal: Path) -> Outcome:
+    """A record of a cell that could only repeat another one."""
+    other = records.read(equal)
+    record.status, record.reason = "skipped", f"the same work as {equal.parent.name}"
+    record.performance = {"equal_to": str(equal)}
+    record.quality, record.artifacts = other.quality, other.artifacts
+    outcome = _finish(config, folder, record, OK)
+    figures = ("images_per_second", "metric", "value", "speed_up")
+    return {**outcome, **{name: other.performance.get(name) for name in figures}}
+
+
+def _compare(record: Record, folder: Path, twin_path: Path) -> None:
+    """Speed and pictures beside the unquantized twin's."""
+    from sdxl.images import load
+    from sdxl.quality.twin import compare
+
+    twin = records.read(twin_path)
+    theirs = {image["index"]: image for image in twin.images}
+    pairs = [(theirs[image["index"]], image) for image in record.images if image["index"] in theirs]
+    found = compare(
+        [load(twin_path.parent / one["file"]) for one, _ in pairs],
+        [load(folder / other["file"]) for _, other in pairs],
+    )
+    record.quality["twin"] = {"record": str(twin_path), **found}
+    ours, base = (p.get("images_per_second") for p in (record.performance, twin.performance))
+    if ours and base:
+        record.performance["twin_images_per_second"] = base
+        record.performance["speed_up"] = ours / base
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,225 @@
+"""Inside the measuring process: load, warm up, let LoadGen run, keep the pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sdxl import environment, isolate, prompts, schema
+from sdxl.bench.sut import Sut, batch_size
+from sdxl.config import backend_modules
+from sdxl.schema import Mode
+from sdxl.types import Generator, Prompt
+
+REPORT_EVERY_S = 0.25
+
+
+def measure(
+    link: isolate.Link, config: schema.Config, artifacts: dict[str, Path], out_dir: Path
+) -> dict[str, Any]:
+    """Run one test; returns counts, settings, kept pictures, facts and durations."""
+    from sdxl.bench import loadgen
+    from sdxl.bench.keep import Keeper
+
+    durations: dict[str, float] = {}
+    link.report({"phase": "loading"})
+    with _timed(durations, "load_s"):
+        if config.model.diffusers_src:
+            use_diffusers(config.model.diffusers_src)
+        chosen = prompts.load(config.dataset, config.limit, config.seed)
+        generator = open_generator(config, artifacts, chosen)
+    link.report({"phase": "warming up"})
+    with _timed(durations, "warm_up_s"):
+        warm = _warm_up(generator, config, len(chosen), link)
+    settings = loadgen.test_settings(config, len(chosen), warm)
+    expected = _expected_samples(settings, config, len(chosen))
+    accuracy = config.mode is Mode.accuracy
+    keeper = Keeper(out_dir / "images", chosen, config.quality.keep_images, accuracy)
+
+    reporter = _Reporter(link, expected)
+    link.report({"phase": "measuring", isolate.LIMIT: _stall_limit(config, settings, warm)})
+    with _timed(durations, "measure_s"):
+        sut = loadgen.run(
+            config,
+            settings,
+            len(chosen),
+            generator.generate,
+            keeper.take,
+            link.fail,  # LoadGen would wait for the lost samples
+            out_dir / "loadgen",
+            reporter.start,
+        )
+        reporter.stop()
+    link.report({"phase": "writing pictures", isolate.LIMIT: config.scenario.startup_s})
+    with _timed(durations, "pictures_s"):
+        pictures = keeper.finish(generator)
+    facts = generator.describe()
+    memory = _memory()
+    seen = {
+        "accelerators": environment.accelerators(),
+        "diffusers": environment.diffusers_in_use(),
+    }
+    generator.close()
+    return {
+        "counts": vars(sut.counts),
+        "warm_up": vars(warm),
+        "settings": loadgen.describe(settings),
+        "images": pictures,
+        "generator": facts,
+        "environment": seen,
+        "image_flop": _image_flop(config),
+        "memory": memory,
+        "durations": durations,
+        "prompts": len(chosen),
+        "batch_size": batch_size(config),
+    }
+
+
+def quantize(link: isolate.Link, config: schema.Config) -> dict[str, Any]:
+    """Find or make the quantized checkpoint and its per-layer errors."""
+    from sdxl import quant
+
+    link.report({"phase": "quantizing"})
+    if config.model.diffusers_src:
+        use_diffusers(config.model.diffusers_src)
+    made = quant.prepare(config)
+    link.report({"phase": "quantizing: errors per layer"})
+    errors = quant.layer_report(config, made)
+    manifest = dataclasses.asdict(made.manifest)
+    return {"path": str(made.path), "manifest": manifest, "layer_errors": errors}
+
+
+def open_generator(
+    config: schema.Config, artifacts: dict[str, Path], chosen: list[Prompt]
+) -> Generator:
+    """The backend's generator, or a sampler on its stages."""
+    backend: Any = backend_modules()[config.backend.name]
+    if not backend.NEEDS_TORCH:
+        return backend.open(config)
+    from sdxl.model import open_source
+    from sdxl.sampler import Sampler
+
+    source = open_source(config.model, config.seed)
+    return Sampler(backend.open(config, artifacts), source, config, chosen)
+
+
+def use_diffusers(path: str) -> None:
+    """Import diffusers from a checkout; must run before anything imports it."""
+    from sdxl.errors import UserError
+
+    root = Path(path).expanduser().resolve()
+    source = next(
+        (p for p in (root / "src", root) if (p / "diffusers/__init__.py").is_file()), None
+    )
+    if source is None:
+        raise UserError(
+            "`model.diffusers_src` is no diffusers checkout", path, "a folder with src/diffusers/"
+        )
+    assert "diffusers" not in sys.modules, "diffusers was imported before its checkout was chosen"
+    sys.path.insert(0, str(source))
+
+
+def _warm_up(generator: Generator, config: schema.Config, count: int, link: isolate.Link) -> Any:
+    """Run every batch size that the test will see; the last full batches are timed."""
+    from sdxl.bench.loadgen import WarmUp
+
+    size = min(batch_size(config), count)
+    others = {1} if config.scenario.name == "Server" else {count % size or size}
+    for other in sorted(others - {size}):
+        generator.generate(list(range(other)))
+    seconds = []
+    for number in range(config.scenario.warmup_batches):
+        began = time.perf_counter()
+        generator.generate(list(range(size)))
+        seconds.append(time.perf_counter() - began)
+        link.report({"phase": "warming up", "done": number + 1})
+    return WarmUp(query_s=min(seconds), images_per_second=size / min(seconds))
+
+
+def _expected_samples(settings: Any, config: schema.Config, count: int) -> int:
+    """How many samples LoadGen will probably issue, for the progress bar."""
+    if config.mode is Mode.accuracy:
+        return count
+    seconds = settings.min_duration_ms / 1e3
+    if config.scenario.name == "Offline":
+        return max(settings.min_query_count, int(1.1 * seconds * settings.offline_expected_qps))
+    rates = {
+        "Server": settings.server_target_qps,
+        "SingleStream": 1e9 / max(1, settings.single_stream_expected_latency_ns),
+        "MultiStream": 1e9 / max(1, settings.multi_stream_expected_latency_ns),
+    }
+    queries = max(settings.min_query_count, int(seconds * rates[config.scenario.name]))
+    return queries * getattr(config.scenario, "samples_per_query", 1)
+
+
+def _stall_limit(config: schema.Config, settings: Any, warm: Any) -> float:
+    """`stall_s`, but never less than a few batches on a slow machine, nor than Server's pauses.
+
+    Poisson arrivals leave a pause of 20 mean intervals once in e^20 queries.
+    """
+    server = config.scenario.name == "Server"
+    pause_s = 20 / settings.server_target_qps if server else 0.0
+    return max(config.scenario.stall_s, 5 * warm.query_s, pause_s)
+
+
+class _Reporter:
+    """Reports the SUT's counts while LoadGen holds the main thread."""
+
+    def __init__(self, link: isolate.Link, expected: int) -> None:
+        self._link, self._expected = link, expected
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, sut: Sut) -> None:
+        """Begin reporting."""
+        self._thread = threading.Thread(target=self._report, args=(sut,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reporting."""
+        self._over.set()
+        if self._thread:
+            self._thread.join()
+
+    def _report(self, sut: Sut) -> None:
+        while not self._over.wait(REPORT_EVERY_S):
+            self._link.report(
+                {
+                    "phase": "measuring",
+                    "done": sut.counts.done,
+                    "issued": sut.counts.issued,
+                    "expected": max(self._expected, sut.counts.issued),
+                }
+            )
+
+
+def _image_flop(config: schema.Config) -> int:
+    """Operations per image, counted on shapes; 0 where there is no model."""
+    if not backend_modules()[config.backend.name].NEEDS_TORCH:
+        return 0
+    from sdxl import cost
+
+    return cost.count(config, 1).image_flop
+
+
+def _memory() -> dict[str, int]:
+    """Peak resident memory of this process and, with CUDA, of the allocator; in bytes."""
+    peak = {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["cuda_peak_bytes"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+@contextmanager
+def _timed(durations: dict[str, float], name: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    durations[name] = round(time.perf_counter() - began, 3)

@@ -1,0 +1,126 @@
+"""What tests share: an offline world in a temporary folder, the command line, composition."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: workers of pytest-xdist share the cores
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+ROOT = Path(__file__).resolve().parents[1]
+OFFLINE = Path(__file__).parent / "offline"
+sys.path.insert(0, str(OFFLINE))
+import sitecustomize  # noqa: E402  the guard, in this process
+
+if "_refuse" not in vars(sitecustomize):  # the interpreter brought one of its own
+    exec(compile((OFFLINE / "sitecustomize.py").read_text(), "sitecustomize.py", "exec"))
+
+from sdxl import config  # noqa: E402
+
+config.register()
+
+
+@pytest.fixture(autouse=True)
+def world(tmp_path, monkeypatch):
+    """Store, caches and tracking in `tmp_path`; an attempt to reach the network fails the test."""
+    log = tmp_path / "network.log"
+    settings = {
+        "SDXL_STORE": tmp_path / "store",
+        "HF_HOME": tmp_path / "hf",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'default.db'}",
+        "SDXL_TEST_NETWORK_LOG": log,
+        "PYTHONPATH": OFFLINE,
+        "COLUMNS": "200",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    yield
+    assert not log.exists(), f"the network was asked for: {log.read_text()}"
+
+
+@pytest.fixture(scope="session")
+def data():
+    """The data shared beside the checkout: captions, latents, LoadGen's logs."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no shared/data beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def composed():
+    """Overrides of run.py -> the composed configuration, not yet checked."""
+
+    def make(*overrides, name="run"):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose(name, overrides=list(overrides), return_hydra_config=False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def load(composed):
+    """Overrides of run.py -> the checked `Config`."""
+    return lambda *overrides: config.load(composed(*overrides))
+
+
+@dataclass
+class Done:
+    """A finished command."""
+
+    code: int
+    out: str
+    err: str
+    dir: Path
+    _: None = field(default=None, repr=False)
+
+    @cached_property
+    def json(self):
+        """The last line of standard output."""
+        return json.loads(self.out.splitlines()[-1])
+
+    @cached_property
+    def record(self):
+        return json.loads((self.dir / "record.json").read_text())
+
+    def records(self):
+        """Those of a multirun, in the order of its jobs."""
+        paths = sorted(self.dir.glob("*/record.json"), key=lambda path: int(path.parent.name))
+        return [json.loads(path.read_text()) for path in paths]
+
+
+def words_of(words, out_dir):
+    """A command's words with its output in `out_dir`, and no tracking unless asked for."""
+    if any(word.startswith("-") and word not in ("-m", "--multirun") for word in words):
+        return list(words)  # --help and the like
+    quiet = [] if any(word.startswith("tracking") for word in words) else ["tracking=off"]
+    return [*words, *quiet, f"hydra.run.dir={out_dir}", f"hydra.sweep.dir={out_dir}"]
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """Run `python run.py WORDS` to its end; its output folder is fresh."""
+    runs = []
+
+    def run(*words, script="run.py", timeout=120, cwd=tmp_path, out_dir=None, env=None):
+        out_dir = out_dir or tmp_path / f"out{len(runs)}"
+        runs.append(out_dir)
+        line = [sys.executable, str(ROOT / script), *words_of(words, out_dir)]
+        done = subprocess.run(
+            line,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+        return Done(done.returncode, done.stdout, done.stderr, out_dir)
+
+    return run
