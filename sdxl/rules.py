@@ -96,6 +96,10 @@ def _model(c: Config) -> Iterator[Problem]:
             "model.noise=per_prompt",
             "model.noise=shared",
         )
+    if isinstance(c.model, schema.SdxlModel) and c.model.lora_scale != 1 and not c.model.lora:
+        yield Problem(
+            "`model.lora_scale` would be ignored", "model.lora=null", "model.lora=FILE.safetensors"
+        )
     if isinstance(c.model, schema.SdxlModel) and c.precision.vae is DType.fp16:
         yield Problem(
             "SDXL's VAE overflows in fp16 and draws black images",
@@ -177,7 +181,17 @@ def _quant(c: Config) -> Iterator[Problem]:
             f"quant.linear_ranges=true quant.calls={q.calls.value}",
             "quant.calls=max or quant.calls=min",
         )
+    if q.linear_ranges and q.calls is Calls.min and not _smoothed(q):
+        yield Problem(
+            "the smallest amax of a whole Linear input is not kept, only that of its channels",
+            "quant.linear_ranges=true quant.calls=min without SmoothQuant",
+            "quant.smooth=true with INT8, or quant.calls=max",
+        )
     yield from _quant_ignored(c)
+
+
+def _smoothed(q: schema.Quant) -> bool:
+    return q.format is Format.int8 and q.smooth
 
 
 def _quant_ignored(c: Config) -> Iterator[Problem]:
@@ -185,7 +199,7 @@ def _quant_ignored(c: Config) -> Iterator[Problem]:
     q = c.quant
     if q.format is Format.none:
         return
-    if c.alpha is not None and not (q.format is Format.int8 and q.smooth):
+    if c.alpha is not None and not _smoothed(q):
         yield Problem(
             "`alpha` would be ignored: this recipe does not smooth activations",
             f"quant={q.name}",

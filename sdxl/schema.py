@@ -58,7 +58,7 @@ class SdxlModel(Model):
     path: str = MISSING  # diffusers directory, MLCommons layout, or hub id
     variant: Optional[str] = None  # file variant, such as fp16
     revision: Optional[str] = None  # hub revision
-    lora: Optional[str] = None  # .safetensors LoRA fused into the UNet
+    lora: Optional[str] = None  # .safetensors LoRA, fused before quantizing
     lora_scale: float = 1.0
 
 
