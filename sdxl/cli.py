@@ -75,7 +75,13 @@ def command(main: Callable[[], None]) -> None:
         show(mended)
         failure = _failed(one_line(mended.problems), mended.exit_code)
     outcomes = [*_outcomes, *([failure] if failure else [])]
-    summary = outcomes[0] if len(outcomes) == 1 else _summary(outcomes)
+    if len(outcomes) == 1:
+        summary = outcomes[0]
+    else:
+        from sdxl.report.table import show_cells
+
+        show_cells(outcomes)
+        summary = _summary(outcomes)
     sys.stderr.flush()
     print(json.dumps(summary, allow_nan=False, default=str), flush=True)
     sys.exit(summary["exit_code"])

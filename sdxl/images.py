@@ -48,6 +48,14 @@ def save(image: np.ndarray, path: Path) -> str:
     return pixel_hash(image)
 
 
+def load(path: Path) -> np.ndarray:
+    """A picture's pixels, uint8 (H, W, 3)."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
 def pixel_hash(image: np.ndarray) -> str:
     """SHA-256 of the pixels: two runs drew the same picture if these agree."""
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()

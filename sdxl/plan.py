@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sdxl import environment, prompts
+from sdxl import environment, prompts, quant
 from sdxl.bench.sut import batch_size
 from sdxl.cli import Outcome
 from sdxl.config import ROOT, backend_modules, plain
@@ -29,6 +29,7 @@ def show_plan(config: Config) -> Outcome:
     facts: dict[str, Any] = {"images": images, "batch_size": batch}
     if backend_modules()[config.backend.name].NEEDS_TORCH:
         rows += _model_rows(config, batch, facts)
+        rows += _quant_rows(config, facts)
     rows.append(_duration(config, images, facts))
     if config.mode is Mode.accuracy:
         size = 3 * config.model.height * config.model.width
@@ -63,6 +64,22 @@ def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
             f"{weights / 2**30:.2f} GiB weights + {found.peak_bytes / 2**30:.2f} GiB activations "
             f"(eager, counted) + workspaces",
         ),
+    ]
+
+
+def _quant_rows(config: Config, facts: dict[str, Any]) -> list[Row]:
+    """What each level of the recipe selects, and what of it the store has."""
+    levels = quant.plan(config)
+    facts["levels"] = levels
+    words = {True: "there", False: "to make", None: "-"}
+    return [
+        (
+            f"{'> ' if row['chosen'] else '  '}level {row['level']:g}",
+            f"{row['conv']} conv, {row['linear']} linear, {row['attention']} attention; "
+            f"{row['parameter_share']:.1%} of parameters, {row['mac_share']:.1%} of MACs; "
+            f"statistics {words[row['statistics']]}, checkpoint {words[row['checkpoint']]}",
+        )
+        for row in levels
     ]
 
 

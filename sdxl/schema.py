@@ -253,6 +253,7 @@ class Quality:
     """What is kept of the images and how they are judged."""
 
     name: str = MISSING
+    twin: bool = True  # measure the unquantized twin of a quantized cell, and compare
     keep_images: int = 8  # pictures of the first prompts kept; accuracy mode keeps all
 
 

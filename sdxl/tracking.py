@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sdxl import schema
+from sdxl import records, schema
 from sdxl.config import ROOT
 from sdxl.errors import FAILED, OK, USER, UserError, show
 from sdxl.types import Record
@@ -23,6 +23,7 @@ from sdxl.types import Record
 RUN_STATUS = {"ok": "FINISHED", "invalid": "FINISHED", "skipped": "FINISHED"}
 PARAMS_A_BATCH = 100
 LONGEST_PARAM = 6000
+TWIN = ("psnr_db", "psnr_min_db", "ssim", "ssim_min", "max_deviation")
 DEFAULT_URI = f"sqlite:///{ROOT / 'mlflow.db'}"
 
 
@@ -50,10 +51,9 @@ def upload(record_path: Path, tracking: schema.Tracking) -> str:
     """Log one record and what lies beside it; returns the run id. Logging twice finds the first."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from sdxl.cell import read
 
     uri = resolve_uri(tracking)
-    record = read(record_path)
+    record = records.read(record_path)
     with _alone(uri):
         client = _client(uri)
         experiment = _experiment(client, tracking.experiment, uri)
@@ -151,6 +151,8 @@ def _metrics(record: Record) -> dict[str, float]:
     numbers: dict[str, Any] = {
         "images_per_second": found.get("images_per_second"),
         "tflops": found.get("tflops"),
+        "speed_up": found.get("speed_up"),
+        **{f"twin_{n}": v for n, v in record.quality.get("twin", {}).items() if n in TWIN},
         "valid": float(record.status == "ok"),
         **{f"latency_{name}_ms": v for name, v in (found.get("latency_ms") or {}).items()},
         **{name.replace("_bytes", "_gib"): v / 2**30 for name, v in record.resources.items()},
@@ -180,6 +182,9 @@ def _log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
             client.log_artifact(run_id, str(folder / name), place)
     client.log_dict(run_id, record.config, "config.yaml")
     client.log_dict(run_id, record.environment, "environment.json")
+    if rows := record.quality.get("layer_errors"):
+        columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+        client.log_table(run_id, columns, "layer_errors.json")
     for image in record.images[:8]:
         path = folder / image["file"]
         if path.is_file():

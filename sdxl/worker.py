@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import sys
 import threading
@@ -79,6 +80,20 @@ def measure(
         "prompts": len(chosen),
         "batch_size": batch_size(config),
     }
+
+
+def quantize(link: isolate.Link, config: schema.Config) -> dict[str, Any]:
+    """Find or make the quantized checkpoint and its per-layer errors."""
+    from sdxl import quant
+
+    link.report({"phase": "quantizing"})
+    if config.model.diffusers_src:
+        use_diffusers(config.model.diffusers_src)
+    made = quant.prepare(config)
+    link.report({"phase": "quantizing: errors per layer"})
+    errors = quant.layer_report(config, made)
+    manifest = dataclasses.asdict(made.manifest)
+    return {"path": str(made.path), "manifest": manifest, "layer_errors": errors}
 
 
 def open_generator(

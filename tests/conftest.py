@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = Path(__file__).parent / "offline"
 sys.path.insert(0, str(OFFLINE))
-import sitecustomize  # noqa: E402, F401  the guard, in this process
+import sitecustomize  # noqa: E402  the guard, in this process
 
 if "_refuse" not in vars(sitecustomize):  # the interpreter brought one of its own
     exec(compile((OFFLINE / "sitecustomize.py").read_text(), "sitecustomize.py", "exec"))

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from tests.conftest import ROOT
 from PIL import Image
 
 from sdxl import images
+from tests.conftest import ROOT
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "backend.sample_ms=0.2", "limit=16")
 
@@ -117,7 +117,9 @@ def test_real_captions_run_through_loadgen(cli, data):
 def test_the_command_and_the_environment_are_recorded(cli):
     done = cli(*FAST, "seed=5")
     record = done.record
-    assert record["command"].startswith("python run.py backend=fake") and "seed=5" in record["command"]
+    assert (
+        record["command"].startswith("python run.py backend=fake") and "seed=5" in record["command"]
+    )
     assert record["config"]["seed"] == 5
     environment = record["environment"]
     assert {"python", "cpu", "cores", "memory_bytes", "packages", "git"} <= environment.keys()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.conftest import ROOT
 
 FAST = ("backend=fake", "limit=8", "scenario.min_duration_ms=0", "backend.sample_ms=0")
@@ -62,7 +63,9 @@ def test_a_mistake_is_one_panel_and_exit_2(cli, words, expected):
 
 
 def test_all_mistakes_are_in_one_panel(cli):
-    done = cli("backend=fake", "scenario=server", "limit=x", "model.stpes=3", "quality.keep_images=0")
+    done = cli(
+        "backend=fake", "scenario=server", "limit=x", "model.stpes=3", "quality.keep_images=0"
+    )
     refused(done, "4 problems", "scenario=Server", "`limit` has", "model.steps", "keep_images")
 
 

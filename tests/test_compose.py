@@ -4,9 +4,9 @@ import re
 
 import pytest
 import yaml
-from tests.conftest import ROOT
 
 from sdxl import config
+from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))

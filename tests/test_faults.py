@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "backend.sample_ms=0.2", "limit=32")

@@ -80,7 +80,9 @@ class Generator:
 
 
 def keeper(tmp_path, prompts=10, keep=4, accuracy=False):
-    chosen = [Prompt(index, f"caption {index}", 100 + index, str(index)) for index in range(prompts)]
+    chosen = [
+        Prompt(index, f"caption {index}", 100 + index, str(index)) for index in range(prompts)
+    ]
     return Keeper(tmp_path / "images", chosen, keep, accuracy)
 
 

@@ -8,10 +8,10 @@ import time
 
 import psutil
 import pytest
-from tests.conftest import ROOT
 
 from sdxl import isolate
 from sdxl.errors import StageError, UserError
+from tests.conftest import ROOT
 
 
 def answer(link, value):

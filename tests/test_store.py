@@ -8,11 +8,11 @@ import sys
 import time
 
 import pytest
-from tests.conftest import ROOT
 
 from sdxl import store
 from sdxl.errors import SdxlError, UserError
 from sdxl.schema import Build
+from tests.conftest import ROOT
 
 KEY = "0123456789abcdef"
 

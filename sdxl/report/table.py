@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from sdxl.types import Record
 
@@ -14,8 +15,38 @@ def show(record: Record, out_dir: str) -> None:
     print_rows(
         f"{record.config['model']['name']} on {record.config['backend']['name']}, "
         f"{record.config['scenario']['name']}",
-        [*_verdict(record), *_speed(record), *_work(record), *_where(record, out_dir)],
+        [
+            *_verdict(record),
+            *_speed(record),
+            *_quality(record),
+            *_work(record),
+            *_where(record, out_dir),
+        ],
     )
+
+
+def show_cells(outcomes: list[dict[str, Any]]) -> None:
+    """The cells of a multirun, one line each, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(outcomes)} cells", title_justify="left", title_style="bold")
+    table.add_column("cell", overflow="fold")
+    table.add_column("status")
+    for heading in ("images/s", "speed-up", "PSNR dB"):
+        table.add_column(heading, justify="right")
+    table.add_column("reason", overflow="fold")
+    spoken = [str(outcome.get("command") or "").split()[2:] for outcome in outcomes]
+    shared = set.intersection(*(set(words) for words in spoken))
+    for words, outcome in zip(spoken, outcomes, strict=True):
+        numbers = (outcome.get(n) for n in ("images_per_second", "speed_up", "psnr_db"))
+        table.add_row(
+            " ".join(word for word in words if word not in shared) or "-",
+            outcome["status"],
+            *("" if number is None else f"{number:.3f}" for number in numbers),
+            outcome.get("reason") or "",
+        )
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
 def print_rows(title: str, rows: list[Row]) -> None:
@@ -58,8 +89,31 @@ def _speed(record: Record) -> list[Row]:
     latency = found.get("latency_ms") or {}
     if latency:
         rows.append(("latency", ", ".join(f"{n} {v:,.1f} ms" for n, v in latency.items())))
+    if found.get("speed_up"):
+        base = found["twin_images_per_second"]
+        text = f"{found['speed_up']:.3f} x the unquantized {base:.3f} images/s"
+        if found["generator"].get("simulated"):
+            text += " (simulated: 8-bit numbers, wider arithmetic; its speed means nothing)"
+        rows.append(("speed-up", text))
     if found.get("unit") == "ms":
         rows.append((found["metric"], f"{found['value']:,.4g} {found['unit']}"))
+    return rows
+
+
+def _quality(record: Record) -> list[Row]:
+    rows: list[Row] = []
+    if twin := record.quality.get("twin"):
+        psnr = "identical" if twin["psnr_db"] is None else f"PSNR {twin['psnr_db']:.1f} dB"
+        rows.append(
+            (
+                "against the twin",
+                f"{psnr}, SSIM {twin['ssim']:.4f}, largest deviation {twin['max_deviation']}/255 "
+                f"over {twin['images']} pictures",
+            )
+        )
+    if errors := record.quality.get("layer_errors"):
+        worst = ", ".join(f"{row['layer']} {row['error']:.1%}" for row in errors[:3])
+        rows.append((f"worst of {len(errors)} layers", worst))
     return rows
 
 

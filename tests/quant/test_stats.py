@@ -19,9 +19,7 @@ def forwards(monkeypatch):
     """UNet calls made by calibrations from here on."""
     counted = []
     plain = stats._Unquantized.unet
-    monkeypatch.setattr(
-        stats._Unquantized, "unet", lambda *args: counted.append(1) or plain(*args)
-    )
+    monkeypatch.setattr(stats._Unquantized, "unet", lambda *args: counted.append(1) or plain(*args))
     return counted
 
 
@@ -210,6 +208,6 @@ def test_manifest_says_what_it_is(config, statistics, warm_store):
     manifest = stats.get(config).manifest
     assert manifest.kind == "statistics"
     assert manifest.settings["prompts"] == CALLS
-    assert store.sha256(stats.get(config).path / stats.FILE) == (
-        manifest.files[stats.FILE]["sha256"]
+    assert (
+        store.sha256(stats.get(config).path / stats.FILE) == (manifest.files[stats.FILE]["sha256"])
     )

@@ -1,0 +1,138 @@
+"""One measurement: prepare what it needs, run it in a watched child, fill the record."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from sdxl import environment, isolate, prompts, schema, worker
+from sdxl.bench import logs
+from sdxl.config import backend_modules
+from sdxl.report.progress import Progress
+from sdxl.schema import Config, Format, Mode, Rules
+from sdxl.types import Record
+
+SHEET_IMAGES = 8
+
+
+def measure(config: Config, folder: Path, record: Record) -> None:
+    """Run LoadGen on `config` and put everything it yields into `record`.
+
+    Raises the `SdxlError` of whatever went wrong; what was known by then stays in the record.
+    """
+    began = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    # The user's mistakes cost seconds here, not a model's loading time in the child.
+    chosen = prompts.load(config.dataset, config.limit, config.seed)
+    record.environment = dict(environment.describe())  # the cached one serves other cells too
+    title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
+    with Progress(title) as progress:
+        artifacts = _artifacts(config, folder, record, progress)
+        result = _child(worker.measure, folder, progress, config, artifacts, folder)
+    record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
+    record.resources = result["memory"]
+    record.images = result["images"]
+    record.environment = {**record.environment, **result["environment"]}
+    record.performance = _performance(config, result, logs.read(folder / "loadgen"))
+    detail = record.performance["loadgen"]["detail"]
+    valid, reason = logs.verdict(detail, config.mode is Mode.accuracy)
+    record.status, record.reason = ("ok", "") if valid else ("invalid", reason)
+    reasons = _incomparable(config, len(chosen))
+    record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
+    if record.images:
+        from sdxl.images import sheet
+
+        shown = record.images[:SHEET_IMAGES]
+        paths = [folder / image["file"] for image in shown]
+        sheet(paths, [image["caption"] for image in shown], folder / "images.png")
+
+
+def _artifacts(config: Config, folder: Path, record: Record, progress: Progress) -> dict[str, Path]:
+    """What the backend loads beside the weights, built in a child of its own if missing."""
+    if config.quant.format is Format.none:
+        return {}
+    began = time.perf_counter()
+    found = _child(worker.quantize, folder, progress, config)
+    record.durations["quantize_s"] = round(time.perf_counter() - began, 3)
+    record.artifacts.append(found["manifest"])
+    if found["layer_errors"]:
+        record.quality["layer_errors"] = found["layer_errors"]
+    return {"unet": Path(found["path"])}
+
+
+def _child(work: Any, folder: Path, progress: Progress, config: Config, *args: Any) -> Any:
+    """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
+    torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH
+    return isolate.run(
+        work,
+        config,
+        *args,
+        log=folder / "worker.log",
+        limit_s=config.scenario.startup_s,
+        on_report=progress.report,
+        # A local diffusers must be the first that the child imports: no preloading then.
+        preload=torch_needed and not config.model.diffusers_src,
+    )
+
+
+def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Figures from LoadGen's own log; in accuracy mode there are none to report."""
+    same = ("batch_size", "prompts", "counts", "warm_up", "settings", "generator")
+    performance: dict[str, Any] = {
+        "scenario": config.scenario.name,
+        "mode": config.mode.value,
+        **{name: result[name] for name in same},
+        "loadgen": found,
+    }
+    if config.mode is Mode.accuracy:
+        return performance
+    rate, metric = _figure(config, found["detail"])
+    performance["images_per_second"] = rate
+    performance["metric"], performance["value"], performance["unit"] = metric
+    performance["latency_ms"] = {
+        label: found["detail"][f"result_{name}_ns"] / 1e6
+        for label, name in (
+            ("mean", "mean_latency"),
+            ("p50", "50.00_percentile_latency"),
+            ("p90", "90.00_percentile_latency"),
+            ("p99", "99.00_percentile_latency"),
+            ("max", "max_latency"),
+        )
+    }
+    if result["image_flop"]:
+        performance["tflop_per_image"] = result["image_flop"] / 1e12
+        performance["tflops"] = rate * result["image_flop"] / 1e12
+    return performance
+
+
+def _figure(config: Config, detail: dict[str, Any]) -> tuple[float, tuple[str, float, str]]:
+    """images/s, and the scenario's own (metric, value, unit) under LoadGen's names."""
+    match config.scenario.name:
+        case "Offline":
+            rate = float(detail["result_samples_per_second"])
+            return rate, ("samples_per_second", rate, "images/s")
+        case "Server":
+            rate = float(detail["result_completed_samples_per_sec"])
+            return rate, ("completed_samples_per_second", rate, "images/s")
+        case "SingleStream":
+            name, samples = "early_stopping_latency_ss", 1
+        case _:
+            assert isinstance(config.scenario, schema.MultiStream)
+            name, samples = "early_stopping_latency_ms", config.scenario.samples_per_query
+    rate = samples * 1e9 / detail["result_mean_latency_ns"]
+    return rate, (name, detail[name] / 1e6, "ms")
+
+
+def _incomparable(config: Config, prompt_count: int) -> list[str]:
+    """Why the figures may not stand beside published MLPerf results; empty if they may."""
+    reasons = []
+    if not isinstance(config.model, schema.SdxlModel):
+        reasons.append(f"model={config.model.name} has random weights")
+    if config.rules is Rules.open:
+        reasons.append("rules=open")
+    if config.dataset.name != "coco" or prompt_count < 5000:
+        reasons.append(f"{prompt_count} prompts of {config.dataset.name}, not 5,000 of coco")
+    if config.mode is Mode.performance and config.scenario.min_duration_ms < 600_000:
+        reasons.append(f"{config.scenario.min_duration_ms / 1e3:g} s minimum duration, not 600 s")
+    return reasons

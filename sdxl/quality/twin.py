@@ -1,0 +1,62 @@
+"""A handful of pictures against their unquantized twins: seconds, before any long measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+PEAK = 255.0
+
+
+def compare(reference: Sequence[Any], pictures: Sequence[Any]) -> dict[str, Any]:
+    """PSNR, SSIM and largest deviation of uint8 pictures (H, W, 3), pair by pair.
+
+    `psnr_db` and `ssim` are means over the pairs, `psnr_min_db` and `ssim_min` the worst pair;
+    PSNR is that of the pairs that differ, None if none does; `max_deviation` is in steps of 255.
+    Raises `ValueError` if the numbers or shapes of the pictures differ.
+    """
+    pairs = [_pair(*both) for both in zip(reference, pictures, strict=False)]
+    if len(reference) != len(pictures) or not pairs:
+        raise ValueError(f"pictures must come in pairs: {len(reference)} and {len(pictures)}")
+    differing = [pair["psnr_db"] for pair in pairs if pair["psnr_db"] is not None]
+    return {
+        "images": len(pairs),
+        "identical": len(pairs) - len(differing),
+        "psnr_db": float(np.mean(differing)) if differing else None,
+        "psnr_min_db": min(differing, default=None),
+        "ssim": float(np.mean([pair["ssim"] for pair in pairs])),
+        "ssim_min": min(pair["ssim"] for pair in pairs),
+        "max_deviation": max(pair["max_deviation"] for pair in pairs),
+        "mean_deviation": float(np.mean([pair["mean_deviation"] for pair in pairs])),
+        "pairs": pairs,
+    }
+
+
+def _pair(reference: Any, picture: Any) -> dict[str, Any]:
+    one, other = np.asarray(reference), np.asarray(picture)
+    if one.shape != other.shape or one.dtype != np.uint8 or other.dtype != np.uint8:
+        raise ValueError(
+            f"twins must be uint8 of one shape: {one.dtype} {one.shape}, {other.dtype} {other.shape}"
+        )
+    difference = one.astype(np.float64) - other.astype(np.float64)
+    error = float(np.mean(difference**2))
+    return {
+        "psnr_db": float(10 * np.log10(PEAK**2 / error)) if error else None,
+        "ssim": _ssim(one, other),
+        "max_deviation": int(np.abs(difference).max()),
+        "mean_deviation": float(np.abs(difference).mean()),
+    }
+
+
+def _ssim(one: np.ndarray, other: np.ndarray) -> float:
+    """Wang's structural similarity, Gaussian window of 11 and sigma 1.5, on 0..1."""
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    def tensor(image: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(image.astype(np.float32) / PEAK).permute(2, 0, 1)[None]
+
+    value = structural_similarity_index_measure(tensor(one), tensor(other), data_range=1.0)
+    return float(value)

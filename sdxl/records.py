@@ -1,0 +1,84 @@
+"""Records: what a measurement is called, and its file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from sdxl import quant
+from sdxl.config import QUANT_KEYS, key, plain
+from sdxl.schema import Config
+from sdxl.store import disk_error, write_json
+from sdxl.types import Record
+
+MEASURE_VERSION = 1
+"""Bumped by hand when the sampler or the harness changes what a figure means."""
+
+_NO_PART = {"tracking", "plan", "build", "quant", *QUANT_KEYS}
+"""Settings that change no figure, or that do so only through the effective quantization."""
+
+
+def new(config: Config) -> Record:
+    """A record that has not been measured yet."""
+    return Record(identity(config), public(config), command_line())
+
+
+def identity(config: Config) -> str:
+    """Key of a measurement: everything that can change its figures, and nothing else.
+
+    Two quantization settings with the same effect (alpha at level 1) have one key.
+    """
+    measured = {name: value for name, value in plain(config).items() if name not in _NO_PART}
+    return key(measured, quant.effective(config), MEASURE_VERSION)
+
+
+def public(config: Config) -> dict[str, Any]:
+    """The configuration for records and MLflow, credentials removed from URIs."""
+    found: dict[str, Any] = plain(config)
+    if uri := found["tracking"]["uri"]:
+        found["tracking"]["uri"] = without_credentials(uri)
+    return found
+
+
+def without_credentials(uri: str) -> str:
+    """`http://user:secret@host/x` -> `http://host/x`."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def command_line() -> str:
+    """The line that reproduces this cell."""
+    from hydra.core.hydra_config import HydraConfig
+
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
+    split = (word.partition("=") for word in words)
+    safe = [f"{name}{sign}{without_credentials(value)}" for name, sign, value in split]
+    return shlex.join(["python", Path(sys.argv[0]).name, *safe])
+
+
+def write(record: Record, folder: Path) -> Path:
+    """`record.json` in `folder`, whole or not at all; returns its path."""
+    path = folder / "record.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, dataclasses.asdict(record))
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    return path
+
+
+def read(path: Path) -> Record:
+    """A record from its file; fields of later schemas are passed over."""
+    stored = json.loads(path.read_text())
+    fields = {field.name for field in dataclasses.fields(Record)}
+    return Record(**{name: value for name, value in stored.items() if name in fields})
