@@ -43,7 +43,11 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
 
     out_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
-        _outcomes.append(action(load(cfg), out_dir))
+        from sdxl.records import forget_credentials
+
+        config = load(cfg)
+        forget_credentials(config, out_dir)
+        _outcomes.append(action(config, out_dir))
     except SdxlError as error:
         show(error)
         _outcomes.append(_failed(one_line(error.problems), error.exit_code))

@@ -24,7 +24,14 @@ RUN_STATUS = {"ok": "FINISHED", "invalid": "FINISHED", "skipped": "FINISHED"}
 PARAMS_A_BATCH = 100
 LONGEST_PARAM = 6000
 TWIN = ("psnr_db", "psnr_min_db", "ssim", "ssim_min", "max_deviation")
-DEFAULT_URI = f"sqlite:///{ROOT / 'mlflow.db'}"
+MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it reports usage to its makers otherwise
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the address's password
+}
+SQLITE = "sqlite:///"
+DEFAULT_URI = f"{SQLITE}{ROOT / 'mlflow.db'}"
 
 
 def resolve_uri(tracking: schema.Tracking) -> str:
@@ -38,6 +45,7 @@ def log(record_path: Path, tracking: schema.Tracking) -> dict[str, Any]:
         return {"mlflow_run": upload(record_path, tracking)}
     except Exception as error:  # a dead server must not cost a measurement
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = reason.replace(records.credentials(resolve_uri(tracking)), "")
         print(
             f"warning: MLflow did not take the record: {reason[:300]}\n"
             f"  it is safe in {record_path}; later type\n"
@@ -49,25 +57,22 @@ def log(record_path: Path, tracking: schema.Tracking) -> dict[str, Any]:
 
 def upload(record_path: Path, tracking: schema.Tracking) -> str:
     """Log one record and what lies beside it; returns the run id. Logging twice finds the first."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-
     uri = resolve_uri(tracking)
     record = records.read(record_path)
     with _alone(uri):
         client = _client(uri)
         experiment = _experiment(client, tracking.experiment, uri)
-        tags = _tags(record)
-        same = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in ("key", "started"))
-        found = client.search_runs([experiment], f"{same} and attributes.status != 'RUNNING'")
-        if found:
-            return found[0].info.run_id
-        run = client.create_run(experiment, tags=tags, run_name=_name(record))
+        for run in client.search_runs([experiment], f"tags.record = '{record.id}'"):
+            if run.data.tags.get("whole") == "true":
+                return run.info.run_id
+            client.delete_run(run.info.run_id)  # an upload that broke off
+        run = client.create_run(experiment, tags=_tags(record), run_name=_name(record))
         run_id = run.info.run_id
         status = "FAILED"
         try:
             _log_numbers(client, run_id, record)
             _log_files(client, run_id, record, record_path.parent)
+            client.set_tag(run_id, "whole", "true")
             status = RUN_STATUS.get(record.status, "FAILED")
         finally:
             client.set_terminated(run_id, status)
@@ -75,6 +80,8 @@ def upload(record_path: Path, tracking: schema.Tracking) -> str:
 
 
 def _client(uri: str) -> Any:
+    for name, value in MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if uri == DEFAULT_URI and not (ROOT / "mlflow.db").exists():
@@ -88,12 +95,12 @@ def _client(uri: str) -> Any:
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """One writer at a time for a SQLite file: its first use by two processes corrupts it."""
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith(SQLITE):
         yield
         return
     from filelock import FileLock
 
-    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock"):
+    with FileLock(f"{uri.removeprefix(SQLITE)}.lock"):
         yield
 
 
@@ -101,9 +108,12 @@ def _experiment(client: Any, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found:
         return found.experiment_id
-    # MLflow's default would be ./mlruns of whatever folder we run in.
-    place = (ROOT / "mlruns").as_uri() if uri == DEFAULT_URI else None
-    return client.create_experiment(name, artifact_location=place and f"{place}/{name}")
+    place = None  # a server decides for itself
+    if uri.startswith(SQLITE):
+        # MLflow's default would be ./mlruns of whatever folder we run in: beside the database.
+        database = Path(uri.removeprefix(SQLITE)).resolve()
+        place = (database.parent / "mlruns" / name).as_uri()
+    return client.create_experiment(name, artifact_location=place)
 
 
 def _name(record: Record) -> str:
@@ -117,6 +127,7 @@ def _name(record: Record) -> str:
 def _tags(record: Record) -> dict[str, str]:
     config, git = record.config, record.environment.get("git", {})
     return {
+        "record": record.id,
         "key": record.key,
         "started": record.started,
         "status": record.status,
