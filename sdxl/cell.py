@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import shlex
 import signal
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ def _one(config: Config, folder: Path, record: Record, twin: Path | None) -> Out
     except KeyboardInterrupt as found:
         error = found
         record.status, record.reason = "failed", "interrupted"
+    except Exception as found:  # ours to mend, but the record comes first
+        traceback.print_exc()
+        exit_code = FAILED
+        record.status, record.reason = "failed", f"{type(found).__name__}: {found}"
+        record.environment["traceback"] = traceback.format_exc()
     outcome = _finish(config, folder, record, exit_code, quiet=isinstance(error, KeyboardInterrupt))
     if isinstance(error, KeyboardInterrupt):
         raise Interrupted(outcome)
