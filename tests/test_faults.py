@@ -73,6 +73,16 @@ def test_an_output_folder_that_fills_up_half_way_is_no_hang(cli, tmp_path):
     assert done.record["status"] == "failed" and "loadgen" in done.record["reason"]
 
 
+def test_a_fault_of_our_own_is_recorded_too(cli, tmp_path):
+    """Whatever is raised after the measurement: the sheet of pictures cannot be written here."""
+    out_dir = tmp_path / "taken"
+    (out_dir / "images.png").mkdir(parents=True)
+    done = cli(*FAST, out_dir=out_dir)
+    assert done.code == 1, done.err
+    assert done.record["status"] == "failed" and "IsADirectoryError" in done.record["reason"]
+    assert done.record["performance"]["images_per_second"] > 0, "what was measured is kept"
+
+
 def test_the_captions_are_checked_before_anything_is_loaded(cli, tmp_path):
     path = tmp_path / "captions.tsv"
     path.write_text("id\tcaption\n1\tA cat.\nbad\n")

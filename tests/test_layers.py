@@ -119,9 +119,9 @@ def test_entry_points_import_only_light_modules(path):
 def test_a_backends_top_part_is_light(path):
     """Composition imports every backend for its schema, also where its library is missing."""
     found = imports(top_level(TREES[path]), path)
-    standard = {"__future__", "abc", "collections", "contextlib", "dataclasses", "enum", "functools",
-                "json", "logging", "math", "os", "pathlib", "signal", "sys", "threading", "time",
-                "typing"}  # fmt: skip
+    standard = {"__future__", "abc", "collections", "contextlib", "dataclasses", "enum",
+                "functools", "json", "logging", "math", "os", "pathlib", "signal", "sys",
+                "threading", "time", "typing"}  # fmt: skip
     assert not within(found, *standard, "sdxl.schema", "sdxl.errors", "sdxl.types", "sdxl")
 
 

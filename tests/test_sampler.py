@@ -123,7 +123,9 @@ def test_shared_noise_is_one_and_per_prompt_noise_follows_the_row(sampler, load)
     noise = each._noise([0, 3])
     assert not torch.equal(noise[0], noise[1])
     assert torch.equal(each._noise([3, 0]), noise.flip(0))
-    assert not torch.equal(sampler(*SMALL, "model.noise=per_prompt", "seed=1")._noise([0])[0], noise[0])
+    assert not torch.equal(
+        sampler(*SMALL, "model.noise=per_prompt", "seed=1")._noise([0])[0], noise[0]
+    )
     # Prompt 3 keeps its noise in a subset where it stands elsewhere: the row counts.
     config = load(*SMALL, "model.noise=per_prompt")
     subset = [prompts.load(config.dataset)[3]]
@@ -232,5 +234,3 @@ def test_every_precision_draws_nearly_the_same(sampler, precision):
     pixels = narrow.generate([0, 1])
     assert np.abs(pixels.astype(float) - wide).mean() < 8
     assert not np.array_equal(pixels, wide)
-
-
