@@ -1,25 +1,28 @@
-"""One cell of a sweep: measure it beside its unquantized twin, write the record, track it.
+"""One cell: measure it beside its unquantized twin, write the record, track it.
 
 The cells of one command share what they have in common: a twin is measured once, and a cell that
-can only repeat another (alpha at level 1) is skipped and says which.
+can only repeat another (alpha at level 1) is skipped and says which. In a multirun, a cell that an
+earlier one has finished is taken over.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import shlex
+import shutil
 import signal
 import traceback
 from pathlib import Path
 from typing import Any
 
-from sdxl import isolate, records, schema
+from sdxl import isolate, ledger, records, schema
 from sdxl.cli import Outcome
 from sdxl.config import QUANT_KEYS
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import measure
 from sdxl.report import table
-from sdxl.schema import Config, Format
+from sdxl.schema import Config, Format, Rerun
 from sdxl.types import Record
 
 EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}
@@ -44,21 +47,46 @@ def run(config: Config, out_dir: Path) -> Outcome:
         return show_plan(config)
     signal.signal(signal.SIGTERM, _interrupt)
     record = records.new(config)
-    equal = _measured.get(record.key)
-    if equal:
+    if equal := _measured.get(record.key):
         return _skip(config, out_dir, record, equal)
-    quantized = config.quant.format is not Format.none
-    if not (quantized and config.quality.twin):
+    policy = ledger.policy_of(config, records.in_multirun())
+    if found := ledger.recall(record.key, policy):
+        return _take_over(out_dir, *found)
+    if config.quant.format is Format.none or not config.quality.twin:
         return _one(config, out_dir, record, None)
-    twin = _twin_of(config)
-    twin_record = records.new(twin)
-    if twin_record.key not in _measured:
-        twin_record.command = _twin_command(record.command)
-        outcome = _one(twin, out_dir / "twin", twin_record, None)
-        if outcome["exit_code"] not in (OK, INVALID):
-            outcome["reason"] = f"the unquantized twin: {outcome['reason']}"
-            return outcome
-    return _one(config, out_dir, record, _measured[twin_record.key])
+    twin, failure = _twin(config, out_dir, record.command, policy)
+    if failure:
+        return failure
+    return _one(config, out_dir, record, twin)
+
+
+def twin_of(config: Config) -> Config:
+    """The same configuration without quantization."""
+    twin = copy.deepcopy(config)
+    twin.quant = schema.Quant("none")
+    for name in QUANT_KEYS:
+        setattr(twin, name, None)
+    return twin
+
+
+def _twin(
+    config: Config, out_dir: Path, command: str, policy: Rerun
+) -> tuple[Path | None, Outcome | None]:
+    """The twin's record, measured now unless this command (or the sweep before) did; or why not."""
+    twin = twin_of(config)
+    record = records.new(twin)
+    if record.key in _measured:
+        return _measured[record.key], None
+    if found := ledger.recall(record.key, policy):
+        _measured[record.key] = found[0]
+        return found[0], None
+    words = shlex.split(command)
+    kept = [w for w in words if w.split("=")[0].split(".")[0] not in ("quant", *QUANT_KEYS)]
+    record.command = shlex.join([*kept, "quant=none"])
+    outcome = _one(twin, out_dir / "twin", record, None)
+    if outcome["exit_code"] in (OK, INVALID):
+        return Path(outcome["record"]), None
+    return None, {**outcome, "reason": f"the unquantized twin: {outcome['reason']}"}
 
 
 def _one(config: Config, folder: Path, record: Record, twin: Path | None) -> Outcome:
@@ -85,33 +113,42 @@ def _one(config: Config, folder: Path, record: Record, twin: Path | None) -> Out
         exit_code = FAILED
         record.status, record.reason = "failed", f"{type(found).__name__}: {found}"
         record.environment["traceback"] = traceback.format_exc()
-    outcome = _finish(config, folder, record, exit_code, quiet=isinstance(error, KeyboardInterrupt))
-    if isinstance(error, KeyboardInterrupt):
+    interrupted = isinstance(error, KeyboardInterrupt)
+    outcome = _finish(config, folder, record, exit_code, interrupted)
+    if interrupted:
         raise Interrupted(outcome)
     return outcome
 
 
 def _finish(
-    config: Config, folder: Path, record: Record, exit_code: int, quiet: bool = False
+    config: Config, folder: Path, record: Record, exit_code: int, interrupted: bool = False
 ) -> Outcome:
     """Record first, then the table, then MLflow; returns the outcome."""
     path: Path | None = None
     try:
         path = records.write(record, folder)
-    except SdxlError as error:  # a full disk: the figures are still shown
-        show(error)
-        exit_code = error.exit_code
-    tracked: dict[str, Any] = {}
-    if not quiet:
+        if not interrupted and record.status != "skipped":
+            ledger.remember(record, path)
+    except (SdxlError, OSError) as error:  # a full disk: the figures are still shown
+        show(error if isinstance(error, SdxlError) else SdxlError(f"the ledger: {error}"))
+        exit_code = FAILED
+    if not interrupted and not records.in_multirun():
         table.show(record, str(folder))
-    if path and exit_code in (OK, INVALID):
-        _measured.setdefault(record.key, path)
-    if path and not quiet and config.tracking.enabled and exit_code in (OK, INVALID, FAILED):
+    if path and exit_code in (OK, INVALID) and record.status != "skipped":
+        _measured[record.key] = path
+    tracked: dict[str, Any] = {}
+    if path and not interrupted and config.tracking.enabled and exit_code != 2:
         from sdxl import tracking
 
-        tracked = tracking.log(path, config.tracking)
-        if tracked["mlflow_run"]:
+        sweep_name = folder.parent.name if records.in_multirun() else None
+        tracked = tracking.log(path, config.tracking, sweep_name)
+        if tracked["mlflow_run"] and not records.in_multirun():
             print(f"MLflow run {tracked['mlflow_run']}; to look: make ui")
+    return {**outcome_of(record, path), **tracked, "exit_code": exit_code}
+
+
+def outcome_of(record: Record, path: Path | None) -> Outcome:
+    """The JSON line of a record."""
     figures = ("images_per_second", "metric", "value", "speed_up")
     return {
         "status": record.status,
@@ -120,10 +157,32 @@ def _finish(
         **{name: record.performance.get(name) for name in figures},
         "psnr_db": record.quality.get("twin", {}).get("psnr_db"),
         "comparable": record.comparable,
-        **tracked,
         "command": record.command,
-        "exit_code": exit_code,
+        "exit_code": EXIT_CODES.get(record.status, FAILED),
     }
+
+
+def _take_over(folder: Path, path: Path, record: Record) -> Outcome:
+    """The cell as an earlier sweep left it: the same record, its files linked into this folder."""
+    if path.parent.resolve() != folder.resolve():
+        for part in ("images", "images.png", "loadgen"):
+            _link(path.parent / part, folder / part)
+        shutil.copyfile(path, folder / "record.json")
+    _measured[record.key] = path
+    outcome = outcome_of(record, folder / "record.json")
+    return {**outcome, "cached": f"measured {record.started}, rerun=all to measure again"}
+
+
+def _link(source: Path, target: Path) -> None:
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        for each in source.iterdir():
+            _link(each, target / each.name)
+    elif source.is_file() and not target.exists():
+        try:
+            os.link(source, target)
+        except OSError:  # another disk
+            shutil.copyfile(source, target)
 
 
 def _skip(config: Config, folder: Path, record: Record, equal: Path) -> Outcome:
@@ -154,21 +213,6 @@ def _compare(record: Record, folder: Path, twin_path: Path) -> None:
     if ours and base:
         record.performance["twin_images_per_second"] = base
         record.performance["speed_up"] = ours / base
-
-
-def _twin_of(config: Config) -> Config:
-    """The same configuration without quantization."""
-    twin = copy.deepcopy(config)
-    twin.quant = schema.Quant("none")
-    for name in QUANT_KEYS:
-        setattr(twin, name, None)
-    return twin
-
-
-def _twin_command(command: str) -> str:
-    words = shlex.split(command)
-    kept = [w for w in words if w.split("=")[0].split(".")[0] not in ("quant", *QUANT_KEYS)]
-    return shlex.join([*kept, "quant=none"])
 
 
 def _interrupt(*_: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections import Counter
@@ -33,6 +34,9 @@ Outcome = dict[str, Any]
 """What a job reports: `status`, `exit_code`, `record`, key figures; printed as the JSON line."""
 
 _outcomes: list[Outcome] = []
+_sweep: Any = None
+"""The `Sweep` of this command, if it is a multirun of run.py."""
+STATUSES = ("ok", "invalid", "failed", "timeout", "skipped", "planned")
 _INFORMATION = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info",
                 "-sc", "--shell-completion")  # fmt: skip
 
@@ -41,22 +45,34 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
     """Run one job of a command; whatever happens becomes an outcome, so a multirun goes on."""
     from hydra.core.hydra_config import HydraConfig
 
-    out_dir = Path(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    out_dir = Path(hydra.runtime.output_dir)
+    if not _sweep:
+        _outcomes.append(_outcome(action, cfg, out_dir))
+        return
+    with _sweep.cell(hydra.job.num) as cell:
+        cell.outcome = _sweep.not_started() if _sweep.stopped else _outcome(action, cfg, out_dir)
+        cell.outcome.setdefault("command", shlex.join(["python", "run.py", *cell.overrides]))
+        _outcomes.append(cell.outcome)
+
+
+def _outcome(action: Callable[[Config, Path], Outcome], cfg: DictConfig, out_dir: Path) -> Outcome:
+    """The action's outcome, or the failure as one; Ctrl-C is noted and goes on up."""
     try:
         from sdxl.records import forget_credentials
 
         config = load(cfg)
         forget_credentials(config, out_dir)
-        _outcomes.append(action(config, out_dir))
+        return action(config, out_dir)
     except SdxlError as error:
         show(error)
-        _outcomes.append(_failed(one_line(error.problems), error.exit_code))
+        return _failed(one_line(error.problems), error.exit_code)
     except KeyboardInterrupt as stop:
         _outcomes.append(getattr(stop, "outcome", None) or _failed("interrupted", FAILED))
         raise
     except Exception as error:  # the multirun must go on; the traceback is shown here
         traceback.print_exc()
-        _outcomes.append(_failed(f"{type(error).__name__}: {error}", FAILED))
+        return _failed(f"{type(error).__name__}: {error}", FAILED)
 
 
 def command(main: Callable[[], None]) -> None:
@@ -67,9 +83,12 @@ def command(main: Callable[[], None]) -> None:
     # Hydra would print its own message and exit 1; we want the exception.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     failure: Outcome | None = None
+    stopped = False
     try:
-        main()
+        if not _only_planned():
+            main()
     except KeyboardInterrupt:
+        stopped = True
         failure = None if _outcomes else _failed("interrupted", FAILED)
         print("interrupted", file=sys.stderr)
     except SystemExit as stop:
@@ -79,16 +98,34 @@ def command(main: Callable[[], None]) -> None:
         show(mended)
         failure = _failed(one_line(mended.problems), mended.exit_code)
     outcomes = [*_outcomes, *([failure] if failure else [])]
-    if len(outcomes) == 1:
+    if tracking := sys.modules.get("sdxl.tracking"):
+        tracking.end_sweep(outcomes, interrupted=stopped)
+    if len(outcomes) == 1 and not _sweep:
         summary = outcomes[0]
     else:
         from sdxl.report.table import show_cells
 
-        show_cells(outcomes)
+        if not (_sweep and _sweep.only_plan):
+            show_cells(outcomes)
         summary = _summary(outcomes)
     sys.stderr.flush()
     print(json.dumps(summary, allow_nan=False, default=str), flush=True)
     sys.exit(summary["exit_code"])
+
+
+def _only_planned() -> bool:
+    """Look ahead if this is a multirun of run.py; True if the plan is all that was asked for."""
+    global _sweep
+    multirun = any(word in ("-m", "--multirun") for word in sys.argv[1:])
+    if not multirun or Path(sys.argv[0]).stem != "run":
+        return False
+    from sdxl.sweep import Sweep
+
+    _sweep = Sweep("run", [word for word in sys.argv[1:] if not word.startswith("-")])
+    _sweep.announce()
+    if _sweep.only_plan:
+        _outcomes.extend(_sweep.planned())
+    return bool(_sweep.only_plan)
 
 
 def _failed(reason: str, exit_code: int) -> Outcome:
@@ -103,8 +140,9 @@ def _summary(outcomes: list[Outcome]) -> Outcome:
     return {
         "status": {OK: "ok", INVALID: "invalid"}.get(worst, "failed"),
         "cells": len(outcomes),
-        **{status: counts.get(status, 0) for status in ("ok", "invalid", "failed", "skipped")},
-        "records": [outcome["record"] for outcome in outcomes],
+        **{status: counts.get(status, 0) for status in STATUSES},
+        "cached": sum("cached" in outcome for outcome in outcomes),
+        "records": [outcome.get("record") for outcome in outcomes],
         "exit_code": worst,
     }
 

@@ -67,6 +67,7 @@ def run(
     limit_s: float,
     on_report: Callable[[dict[str, Any]], None],
     preload: bool = True,
+    timeout_s: float | None = None,
 ) -> Any:
     """Call `work(link, *args)` in a fresh process and return its result.
 
@@ -90,7 +91,7 @@ def run(
     child.start()
     theirs.close()
     try:
-        return _listen(ours, child, log, limit_s, on_report)
+        return _listen(ours, child, log, limit_s, on_report, timeout_s)
     finally:
         _kill(child)
         ours.close()
@@ -102,11 +103,21 @@ def _listen(
     log: Path,
     limit_s: float,
     on_report: Callable[[dict[str, Any]], None],
+    timeout_s: float | None,
 ) -> Any:
     last: dict[str, Any] = {}
-    heard = time.monotonic()
+    heard = began = time.monotonic()
     while True:
         left = heard + limit_s - time.monotonic()
+        if timeout_s is not None and time.monotonic() - began >= timeout_s:
+            raise WorkerStalled(
+                f"the measurement took longer than {timeout_s:g} s; the worker was killed",
+                f"last report: {last or 'none'}",
+                "an end within `timeout_s`",
+                f"timeout_s={timeout_s * 4:g}, or timeout_s=null",
+            )
+        if timeout_s is not None:
+            left = min(left, began + timeout_s - time.monotonic())
         ready = wait([ours, child.sentinel], max(0.0, left))
         if ours in ready:
             try:
@@ -125,7 +136,7 @@ def _listen(
         elif child.sentinel in ready:
             child.join(5)
             raise _death(child, log)
-        elif left <= 0:
+        elif heard + limit_s <= time.monotonic():
             doing = last.get("phase", "starting")
             raise WorkerStalled(
                 f"nothing happened for {limit_s:g} s while {doing}; the worker was killed",

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from sdxl import environment, prompts, quant
+from sdxl import estimate, prompts, quant
 from sdxl.bench.sut import batch_size
 from sdxl.cli import Outcome
-from sdxl.config import ROOT, backend_modules, plain
+from sdxl.config import backend_modules, plain
 from sdxl.report.table import Row, print_rows
 from sdxl.schema import Config, Mode
-
-LEAST_EARLY_STOPPING = {0.9: 64, 0.99: 459}
-"""Queries that LoadGen's early stopping needs at least, by percentile (tolerance 0)."""
 
 
 def show_plan(config: Config) -> Outcome:
     """Print parameters, operations, memory and a time estimate; measure nothing."""
     count = len(prompts.load(config.dataset, config.limit, config.seed))
     batch = batch_size(config)
-    images = _images(config, count)
+    images = estimate.images(config, count)
     rows: list[Row] = [
         ("scenario", f"{config.scenario.name}, {config.mode.value}, rules={config.rules.value}"),
         ("work", f"at least {images:,} images from {count:,} prompts, batches of {batch}"),
@@ -30,7 +25,7 @@ def show_plan(config: Config) -> Outcome:
     if backend_modules()[config.backend.name].NEEDS_TORCH:
         rows += _model_rows(config, batch, facts)
         rows += _quant_rows(config, facts)
-    rows.append(_duration(config, images, facts))
+    rows.append(_duration(config, count, facts))
     if config.mode is Mode.accuracy:
         size = 3 * config.model.height * config.model.width
         rows.append(("disk", f"{2 * size * count / 1e9:.2f} GB of accuracy log, and the pictures"))
@@ -83,45 +78,15 @@ def _quant_rows(config: Config, facts: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _images(config: Config, count: int) -> int:
-    """The fewest images LoadGen will ask for."""
-    if config.mode is Mode.accuracy:
-        return count
-    queries = config.scenario.min_query_count or count
-    return queries * getattr(config.scenario, "samples_per_query", 1)
-
-
-def _duration(config: Config, images: int, facts: dict[str, Any]) -> Row:
-    """From the newest record of the same work on this machine, else from LoadGen's minimum."""
-    least = config.scenario.min_duration_ms / 1e3
-    qps = getattr(config.scenario, "target_qps", None)
-    if config.scenario.name == "Server" and qps:
-        least = max(least, images / qps)
-    known = _known_rate(config)
-    if known:
-        rate, source = known
-        seconds = max(least, images / rate)
-        facts["seconds"] = round(seconds, 1)
-        return ("duration", f"about {seconds:,.0f} s at {rate:.3g} images/s, as in {source}")
+def _duration(config: Config, prompt_count: int, facts: dict[str, Any]) -> Row:
+    """From the newest record of the same work on this machine, else LoadGen's minimum."""
+    found = estimate.known(config)
     facts["seconds"] = None
-    return (
-        "duration",
-        f"at least {least:,.0f} s; no record of this work on this machine yet to estimate from",
-    )
-
-
-def _known_rate(config: Config) -> tuple[float, str] | None:
-    """(images/s, record) of the newest measurement of the same model, precision and backend."""
-    same = ("model", "precision", "quant", "backend")
-    wanted = {name: plain(config)[name] for name in same}
-    here = environment.describe()["cpu"]
-    for path in sorted((ROOT / "multirun").glob("*/**/record.json"), reverse=True):
-        try:
-            record = json.loads(path.read_text())
-            rate = record["performance"].get("images_per_second")
-            matches = all(record["config"][name] == wanted[name] for name in same)
-            if rate and matches and record["environment"]["cpu"] == here:
-                return float(rate), str(Path(path).relative_to(ROOT))
-        except (OSError, ValueError, KeyError):
-            continue
-    return None
+    if not found:
+        least = estimate.least_seconds(config, prompt_count)
+        text = f"at least {least:,.0f} s; no record of this work on this machine to estimate from"
+        return ("duration", text)
+    seconds = estimate.seconds(config, prompt_count) or 0.0
+    facts["seconds"] = round(seconds, 1)
+    text = f"about {seconds:,.0f} s at {found.rate:.3g} images/s, as in {found.source}"
+    return ("duration", text)

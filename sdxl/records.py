@@ -20,7 +20,10 @@ from sdxl.types import Record
 MEASURE_VERSION = 1
 """Bumped by hand when the sampler or the harness changes what a figure means."""
 
-_NO_PART = {"tracking", "plan", "build", "quant", *QUANT_KEYS}
+_NO_PART = {
+    *("tracking", "plan", "build", "rerun", "fail_fast", "timeout_s", "quant"),
+    *QUANT_KEYS,
+}
 """Settings that change no figure, or that do so only through the effective quantization."""
 
 
@@ -72,6 +75,14 @@ def _scrub(text: str, config: Config) -> str:
     """`text` without the tracking server's credentials, plain or as Hydra escapes them."""
     secret = credentials(config.tracking.uri or "")
     return text.replace(secret, "").replace(re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", secret), "")
+
+
+def in_multirun() -> bool:
+    """Whether Hydra runs this job as a cell of a multirun."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
 def command_line() -> str:

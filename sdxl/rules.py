@@ -50,6 +50,8 @@ def _numbers(c: Config) -> Iterator[Problem]:
     s, m = c.scenario, c.model
     at_least: list[tuple[str, float | None, float]] = [
         ("limit", c.limit, 1),
+        ("repeat", c.repeat, 1),
+        ("timeout_s", c.timeout_s, 1),
         ("seed", c.seed, 0),
         ("model.steps", m.steps, 1),
         ("model.guidance", m.guidance, 0),
@@ -93,6 +95,10 @@ def _model(c: Config) -> Iterator[Problem]:
             "`model.latents` would be ignored: noise is drawn for each prompt",
             "model.noise=per_prompt",
             "model.noise=shared",
+        )
+    if isinstance(c.model, schema.SdxlModel) and c.model.lora_scale != 1 and not c.model.lora:
+        yield Problem(
+            "`model.lora_scale` would be ignored", "model.lora=null", "model.lora=FILE.safetensors"
         )
     if isinstance(c.model, schema.SdxlModel) and c.precision.vae is DType.fp16:
         yield Problem(
@@ -175,7 +181,17 @@ def _quant(c: Config) -> Iterator[Problem]:
             f"quant.linear_ranges=true quant.calls={q.calls.value}",
             "quant.calls=max or quant.calls=min",
         )
+    if q.linear_ranges and q.calls is Calls.min and not _smoothed(q):
+        yield Problem(
+            "the smallest amax of a whole Linear input is not kept, only that of its channels",
+            "quant.linear_ranges=true quant.calls=min without SmoothQuant",
+            "quant.smooth=true with INT8, or quant.calls=max",
+        )
     yield from _quant_ignored(c)
+
+
+def _smoothed(q: schema.Quant) -> bool:
+    return q.format is Format.int8 and q.smooth
 
 
 def _quant_ignored(c: Config) -> Iterator[Problem]:
@@ -183,7 +199,7 @@ def _quant_ignored(c: Config) -> Iterator[Problem]:
     q = c.quant
     if q.format is Format.none:
         return
-    if c.alpha is not None and not (q.format is Format.int8 and q.smooth):
+    if c.alpha is not None and not _smoothed(q):
         yield Problem(
             "`alpha` would be ignored: this recipe does not smooth activations",
             f"quant={q.name}",
@@ -243,6 +259,12 @@ def _ignored(c: Config) -> Iterator[Problem]:
     if not c.tracking.enabled and c.tracking.uri:
         yield Problem("`tracking.uri` would be ignored", "tracking=off", "tracking=mlflow")
     if c.mode is Mode.accuracy:
+        if c.repeat > 1:
+            yield Problem(
+                "`repeat` would be ignored: accuracy mode has no speed to repeat",
+                f"repeat={c.repeat}",
+                "repeat=1",
+            )
         for name in ("target_qps", "min_query_count"):
             if isinstance(c.scenario, schema.Offline) and getattr(c.scenario, name, None):
                 yield Problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -83,15 +84,27 @@ class WeightSource:
                 "all of them: diffusers would fill the rest with random numbers",
                 _HOW,
             )
+        if self.model.lora and name != "vae":
+            from sdxl import lora
+
+            config = json.loads((self._part("unet") / "config.json").read_text())
+            shapes = SimpleNamespace(**config)
+            lora.fuse(module, name, store.resolve(self.model.lora), self.model.lora_scale, shapes)
         return module.to(device).eval().requires_grad_(False)
 
     def identity(self) -> dict[str, Any]:
-        """Names, sizes and header hashes of the weight files."""
+        """Names, sizes and header hashes of the weight files; the LoRA fused into them."""
         files = sorted(self.folder.rglob("*.safetensors"))
-        return {
+        identity: dict[str, Any] = {
             str(file.relative_to(self.folder)): [file.stat().st_size, _header_hash(file)]
             for file in files
         }
+        if self.model.lora:
+            from sdxl import lora
+
+            file = lora.existing(store.resolve(self.model.lora))
+            identity["lora"] = [store.sha256(file), self.model.lora_scale]
+        return identity
 
     def _part(self, name: str) -> Path:
         folder = self.folder / name

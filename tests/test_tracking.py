@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from sdxl import records, schema, tracking
+from sdxl.tracking import content
+from sdxl.tracking.__main__ import main as commands
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "limit=8", "scenario.min_duration_ms=0", "backend.sample_ms=0")
@@ -132,7 +134,7 @@ def test_numbers_that_mlflow_would_garble_are_left_out(measured):
     record.performance["images_per_second"] = float("inf")
     record.performance["latency_ms"]["p99"] = float("nan")
     record.performance["tflops"] = None
-    found = tracking._metrics(record)
+    found = content.metrics(record)
     assert not {"images_per_second", "latency_p99_ms", "tflops"} & found.keys()
     assert "latency_p50_ms" in found
 
@@ -193,7 +195,7 @@ def test_a_multirun_keeps_no_secret_either(cli):
 
 
 def test_uploading_says_what_is_not_there(tmp_path, capsys):
-    assert tracking.main(["upload", str(tmp_path)]) == 2
+    assert commands(["upload", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert "no such record" in err
     assert json.loads(out)["status"] == "failed"

@@ -38,7 +38,8 @@ def _pair(reference: Any, picture: Any) -> dict[str, Any]:
     one, other = np.asarray(reference), np.asarray(picture)
     if one.shape != other.shape or one.dtype != np.uint8 or other.dtype != np.uint8:
         raise ValueError(
-            f"twins must be uint8 of one shape: {one.dtype} {one.shape}, {other.dtype} {other.shape}"
+            f"twins must be uint8 and of one shape, not {one.dtype} {one.shape} "
+            f"and {other.dtype} {other.shape}"
         )
     difference = one.astype(np.float64) - other.astype(np.float64)
     error = float(np.mean(difference**2))
@@ -58,5 +59,5 @@ def _ssim(one: np.ndarray, other: np.ndarray) -> float:
     def tensor(image: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(image.astype(np.float32) / PEAK).permute(2, 0, 1)[None]
 
-    value = structural_similarity_index_measure(tensor(one), tensor(other), data_range=1.0)
+    value: Any = structural_similarity_index_measure(tensor(one), tensor(other), data_range=1.0)
     return float(value)

@@ -124,7 +124,7 @@ def write(unet: Any, layers: Iterable[Layer], quant: schema.Quant, folder: Path)
         entry = StoredLayer(layer.name, layer.kind.value, quant.format)
         if layer.kind is Kind.attention:
             for part, quantizer in ATTENTION_QUANTIZERS.items():
-                tensors[f"{layer.name}.{part}_amax"] = getattr(module, quantizer).amax
+                tensors[f"{layer.name}.{part}_amax"] = getattr(module, quantizer).amax.cpu()
         else:
             entry = _stored(layer, module, quant)
             amax = module.weight_quantizer.amax

@@ -128,11 +128,7 @@ def settings_of(config: Config, attention: bool) -> dict[str, Any]:
 
 def model_settings(source: Source, config: Config) -> dict[str, Any]:
     """The identity of the weights, a fused LoRA included."""
-    identity = {"name": config.model.name, "weights": source.identity()}
-    lora = getattr(config.model, "lora", None)
-    if lora:
-        identity["lora"] = [store.sha256(store.resolve(lora)), config.model.lora_scale]  # type: ignore[attr-defined]
-    return identity
+    return {"name": config.model.name, "weights": source.identity()}
 
 
 def key_of(settings: dict[str, Any], texts: list[Prompt]) -> str:

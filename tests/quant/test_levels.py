@@ -1,6 +1,7 @@
 """The level table: exact names, NVIDIA's exclusions, and the shares of real SDXL."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_real_sdxl_selects_the_published_shares():
 def test_levels_only_ever_add(tiny):
     _, layers = tiny
     chosen = [names(layers, at(level)) for level in (1, 2, 2.5, 3, 4)]
-    for lower, higher in zip(chosen, chosen[1:], strict=False):
+    for lower, higher in itertools.pairwise(chosen):
         assert lower < higher
 
 

@@ -1,0 +1,86 @@
+"""Which measurements are already done, here, with this code: what makes a sweep resumable.
+
+One small file per measurement in the store, written after its record. The key says what was
+measured; the place says where: code version, processor, GPUs. Nothing is reused across places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+from sdxl import records, store
+from sdxl.config import key
+from sdxl.environment import PACKAGES, describe
+from sdxl.schema import Config, Rerun
+from sdxl.types import Record
+
+_NO_MEASURE = ("report", "download", "fetch", "published", "doctor", "tracking", "plan", "sweep")
+"""Modules that cannot change a figure."""
+
+
+def remember(record: Record, path: Path) -> None:
+    """Note a record that is on disk; a later sweep finds it."""
+    entry = _entry(record.key)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"record": str(path), "status": record.status, "started": record.started}
+    store.write_json(entry, facts)
+
+
+def recall(wanted: str, policy: Rerun) -> tuple[Path, Record] | None:
+    """The record that `policy` allows to stand for a measurement of this key, if its file lives."""
+    if policy is Rerun.all:
+        return None
+    try:
+        path = Path(json.loads(_entry(wanted).read_text())["record"])
+        found = records.read(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    reusable = found.status in ("ok", "invalid") or policy is Rerun.never
+    return (path, found) if found.key == wanted and reusable else None
+
+
+def policy_of(config: Config, multirun: bool) -> Rerun:
+    """`rerun`, or its default: a sweep continues, a single command measures."""
+    return config.rerun or (Rerun.failed if multirun else Rerun.all)
+
+
+@cache
+def place() -> str:
+    """Key of this machine and this code."""
+    here = describe()
+    packages = {name: here["packages"].get(name) for name in PACKAGES}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return key([here["cpu"], here["cores"], gpus(), visible, packages, code_version()])[:12]
+
+
+@cache
+def code_version() -> str:
+    """Hash of the modules that can change a figure."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        name = file.relative_to(folder)
+        if name.with_suffix("").parts[0] not in _NO_MEASURE:
+            digest.update(str(name).encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def gpus() -> list[str]:
+    """Names of the GPUs, by NVML, so that no CUDA context is made here."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+    except Exception:  # no NVML, no driver: no GPU that counts
+        return []
+
+
+def _entry(wanted: str) -> Path:
+    return store.root() / "ledger" / place() / f"{wanted}.json"
