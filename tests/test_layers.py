@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "sdxl"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ENTRIES = sorted(ROOT.glob("*.py"))
-GROUND = ("errors", "config", "schema", "rules", "types", "store")
+GROUND = ("choices", "errors", "config", "schema", "rules", "types", "store")
 LIGHT = {"hydra", "sdxl.cli", "sdxl.config", "sdxl.errors"}
 
 
@@ -20,7 +20,7 @@ def module(path: Path) -> str:
 
 
 def imports(node: ast.AST, path: Path) -> set[str]:
-    """Modules that the code under `node` imports, as absolute names (`from a import b` -> a, a.b)."""
+    """Modules that the code under `node` imports (`from a import b` -> a, a.b)."""
     found = set()
     for each in ast.walk(node):
         if isinstance(each, ast.Import):

@@ -1,7 +1,6 @@
 """The store: whole artifacts or none, built once, whatever dies on the way."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
