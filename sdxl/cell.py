@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import signal
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,11 @@ def _one(config: Config, folder: Path, record: Record, twin: Path | None) -> Out
     except KeyboardInterrupt as found:
         error = found
         record.status, record.reason = "failed", "interrupted"
+    except Exception as found:  # ours to mend, but the record comes first
+        traceback.print_exc()
+        exit_code = FAILED
+        record.status, record.reason = "failed", f"{type(found).__name__}: {found}"
+        record.environment["traceback"] = traceback.format_exc()
     interrupted = isinstance(error, KeyboardInterrupt)
     outcome = _finish(config, folder, record, exit_code, interrupted)
     if interrupted:

@@ -59,7 +59,11 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
 def _outcome(action: Callable[[Config, Path], Outcome], cfg: DictConfig, out_dir: Path) -> Outcome:
     """The action's outcome, or the failure as one; Ctrl-C is noted and goes on up."""
     try:
-        return action(load(cfg), out_dir)
+        from sdxl.records import forget_credentials
+
+        config = load(cfg)
+        forget_credentials(config, out_dir)
+        return action(config, out_dir)
     except SdxlError as error:
         show(error)
         return _failed(one_line(error.problems), error.exit_code)

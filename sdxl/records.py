@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from sdxl import quant
 from sdxl.config import QUANT_KEYS, key, plain
@@ -28,7 +29,7 @@ _NO_PART = {
 
 def new(config: Config) -> Record:
     """A record that has not been measured yet."""
-    return Record(identity(config), public(config), command_line())
+    return Record(identity(config), public(config), _scrub(command_line(), config))
 
 
 def identity(config: Config) -> str:
@@ -50,13 +51,30 @@ def public(config: Config) -> dict[str, Any]:
 
 def without_credentials(uri: str) -> str:
     """`http://user:secret@host/x` -> `http://host/x`."""
+    return uri.replace(credentials(uri), "", 1)
+
+
+def credentials(uri: str) -> str:
+    """`http://user:secret@host/x` -> `user:secret@`; empty where there are none."""
     try:
-        parts = urlsplit(uri)
+        user, at, _ = urlsplit(uri).netloc.rpartition("@")
     except ValueError:
-        return uri
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return ""
+    return user + at
+
+
+def forget_credentials(config: Config, folder: Path) -> None:
+    """Hydra wrote the command's words into the output folder before we ran: take secrets out."""
+    if credentials(config.tracking.uri or ""):
+        for path in [*folder.glob(".hydra/*.yaml"), folder.parent / "multirun.yaml"]:
+            if path.is_file():
+                path.write_text(_scrub(path.read_text(), config))
+
+
+def _scrub(text: str, config: Config) -> str:
+    """`text` without the tracking server's credentials, plain or as Hydra escapes them."""
+    secret = credentials(config.tracking.uri or "")
+    return text.replace(secret, "").replace(re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", secret), "")
 
 
 def in_multirun() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -130,6 +131,7 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     durations: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: now())
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
     schema: int = RECORD_SCHEMA
 
 

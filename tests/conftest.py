@@ -109,13 +109,15 @@ def cli(tmp_path):
     runs = []
 
     def run(*words, script="run.py", timeout=120, cwd=tmp_path, out_dir=None, env=None):
+        # MLflow keeps its telemetry to itself where it sees a test: ours must be off for users.
+        clean = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
         out_dir = out_dir or tmp_path / f"out{len(runs)}"
         runs.append(out_dir)
         line = [sys.executable, str(ROOT / script), *words_of(words, out_dir)]
         done = subprocess.run(
             line,
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env={**clean, **(env or {})},
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -129,12 +129,12 @@ def test_the_command_and_the_environment_are_recorded(cli):
 
 
 def test_the_key_ignores_where_a_run_is_tracked_but_not_what_it_measures(cli, load):
-    from sdxl.cell import record_key
+    from sdxl.records import identity
 
-    same = [record_key(load(*words)) for words in ([], ["tracking=off"], ["build=never"])]
+    same = [identity(load(*words)) for words in ([], ["tracking=off"], ["build=never"])]
     assert len(set(same)) == 1
     other = [["seed=1"], ["limit=5"], ["precision=bf16"], ["scenario=Server"], ["round=v5.1"]]
-    assert len({record_key(load(*words)) for words in [[], *other]}) == 6
+    assert len({identity(load(*words)) for words in [[], *other]}) == 6
 
 
 def test_an_audit_config_in_the_working_directory_changes_nothing(cli, tmp_path):

@@ -28,9 +28,9 @@ SCENARIOS = ("Offline", "Server", "SingleStream", "MultiStream")
 )
 def test_every_fault_ends_in_a_record(cli, scenario, fault, status, reason):
     began = time.monotonic()
-    done = cli(*FAST, f"scenario={scenario}", f"backend.fail={fault}", "backend.fail_at=20",
-               "scenario.stall_s=2", "scenario.startup_s=30", timeout=60,
-               *(["scenario.target_qps=50"] if scenario == "Server" else []))  # fmt: skip
+    rate = ["scenario.target_qps=50"] if scenario == "Server" else []
+    done = cli(*FAST, *rate, f"scenario={scenario}", f"backend.fail={fault}",
+               "backend.fail_at=20", "scenario.stall_s=2", "scenario.startup_s=30")  # fmt: skip
     assert time.monotonic() - began < 40
     assert done.code == 1, done.err
     assert done.json["status"] == done.record["status"] == status
@@ -73,6 +73,16 @@ def test_an_output_folder_that_fills_up_half_way_is_no_hang(cli, tmp_path):
     assert done.record["status"] == "failed" and "loadgen" in done.record["reason"]
 
 
+def test_a_fault_of_our_own_is_recorded_too(cli, tmp_path):
+    """Whatever is raised after the measurement: the sheet of pictures cannot be written here."""
+    out_dir = tmp_path / "taken"
+    (out_dir / "images.png").mkdir(parents=True)
+    done = cli(*FAST, out_dir=out_dir)
+    assert done.code == 1, done.err
+    assert done.record["status"] == "failed" and "IsADirectoryError" in done.record["reason"]
+    assert done.record["performance"]["images_per_second"] > 0, "what was measured is kept"
+
+
 def test_the_captions_are_checked_before_anything_is_loaded(cli, tmp_path):
     path = tmp_path / "captions.tsv"
     path.write_text("id\tcaption\n1\tA cat.\nbad\n")
@@ -113,7 +123,7 @@ def test_an_interrupted_run_is_recorded_and_leaves_no_child(tmp_path, how):
     out, err = process.communicate(timeout=20)
     assert process.returncode == 1, err
     check_interrupted(out, out_dir)
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     assert "Traceback" not in err
 
@@ -148,7 +158,7 @@ def test_the_worker_follows_a_killed_command(tmp_path):
     children = wait_for_phase(process, "measuring")
     process.kill()
     process.communicate(timeout=20)
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=10)
     for child in alive:
         child.kill()
     assert not alive

@@ -1,4 +1,4 @@
-"""One child per measurement: whatever happens inside, the parent gets an answer, and no child stays."""
+"""One child per measurement: the parent always gets an answer, and no child stays."""
 
 import os
 import signal
@@ -200,7 +200,7 @@ def test_the_child_follows_its_parent(tmp_path, number):
     parent.send_signal(number)
     parent.wait(20)
     parent.stdout.close()
-    gone, alive = psutil.wait_procs([child], timeout=10)
+    _, alive = psutil.wait_procs([child], timeout=10)
     for process in alive:
         process.kill()
     assert not alive

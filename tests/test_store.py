@@ -1,7 +1,6 @@
 """The store: whole artifacts or none, built once, whatever dies on the way."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -142,7 +141,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         store.write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert [each.name for each in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_store_paths_point_into_the_store(tmp_path):

@@ -19,7 +19,14 @@ from sdxl import records, schema
 from sdxl.config import ROOT
 
 RUN_STATUS = {"ok": "FINISHED", "invalid": "FINISHED", "skipped": "FINISHED"}
-DEFAULT_URI = f"sqlite:///{ROOT / 'mlflow.db'}"
+MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it reports usage to its makers otherwise
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the address's password
+}
+SQLITE = "sqlite:///"
+DEFAULT_URI = f"{SQLITE}{ROOT / 'mlflow.db'}"
 
 
 @dataclass
@@ -50,7 +57,7 @@ def log(
         return {"mlflow_run": upload(record_path, tracking, parent)}
     except Exception as error:  # a dead server must not cost a measurement
         print(
-            f"warning: MLflow did not take the record: {_reason(error)}\n"
+            f"warning: MLflow did not take the record: {_reason(error, tracking)}\n"
             f"  it is safe in {record_path}; later type\n"
             f"  python -m sdxl.tracking upload {record_path}",
             file=sys.stderr,
@@ -64,11 +71,11 @@ def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = No
 
     record = records.read(record_path)
     with opened(tracking) as (client, experiment):
+        for run in client.search_runs([experiment], f"tags.record = '{record.id}'"):
+            if run.data.tags.get("whole") == "true":
+                return str(run.info.run_id)
+            client.delete_run(run.info.run_id)  # an upload that broke off
         tags = content.tags(record)
-        same = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in ("key", "started"))
-        found = client.search_runs([experiment], f"{same} and attributes.status != 'RUNNING'")
-        if found:
-            return str(found[0].info.run_id)
         if parent:
             tags["mlflow.parentRunId"] = parent
         run = client.create_run(experiment, tags=tags, run_name=content.name(record))
@@ -77,6 +84,7 @@ def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = No
         try:
             content.log_numbers(client, run_id, record)
             content.log_files(client, run_id, record, record_path.parent)
+            client.set_tag(run_id, "whole", "true")
             status = RUN_STATUS.get(record.status, "FAILED")
         finally:
             client.set_terminated(run_id, status)
@@ -97,15 +105,16 @@ def end_sweep(outcomes: list[dict[str, Any]], interrupted: bool) -> None:
             status = "KILLED" if interrupted else "FAILED" if bad else "FINISHED"
             client.set_terminated(_parent.run_id, status)
     except Exception as error:
-        print(f"warning: MLflow did not take the sweep's table: {_reason(error)}", file=sys.stderr)
+        print(
+            f"warning: MLflow did not take the sweep's table: {_reason(error, _parent.tracking)}",
+            file=sys.stderr,
+        )
     _parent = None
 
 
 @contextlib.contextmanager
 def opened(tracking: schema.Tracking) -> Iterator[tuple[Any, str]]:
     """(client, experiment id) of the tracking store; one writer at a time on a SQLite file."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     uri = resolve_uri(tracking)
     with _alone(uri):
         client = _client(uri)
@@ -122,6 +131,8 @@ def _parent_of(tracking: schema.Tracking, name: str) -> str:
 
 
 def _client(uri: str) -> Any:
+    for name, value in MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if uri == DEFAULT_URI and not (ROOT / "mlflow.db").exists():
@@ -135,12 +146,12 @@ def _client(uri: str) -> Any:
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """One writer at a time for a SQLite file: its first use by two processes corrupts it."""
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith(SQLITE):
         yield
         return
     from filelock import FileLock
 
-    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock"):
+    with FileLock(f"{uri.removeprefix(SQLITE)}.lock"):
         yield
 
 
@@ -148,11 +159,14 @@ def _experiment(client: Any, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found:
         return str(found.experiment_id)
-    # MLflow's default would be ./mlruns of whatever folder we run in.
-    place = (ROOT / "mlruns").as_uri() if uri == DEFAULT_URI else None
-    return str(client.create_experiment(name, artifact_location=place and f"{place}/{name}"))
+    place = None  # a server decides for itself
+    if uri.startswith(SQLITE):
+        # MLflow's default would be ./mlruns of whatever folder we run in: beside the database.
+        database = Path(uri.removeprefix(SQLITE)).resolve()
+        place = (database.parent / "mlruns" / name).as_uri()
+    return str(client.create_experiment(name, artifact_location=place))
 
 
-def _reason(error: Exception) -> str:
-    text = str(error)
+def _reason(error: Exception, tracking: schema.Tracking) -> str:
+    text = str(error).replace(records.credentials(resolve_uri(tracking)), "")
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -30,6 +30,7 @@ def tags(record: Record) -> dict[str, str]:
     """What runs are filtered by."""
     config, git = record.config, record.environment.get("git", {})
     return {
+        "record": record.id,
         "key": record.key,
         "started": record.started,
         "status": record.status,

@@ -5,6 +5,7 @@ The attempt is also written to `$SDXL_TEST_NETWORK_LOG`, since a library may swa
 
 import os
 import sys
+from pathlib import Path
 
 LOOPBACK = ("localhost", "127.", "::1", "0.0.0.0", "::")
 
@@ -21,7 +22,7 @@ def _refuse(event, args):
     if not host or host.startswith(LOOPBACK):
         return
     if log := os.environ.get("SDXL_TEST_NETWORK_LOG"):
-        with open(log, "a") as file:
+        with Path(log).open("a") as file:
             file.write(f"{event} {host}\n")
     raise OSError(f"tests are offline: {host}")
 
