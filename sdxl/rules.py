@@ -147,7 +147,9 @@ def _quant(c: Config) -> Iterator[Problem]:
             f"{q.percentile:g} of {c.model.steps} steps",
             f"at least {1 / c.model.steps:g}",
         )
-    for name, least in (("calib_size", 1), ("block_size", 1), ("report_prompts", 0)):
+    if q.calib_size < 1:
+        yield Problem("`calib_size` is too small", str(q.calib_size), "at least 1")
+    for name, least in (("block_size", 1), ("report_prompts", 0)):
         if getattr(q, name) < least:
             yield Problem(
                 f"`quant.{name}` is too small", str(getattr(q, name)), f"at least {least}"
