@@ -134,7 +134,8 @@ def _finish(
     if path and not interrupted and config.tracking.enabled and exit_code != 2:
         from sdxl import tracking
 
-        tracked = tracking.log(path, config.tracking)
+        sweep_name = folder.parent.name if records.in_multirun() else None
+        tracked = tracking.log(path, config.tracking, sweep_name)
         if tracked["mlflow_run"] and not records.in_multirun():
             print(f"MLflow run {tracked['mlflow_run']}; to look: make ui")
     return {**outcome_of(record, path), **tracked, "exit_code": exit_code}

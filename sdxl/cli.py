@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections import Counter
@@ -51,6 +52,7 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
         return
     with _sweep.cell(hydra.job.num) as cell:
         cell.outcome = _sweep.not_started() if _sweep.stopped else _outcome(action, cfg, out_dir)
+        cell.outcome.setdefault("command", shlex.join(["python", "run.py", *cell.overrides]))
         _outcomes.append(cell.outcome)
 
 
@@ -77,10 +79,12 @@ def command(main: Callable[[], None]) -> None:
     # Hydra would print its own message and exit 1; we want the exception.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     failure: Outcome | None = None
+    stopped = False
     try:
         if not _only_planned():
             main()
     except KeyboardInterrupt:
+        stopped = True
         failure = None if _outcomes else _failed("interrupted", FAILED)
         print("interrupted", file=sys.stderr)
     except SystemExit as stop:
@@ -90,12 +94,15 @@ def command(main: Callable[[], None]) -> None:
         show(mended)
         failure = _failed(one_line(mended.problems), mended.exit_code)
     outcomes = [*_outcomes, *([failure] if failure else [])]
+    if tracking := sys.modules.get("sdxl.tracking"):
+        tracking.end_sweep(outcomes, interrupted=stopped)
     if len(outcomes) == 1 and not _sweep:
         summary = outcomes[0]
     else:
         from sdxl.report.table import show_cells
 
-        show_cells(outcomes)
+        if not (_sweep and _sweep.only_plan):
+            show_cells(outcomes)
         summary = _summary(outcomes)
     sys.stderr.flush()
     print(json.dumps(summary, allow_nan=False, default=str), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,36 @@ SHEET_IMAGES = 8
 
 
 def measure(config: Config, folder: Path, record: Record) -> None:
-    """Run LoadGen on `config` and put everything it yields into `record`.
+    """Run LoadGen on `config`, `repeat` times, and put the median run into `record`.
 
-    Raises the `SdxlError` of whatever went wrong; what was known by then stays in the record.
+    `performance.repeats` lists the images/s of all runs in their order. Raises the `SdxlError` of
+    whatever went wrong; what was known by then stays in the record.
     """
+    if config.repeat == 1:
+        _once(config, folder, record)
+        return
+    runs = []
+    for number in range(config.repeat):
+        place = folder / f"repeat-{number}"
+        attempt = copy.deepcopy(record)
+        try:
+            _once(config, place, attempt)
+        finally:
+            vars(record).update(vars(attempt))
+        runs.append((attempt.performance["images_per_second"], number, place, attempt))
+    rates = [rate for rate, *_ in runs]
+    _, _, place, median = sorted(runs, key=lambda each: each[:2])[(len(runs) - 1) // 2]
+    for part in place.iterdir():
+        part.rename(folder / part.name)
+    vars(record).update(vars(median))
+    record.performance["repeats"] = rates
+    record.performance["spread"] = (max(rates) - min(rates)) / record.performance[
+        "images_per_second"
+    ]
+
+
+def _once(config: Config, folder: Path, record: Record) -> None:
+    """One run of LoadGen into `record`."""
     began = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     # The user's mistakes cost seconds here, not a model's loading time in the child.

@@ -261,6 +261,12 @@ def _ignored(c: Config) -> Iterator[Problem]:
     if not c.tracking.enabled and c.tracking.uri:
         yield Problem("`tracking.uri` would be ignored", "tracking=off", "tracking=mlflow")
     if c.mode is Mode.accuracy:
+        if c.repeat > 1:
+            yield Problem(
+                "`repeat` would be ignored: accuracy mode has no speed to repeat",
+                f"repeat={c.repeat}",
+                "repeat=1",
+            )
         for name in ("target_qps", "min_query_count"):
             if isinstance(c.scenario, schema.Offline) and getattr(c.scenario, name, None):
                 yield Problem(

@@ -7,108 +7,25 @@ ignore does not exist there and is refused. Dataclasses are not frozen: OmegaCon
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Optional
 
 from omegaconf import MISSING
 
+from sdxl.choices import (
+    Build,
+    Calls,
+    Device,
+    DType,
+    Format,
+    Mode,
+    Noise,
+    Rerun,
+    Round,
+    Rules,
+    Steps,
+)
+
 # OmegaConf reads annotations at run time and wants `Optional[X]`, hence the spelling below.
-
-
-class DType(str, Enum):
-    """Storage and arithmetic type of one component."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-
-
-class Device(str, Enum):
-    """Where the model lives; `meta` holds shapes only and serves `plan=true`."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-    meta = "meta"
-
-
-class Noise(str, Enum):
-    """Initial latents: one shared by all prompts (MLPerf), or one per prompt from its seed."""
-
-    shared = "shared"
-    per_prompt = "per_prompt"
-
-
-class Mode(str, Enum):
-    """LoadGen's two modes."""
-
-    performance = "performance"
-    accuracy = "accuracy"
-
-
-class Rules(str, Enum):
-    """MLPerf's division rules: `closed` caches nothing and skips nothing."""
-
-    closed = "closed"
-    open = "open"
-
-
-class Format(str, Enum):
-    """Number format of a quantized UNet."""
-
-    none = "none"
-    int8 = "int8"
-    int8_weight_only = "int8_weight_only"
-    int4_weight_only = "int4_weight_only"
-    fp8 = "fp8"
-    nvfp4 = "nvfp4"
-
-
-class Calls(str, Enum):
-    """How a step's amax is combined over calibration calls (one call = one prompt).
-
-    `sum_over_steps` is NeMo's and demoDiffusion's rule: the sum over calls divided by the number
-    of *steps*, so that the range grows with the number of prompts.
-    """
-
-    max = "max"
-    mean = "mean"
-    min = "min"
-    sum_over_steps = "sum_over_steps"
-
-
-class Steps(str, Enum):
-    """How amax is combined over the first denoising steps."""
-
-    max = "max"
-    mean = "mean"
-    min = "min"
-
-
-class Build(str, Enum):
-    """May a missing artifact (statistics, checkpoint, engine) be built on the way?"""
-
-    auto = "auto"
-    never = "never"
-
-
-class Rerun(str, Enum):
-    """Which finished cells of an earlier sweep are measured again."""
-
-    failed = "failed"
-    all = "all"
-    never = "never"
-
-
-class Round(str, Enum):
-    """MLPerf Inference round whose seeds LoadGen gets."""
-
-    v4_1 = "v4.1"
-    v5_0 = "v5.0"
-    v5_1 = "v5.1"
-    v6_0 = "v6.0"
-    v6_1 = "v6.1"
 
 
 @dataclass

@@ -136,7 +136,12 @@ class RandomSource:
 
         config = self.configs[name]
         if name == "unet":
-            return UNet2DConditionModel(**config)
+            try:
+                return UNet2DConditionModel(**config)
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"diffusers cannot build the UNet of `model.unet_config`: {error}"
+                ) from error
         if name == "vae":
             return AutoencoderKL(**config)
         size = len(vocabulary()[0])

@@ -12,6 +12,7 @@ from torch import nn
 
 from sdxl import schema, store
 from sdxl.errors import UserError
+from sdxl.model import COMPONENTS
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 _HOW = "python -m sdxl.download sdxl   # then model.path=store:sdxl, or copy the folder there"
@@ -66,7 +67,7 @@ class WeightSource:
             else:
                 kind = "CLIPTextModel" if name == "text_encoder" else "CLIPTextModelWithProjection"
                 loaded = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: another shape
             found = " ".join(sorted(f.name for f in folder.iterdir()))
             raise UserError(
                 f"the weights of `{name}` cannot be loaded: {str(error).splitlines()[0]}",
@@ -186,11 +187,9 @@ def _locate(model: schema.SdxlModel) -> tuple[Path, Path | None]:
 def _from_hub(model: schema.SdxlModel) -> Path:
     from huggingface_hub import snapshot_download
 
-    suffix = f".{model.variant}" if model.variant else ""
-    wanted = ["*.json", "*.txt", f"*[!x]{suffix}.safetensors", f"*{suffix}-*-of-*.safetensors"]
     options: dict[str, Any] = {
         "revision": model.revision,
-        "allow_patterns": wanted,
+        "allow_patterns": hub_patterns(model.variant),
         "etag_timeout": 10,
     }
     try:
@@ -206,3 +205,14 @@ def _from_hub(model: schema.SdxlModel) -> Path:
             "a local folder (diffusers or MLCommons layout), or a reachable hub",
             f"model.path=FOLDER, or: {_HOW}",
         ) from error
+
+
+def hub_patterns(variant: str | None) -> list[str]:
+    """The files of a diffusers repository that one variant needs, and no other weights."""
+    end = f".{variant}" if variant else ""
+    stems = [
+        f"{name}/{'model' if name.startswith('text') else 'diffusion_pytorch_model'}{end}"
+        for name in COMPONENTS
+    ]
+    whole = [f"{stem}.safetensors" for stem in stems]
+    return ["*.json", "*.txt", *whole, *(f"{stem}-*-of-*.safetensors" for stem in stems)]

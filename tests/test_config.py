@@ -61,7 +61,7 @@ def test_a_quantization_key_without_quantization_is_refused(load, word):
         (["alpha=1.5"], "`alpha` is out of range"),
         (["percentile=0"], "`percentile` is a fraction"),
         (["percentile=0.01"], "`percentile` leaves no denoising step"),
-        (["calib_size=0"], "`calib_size` is too small"),
+        (["calib_size=0"], "calib_size` is too small"),
         (["quant.format=int4_weight_only", "alpha=0.5"], "`alpha` would be ignored"),
         (["quant.format=int8_weight_only", "calib_size=8"], "`calib_size` would be ignored"),
         (["model.height=100"], "`model.height` does not fit the UNet"),

@@ -37,7 +37,7 @@ def show_cells(outcomes: list[dict[str, Any]]) -> None:
         table.add_column(heading, justify="right")
     table.add_column("reason", overflow="fold")
     spoken = [str(outcome.get("command") or "").split()[2:] for outcome in outcomes]
-    shared = set.intersection(*(set(words) for words in spoken))
+    shared = set.intersection(*(set(words) for words in spoken)) if len(spoken) > 1 else set()
     for words, outcome in zip(spoken, outcomes, strict=True):
         numbers = (outcome.get(n) for n in ("images_per_second", "speed_up", "psnr_db"))
         table.add_row(
@@ -89,6 +89,11 @@ def _speed(record: Record) -> list[Row]:
     latency = found.get("latency_ms") or {}
     if latency:
         rows.append(("latency", ", ".join(f"{n} {v:,.1f} ms" for n, v in latency.items())))
+    if rates := found.get("repeats"):
+        each = " ".join(f"{rate:.3f}" for rate in rates)
+        rows.append(
+            ("repeats", f"{each} images/s; the median counts, spread {found['spread']:.1%}")
+        )
     if found.get("speed_up"):
         base = found["twin_images_per_second"]
         text = f"{found['speed_up']:.3f} x the unquantized {base:.3f} images/s"

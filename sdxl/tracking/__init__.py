@@ -1,0 +1,158 @@
+"""Records into MLflow; the only package that imports it.
+
+A record is logged whole, or kept for later. A multirun is one parent run with a child per cell.
+`python -m sdxl.tracking` has the commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdxl import records, schema
+from sdxl.config import ROOT
+
+RUN_STATUS = {"ok": "FINISHED", "invalid": "FINISHED", "skipped": "FINISHED"}
+DEFAULT_URI = f"sqlite:///{ROOT / 'mlflow.db'}"
+
+
+@dataclass
+class _Parent:
+    """The run of this command's multirun."""
+
+    tracking: schema.Tracking
+    run_id: str
+
+
+_parent: _Parent | None = None
+
+
+def resolve_uri(tracking: schema.Tracking) -> str:
+    """The store's address: configuration, then MLFLOW_TRACKING_URI, then the project's database."""
+    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def log(
+    record_path: Path, tracking: schema.Tracking, sweep_name: str | None = None
+) -> dict[str, Any]:
+    """Log one record; on any failure warn, name the line that uploads it later, and go on.
+
+    With `sweep_name` the run becomes a child of this command's parent run.
+    """
+    try:
+        parent = _parent_of(tracking, sweep_name) if sweep_name else None
+        return {"mlflow_run": upload(record_path, tracking, parent)}
+    except Exception as error:  # a dead server must not cost a measurement
+        print(
+            f"warning: MLflow did not take the record: {_reason(error)}\n"
+            f"  it is safe in {record_path}; later type\n"
+            f"  python -m sdxl.tracking upload {record_path}",
+            file=sys.stderr,
+        )
+        return {"mlflow_run": None}
+
+
+def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = None) -> str:
+    """Log one record and what lies beside it; returns the run id. Logging twice finds the first."""
+    from sdxl.tracking import content
+
+    record = records.read(record_path)
+    with opened(tracking) as (client, experiment):
+        tags = content.tags(record)
+        same = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in ("key", "started"))
+        found = client.search_runs([experiment], f"{same} and attributes.status != 'RUNNING'")
+        if found:
+            return str(found[0].info.run_id)
+        if parent:
+            tags["mlflow.parentRunId"] = parent
+        run = client.create_run(experiment, tags=tags, run_name=content.name(record))
+        run_id = str(run.info.run_id)
+        status = "FAILED"
+        try:
+            content.log_numbers(client, run_id, record)
+            content.log_files(client, run_id, record, record_path.parent)
+            status = RUN_STATUS.get(record.status, "FAILED")
+        finally:
+            client.set_terminated(run_id, status)
+    return run_id
+
+
+def end_sweep(outcomes: list[dict[str, Any]], interrupted: bool) -> None:
+    """Close this command's parent run, if there is one, with the table of its cells."""
+    global _parent
+    if not _parent:
+        return
+    from sdxl.tracking import content
+
+    try:
+        with opened(_parent.tracking) as (client, _):
+            content.log_cells(client, _parent.run_id, outcomes)
+            bad = any(outcome["exit_code"] not in (0, 3) for outcome in outcomes)
+            status = "KILLED" if interrupted else "FAILED" if bad else "FINISHED"
+            client.set_terminated(_parent.run_id, status)
+    except Exception as error:
+        print(f"warning: MLflow did not take the sweep's table: {_reason(error)}", file=sys.stderr)
+    _parent = None
+
+
+@contextlib.contextmanager
+def opened(tracking: schema.Tracking) -> Iterator[tuple[Any, str]]:
+    """(client, experiment id) of the tracking store; one writer at a time on a SQLite file."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    uri = resolve_uri(tracking)
+    with _alone(uri):
+        client = _client(uri)
+        yield client, _experiment(client, tracking.experiment, uri)
+
+
+def _parent_of(tracking: schema.Tracking, name: str) -> str:
+    global _parent
+    if not _parent:
+        with opened(tracking) as (client, experiment):
+            run = client.create_run(experiment, tags={"sweep": "true"}, run_name=name)
+            _parent = _Parent(tracking, str(run.info.run_id))
+    return _parent.run_id
+
+
+def _client(uri: str) -> Any:
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if uri == DEFAULT_URI and not (ROOT / "mlflow.db").exists():
+        print("creating mlflow.db", file=sys.stderr)
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One writer at a time for a SQLite file: its first use by two processes corrupts it."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    from filelock import FileLock
+
+    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock"):
+        yield
+
+
+def _experiment(client: Any, name: str, uri: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found:
+        return str(found.experiment_id)
+    # MLflow's default would be ./mlruns of whatever folder we run in.
+    place = (ROOT / "mlruns").as_uri() if uri == DEFAULT_URI else None
+    return str(client.create_experiment(name, artifact_location=place and f"{place}/{name}"))
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,0 +1,63 @@
+"""What an image costs, against the published figures and against a real forward."""
+
+import pytest
+import torch
+
+from sdxl import cost
+
+
+@pytest.mark.slow
+def test_sdxl_costs_what_the_arithmetic_says(load):
+    """6.7612 TFLOP a UNet forward; 2 x (20 forwards + 1 encoding) + 1 decoding = 281.14 TFLOP."""
+    found = cost.count(load("model=sdxl_random", "precision=fp16"), 1)
+    assert found.unet_flop / 1e12 == pytest.approx(6.7612, abs=5e-5)
+    assert found.image_flop / 1e12 == pytest.approx(281.14, abs=5e-3)
+    assert found.rows_per_image == 2
+    assert found.parameters["unet"] == 2_567_463_684
+    assert found.weight_bytes["unet"] == 2 * 2_567_463_684
+    assert found.weight_bytes["vae"] == 4 * found.parameters["vae"], "fp16 keeps the VAE in fp32"
+
+
+def test_cost_grows_as_the_settings_say(load):
+    whole = cost.count(load(), 1)
+    half = cost.count(load("rules=open", "model.steps=10"), 1)
+    alone = cost.count(load("rules=open", "model.guidance=1"), 1)
+    assert whole.image_flop - half.image_flop == 20 * whole.unet_flop
+    assert alone.rows_per_image == 1
+    assert whole.image_flop - alone.image_flop == 20 * whole.unet_flop + whole.encode_flop
+    assert cost.count(load(), 8).peak_bytes == 8 * whole.peak_bytes
+
+
+def test_the_memory_count_is_that_of_a_real_forward(load):
+    """Activations alive at once on the meta device are those on the CPU."""
+    from sdxl.architecture import TINY
+    from sdxl.tiny import RandomSource
+
+    source, peaks = RandomSource(TINY, 0), []
+    for device in (torch.device("meta"), torch.device("cpu")):
+        unet = source.component("unet", torch.float32, device)
+        with torch.inference_mode():
+            peaks.append(
+                cost._forward(
+                    unet,
+                    torch.zeros(1, 4, 16, 16, device=device),
+                    torch.zeros((), device=device),
+                    torch.zeros(1, 77, 96, device=device),
+                    added_cond_kwargs={
+                        "text_embeds": torch.zeros(1, 64, device=device),
+                        "time_ids": torch.zeros(1, 6, device=device),
+                    },
+                )
+            )
+    (meta_flop, meta_peak), (flop, peak) = peaks
+    assert meta_flop >= flop, "the CPU kernel of attention goes uncounted, never the other way"
+    assert meta_peak == pytest.approx(peak, rel=0.2)
+
+
+@pytest.mark.slow
+def test_the_plan_of_sdxl_prints_the_figures(cli):
+    done = cli("model=sdxl_random", "model.device=meta", "plan=true", "precision=fp16")
+    assert done.code == 0, done.err
+    for text in ("2,567,463,684", "281.1 TFLOP", "6.761"):
+        assert text in done.out
+    assert done.json["plan"]["tflop_per_image"] == pytest.approx(281.14, abs=5e-3)
