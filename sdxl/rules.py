@@ -192,7 +192,7 @@ def _quant(c: Config) -> Iterator[Problem]:
     if q.format is Format.auto_mixed and not (q.target and q.target > 0):
         yield Problem(
             "`target` bounds the combined relative output error", str(q.target), "more than 0",
-            "quant=auto_mixed target=0.3",
+            "quant=auto_mixed target=0.2",
         )  # fmt: skip
     yield from _quant_ignored(c)
 

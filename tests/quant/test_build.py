@@ -146,8 +146,7 @@ def test_all_recipes_can_be_planned(store_at):
         text = (ROOT / f"conf/quant/{recipe}.yaml").read_text()
         first = text.splitlines()[0]
         assert re.match(r"# \S.+   python (run|quantize)\.py ", first), recipe
-        target = ["target=0.1"] if recipe == "auto_mixed" else []
-        config = make(f"quant={recipe}", "plan=true", *target)
+        config = make(f"quant={recipe}", "plan=true")
         rows = quantization.plan(config)
         assert bool(rows) == (recipe not in ("auto", "none")), recipe
 
