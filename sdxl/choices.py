@@ -2,6 +2,8 @@
 
 from enum import Enum
 
+# OmegaConf matches an enum by its members' names: those with a dot or a hyphen need the call.
+
 
 class DType(str, Enum):
     """Storage and arithmetic type of one component."""
@@ -90,11 +92,10 @@ class Rerun(str, Enum):
     never = "never"
 
 
-class Round(str, Enum):
-    """MLPerf Inference round whose seeds LoadGen gets."""
-
-    v4_1 = "v4.1"
-    v5_0 = "v5.0"
-    v5_1 = "v5.1"
-    v6_0 = "v6.0"
-    v6_1 = "v6.1"
+Round = Enum(
+    "Round",
+    {"v4.1": "v4.1", "v5.0": "v5.0", "v5.1": "v5.1", "v6.0": "v6.0", "v6.1": "v6.1"},
+    type=str,
+    module=__name__,
+)
+Round.__doc__ = "MLPerf Inference round whose seeds LoadGen gets."

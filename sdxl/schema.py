@@ -214,7 +214,7 @@ class Config:
     seed: int = 0
     mode: Mode = Mode.performance
     rules: Rules = Rules.closed
-    round: Round = Round.v6_1
+    round: Round = Round("v6.1")
     build: Build = Build.auto
     repeat: int = 1  # measurements of the cell; the median counts
     rerun: Optional[Rerun] = None  # null: a multirun continues (failed), a single run measures

@@ -19,20 +19,26 @@ if TYPE_CHECKING:
 NEEDS_TORCH = True
 
 
-class Compile(str, Enum):
-    """torch.compile's mode for UNet and VAE."""
-
-    none = "none"
-    default = "default"
-    reduce_overhead = "reduce-overhead"
-    max_autotune = "max-autotune"
+# OmegaConf matches an enum by its members' names, and torch's modes have hyphens.
+Compile = Enum(
+    "Compile",
+    {
+        "none": "none",
+        "default": "default",
+        "reduce-overhead": "reduce-overhead",
+        "max-autotune": "max-autotune",
+    },
+    type=str,
+    module=__name__,
+)
+Compile.__doc__ = "torch.compile's mode for UNet and VAE."
 
 
 @dataclass
 class Config(schema.Backend):
     """How PyTorch runs the model."""
 
-    compile: Compile = Compile.none
+    compile: Compile = Compile("none")
     channels_last: bool = True
     threads: Optional[int] = None  # CPU threads; null: torch's own choice
     decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
@@ -96,7 +102,7 @@ class TorchStages:
             for module in (self._unet, self._vae):
                 module.to(memory_format=torch.channels_last)
         self._decode = self._vae.decode
-        if backend.compile is not Compile.none:
+        if backend.compile.value != "none":
             self._unet = torch.compile(self._unet, mode=backend.compile.value)
             self._decode = torch.compile(self._decode, mode=backend.compile.value)
 
