@@ -91,7 +91,7 @@ def shrunk(words: list[str], folder: Path) -> list[str]:
     if "model=sdxl " in f"{text} ":
         extra += ["model.height=128", "model.width=128"]
     if "quant" in text:
-        extra.append("calib_size=1")
+        extra += ["calib_size=1", "model.steps=4", "rules=open"]
     return extra
 
 
