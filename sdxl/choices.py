@@ -53,6 +53,7 @@ class Format(str, Enum):
     int4_weight_only = "int4_weight_only"
     fp8 = "fp8"
     nvfp4 = "nvfp4"
+    auto_mixed = "auto_mixed"  # none, INT8 or FP8, layer by layer
 
 
 class Calls(str, Enum):

@@ -108,6 +108,8 @@ def command(main: Callable[[], None]) -> None:
         if not (_sweep and _sweep.only_plan):
             show_cells(outcomes)
         summary = _summary(outcomes)
+        if stopped:  # perhaps between two cells: what is missing is nobody's outcome
+            summary |= {"status": "failed", "reason": "interrupted", "exit_code": FAILED}
     sys.stderr.flush()
     print(json.dumps(summary, allow_nan=False, default=str), flush=True)
     sys.exit(summary["exit_code"])

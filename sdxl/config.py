@@ -30,6 +30,7 @@ QUANT_KEYS = {
     "alpha": "alpha",
     "percentile": "percentile",
     "calib_size": "calib_size",
+    "target": "target",
 }
 """Top-level keys that override the recipe's own value, by the recipe's field."""
 

@@ -147,7 +147,9 @@ def _quant(c: Config) -> Iterator[Problem]:
             f"{q.percentile:g} of {c.model.steps} steps",
             f"at least {1 / c.model.steps:g}",
         )
-    for name, least in (("calib_size", 1), ("block_size", 1), ("report_prompts", 0)):
+    if q.calib_size < 1:
+        yield Problem("`calib_size` is too small", str(q.calib_size), "at least 1")
+    for name, least in (("block_size", 1), ("report_prompts", 0)):
         if getattr(q, name) < least:
             yield Problem(
                 f"`quant.{name}` is too small", str(getattr(q, name)), f"at least {least}"
@@ -187,11 +189,16 @@ def _quant(c: Config) -> Iterator[Problem]:
             "quant.linear_ranges=true quant.calls=min without SmoothQuant",
             "quant.smooth=true with INT8, or quant.calls=max",
         )
+    if q.format is Format.auto_mixed and not (q.target and q.target > 0):
+        yield Problem(
+            "`target` bounds the combined relative output error", str(q.target), "more than 0",
+            "quant=auto_mixed target=0.2",
+        )  # fmt: skip
     yield from _quant_ignored(c)
 
 
 def _smoothed(q: schema.Quant) -> bool:
-    return q.format is Format.int8 and q.smooth
+    return q.format in (Format.int8, Format.auto_mixed) and q.smooth
 
 
 def _quant_ignored(c: Config) -> Iterator[Problem]:
@@ -199,6 +206,10 @@ def _quant_ignored(c: Config) -> Iterator[Problem]:
     q = c.quant
     if q.format is Format.none:
         return
+    if q.target is not None and q.format is not Format.auto_mixed:
+        yield Problem(
+            "`target` would be ignored", f"quant={q.name}", "auto_mixed", "quant=auto_mixed"
+        )
     if c.alpha is not None and not _smoothed(q):
         yield Problem(
             "`alpha` would be ignored: this recipe does not smooth activations",

@@ -99,6 +99,7 @@ class Quant:
     calib_dataset: str = "builtin"  # builtin, coco_calibration, or a TSV of captions
     statistics: Optional[str] = None  # a statistics file in place of a calibration
     report_prompts: int = 1  # calibration prompts of the per-layer error report; 0: no report
+    target: Optional[float] = None  # auto_mixed: bound of the combined relative output error
     modelopt: bool = False  # keep ModelOpt's own full-size checkpoint too
 
 
@@ -208,6 +209,7 @@ class Config:
     alpha: Optional[float] = None
     percentile: Optional[float] = None
     calib_size: Optional[int] = None
+    target: Optional[float] = None
     limit: Optional[int] = None  # prompts used; null: all
     seed: int = 0
     mode: Mode = Mode.performance

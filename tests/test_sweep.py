@@ -101,15 +101,15 @@ def test_repeats_report_the_median_and_all_rates(cli):
 def test_a_sweep_killed_at_any_moment_and_resumed_measures_each_cell_once(tmp_path):
     """SIGKILL the command at random moments until it gets through; nothing finished is repeated."""
     moments = random.Random(7)
-    words = ["-m", *FAST, "seed=1,2,3,4,5"]
+    words = ["-m", *FAST, "seed=1,2,3"]
     finished: dict[str, set[str]] = {}
-    for attempt in range(14):
+    for attempt in range(12):
         out = tmp_path / f"attempt{attempt}"
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "run.py"), *words_of(words, out)],
             cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        patience = moments.uniform(2.0, 6.0) if attempt < 10 else 120
+        patience = moments.uniform(1.5, 4.5) if attempt < 10 else 120
         try:
             process.wait(patience)
         except subprocess.TimeoutExpired:
@@ -120,7 +120,7 @@ def test_a_sweep_killed_at_any_moment_and_resumed_measures_each_cell_once(tmp_pa
         if process.returncode == 0:
             break
     assert process.returncode == 0, "the sweep never got through"
-    assert len(finished) == 5
+    assert len(finished) == 3
     assert all(len(times) == 1 for times in finished.values()), finished
 
 

@@ -7,6 +7,7 @@ here, by exact name, and checked afterwards.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,9 +40,15 @@ ATTENTION_QUANTIZERS = {
 
 
 def quantize(
-    unet: Any, layers: list[Layer], statistics: Statistics | None, quant: schema.Quant
+    unet: Any,
+    layers: list[Layer],
+    statistics: Statistics | None,
+    quant: schema.Quant,
+    formats: dict[str, Format] | None = None,
 ) -> Any:
     """Quantize `unet` in place: exactly `layers`, with scales from `statistics`.
+
+    `formats`: a number format per layer in place of `quant.format`.
 
     Raises `UserError` for statistics of another model, `SdxlError` if the result is not exactly
     what was asked for.
@@ -57,14 +64,20 @@ def quantize(
     for layer in layers:
         module = unet.get_submodule(layer.name)
         weight = None if layer.kind is Kind.attention else module.weight
-        scales = scales_of(layer, weight, statistics, quant)
+        recipe = recipe_of(layer, quant, formats)
+        scales = scales_of(layer, weight, statistics, recipe)
         if layer.kind is Kind.attention:
             for part, quantizer in ATTENTION_QUANTIZERS.items():
                 _enable(getattr(module, quantizer), _FP8, scales.parts[part].to(unet.dtype))
         else:
-            _quantize_layer(module, scales, quant)
+            _quantize_layer(module, scales, recipe)
     check(unet, layers, quant)
     return unet
+
+
+def recipe_of(layer: Layer, quant: schema.Quant, formats: dict[str, Format] | None) -> schema.Quant:
+    """The recipe with this layer's own number format."""
+    return dataclasses.replace(quant, format=formats[layer.name]) if formats else quant
 
 
 def check(unet: nn.Module, layers: Iterable[Layer], quant: schema.Quant) -> None:
@@ -113,7 +126,13 @@ def quantizers_of(layers: Iterable[Layer], quant: schema.Quant) -> Iterator[str]
                 yield f"{layer.name}.input_quantizer"
 
 
-def write(unet: Any, layers: Iterable[Layer], quant: schema.Quant, folder: Path) -> None:
+def write(
+    unet: Any,
+    layers: Iterable[Layer],
+    quant: schema.Quant,
+    folder: Path,
+    formats: dict[str, Format] | None = None,
+) -> None:
     """Write the compact checkpoint of a quantized UNet; weights leave memory as they are encoded.
 
     The UNet cannot be used afterwards.
@@ -121,14 +140,15 @@ def write(unet: Any, layers: Iterable[Layer], quant: schema.Quant, folder: Path)
     stored, tensors = [], {}
     for layer in layers:
         module = unet.get_submodule(layer.name)
-        entry = StoredLayer(layer.name, layer.kind.value, quant.format)
+        recipe = recipe_of(layer, quant, formats)
+        entry = StoredLayer(layer.name, layer.kind.value, recipe.format)
         if layer.kind is Kind.attention:
             for part, quantizer in ATTENTION_QUANTIZERS.items():
                 tensors[f"{layer.name}.{part}_amax"] = getattr(module, quantizer).amax.cpu()
         else:
-            entry = _stored(layer, module, quant)
+            entry = _stored(layer, module, recipe)
             amax = module.weight_quantizer.amax
-            if quant.format is Format.int4_weight_only:
+            if recipe.format is Format.int4_weight_only:
                 amax = amax.reshape(len(module.weight), -1, 1)
             weight = module.weight.detach()
             tensors[f"{layer.name}.weight"] = checkpoint.encode(entry, weight, amax).cpu()

@@ -25,6 +25,7 @@ from sdxl.schema import Config, Format
 from sdxl.store import Artifact
 
 KIND = "checkpoint"
+FRONTIER = "frontier.json"
 MODELOPT_KIND = "modelopt"
 MODELOPT_FILE = "modelopt.pth"
 VERSION = 1
@@ -50,9 +51,10 @@ def prepare(config: Config) -> Artifact:
         from sdxl.quant import apply
 
         began = time.perf_counter()
-        unet = _quantized(config, chosen)
-        apply.write(unet, chosen, quant, folder)
-        return _facts(time.perf_counter() - began, where)
+        unet, kept, formats = _quantized(config, chosen, folder)
+        apply.write(unet, kept, quant, folder, formats)
+        facts = _facts(time.perf_counter() - began, where)
+        return {**facts, "settings": {**settings, **_counts(kept)}}
 
     command = f"python quantize.py quant={quant.name} quant_level={quant.level:g}"
     made = store.get(
@@ -71,7 +73,7 @@ def modelopt(config: Config, made: Artifact) -> Artifact:
         from sdxl.quant import apply
 
         began = time.perf_counter()
-        unet = _quantized(config, selection(config))
+        unet, _, _ = _quantized(config, selection(config), None)
         apply.save_modelopt(unet, folder / MODELOPT_FILE)
         return _facts(time.perf_counter() - began, torch_device(config.model.device))
 
@@ -135,15 +137,39 @@ def plan(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
-def _quantized(config: Config, chosen: list[Layer]) -> Any:
+def _quantized(
+    config: Config, chosen: list[Layer], folder: Path | None
+) -> tuple[Any, list[Layer], dict[str, Format] | None]:
+    """The quantized UNet, its quantized layers, and their formats where the recipe mixes them.
+
+    A mixed recipe leaves the frontier it saw in `folder`.
+    """
     from sdxl.quant import apply
 
     statistics = statistics_of(config, chosen)
+    formats = None
+    if config.quant.format is Format.auto_mixed:
+        from sdxl.quant import mixed
+
+        assert statistics
+        macs = levels.count_macs(_shapes(config), config.model.height, config.model.width)
+        counted = [dataclasses.replace(x, macs=macs[x.name]) for x in chosen]
+        formats, frontier = mixed.formats(config, counted, statistics, sum(macs.values()))
+        chosen = [layer for layer in chosen if layer.name in formats]
+        if folder:
+            store.write_json(folder / FRONTIER, frontier)
     gc.collect()  # the calibration's model, before the next one is loaded
     source = open_source(config.model, config.seed)
     where = torch_device(config.model.device)
     unet = source.component("unet", torch_dtype(config.precision.unet), where)
-    return apply.quantize(unet, chosen, statistics, config.quant)
+    return apply.quantize(unet, chosen, statistics, config.quant, formats), chosen, formats
+
+
+def _counts(chosen: list[Layer]) -> dict[str, Any]:
+    return {
+        "layers": {kind.value: sum(x.kind is kind for x in chosen) for kind in Kind},
+        "weights": sum(layer.weights for layer in chosen),
+    }
 
 
 def _identity(config: Config, chosen: list[Layer]) -> tuple[str, str | None, dict[str, Any]]:
@@ -161,8 +187,7 @@ def _identity(config: Config, chosen: list[Layer]) -> tuple[str, str | None, dic
         "model": config.model.name,
         "quant": effective(config),
         "dtype": config.precision.unet.value,
-        "layers": {kind.value: sum(x.kind is kind for x in chosen) for kind in Kind},
-        "weights": sum(layer.weights for layer in chosen),
+        **_counts(chosen),
     }
     return configuration.key(settings, model, parent), parent, settings
 

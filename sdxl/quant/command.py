@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -44,6 +45,9 @@ def run(config: Config, _out_dir: Path) -> dict[str, Any]:
     console.print(summary)
     if errors:
         console.print(worst_table(errors))
+    frontier = made.path / build.FRONTIER
+    if frontier.is_file():
+        console.print(frontier_table(json.loads(frontier.read_text())))
     return {
         "status": "ok",
         "exit_code": 0,
@@ -89,4 +93,20 @@ def worst_table(errors: list[dict[str, Any]]) -> Table:
         table.add_column(heading)
     for row in errors[: report.WORST]:
         table.add_row(row["layer"], row["kind"], f"{row['error']:.2%}")
+    return table
+
+
+def frontier_table(frontier: list[dict[str, Any]]) -> Table:
+    """A dozen points between no layer and every layer in 8 bits, and the last one chosen."""
+    table = Table(title="error against work in 8 bits", title_style="")
+    for heading in ("layers", "MACs in 8 bits", "combined error", "chosen"):
+        table.add_column(heading, justify="right")
+    last = max((at for at, row in enumerate(frontier) if row["chosen"]), default=0)
+    every = max(1, len(frontier) // 12)
+    for at, row in enumerate(frontier):
+        if at % every == 0 or at in (last, len(frontier) - 1):
+            table.add_row(
+                f"{at + 1}", f"{row['mac_share']:.1%}", f"{row['error']:.3f}",
+                "this" if at == last else "yes" if row["chosen"] else "",
+            )  # fmt: skip
     return table

@@ -10,6 +10,7 @@ from sdxl.schema import Format
 NEEDS: dict[Format, tuple[tuple[int, int], str]] = {
     Format.int8: ((7, 5), "INT8 tensor cores exist from sm75 (Turing)"),
     Format.fp8: ((8, 9), "FP8 tensor cores exist from sm89 (Ada, Hopper)"),
+    Format.auto_mixed: ((8, 9), "it mixes INT8 and FP8, and FP8 tensor cores exist from sm89"),
     Format.nvfp4: ((10, 0), "NVFP4 tensor cores exist from sm100 (Blackwell)"),
 }
 """Lowest compute capability, and why. Weight-only formats compute in 16 bits: any device."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+
+listener: Callable[[str], None] | None = None
+"""Called with every line, on a terminal or not: a sign of life for whoever waits."""
 
 EVERY_S = 5.0
 """Seconds between two lines when standard error is no terminal."""
@@ -27,6 +31,8 @@ class Progress:
             f"{self.what} {self.done}/{self.total} {self.unit}, {each:.2f} s each, "
             f"{int(left) // 60}:{int(left) % 60:02d} left"
         )
+        if listener:
+            listener(text)
         last = self.done == self.total
         if sys.stderr.isatty():
             print(f"\r\033[K{text}", end="\n" if last else "", file=sys.stderr, flush=True)

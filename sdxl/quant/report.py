@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from sdxl.store import Artifact
 KIND = "layer_report"
 FILE = "errors.json"
 WORST = 10
+Output = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+"""A layer's module and its input -> an alternative output."""
 
 
 def layer_report(config: Config, checkpoint: Artifact) -> list[dict[str, Any]]:
@@ -50,48 +53,74 @@ def layer_report(config: Config, checkpoint: Artifact) -> list[dict[str, Any]]:
     return rows
 
 
-def measure(config: Config, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+def measure(config: Config, stored: Checkpoint) -> list[dict[str, Any]]:
     """The rows of `layer_report`, computed now."""
-    texts = _prompts(config)
-    calibration = stats.Calibration(config, texts)
-    steps = config.model.steps
-    watched = {0, steps // 2, steps - 1}
-    sums = {
-        name: torch.zeros(2, dtype=torch.float64)
-        for name, layer in checkpoint.layers.items()
-        if layer.kind != "attention"
-    }
-    now = {"step": -1}
+    watch = Watch(config, config.quant.report_prompts, "layer report:")
 
-    def hook(name: str) -> Any:
-        def compare(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-            if now["step"] in watched:
-                quantized = quantized_output(module, name, checkpoint, args[0]).float()
-                difference = (quantized - output.float()).square().sum(dtype=torch.float64)
-                size = output.float().square().sum(dtype=torch.float64)
-                sums[name] += torch.stack([difference, size]).cpu()
+    def output(name: str) -> Output:
+        return lambda module, inputs: quantized_output(module, name, stored, inputs)
 
-        return compare
-
-    handles = [
-        calibration.unet.get_submodule(name).register_forward_hook(hook(name)) for name in sums
-    ]
-    progress = Progress("layer report:", len(texts))
-    for index in range(len(texts)):
-        calibration.sampler.latents([index], on_step=lambda number, _: now.update(step=number))
-        progress.advance()
-    for handle in handles:
-        handle.remove()
+    layers = {name: layer for name, layer in stored.layers.items() if layer.kind != "attention"}
+    errors = watch.compare({name: {"": output(name)} for name in layers})
     rows = [
         {
             "layer": name,
-            "kind": checkpoint.layers[name].kind,
-            "format": checkpoint.layers[name].format.value,
-            "error": float((difference / size.clamp(min=1e-30)).sqrt()),
+            "kind": layer.kind,
+            "format": layer.format.value,
+            "error": errors[name][""],
         }
-        for name, (difference, size) in sums.items()
+        for name, layer in layers.items()
     ]
-    return sorted(rows, key=lambda row: (-row["error"], row["layer"]))
+    return sorted(rows, key=lambda row: (-float(row["error"]), str(row["layer"])))
+
+
+class Watch:
+    """The unquantized model over the first calibration prompts, each layer beside alternatives."""
+
+    def __init__(self, config: Config, prompts: int, what: str) -> None:
+        texts = stats.calibration_prompts(dataclasses.replace(config.quant, calib_size=prompts))
+        self.calibration = stats.Calibration(config, texts)
+        self.unet = self.calibration.unet
+        self.prompts, self.what = prompts, what
+        self.steps = {0, config.model.steps // 2, config.model.steps - 1}
+
+    def compare(self, outputs: dict[str, dict[str, Output]]) -> dict[str, dict[str, float]]:
+        """layer -> alternative -> ||alternative - output|| / ||output||."""
+        sums = {
+            name: {each: torch.zeros(2, dtype=torch.float64) for each in alternatives}
+            for name, alternatives in outputs.items()
+        }
+        now = {"step": -1}
+
+        def hook(name: str) -> Any:
+            def record(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+                if now["step"] not in self.steps:
+                    return
+                for each, alternative in outputs[name].items():
+                    difference = alternative(module, args[0]).float() - output.float()
+                    pair = [
+                        x.float().square().sum(dtype=torch.float64) for x in (difference, output)
+                    ]
+                    sums[name][each] += torch.stack(pair).cpu()
+
+            return record
+
+        handles = [self.unet.get_submodule(name).register_forward_hook(hook(name)) for name in sums]
+        progress = Progress(self.what, self.prompts)
+        for index in range(self.prompts):
+            self.calibration.sampler.latents(
+                [index], on_step=lambda number, _: now.update(step=number)
+            )
+            progress.advance()
+        for handle in handles:
+            handle.remove()
+        return {
+            name: {
+                each: float((difference / size.clamp(min=1e-30)).sqrt())
+                for each, (difference, size) in found.items()
+            }
+            for name, found in sums.items()
+        }
 
 
 def quantized_output(

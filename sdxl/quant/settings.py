@@ -31,6 +31,8 @@ def effective(config: Config) -> dict[str, Any]:
         found["block_size"] = quant.block_size
     if quant.format in WEIGHT_ONLY:
         return found
+    if quant.format is Format.auto_mixed:
+        found["target"], found["prompts"] = quant.target, max(1, quant.report_prompts)
     found["ranges"] = _ranges(quant, config.model.steps)
     if found["ranges"] != "max":
         found["linear_ranges"] = quant.linear_ranges and takes_linears(quant)
@@ -54,7 +56,8 @@ def takes_linears(quant: Quant) -> bool:
 
 def smooths(quant: Quant) -> bool:
     """Whether alpha changes anything."""
-    return quant.format is Format.int8 and quant.smooth and takes_linears(quant)
+    eight_bit = quant.format in (Format.int8, Format.auto_mixed)
+    return eight_bit and quant.smooth and takes_linears(quant)
 
 
 def _ranges(quant: Quant, steps: int) -> str | list[Any]:

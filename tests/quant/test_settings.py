@@ -55,7 +55,7 @@ def test_weight_only_formats_know_no_calibration():
         (["alpha=1.5"], "`alpha` is out of range"),
         (["quant_level=2.2"], "`quant_level` does not exist"),
         (["quant_level=4"], "attention, which exists in FP8 only"),
-        (["quant=int8", "calib_size=0"], "`quant.calib_size` is too small"),
+        (["quant=int8", "calib_size=0"], "`calib_size` is too small"),
         (["quant=fp8", "alpha=0.5"], "`alpha` would be ignored"),
         (["quant=int8_weight_only", "percentile=0.5"], "`percentile` would be ignored"),
         (["quant=int4_weight_only", "quant_level=1"], "level 1 is convolutions only"),
