@@ -89,12 +89,13 @@ def test_a_failed_run_ends_with_json_and_exit_1(cli):
 
 
 def test_a_multirun_ends_with_one_summary(cli):
-    done = cli("-m", *FAST, "backend.fail_at=3", "backend.fail=none,raises,none")
+    done = cli("-m", *FAST, "backend.fail_at=3", "backend.fail=none,raises", "seed=1,2")
     assert done.code == 1, done.err
     counts = {name: done.json[name] for name in ("cells", "ok", "failed", "invalid", "skipped")}
-    assert counts == {"cells": 3, "ok": 2, "failed": 1, "invalid": 0, "skipped": 0}
-    assert done.json["records"] == [str(done.dir / f"{n}/record.json") for n in range(3)]
-    assert [record["status"] for record in done.records()] == ["ok", "failed", "ok"]
+    assert counts == {"cells": 4, "ok": 2, "failed": 2, "invalid": 0, "skipped": 0}
+    assert done.json["records"] == [str(done.dir / f"{n}/record.json") for n in range(4)]
+    statuses = [record["status"] for record in done.records()]
+    assert statuses == ["ok", "ok", "failed", "failed"]
     assert sum(line.startswith("{") for line in done.out.splitlines()) == 1
 
 
