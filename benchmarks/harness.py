@@ -53,7 +53,7 @@ def main() -> int:
     def harness() -> None:
         with tempfile.TemporaryDirectory() as folder:
             settings = loadgen.test_settings(config, count, loadgen.WarmUp(1.0, 1.0))
-            keeper = Keeper(Path(folder) / "images", asked, config.quality.keep_images, False)
+            keeper = Keeper(Path(folder) / "images", asked, 8, False)
             loadgen.run(
                 config, settings, count, generator.generate, keeper.take, _fail,
                 Path(folder), lambda sut: None,

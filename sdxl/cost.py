@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdxl import schema
-from sdxl.model import COMPONENTS, open_source, torch_dtype
+from sdxl.model import COMPONENTS, shapes_source, torch_dtype
 from sdxl.prompts import MAX_TOKENS
 from sdxl.sampler import LATENT_SCALE
 
@@ -42,7 +42,7 @@ def count(config: schema.Config, batch: int) -> Cost:
     """Build every component on the meta device and count one forward of each."""
     model = config.model
     meta = torch.device("meta")
-    source = open_source(model, config.seed)
+    source = shapes_source(model, config.seed)
     wanted = config.precision
     dtypes = dict(
         zip(

@@ -134,7 +134,7 @@ def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) 
     return performance
 
 
-def _figure(config: Config, detail: dict[str, Any]) -> tuple[float, tuple[str, float, str]]:
+def _figure(config: Config, detail: dict[str, Any]) -> tuple[float, tuple[str, float | None, str]]:
     """images/s, and the scenario's own (metric, value, unit) under LoadGen's names."""
     match config.scenario.name:
         case "Offline":
@@ -149,17 +149,29 @@ def _figure(config: Config, detail: dict[str, Any]) -> tuple[float, tuple[str, f
             assert isinstance(config.scenario, schema.MultiStream)
             name, samples = "early_stopping_latency_ms", config.scenario.samples_per_query
     rate = samples * 1e9 / detail["result_mean_latency_ns"]
-    return rate, (name, detail[name] / 1e6, "ms")
+    # LoadGen writes 0 where early stopping has too few queries for an estimate.
+    return rate, (name, detail[name] / 1e6 or None, "ms")
 
 
 def _incomparable(config: Config, prompt_count: int) -> list[str]:
     """Why the figures may not stand beside published MLPerf results; empty if they may."""
     reasons = []
-    if not isinstance(config.model, schema.SdxlModel):
-        reasons.append(f"model={config.model.name} has random weights")
+    model, scenario = config.model, config.scenario
+    if not backend_modules()[config.backend.name].NEEDS_TORCH:
+        reasons.append(f"backend={config.backend.name} draws without a model")
+    if not isinstance(model, schema.SdxlModel):
+        reasons.append(f"model={model.name} has random weights")
+    elif model.path != schema.SDXL_BASE:
+        reasons.append(f"weights from {model.path}: are they SDXL base 1.0's?")
     if config.rules is Rules.open:
         reasons.append("rules=open")
-    if config.dataset.name != "coco" or prompt_count < 5000:
+    if model.latents or config.seed:
+        reasons.append("an initial latent of its own")
+    if isinstance(scenario, schema.Server) and (
+        scenario.target_latency_ms > 20_000 or scenario.target_latency_percentile < 0.99
+    ):
+        reasons.append("a Server limit other than 99 % within 20 s")
+    if config.dataset.name != "coco" or config.dataset.shuffle or prompt_count < 5000:
         reasons.append(f"{prompt_count} prompts of {config.dataset.name}, not 5,000 of coco")
     if config.mode is Mode.performance and config.scenario.min_duration_ms < 600_000:
         reasons.append(f"{config.scenario.min_duration_ms / 1e3:g} s minimum duration, not 600 s")

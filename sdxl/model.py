@@ -48,6 +48,23 @@ def open_source(model: schema.Model, seed: int) -> Source:
     return RandomSource(architecture.TINY, seed, model.unet_config)
 
 
+def shapes_source(model: schema.Model, seed: int) -> Source:
+    """A source for the meta device that downloads nothing.
+
+    Where SDXL's weights are not here, the published shapes of SDXL base 1.0 stand in.
+    """
+    from sdxl.tiny import RandomSource
+
+    if not isinstance(model, schema.SdxlModel):
+        return open_source(model, seed)
+    from sdxl.weights import WeightSource
+
+    try:
+        return WeightSource(model, download=False)
+    except UserError:
+        return RandomSource(architecture.SDXL, seed)
+
+
 def torch_dtype(dtype: DType) -> torch.dtype:
     """fp32 -> torch.float32, and so on."""
     return {

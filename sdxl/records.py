@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from sdxl import quant
 from sdxl.config import QUANT_KEYS, key, plain
 from sdxl.schema import Config
-from sdxl.store import disk_error, write_json
+from sdxl.store import disk_error, fingerprint, resolve, write_json
 from sdxl.types import Record
 
 MEASURE_VERSION = 1
@@ -25,6 +25,10 @@ _NO_PART = {
     *QUANT_KEYS,
 }
 """Settings that change no figure, or that do so only through the effective quantization."""
+
+
+_PATHS = ("path", "latents", "unet_config", "lora", "diffusers_src", "statistics")
+"""Settings that name a file or a folder."""
 
 
 def new(config: Config) -> Record:
@@ -38,7 +42,19 @@ def identity(config: Config) -> str:
     Two quantization settings with the same effect (alpha at level 1) have one key.
     """
     measured = {name: value for name, value in plain(config).items() if name not in _NO_PART}
-    return key(measured, quant.effective(config), MEASURE_VERSION)
+    return key(measured, quant.effective(config), _files(config), MEASURE_VERSION)
+
+
+def _files(config: Config) -> dict[str, str]:
+    """What the files behind the settings hold: a path alone would hide a change."""
+    groups = {"model": config.model, "dataset": config.dataset, "quant": config.quant}
+    paths = {
+        f"{group}.{name}": value
+        for group, node in groups.items()
+        for name in _PATHS
+        if (value := getattr(node, name, None))
+    }
+    return {name: fingerprint(resolve(value)) for name, value in paths.items()}
 
 
 def public(config: Config) -> dict[str, Any]:
@@ -102,7 +118,7 @@ def write(record: Record, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, dataclasses.asdict(record))
     except OSError as error:
-        raise disk_error(error, folder) from error
+        raise disk_error(error, folder, "hydra.run.dir=FOLDER") from error
     return path
 
 

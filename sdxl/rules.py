@@ -67,6 +67,8 @@ def _numbers(c: Config) -> Iterator[Problem]:
     for key, number, least in at_least:
         if number is not None and number < least:
             yield Problem(f"`{key}` is too small", f"{number:g}", f"at least {least:g}")
+    if c.seed >= 1 << 32:
+        yield Problem("`seed` is too large", str(c.seed), f"less than {1 << 32}")
     positive = ["target_qps", "warmup_qps_share", "target_latency_ms", "startup_s", "stall_s"]
     for name in positive:
         number = getattr(s, name, None)
@@ -120,6 +122,8 @@ def _division(c: Config) -> Iterator[Problem]:
         ("model.negative_prompt", m.negative_prompt, MLPERF_NEGATIVE_PROMPT),
         ("model.noise", m.noise.value, Noise.shared.value),
     ]
+    if not isinstance(m, schema.TinyModel):
+        fixed += [("model.height", m.height, 1024), ("model.width", m.width, 1024)]
     for key, got, wanted in fixed:
         if got != wanted:
             yield Problem(
@@ -270,6 +274,12 @@ def _ignored(c: Config) -> Iterator[Problem]:
     if not c.tracking.enabled and c.tracking.uri:
         yield Problem("`tracking.uri` would be ignored", "tracking=off", "tracking=mlflow")
     if c.mode is Mode.accuracy:
+        if c.quality.keep_images is not None:
+            yield Problem(
+                "`quality.keep_images` would be ignored: accuracy mode keeps every picture",
+                str(c.quality.keep_images),
+                "mode=performance, or quality.keep_images=null",
+            )
         if c.repeat > 1:
             yield Problem(
                 "`repeat` would be ignored: accuracy mode has no speed to repeat",

@@ -28,6 +28,10 @@ from sdxl.choices import (
 # OmegaConf reads annotations at run time and wants `Optional[X]`, hence the spelling below.
 
 
+SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
+"""The benchmark's model, by its hub id."""
+
+
 @dataclass
 class Model:
     """What is generated: architecture, size, steps, guidance, noise."""
@@ -180,7 +184,7 @@ class Quality:
 
     name: str = MISSING
     twin: bool = True  # measure the unquantized twin of a quantized cell, and compare
-    keep_images: int = 8  # pictures of the first prompts kept; accuracy mode keeps all
+    keep_images: Optional[int] = None  # pictures of the first prompts; null: 8, or in accuracy all
 
 
 @dataclass

@@ -24,6 +24,9 @@ from sdxl.schema import Build
 from sdxl.types import Manifest
 
 
+_WHOLE, _PIECES, _PIECE = 64 << 20, 256, 64 << 10
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A published artifact: its folder and its manifest."""
@@ -108,8 +111,10 @@ def get(
     return found
 
 
-def disk_error(error: OSError, place: Path) -> SdxlError:
-    """A full or unwritable disk, said plainly."""
+def disk_error(
+    error: OSError, place: Path, fix: str = "SDXL_STORE=FOLDER python ..."
+) -> SdxlError:
+    """A full or unwritable disk, said plainly; `fix` is the line that chooses another place."""
     if error.errno == errno.ENOSPC:
         return SdxlError(f"no space left on the disk of {place}", expected="free space")
     if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
@@ -117,7 +122,7 @@ def disk_error(error: OSError, place: Path) -> SdxlError:
             f"{place} cannot be written: {error.strerror}",
             error.filename,
             "a writable folder",
-            "SDXL_STORE=FOLDER python ...",
+            fix,
         )
     return SdxlError(f"{place}: {error}")
 
@@ -126,6 +131,29 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """16 hex digits of what a file holds, or a folder's files; empty if there is nothing.
+
+    Files up to 64 MiB are hashed whole. Of larger ones (weights) the size and 256 pieces of 64 KiB,
+    evenly spread: two trainings of one architecture differ in every piece.
+    """
+    digest = hashlib.sha256()
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if not file.is_file():
+            return ""
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path)}:{size}:".encode())
+        with file.open("rb") as stream:
+            if size <= _WHOLE:
+                digest.update(stream.read())
+                continue
+            for piece in range(_PIECES):
+                stream.seek(piece * (size - _PIECE) // (_PIECES - 1))
+                digest.update(stream.read(_PIECE))
+    return digest.hexdigest()[:16]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,16 +14,15 @@ from sdxl import schema, store
 from sdxl.errors import UserError
 from sdxl.model import COMPONENTS
 
-SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 _HOW = "python -m sdxl.download sdxl   # then model.path=store:sdxl, or copy the folder there"
 
 
 class WeightSource:
     """Components of a diffusers folder, of the MLCommons layout, or of a hub repository."""
 
-    def __init__(self, model: schema.SdxlModel) -> None:
+    def __init__(self, model: schema.SdxlModel, download: bool = True) -> None:
         self.model = model
-        self.folder, self.scheduler_folder = _locate(model)
+        self.folder, self.scheduler_folder = _locate(model, download)
 
     def tokenizers(self) -> tuple[Any, Any]:
         """Both CLIP tokenizers."""
@@ -96,7 +95,7 @@ class WeightSource:
         """Names, sizes and header hashes of the weight files; the LoRA fused into them."""
         files = sorted(self.folder.rglob("*.safetensors"))
         identity: dict[str, Any] = {
-            str(file.relative_to(self.folder)): [file.stat().st_size, _header_hash(file)]
+            str(file.relative_to(self.folder)): store.fingerprint(file)
             for file in files
         }
         if self.model.lora:
@@ -153,19 +152,11 @@ def check_safetensors(file: Path) -> None:
         )
 
 
-def _header_hash(file: Path) -> str:
-    import hashlib
-
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        return hashlib.sha256(stream.read(min(length, 1 << 26))).hexdigest()[:16]
-
-
-def _locate(model: schema.SdxlModel) -> tuple[Path, Path | None]:
+def _locate(model: schema.SdxlModel, download: bool) -> tuple[Path, Path | None]:
     """The diffusers folder, and the scheduler's if it lies apart (MLCommons)."""
     local = store.resolve(model.path)
     # What `sdxl.download` fetched stands for SDXL base 1.0 only, never for another model.
-    places = [local, store.root() / "sdxl"] if model.path == SDXL_BASE else [local]
+    places = [local, store.root() / "sdxl"] if model.path == schema.SDXL_BASE else [local]
     for folder in places:
         if (folder / "checkpoint_pipe").is_dir():
             scheduler = folder / "checkpoint_scheduler"
@@ -181,10 +172,10 @@ def _locate(model: schema.SdxlModel) -> tuple[Path, Path | None]:
             "a folder with model_index.json, or checkpoint_pipe/ and checkpoint_scheduler/",
             _HOW,
         )
-    return _from_hub(model), None
+    return _from_hub(model, download), None
 
 
-def _from_hub(model: schema.SdxlModel) -> Path:
+def _from_hub(model: schema.SdxlModel, download: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     options: dict[str, Any] = {
@@ -196,6 +187,8 @@ def _from_hub(model: schema.SdxlModel) -> Path:
         try:
             return Path(snapshot_download(model.path, local_files_only=True, **options))
         except FileNotFoundError:
+            if not download:
+                raise
             return Path(snapshot_download(model.path, **options))
     except Exception as error:  # many kinds: offline, no such repository, no access
         raise UserError(

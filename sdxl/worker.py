@@ -19,6 +19,7 @@ from sdxl.schema import Mode
 from sdxl.types import Generator, Prompt
 
 REPORT_EVERY_S = 0.25
+KEEP_IMAGES = 8
 
 
 def measure(
@@ -41,7 +42,8 @@ def measure(
     settings = loadgen.test_settings(config, len(chosen), warm)
     expected = _expected_samples(settings, config, len(chosen))
     accuracy = config.mode is Mode.accuracy
-    keeper = Keeper(out_dir / "images", chosen, config.quality.keep_images, accuracy)
+    keep = config.quality.keep_images or KEEP_IMAGES
+    keeper = Keeper(out_dir / "images", chosen, keep, accuracy)
 
     reporter = _Reporter(link, expected)
     link.report({"phase": "measuring", isolate.LIMIT: _stall_limit(config, settings, warm)})

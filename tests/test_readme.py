@@ -89,7 +89,7 @@ def shrunk(words: list[str], folder: Path) -> list[str]:
         if "MultiStream" in text or "+sweep=scenarios" in text:
             extra.remove("scenario.min_query_count=2")
     if "model=sdxl " in f"{text} ":
-        extra += ["model.height=128", "model.width=128"]
+        extra += ["model.height=128", "model.width=128", "rules=open"]
     if "quant" in text:
         extra += ["calib_size=1", "model.steps=4", "rules=open"]
     return extra

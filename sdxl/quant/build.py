@@ -16,7 +16,7 @@ import torch
 from sdxl import architecture, schema, store
 from sdxl import config as configuration
 from sdxl.errors import UserError
-from sdxl.model import open_source, torch_device, torch_dtype
+from sdxl.model import open_source, shapes_source, torch_device, torch_dtype
 from sdxl.quant import device, levels, stats, tables
 from sdxl.quant.levels import Kind, Layer
 from sdxl.quant.settings import WEIGHT_ONLY, effective
@@ -203,17 +203,9 @@ def _existing(path: Path) -> Path:
 
 
 def _shapes(config: Config) -> Any:
-    """The UNet without numbers; SDXL's published shapes where the weights are not here."""
-    meta = torch.device("meta")
-    dtype = torch_dtype(config.precision.unet)
-    try:
-        return open_source(config.model, config.seed).component("unet", dtype, meta)
-    except UserError:
-        if not (config.plan and isinstance(config.model, schema.SdxlModel)):
-            raise
-    from sdxl.tiny import RandomSource
-
-    return RandomSource(architecture.SDXL, 0).component("unet", dtype, meta)
+    """The UNet without numbers; for a plan SDXL's published shapes where the weights are not."""
+    source = (shapes_source if config.plan else open_source)(config.model, config.seed)
+    return source.component("unet", torch_dtype(config.precision.unet), torch.device("meta"))
 
 
 def _facts(seconds: float, where: torch.device) -> dict[str, Any]:

@@ -164,7 +164,13 @@ def _experiment(client: Any, name: str, uri: str) -> str:
         # MLflow's default would be ./mlruns of whatever folder we run in: beside the database.
         database = Path(uri.removeprefix(SQLITE)).resolve()
         place = (database.parent / "mlruns" / name).as_uri()
-    return str(client.create_experiment(name, artifact_location=place))
+    try:
+        return str(client.create_experiment(name, artifact_location=place))
+    except Exception:  # another process was faster
+        found = client.get_experiment_by_name(name)
+        if not found:
+            raise
+        return str(found.experiment_id)
 
 
 def _reason(error: Exception, tracking: schema.Tracking) -> str:
