@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from statistics import median
+from statistics import mean, median, stdev
 
-from sdxl.report.cells import Cell
+from sdxl.report.cells import Cell, number, pick
 
 LATENCY = ("SingleStream", "MultiStream")
 """Scenarios whose figure is a latency."""
@@ -112,11 +112,13 @@ def _sentence(
     if all(cell.setting("backend.name") == "fake" for cell in inside):
         return "No answer: the fake backend runs no model; these cells only exercise the harness."
     near = closest(inside)
-    within = f" with {limits}" if limits else ""
+    within = f" ({limits})" if limits else ""
     if any(cell.quantized for cell in inside) and not any(cell.quantized for cell in real):
         text = "No answer on speed yet: the quantized arithmetic was simulated."
         if near:
-            text += f" In quality, {near.label} stays closest to its twin{decibels(near)}{within}."
+            text += f" In quality, {near.label} stays closest to its twin{decibels(near)}{within}"
+            count = sum(_tied(near, cell) for cell in inside if cell is not near)
+            text += f"; {count} more cannot be told from it by these pictures." if count else "."
         return text
     best = fastest(real)
     if not best:
@@ -128,6 +130,20 @@ def _sentence(
     if best.quantized and best.speed_up:
         text += f", {best.speed_up:.2f} times its unquantized twin{decibels(best)}"
     return text + "."
+
+
+def _tied(best: Cell, other: Cell) -> bool:
+    """Is the mean PSNR gap of two cells, picture by picture, inside twice its standard error?"""
+    both = [
+        [number(pick(pair, "psnr_db")) for pair in cell.against_twin.get("pairs") or []]
+        for cell in (best, other)
+    ]
+    if not both[0] or len(both[0]) != len(both[1]):
+        return False
+    gaps = [a - b for a, b in zip(*both, strict=True) if a is not None and b is not None]
+    if len(gaps) < 2:
+        return False
+    return mean(gaps) <= 2 * stdev(gaps) / len(gaps) ** 0.5
 
 
 def _notes(cells: Sequence[Cell], real: Sequence[Cell]) -> list[str]:
@@ -182,10 +198,10 @@ def decibels(cell: Cell) -> str:
 def _least(what: str, value: float | None, limit: float, unit: str) -> list[str]:
     if value is None:
         return [f"{what} was not measured"]
-    return [f"{what} {value:.4g}{unit}, at least {limit:g}{unit} asked"] if value < limit else []
+    return [f"{what} {value:.5g}{unit}, at least {limit:g}{unit} asked"] if value < limit else []
 
 
 def _most(what: str, value: float | None, limit: float, unit: str) -> list[str]:
     if value is None:
         return [f"{what} was not measured"]
-    return [f"{what} {value:.4g}{unit}, at most {limit:g}{unit} asked"] if value > limit else []
+    return [f"{what} {value:.5g}{unit}, at most {limit:g}{unit} asked"] if value > limit else []

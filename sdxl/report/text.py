@@ -48,15 +48,15 @@ def markdown(found: Cells, limits: Limits) -> str:
         head, rows = results(cells, limits)
         parts += [f"**{escape(title)}.** {escape(said.sentence)}"]
         parts.append("\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)]))
-        parts += [f"- {escape(note)}" for note in said.notes]
+        parts.append("\n".join(f"- {escape(note)}" for note in said.notes))
         parts.append(f"Measured on {escape(', '.join(sorted({machine(c) for c in cells})))}.")
     if missing := unfinished(found):
-        parts.append("Not measured:")
-        parts += [f"- {escape(name)}: {escape(reason)}" for name, reason in missing]
+        lines = "\n".join(f"- {escape(name)}: {escape(reason)}" for name, reason in missing)
+        parts.append(f"Not measured:\n\n{lines}")
     lines = "\n".join(f"{cell.number}. {cell.record.command}" for cell in found.cells)
     fence = "`" * max(3, 1 + _longest_fence(lines))
     parts.append(f"<details><summary>Commands</summary>\n\n{fence}\n{lines}\n{fence}\n\n</details>")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def data(found: Cells, limits: Limits) -> dict[str, Any]:
