@@ -112,13 +112,11 @@ def _axes(frame: Frame, x_name: str, y_name: str, count: int) -> list[Markup]:
     upward = ticks(*frame.y_range, 5)
     for value in [*([0.0] if frame.strip else []), *upward]:
         y = frame.y(value)
+        found.append(h("line", x1=frame.left, x2=end, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="grid"))
         found.append(
-            h("line", x1=frame.left, x2=end, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="grid")
+            h("text", tick(value, upward), x=frame.left - 8, y=f"{y + 4:.1f}", text_anchor="end")
         )
-        found.append(h("text", tick(value, upward), x=frame.left - 8, y=f"{y + 4:.1f}", text_anchor="end"))
-    found.append(
-        h("text", x_name, x=end, y=frame.height - 8, text_anchor="end", class_="axis")
-    )
+    found.append(h("text", x_name, x=end, y=frame.height - 8, text_anchor="end", class_="axis"))
     middle = (frame.top + base) / 2
     found.append(
         h("text", y_name, transform=f"translate(13 {middle:.0f}) rotate(-90)",

@@ -10,13 +10,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sdxl.config import QUANT_KEYS
 from sdxl.errors import UserError
 from sdxl.report.cells import Cell, flatten, load, number, pick
 from sdxl.report.pictures import pixels
 from sdxl.report.sections import other_scores, surroundings
 
-NOT_SETTINGS = ("tracking.", "plan", "build")
-"""Settings that change no figure."""
+NOT_SETTINGS = ("tracking.", "plan", "build", *QUANT_KEYS)
+"""Settings that change no figure, or that stand in `quant.` too."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,9 @@ def _one(path: Path) -> Cell:
     place = path / "record.json" if (path / "record.json").is_file() else path
     found = [cell for cell in load([place]).cells if place.is_dir() or cell.path == place.resolve()]
     if len(found) != 1:
-        raise UserError(f"{path} holds {len(found)} records", expected="one record.json or its folder")
+        raise UserError(
+            f"{path} holds {len(found)} records", expected="one record.json or its folder"
+        )
     return found[0]
 
 

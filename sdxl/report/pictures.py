@@ -49,7 +49,9 @@ def grid(cells: Sequence[Cell], prompts: int) -> Markup:
     return h(
         "div",
         h("p", how, class_="quiet screen") if compared else None,
-        h("input", type="checkbox", class_="all", id=f"all-{shown[0].number}") if compared else None,
+        h("input", type="checkbox", class_="all", id=f"all-{shown[0].number}")
+        if compared
+        else None,
         h("label", "Show every difference", for_=f"all-{shown[0].number}", class_="screen")
         if compared
         else None,

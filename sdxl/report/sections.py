@@ -77,7 +77,10 @@ def layers(cells: Sequence[Cell]) -> Markup | None:
 
     body = [[h("th", h("code", _breakable(row[0])), scope="row"), *map(shade, row[1:])]
             for row in rows]  # fmt: skip
-    head = [join("Layer, relative error in %"), *[h("span", badge(c), title=c.label) for c in having]]
+    head = [
+        join("Layer, relative error in %"),
+        *[h("span", badge(c), title=c.label) for c in having],
+    ]
     return join(
         h("h3", "Worst layers"),
         table(head, body, "numbers heat", "Worst layers"),
