@@ -145,27 +145,30 @@ def downloads(checksums: bool = False, catalogue: Path = published.CATALOGUE) ->
     """Weights, captions and statistics in the store, by size or (slowly) by checksum."""
     for name, target in published.load(catalogue).items():
         fix = f"python -m sdxl.download {name}"
-        always = [file for file in target.files if file.variant is None]
-        variants = sorted({file.variant for file in target.files if file.variant}) or [None]
-        states = {}
-        for variant in variants:
-            files = always + [f for f in target.files if variant and f.variant == variant]
-            states[variant] = _files(files, checksums)
-        best = min(states.values(), key=lambda each: (bool(each[1]), len(each[0]), len(each[1])))
-        absent, wrong = best
-        chosen = next(variant for variant, each in states.items() if each is best)
+        absent, wrong, count, variant = _best_variant(target, checksums)
         label = f"download, {name}"
         if wrong:
             yield Check(label, "warning", "; ".join(wrong[:NAMED]), fix)
-        elif not absent:
-            how = "checksums agree" if checksums else "sizes agree, checksums not read"
-            yield Check(label, "ok", f"{target.what.split(' (')[0]}"
-                        + (f", {chosen}" if chosen else "") + f": {how}")  # fmt: skip
-        else:
-            total = len(always) + sum(f.variant == chosen for f in target.files if chosen)
-            text = f"not there: {target.what}" if len(absent) == total else (
-                f"{len(absent)} of {total} files are not there: {', '.join(absent[:NAMED])}")  # fmt: skip
+        elif len(absent) == count:
+            yield Check(label, "warning", f"not there: {target.what}", fix)
+        elif absent:
+            text = f"{len(absent)} of {count} files are not there: {', '.join(absent[:NAMED])}"
             yield Check(label, "warning", text, fix)
+        else:
+            how = "checksums agree" if checksums else "sizes agree, checksums not read"
+            what = " ".join([target.what.split(" (")[0], *([variant] if variant else [])])
+            yield Check(label, "ok", f"{what}: {how}")
+
+
+def _best_variant(
+    target: published.Target, checksums: bool
+) -> tuple[list[str], list[str], int, str]:
+    """(absent, wrong, files, variant) of the variant of the weights that is most nearly there."""
+    found = []
+    for variant in sorted({file.variant or "" for file in target.files} - {""}) or [""]:
+        files = [file for file in target.files if file.variant in (None, variant)]
+        found.append((*_files(files, checksums), len(files), variant))
+    return min(found, key=lambda each: (bool(each[1]), len(each[0])))
 
 
 def version(name: str) -> str | None:

@@ -91,7 +91,10 @@ def _weights(config: Config) -> list[Problem]:
     if not isinstance(model, SdxlModel):
         return []
     path = store.resolve(model.path)
-    if path.is_dir() or not model.path.startswith(("store:", "/", ".", "~")):
+    folders = [path] if path.exists() else [path, store.root() / "sdxl"]
+    if any((f / n).exists() for f in folders for n in ("model_index.json", "checkpoint_pipe")):
+        return []
+    if not path.exists() and not model.path.startswith(("store:", "/", ".", "~")):
         return []  # a name on the hub: only the loader knows whether its cache has it
     return [
         Problem(

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sdxl import records
-from sdxl.config import QUANT_KEYS, ROOT
+from sdxl.config import ROOT
 from sdxl.errors import UserError
+from sdxl.report.naming import label
+from sdxl.report.values import number, pick
 from sdxl.types import RECORD_SCHEMA, Record
 
 MEASURED = ("ok", "invalid")
-_QUIET = {"plan", "build", "limit", *QUANT_KEYS}
-"""Settings that never name a cell: they say how it was asked for, or stand in another one."""
-_SHORT = {"quant.level": "level", "quant.alpha": "alpha", "quant.percentile": "percentile",
-          "quant.calib_size": "calib", "quant.name": "recipe"}  # fmt: skip
 
 
 @dataclass
@@ -183,7 +181,7 @@ def load(places: Sequence[Path]) -> Cells:
     cells = sorted(found.values(), key=lambda c: (not c.measured, c.quantized, _natural(c.path)))
     for count, cell in enumerate(cells, 1):
         cell.number = count
-    name(cells)
+    label(cells)
     return Cells(cells, unreadable)
 
 
@@ -197,68 +195,6 @@ def newest(folder: Path | None = None) -> Path:
     raise UserError(
         "nothing was measured yet", str(folder), "a run first", "python run.py"
     )  # fmt: skip
-
-
-def name(cells: list[Cell]) -> None:
-    """Label each cell by the settings in which the cells differ."""
-    flat = [flatten(cell.record.config) for cell in cells]
-    keys = sorted({key for each in flat for key in each} - _QUIET)
-    ours = [k for k in keys if not k.startswith(("tracking.", "quant."))]
-    varying = [k for k in ours if len({str(each.get(k)) for each in flat}) > 1]
-    whole = [i for i, cell in enumerate(cells) if cell.quantized]
-    recipe = [k for k in keys if k.startswith("quant.") and k != "quant.format"]
-    recipe.sort(key=lambda k: [*_SHORT, k].index(k))
-    tuned = [k for k in recipe if len({str(flat[i].get(k)) for i in whole}) > 1]
-    if "quant.format" in keys and len({flat[i].get("quant.format") for i in whole}) > 1:
-        tuned = [k for k in tuned if k in ("quant.level", "quant.alpha", "quant.calib_size")]
-    for cell, settings in zip(cells, flat, strict=True):
-        cell.label = _label(cell, settings, varying, tuned)
-    for cell in cells:
-        if sum(other.label == cell.label for other in cells) > 1:
-            cell.label += f" (#{cell.number})"
-
-
-def pick(node: Any, dotted: str, default: Any = None) -> Any:
-    """A nested value by its dotted name; records are not trusted to have it."""
-    for part in dotted.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return default
-        node = node[part]
-    return node
-
-
-def number(value: Any) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if value == value and abs(value) != float("inf") else None
-
-
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested dict as dotted names."""
-    if not isinstance(node, dict) or not node:
-        return {prefix[:-1]: node}
-    return {k: v for n, child in node.items() for k, v in flatten(child, f"{prefix}{n}.").items()}
-
-
-def _label(cell: Cell, settings: dict[str, Any], varying: list[str], tuned: list[str]) -> str:
-    words = [str(settings[k]) for k in ("model.name", "backend.name") if k in varying]
-    dtype = str(settings.get("precision.unet", "unquantized"))
-    if cell.quantized:
-        words += [str(settings.get("quant.format"))]
-        words += [f"{_SHORT.get(k, k)} {_short(settings.get(k))}" for k in tuned]
-        words += [f"over {dtype}"] if "precision.unet" in varying else []
-    else:
-        words.append(dtype)
-    words += [str(settings[k]) for k in ("scenario.name",) if k in varying]
-    groups = ("precision.", "scenario.", "model.", "dataset.")
-    rest = [k for k in varying if not k.startswith(groups) and k != "backend.name"]
-    words += [f"{k.removeprefix('backend.')} {_short(settings.get(k))}" for k in rest]
-    return " ".join(words)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _paths(places: Iterable[Path]) -> Iterable[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,8 +70,14 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str, summary: str) -> 
 
 
 def _scatter(
-    points: Sequence[Point], x_name: str, y_name: str, summary: str, width: int, height: int, kind: str
-) -> Markup:  # fmt: skip
+    points: Sequence[Point],
+    x_name: str,
+    y_name: str,
+    summary: str,
+    width: int,
+    height: int,
+    kind: str,
+) -> Markup:
     above = [p.y for p in points if p.y]
     apart = len(above) < len(points) and bool(above) and min(above) > max(above) / 2
     y_range = extent(above if apart else [p.y for p in points])
@@ -131,7 +138,7 @@ def _steps(frame: Frame, leading: Sequence[Point]) -> Markup | None:
     if len(order) < 2:
         return None
     path = f"M{frame.x(order[0].x):.1f} {frame.y(order[0].y):.1f}"
-    for one, other in zip(order, order[1:], strict=False):
+    for one, other in itertools.pairwise(order):
         path += f"V{frame.y(one.y):.1f}H{frame.x(other.x):.1f}V{frame.y(other.y):.1f}"
     return h("path", d=path, class_="front")
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from statistics import mean, median, stdev
 
-from sdxl.report.cells import Cell, number, pick
+from sdxl.report.cells import Cell
+from sdxl.report.values import number, pick
 
 LATENCY = ("SingleStream", "MultiStream")
 """Scenarios whose figure is a latency."""

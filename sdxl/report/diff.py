@@ -12,9 +12,10 @@ from typing import Any
 
 from sdxl.config import QUANT_KEYS
 from sdxl.errors import UserError
-from sdxl.report.cells import Cell, flatten, load, number, pick
+from sdxl.report.cells import Cell, load
 from sdxl.report.pictures import pixels
 from sdxl.report.sections import other_scores, surroundings
+from sdxl.report.values import flatten, number, pick
 
 NOT_SETTINGS = ("tracking.", "plan", "build", *QUANT_KEYS)
 """Settings that change no figure, or that stand in `quant.` too."""
@@ -271,8 +272,8 @@ def _hashes(cell: Cell) -> dict[int, str]:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.5g}"
+    return "-" if value is None else f"{value:,.5g}"
 
 
 def _text(value: Any) -> str:
-    return "–" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -76,7 +76,7 @@ def _figures(cell: Cell) -> Markup:
     if cell.speed:
         facts.append((f"{cell.speed:,.4g}", "images/s", "throughput"))
     if cell.speed_up:
-        facts.append((f"{cell.speed_up:.2f}", "×", "its unquantized twin"))
+        facts.append((f"{cell.speed_up:.2f}", "x", "its unquantized twin"))
     if cell.latency.get("p99") and cell.setting("scenario.name") != "Offline":
         facts.append((f"{cell.latency['p99']:,.4g}", "ms", "99th percentile"))
     if cell.psnr:
@@ -163,7 +163,7 @@ def _legend(points: Sequence[Point]) -> str:
 
 
 def _speed_ups(cells: Sequence[Cell]) -> list[Any]:
-    rows = [(c, c.speed_up, f"{c.speed_up:.2f} ×") for c in cells if c.speed_up]
+    rows = [(c, c.speed_up, f"{c.speed_up:.2f} x") for c in cells if c.speed_up]
     if not rows:
         return []
     title = h("h3", "Speed-up against the unquantized twin")

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from sdxl.report.cells import Cell, number, pick
+from sdxl.report.cells import Cell
 from sdxl.report.charts import badge
 from sdxl.report.markup import Markup, h
+from sdxl.report.values import number, pick
 
 THUMB = 224
 """Longest side of an embedded picture in pixels."""

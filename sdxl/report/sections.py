@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sdxl.report.cells import Cell, Cells, flatten, number, pick
+from sdxl.report.cells import Cell, Cells
 from sdxl.report.charts import badge, milliseconds
 from sdxl.report.choose import Answer
 from sdxl.report.markup import Markup, h, join, table
 from sdxl.report.pictures import worst_layers
+from sdxl.report.values import flatten, number, pick
 
 DASH = "–"
 STATUS_WORD = {"ok": "valid", "invalid": "INVALID"}
@@ -77,8 +78,8 @@ def layers(cells: Sequence[Cell]) -> Markup | None:
 
     body = [[h("th", h("code", _breakable(row[0])), scope="row"), *map(shade, row[1:])]
             for row in rows]  # fmt: skip
-    head = [
-        join("Layer, relative error in %"),
+    head: list[Any] = [
+        "Layer, relative error in %",
         *[h("span", badge(c), title=c.label) for c in having],
     ]
     return join(
