@@ -115,7 +115,11 @@ def sweep(folder: Path) -> Path:
              (3.42, 3, 0.8, 24.6)]  # fmt: skip
     put(twin.parent, record(2.0))
     for count, (speed, level, alpha, psnr) in enumerate(cells):
-        put(folder / str(count), quantized(speed, level, alpha, psnr, twin), 255 * 10 ** (-psnr / 20))
+        put(
+            folder / str(count),
+            quantized(speed, level, alpha, psnr, twin),
+            255 * 10 ** (-psnr / 20),
+        )
     lonely = quantized(3.6, 4, 0.8, None, None)
     lonely["status"], lonely["reason"] = "invalid", "early stopping: too few queries"
     lonely["environment"]["packages"]["torch"] = "2.14.0"

@@ -84,7 +84,8 @@ def closest(cells: Sequence[Cell]) -> Cell | None:
 
 def front(cells: Sequence[Cell]) -> list[Cell]:
     """Cells that no other one beats in speed and loss at once, by falling speed."""
-    plotted = [c for c in cells if c.speed and c.loss is not None and not c.meaningless]
+    valid = (c for c in cells if c.record.status == "ok")
+    plotted = [c for c in valid if c.speed and c.loss is not None and not c.meaningless]
     kept: list[Cell] = []
     for cell in sorted(plotted, key=lambda c: (-(c.speed or 0.0), c.loss or 0.0)):
         if not kept or (cell.loss or 0.0) < (kept[-1].loss or 0.0):
@@ -178,7 +179,7 @@ def figure(cell: Cell) -> str:
     """The scenario's own figure with its unit."""
     performance = cell.record.performance
     if performance.get("unit") == "ms" and performance.get("value"):
-        return f"{performance['value']:,.4g} ms"
+        return f"{performance['value']:,.4g} ms early-stopping latency"
     return f"{cell.speed:,.4g} images/s" if cell.speed else "no speed"
 
 

@@ -76,7 +76,7 @@ def _figures(cell: Cell) -> Markup:
     if cell.speed:
         facts.append((f"{cell.speed:,.4g}", "images/s", "throughput"))
     if cell.speed_up:
-        facts.append((f"{cell.speed_up:.2f}", "x", "its unquantized twin"))
+        facts.append((f"{cell.speed_up:.2f}", "x", "over its unquantized twin"))
     if cell.latency.get("p99") and cell.setting("scenario.name") != "Offline":
         facts.append((f"{cell.latency['p99']:,.4g}", "ms", "99th percentile"))
     if cell.psnr:

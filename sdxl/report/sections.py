@@ -12,7 +12,7 @@ from sdxl.report.markup import Markup, h, join, table
 from sdxl.report.pictures import worst_layers
 from sdxl.report.values import flatten, number, pick
 
-DASH = "–"
+DASH = "-"
 STATUS_WORD = {"ok": "valid", "invalid": "INVALID"}
 
 
@@ -27,13 +27,13 @@ def results(cells: Sequence[Cell], found: Answer) -> Markup:
     rows = []
     for cell in cells:
         row: list[Any] = [_name(cell, cell is found.best), status(cell), _speed(cell)]
-        row += [_doubt(cell, _maybe(cell.speed_up, ".2f", " ×")), _doubt(cell, _p99(cell))]
+        row += [_doubt(cell, _maybe(cell.speed_up, ".2f", " x")), _doubt(cell, _p99(cell))]
         row += [_maybe(cell.memory_gib, ".2f")]
         if has_twin:
             same = cell.against_twin and cell.psnr is None
             row += ["identical" if same else _maybe(cell.psnr, ".1f"), _maybe(cell.ssim, ".4f")]
         row += [_maybe(other_scores(cell).get(name), ".4g") for name in scores]
-        row += [refused.get(cell.number, "kept")] if refused else []
+        row += [h("td", refused.get(cell.number, "kept"), class_="words")] if refused else []
         rows.append(row)
     return table(head, rows, "numbers", "Results")
 
@@ -173,7 +173,7 @@ def other_scores(cell: Cell) -> dict[str, float]:
 def status(cell: Cell) -> Markup:
     """The status as a word; colour only repeats it."""
     return h("span", STATUS_WORD.get(cell.record.status, cell.record.status),
-             class_=f"status {'good' if cell.record.status == 'ok' else 'bad'}")  # fmt: skip
+             class_={"ok": "good", "skipped": "quiet"}.get(cell.record.status, "bad"))  # fmt: skip
 
 
 def _name(cell: Cell, best: bool = False) -> Markup:
