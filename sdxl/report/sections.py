@@ -104,7 +104,7 @@ def unfinished(found: Cells) -> Markup | None:
     """Failed, timed-out and skipped cells, and files that are no records."""
     if not found.unfinished and not found.unreadable:
         return None
-    rows = []
+    rows: list[list[Any]] = []
     for cell in found.unfinished:
         trace = cell.record.environment.get("traceback")
         detail = h("details", h("summary", "traceback"), h("pre", str(trace))) if trace else None
