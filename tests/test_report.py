@@ -197,7 +197,7 @@ def test_power_is_shown_where_a_record_has_it(tmp_path: Path):
 def test_markdown_keeps_untrusted_text_as_text(found: Cells):
     written = text.markdown(found, Limits())
     assert "<script>" not in written
-    assert "| int8 level 3 alpha 0.8 | valid | 3.42 | 1.71 |" in written
+    assert "| int8 level 3 alpha 0.8 | valid | 3.420 | 1.71 |" in written
     assert "&lt;script&gt;" in written
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdxl.report.cells import Cell
 from sdxl.report.markup import Markup, h
+from sdxl.report.values import milliseconds
 
 LARGEST, LEAST = 15.0, 5.0
 """Radii in pixels of the cell with most memory, and of any cell at least."""
@@ -133,13 +133,13 @@ def _axes(frame: Frame, x_name: str, y_name: str, count: int) -> list[Markup]:
 
 
 def _steps(frame: Frame, leading: Sequence[Point]) -> Markup | None:
-    """The Pareto front as stairs: nothing lies beyond it."""
+    """The Pareto front as stairs: the least loss that each speed costs."""
     order = sorted(leading, key=lambda p: p.x)
     if len(order) < 2:
         return None
     path = f"M{frame.x(order[0].x):.1f} {frame.y(order[0].y):.1f}"
-    for one, other in itertools.pairwise(order):
-        path += f"V{frame.y(one.y):.1f}H{frame.x(other.x):.1f}V{frame.y(other.y):.1f}"
+    for other in order[1:]:
+        path += f"V{frame.y(other.y):.1f}H{frame.x(other.x):.1f}"
     return h("path", d=path, class_="front")
 
 
@@ -234,11 +234,6 @@ def _row(cell: Cell, drawing: list[Markup], text: str) -> Markup:
 def badge(cell: Cell) -> Markup:
     """The cell's number as it stands in the plots."""
     return h("b", str(cell.number), class_="badge")
-
-
-def milliseconds(value: float) -> str:
-    """`3.21`, `87.4`, `1,243`."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def extent(values: Sequence[float]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from statistics import mean, median, stdev
 
 from sdxl.report.cells import Cell
-from sdxl.report.values import number, pick
+from sdxl.report.values import number, pick, rate
 
 LATENCY = ("SingleStream", "MultiStream")
 """Scenarios whose figure is a latency."""
@@ -60,14 +60,14 @@ class Answer:
 def answer(cells: Sequence[Cell], limits: Limits) -> Answer:
     """The best cell of a group that did the same work, within the limits."""
     valid = [cell for cell in cells if cell.record.status == "ok"]
-    broken = {cell.number: limits.broken(cell) for cell in valid}
+    broken = {cell.number: limits.broken(cell) for cell in cells}
     inside = [cell for cell in valid if not broken[cell.number]]
     real = [cell for cell in inside if cell.speed and not cell.meaningless]
     found = Answer(_sentence(cells, valid, inside, real, limits), notes=_notes(cells, real))
     quantized_too = any(cell.quantized for cell in inside)
     if len(cells) > 1 and (any(cell.quantized for cell in real) or not quantized_too):
         found.best = fastest(real)
-    found.refused = [(c, "; ".join(broken[c.number])) for c in valid if broken[c.number]]
+    found.refused = [(c, "; ".join(broken[c.number])) for c in cells if broken[c.number]]
     return found
 
 
@@ -180,7 +180,7 @@ def figure(cell: Cell) -> str:
     performance = cell.record.performance
     if performance.get("unit") == "ms" and performance.get("value"):
         return f"{performance['value']:,.4g} ms early-stopping latency"
-    return f"{cell.speed:,.4g} images/s" if cell.speed else "no speed"
+    return f"{rate(cell.speed)} images/s" if cell.speed else "no speed"
 
 
 def machine(cell: Cell) -> str:

@@ -56,11 +56,16 @@ def table(head: list[Any], rows: list[list[Any]], class_: str, title: str) -> Ma
     body = [h("tr", [_cell(value, place) for place, value in enumerate(row)]) for row in rows]
     whole = h(
         "table",
-        h("thead", h("tr", [h("th", value, scope="col") for value in head])),
+        h("thead", h("tr", [_head(value) for value in head])),
         h("tbody", body),
         class_=class_ or None,
     )
     return h("div", whole, class_="scroll", tabindex="0", role="region", aria_label=title)
+
+
+def _head(value: Any) -> Markup:
+    ready = isinstance(value, Markup) and value.startswith("<th")
+    return value if ready else h("th", value, scope="col")
 
 
 def _cell(value: Any, place: int) -> Markup:

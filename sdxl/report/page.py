@@ -12,6 +12,7 @@ from sdxl.report.charts import Point, bars, scatter, strips
 from sdxl.report.choose import Answer, Limits, answer, front
 from sdxl.report.markup import Markup, h, join
 from sdxl.report.pictures import grid
+from sdxl.report.values import rate
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The browser itself refuses scripts and requests, whatever a record might smuggle in."""
@@ -74,7 +75,7 @@ def _figures(cell: Cell) -> Markup:
     """The best cell's numbers, large."""
     facts: list[tuple[str, str, str]] = []
     if cell.speed:
-        facts.append((f"{cell.speed:,.4g}", "images/s", "throughput"))
+        facts.append((rate(cell.speed), "images/s", "throughput"))
     if cell.speed_up:
         facts.append((f"{cell.speed_up:.2f}", "x", "over its unquantized twin"))
     if cell.latency.get("p99") and cell.setting("scenario.name") != "Offline":
@@ -137,7 +138,7 @@ def _plot(cells: Sequence[Cell]) -> Markup:
 
 
 def _point(cell: Cell, y: float, leading: bool) -> Point:
-    text = f"{cell.number} {cell.label}: {cell.speed:,.4g} images/s"
+    text = f"{cell.number} {cell.label}: {rate(cell.speed or 0.0)} images/s"
     text += f", PSNR {cell.psnr:.1f} dB" if cell.psnr else ""
     text += f", {cell.memory_gib:.2f} GiB" if cell.memory_gib else ""
     text += f" ({cell.meaningless})" if cell.meaningless else ""

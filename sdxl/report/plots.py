@@ -60,7 +60,7 @@ def _pareto(axes: Any, cells: Sequence[Cell]) -> None:
             xytext=(9, 4), textcoords="offset points", fontsize=7,
         )  # fmt: skip
     if len(leading) > 1:
-        axes.step([c.speed for c in leading], [c.loss for c in leading], where="pre", color=ACCENT,
+        axes.step([c.speed for c in leading], [c.loss for c in leading], where="post", color=ACCENT,
                   linewidth=1, alpha=0.6)  # fmt: skip
     axes.margins(x=0.25, y=0.15)
     axes.set_xlabel(_axis("images/s", cells))

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdxl.report.cells import Cell, Cells
-from sdxl.report.charts import badge, milliseconds
+from sdxl.report.charts import badge
 from sdxl.report.choose import Answer
 from sdxl.report.markup import Markup, h, join, table
 from sdxl.report.pictures import worst_layers
-from sdxl.report.values import flatten, number, pick
+from sdxl.report.values import flatten, milliseconds, number, pick, rate
 
 DASH = "-"
 STATUS_WORD = {"ok": "valid", "invalid": "INVALID"}
@@ -21,9 +21,9 @@ def results(cells: Sequence[Cell], found: Answer) -> Markup:
     scores = sorted({name for cell in cells for name in other_scores(cell)})
     has_twin = any(cell.against_twin for cell in cells)
     refused = {cell.number: reason for cell, reason in found.refused}
-    head = ["Setting", "Status", "images/s", "Speed-up", "p99, ms", "Memory, GiB"]
+    head: list[Any] = ["Setting", "Status", "images/s", "Speed-up", "p99, ms", "Memory, GiB"]
     head += ["PSNR, dB", "SSIM"] if has_twin else []
-    head += scores + (["Limits"] if refused else [])
+    head += scores + ([h("th", "Limits", scope="col", class_="words")] if refused else [])
     rows = []
     for cell in cells:
         row: list[Any] = [_name(cell, cell is found.best), status(cell), _speed(cell)]
@@ -181,7 +181,7 @@ def _name(cell: Cell, best: bool = False) -> Markup:
 
 
 def _speed(cell: Cell) -> Any:
-    text = _maybe(cell.speed, ",.4g")
+    text = rate(cell.speed) if cell.speed else DASH
     if len(cell.repeats) > 1:
         text += f" ({min(cell.repeats):,.4g} to {max(cell.repeats):,.4g})"
     return _doubt(cell, text)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdxl.report.cells import Cell, Cells
-from sdxl.report.charts import milliseconds
 from sdxl.report.choose import Limits, answer, front, machine
 from sdxl.report.sections import DASH, STATUS_WORD, other_scores
+from sdxl.report.values import milliseconds, rate
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -96,7 +96,7 @@ def results(cells: Sequence[Cell], limits: Limits) -> Table:
     for cell in cells:
         p99 = cell.latency.get("p99")
         row = [str(cell.number), cell.label, STATUS_WORD.get(cell.record.status, DASH)]
-        row += [_doubt(cell, _form(cell.speed, ",.4g"))]
+        row += [_doubt(cell, rate(cell.speed) if cell.speed else DASH)]
         row += [_doubt(cell, _form(cell.speed_up, ".2f"))]
         row += [_doubt(cell, milliseconds(p99) if p99 else DASH), _form(cell.memory_gib, ".2f")]
         if compared:

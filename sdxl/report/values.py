@@ -26,3 +26,13 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(node, dict) or not node:
         return {prefix[:-1]: node}
     return {k: v for n, child in node.items() for k, v in flatten(child, f"{prefix}{n}.").items()}
+
+
+def milliseconds(value: float) -> str:
+    """`3.21`, `87.4`, `1,243`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def rate(value: float) -> str:
+    """Images per second with four digits: `2.310`, `702.8`, `12,345`."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}"
