@@ -81,7 +81,7 @@ def _scatter(
     above = [p.y for p in points if p.y]
     apart = len(above) < len(points) and bool(above) and min(above) > max(above) / 2
     y_range = extent(above if apart else [p.y for p in points])
-    x_range = extent([p.x for p in points])
+    x_range = extent([p.x for p in points], 4)
     frame = Frame(width, height, x_range, y_range, strip=STRIP if apart else 0)
     most = max((p.cell.memory_gib or 0.0 for p in points), default=0.0) or 1.0
     radius = {
@@ -236,10 +236,10 @@ def badge(cell: Cell) -> Markup:
     return h("b", str(cell.number), class_="badge")
 
 
-def extent(values: Sequence[float]) -> tuple[float, float]:
-    """Least and largest, down to zero where that costs less than half of the room."""
+def extent(values: Sequence[float], share: float = 2) -> tuple[float, float]:
+    """Least and largest, down to zero where the least is under 1/share of the largest."""
     low, high = min(values, default=0.0), max(values, default=1.0)
-    low = 0.0 if low <= high / 2 else low
+    low = 0.0 if low <= high / share else low
     return (low, high) if high > low else (low * 0.9, high * 1.1 or 1.0)
 
 

@@ -45,10 +45,20 @@ def draw(found: Cells, folder: Path) -> list[Path]:
 
 
 def _pareto(axes: Any, cells: Sequence[Cell]) -> None:
+    """Numbers at the points and their meaning at the side: labels would lie on one another."""
     leading = front(cells)
     most = max((cell.memory_gib or 0.0 for cell in cells), default=0.0) or 1.0
+    losses = [cell.loss for cell in cells if cell.loss]
+    apart = bool(losses) and min(losses) > max(losses) / 2
     for cell in cells:
         colour = WARM if cell.meaningless else (ACCENT if cell in leading else SOFT)
+        if apart and not cell.loss:  # zero would flatten the others: a line at its speed
+            axes.axvline(cell.speed, color=colour, linewidth=1)
+            axes.annotate(
+                f"{cell.number}, no loss", (cell.speed, 0.02), rotation=90, fontsize=8, ha="right",
+                xycoords=("data", "axes fraction"), xytext=(-3, 0), textcoords="offset points",
+            )  # fmt: skip
+            continue
         axes.scatter(
             cell.speed, cell.loss, s=30 + 220 * (cell.memory_gib or 0.0) / most,
             marker="o" if cell.quantized else "s", edgecolors=colour,
@@ -56,13 +66,15 @@ def _pareto(axes: Any, cells: Sequence[Cell]) -> None:
             linestyle="--" if cell.meaningless else "-",
         )  # fmt: skip
         axes.annotate(
-            _plain(f"{cell.number} {cell.label}"), (cell.speed, cell.loss),
-            xytext=(9, 4), textcoords="offset points", fontsize=7,
+            str(cell.number), (cell.speed, cell.loss), xytext=(8, 7), textcoords="offset points",
+            fontsize=8, fontweight="bold",
         )  # fmt: skip
-    if len(leading) > 1:
-        axes.step([c.speed for c in leading], [c.loss for c in leading], where="post", color=ACCENT,
-                  linewidth=1, alpha=0.6)  # fmt: skip
-    axes.margins(x=0.25, y=0.15)
+    if len(leading) > 1 and not apart:
+        axes.step([c.speed for c in leading], [c.loss for c in leading], where="post",
+                  color=ACCENT, linewidth=1, alpha=0.6)  # fmt: skip
+    key = "\n".join(_plain(f"{cell.number:>2}  {cell.label}") for cell in cells)
+    axes.text(1.03, 1.0, key, transform=axes.transAxes, fontsize=8, va="top", linespacing=1.5)
+    axes.margins(x=0.1, y=0.12)
     axes.set_xlabel(_axis("images/s", cells))
     axes.set_ylabel("RMS difference to the twin, % of full scale")
     axes.grid(alpha=0.25)
