@@ -58,10 +58,6 @@ def _report(words: list[str]) -> Outcome | None:
     limits = Limits(asked.min_psnr, asked.min_ssim, asked.max_latency_ms, asked.max_memory_gib)
     found = cells.load(asked.places)
     whole = text.data(found, limits)
-    if asked.markdown:
-        sys.stdout.write(text.markdown(found, limits))
-    elif not asked.json:
-        text.show(found, limits)
     written: list[str] = []
     if asked.html or not (asked.markdown or asked.json or asked.png):
         target = asked.html or common_folder(found) / "report.html"
@@ -73,6 +69,10 @@ def _report(words: list[str]) -> Outcome | None:
         from sdxl.report.plots import draw
 
         written += [str(path) for path in draw(found, asked.png)]
+    if asked.markdown:
+        sys.stdout.write(text.markdown(found, limits))
+    elif not asked.json:
+        text.show(found, limits)
     for path in written:
         print(f"written: {path}", file=sys.stderr)
     if asked.markdown:

@@ -169,9 +169,11 @@ def _notes(cells: Sequence[Cell], real: Sequence[Cell]) -> list[str]:
     machines = {machine(cell) for cell in cells}
     if len(machines) > 1:
         notes.append(f"The cells ran on different machines: {' / '.join(sorted(machines))}.")
-    limits = {str(cell.setting("limit")) for cell in cells}
+    limits = {str(cell.setting("limit") or "all") for cell in cells}
     if len(limits) > 1:
-        notes.append(f"The cells drew different numbers of prompts (limit={', '.join(limits)}).")
+        notes.append(
+            f"The cells drew different numbers of prompts (limit: {', '.join(sorted(limits))})."
+        )
     return notes
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from sdxl.config import QUANT_KEYS
 from sdxl.report.values import flatten
 
-_QUIET = {"plan", "build", "limit", *QUANT_KEYS}
+_QUIET = {"plan", "build", "limit", "mode", *QUANT_KEYS}
 """Settings that never name a cell: they say how it was asked for, or stand in another one."""
 _SHORT = {"quant.level": "level", "quant.alpha": "alpha", "quant.percentile": "percentile",
           "quant.calib_size": "calib", "quant.name": "recipe"}  # fmt: skip
@@ -17,8 +17,8 @@ def label(cells: list[Any]) -> None:
     """Label each cell by the settings in which the cells differ."""
     flat = [flatten(cell.record.config) for cell in cells]
     keys = sorted({key for each in flat for key in each} - _QUIET)
-    ours = [k for k in keys if not k.startswith(("tracking.", "quant."))]
-    varying = [k for k in ours if len({str(each.get(k)) for each in flat}) > 1]
+    ours = [k for k in keys if not k.startswith(("tracking.", "quant.", "quality."))]
+    varying = [k for k in ours if len({str(each[k]) for each in flat if k in each}) > 1]
     whole = [i for i, cell in enumerate(cells) if cell.quantized]
     recipe = [k for k in keys if k.startswith("quant.") and k != "quant.format"]
     recipe.sort(key=lambda k: [*_SHORT, k].index(k))
@@ -44,7 +44,7 @@ def _label(cell: Any, settings: dict[str, Any], varying: list[str], tuned: list[
     words += [str(settings[k]) for k in ("scenario.name",) if k in varying]
     groups = ("precision.", "scenario.", "model.", "dataset.")
     rest = [k for k in varying if not k.startswith(groups) and k != "backend.name"]
-    words += [f"{k.removeprefix('backend.')} {_short(settings.get(k))}" for k in rest]
+    words += [f"{k.removeprefix('backend.')} {_short(settings[k])}" for k in rest if k in settings]
     return " ".join(words)
 
 
