@@ -117,8 +117,10 @@ class Cell:
     def loss(self) -> float | None:
         """Root mean square difference to the twin, percent of full scale; 0 for the unquantized.
 
-        None where a quantized cell was not compared.
+        None where a quantized cell was not compared, or no model ran.
         """
+        if self.setting("backend.name") == "fake":
+            return None
         found = self.against_twin
         if not found:
             return None if self.quantized or not self.measured else 0.0
