@@ -1,0 +1,106 @@
+"""What would make a run fail after minutes, found in milliseconds; imports no framework."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+from sdxl import store
+from sdxl.config import backend_modules
+from sdxl.errors import Problem
+from sdxl.schema import Config, Format, Mode, SdxlModel, TinyModel
+
+INSTALL = "python -m pip install -c constraints.txt -e ."
+MODULES = {"mlperf_loadgen": "LoadGen, which measures", "psutil": "psutil, which counts memory"}
+TORCH_MODULES = {"torch": "PyTorch", "diffusers": "diffusers", "transformers": "transformers"}
+LOGS_BYTES = 64 << 20
+"""LoadGen's trace and the rest of a cell's folder."""
+CHECKPOINT_BYTES = 4 << 30
+"""A quantized SDXL UNet with its statistics; the miniature's is a few megabytes."""
+MOST_PROMPTS = 5000
+
+
+def preflight(config: Config, out_dir: Path | None = None) -> list[Problem]:
+    """Missing packages, weights, and disk space for the record, the pictures and the checkpoint.
+
+    Empty if nothing is known to be wrong. Takes milliseconds: nothing is imported, hashed or asked
+    over a network, so a pass is no proof.
+    """
+    wanted = dict(MODULES)
+    if backend_modules()[config.backend.name].NEEDS_TORCH:
+        wanted |= TORCH_MODULES
+    problems = [
+        Problem(f"{what} is not installed", f"no module `{name}`", "the tested set", INSTALL)
+        for name, what in wanted.items()
+        if not installed(name)
+    ]
+    problems += _weights(config)
+    if out_dir:
+        problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
+    if config.quant.format is not Format.none:
+        size = LOGS_BYTES if isinstance(config.model, TinyModel) else CHECKPOINT_BYTES
+        problems += _room(store.root(), size, "SDXL_STORE=FOLDER python ...")
+    return problems
+
+
+def installed(module: str) -> bool:
+    """Can the module be found, without importing it?"""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def output_bytes(config: Config) -> int:
+    """What a cell may write: in accuracy mode LoadGen's log holds every picture as hexadecimal."""
+    picture = 3 * config.model.height * config.model.width
+    prompts = config.limit or MOST_PROMPTS
+    if config.mode is Mode.accuracy:
+        return LOGS_BYTES + 3 * picture * prompts
+    return LOGS_BYTES + picture * min(config.quality.keep_images, prompts)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    return next((each for each in (folder, *folder.parents) if each.is_dir()), Path("/"))
+
+
+def _room(folder: Path, needed: int, fix: str) -> list[Problem]:
+    place = existing(folder)
+    if not os.access(place, os.W_OK | os.X_OK):
+        return [Problem(f"{place} cannot be written", None, "a writable folder", fix)]
+    free = shutil.disk_usage(place).free
+    if free >= needed:
+        return []
+    return [
+        Problem(
+            f"the disk of {place} is too full",
+            f"{free / 1e9:.2f} GB free",
+            f"about {needed / 1e9:.2f} GB",
+            fix,
+        )
+    ]
+
+
+def _weights(config: Config) -> list[Problem]:
+    """Local weights that are not there, where no hub could help out."""
+    model = config.model
+    if not isinstance(model, SdxlModel):
+        return []
+    path = store.resolve(model.path)
+    folders = [path] if path.exists() else [path, store.root() / "sdxl"]
+    if any((f / n).exists() for f in folders for n in ("model_index.json", "checkpoint_pipe")):
+        return []
+    if not path.exists() and not model.path.startswith(("store:", "/", ".", "~")):
+        return []  # a name on the hub: only the loader knows whether its cache has it
+    return [
+        Problem(
+            "there is no folder with SDXL's weights",
+            str(path),
+            "a diffusers folder or the MLCommons layout",
+            "python -m sdxl.download sdxl",
+        )
+    ]

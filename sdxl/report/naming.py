@@ -1,0 +1,52 @@
+"""What a cell is called in a report: the settings in which the cells differ, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdxl.config import QUANT_KEYS
+from sdxl.report.values import flatten
+
+_QUIET = {"plan", "build", "limit", "mode", *QUANT_KEYS}
+"""Settings that never name a cell: they say how it was asked for, or stand in another one."""
+_SHORT = {"quant.level": "level", "quant.alpha": "alpha", "quant.percentile": "percentile",
+          "quant.calib_size": "calib", "quant.name": "recipe"}  # fmt: skip
+
+
+def label(cells: list[Any]) -> None:
+    """Label each cell by the settings in which the cells differ."""
+    flat = [flatten(cell.record.config) for cell in cells]
+    keys = sorted({key for each in flat for key in each} - _QUIET)
+    ours = [k for k in keys if not k.startswith(("tracking.", "quant.", "quality."))]
+    varying = [k for k in ours if len({str(each[k]) for each in flat if k in each}) > 1]
+    whole = [i for i, cell in enumerate(cells) if cell.quantized]
+    recipe = [k for k in keys if k.startswith("quant.") and k != "quant.format"]
+    recipe.sort(key=lambda k: [*_SHORT, k].index(k))
+    tuned = [k for k in recipe if len({str(flat[i].get(k)) for i in whole}) > 1]
+    if "quant.format" in keys and len({flat[i].get("quant.format") for i in whole}) > 1:
+        tuned = [k for k in tuned if k in ("quant.level", "quant.alpha", "quant.calib_size")]
+    for cell, settings in zip(cells, flat, strict=True):
+        cell.label = _label(cell, settings, varying, tuned)
+    for cell in cells:
+        if sum(other.label == cell.label for other in cells) > 1:
+            cell.label += f" (#{cell.number})"
+
+
+def _label(cell: Any, settings: dict[str, Any], varying: list[str], tuned: list[str]) -> str:
+    words = [str(settings[k]) for k in ("model.name", "backend.name") if k in varying]
+    dtype = str(settings.get("precision.unet", "unquantized"))
+    if cell.quantized:
+        words += [str(settings.get("quant.format"))]
+        words += [f"{_SHORT.get(k, k)} {_short(settings.get(k))}" for k in tuned]
+        words += [f"over {dtype}"] if "precision.unet" in varying else []
+    else:
+        words.append(dtype)
+    words += [str(settings[k]) for k in ("scenario.name",) if k in varying]
+    groups = ("precision.", "scenario.", "model.", "dataset.")
+    rest = [k for k in varying if not k.startswith(groups) and k != "backend.name"]
+    words += [f"{k.removeprefix('backend.')} {_short(settings[k])}" for k in rest if k in settings]
+    return " ".join(words)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,325 @@
+"""The report: what it claims, that it escapes, and how a real browser lays it out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdxl.errors import UserError
+from sdxl.report import __main__ as command
+from sdxl.report import choose, text
+from sdxl.report.cells import Cells, load, newest
+from sdxl.report.choose import Limits
+from sdxl.report.markup import Markup, h
+from sdxl.report.page import page
+from sdxl.report.pictures import GAIN, difference
+from tests.sweep_of_records import EVIL, put, quantized, record, sweep
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--enable-logging=stderr"]  # fmt: skip
+browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sweep(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> Cells:
+    return load([folder])
+
+
+@pytest.fixture(scope="module")
+def html(found: Cells) -> str:
+    return page(found, Limits(min_psnr=25))
+
+
+def only(cells: Cells) -> list:
+    (group,) = cells.groups.values()
+    return group
+
+
+def test_cells_are_named_by_what_differs(found: Cells):
+    names = [cell.label for cell in found.cells[:6]]
+    assert names[:3] == ["fp16", "int8 level 1 alpha 0.8", "int8 level 2.5 alpha 0.8"]
+    assert len(set(names)) == len(names)
+    assert [cell.number for cell in found.cells] == list(range(1, 9))
+
+
+def test_a_half_written_record_is_named_and_passed_over(found: Cells):
+    ((path, reason),) = found.unreadable
+    assert path.parts[-2] == "7"
+    assert "not JSON" in reason
+
+
+def test_a_twin_outside_the_given_places_is_found(folder: Path):
+    cells = load([folder / "2" / "record.json"]).cells
+    assert [cell.label for cell in cells] == ["fp16", "int8"]
+    assert cells[1].twin is cells[0]
+
+
+def test_a_moved_sweep_keeps_its_twins(folder: Path, tmp_path: Path):
+    moved = Path(shutil.copytree(folder, tmp_path / "moved"))
+    for file in moved.rglob("record.json"):
+        file.write_text(file.read_text().replace(str(folder), "/gone"))
+    cells = load([moved]).cells
+    assert cells[1].twin is cells[0]
+
+
+def test_best_is_the_fastest_valid_cell_within_the_limits(found: Cells):
+    def best(**limits: float) -> str:
+        chosen = choose.answer(only(found), Limits(**limits)).best
+        return chosen.label if chosen else ""
+
+    assert best() == "int8 level 3 alpha 0.8"  # the fastest one of all is INVALID
+    assert best(min_psnr=25) == "int8 level 2.5 alpha 0.8"
+    assert best(min_psnr=40) == "fp16"
+    assert best(max_memory_gib=6, min_psnr=30) == ""
+    assert best(max_latency_ms=400) == "int8 level 3 alpha 0.8"
+
+
+def test_the_front_is_not_dominated(found: Cells):
+    assert [c.label for c in choose.front(only(found))] == [
+        "int8 level 3 alpha 0.8", "int8 level 2.5 alpha 0.8", "int8 level 1 alpha 0.8", "fp16",
+    ]  # fmt: skip
+
+
+def test_simulated_speed_chooses_nothing(tmp_path: Path):
+    twin = put(tmp_path / "0" / "twin", record(2.0))
+    for count, psnr in enumerate((30.0, 20.0)):
+        made = quantized(9.0 + count, 1 + count, 0.8, psnr, twin)
+        made["performance"]["generator"]["simulated"] = True
+        put(tmp_path / str(count), made)
+    cells = load([tmp_path])
+    said = choose.answer(only(cells), Limits())
+    assert said.best is None
+    assert said.sentence.startswith("No answer on speed")
+    assert "int8 level 1" in said.sentence
+    assert choose.front(only(cells)) == [cells.cells[0]]
+    assert "<s title=" in page(cells, Limits())
+
+
+def test_the_fake_backend_answers_nothing(tmp_path: Path):
+    for count in range(2):
+        made = record(2.0 + count)
+        made["config"]["backend"]["name"] = "fake"
+        put(tmp_path / str(count), made)
+    assert "no model" in choose.answer(only(load([tmp_path])), Limits()).sentence
+
+
+def test_settings_that_pictures_cannot_tell_apart_are_counted(tmp_path: Path):
+    twin = put(tmp_path / "0" / "twin", record(2.0))
+    for count, level in enumerate((1, 2)):
+        made = quantized(9.0, level, 0.8, 25.0, twin)
+        made["performance"]["generator"]["simulated"] = True
+        made["quality"]["twin"]["pairs"] = [{"psnr_db": 25.0 + d * (-1) ** count} for d in (1, -1)]
+        put(tmp_path / str(count), made)
+    said = choose.answer(only(load([tmp_path])), Limits()).sentence
+    assert "1 more cannot be told" in said
+
+
+def test_a_page_without_a_quality_axis_says_so(tmp_path: Path):
+    for count in range(2):
+        put(tmp_path / str(count), record(2.0 + count) | {"command": f"python run.py seed={count}"})
+    assert "No quality axis" in page(load([tmp_path]), Limits())
+
+
+class _Names(HTMLParser):
+    """Every tag and attribute of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+
+
+def test_nothing_in_a_record_becomes_markup(html: str):
+    parsed = _Names()
+    parsed.feed(html)
+    assert EVIL not in html
+    assert "&lt;script&gt;" in html
+    assert "script" not in parsed.tags
+    assert not [name for name, _ in parsed.attributes if name.startswith("on")]
+    links = [value or "" for name, value in parsed.attributes if name in ("src", "href")]
+    assert links
+    assert all(link.startswith("data:image/webp;base64,") for link in links)
+
+
+def test_a_picture_outside_the_folder_of_its_record_is_not_embedded(tmp_path: Path):
+    put(tmp_path / "secret", record())
+    path = put(tmp_path / "cell", record())
+    stored = json.loads(path.read_text())
+    for image in stored["images"]:
+        image["file"] = f"../secret/{image['file']}"
+    path.write_text(json.dumps(stored))
+    assert "data:image" not in page(load([path]), Limits())
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"key": 1, "config": [], "command": ""}'])
+def test_a_file_that_is_no_record_is_an_error_of_the_user(tmp_path: Path, content: str):
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(UserError, match="no record"):
+        load([tmp_path])
+
+
+def test_a_record_with_almost_nothing_still_makes_a_page(tmp_path: Path):
+    least = {"key": "k", "config": {}, "command": "", "status": "ok"}
+    (tmp_path / "record.json").write_text(json.dumps(least))
+    cells = load([tmp_path])
+    assert "Not sampled" in page(cells, Limits())
+    assert text.markdown(cells, Limits())
+
+
+def test_power_is_shown_where_a_record_has_it(tmp_path: Path):
+    made = record()
+    made["performance"]["power"] = {"mean_w": 612.5, "energy_per_image_j": 306.0}
+    put(tmp_path, made)
+    assert "612.5" in page(load([tmp_path]), Limits())
+
+
+def test_markdown_keeps_untrusted_text_as_text(found: Cells):
+    written = text.markdown(found, Limits())
+    assert "<script>" not in written
+    assert "| int8 level 3 alpha 0.8 | valid | 3.420 | 1.71 |" in written
+    assert "&lt;script&gt;" in written
+
+
+def test_json_is_one_line_with_every_cell(folder: Path, capsys: pytest.CaptureFixture):
+    assert command.main([str(folder), "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert len(found["cells"]) == 8
+    assert found["groups"][0]["pareto"] == [5, 3, 2, 1]
+
+
+def test_the_command_writes_a_page_and_ends_with_json(folder: Path, tmp_path: Path, capsys):
+    target = tmp_path / "new" / "page.html"
+    assert command.main([str(folder), "--html", str(target), "--min-psnr", "25"]) == 0
+    out = capsys.readouterr().out
+    assert "level 2.5" in out
+    assert json.loads(out.splitlines()[-1])["written"] == [str(target)]
+    assert target.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("words", [["/nowhere"], ["--min-psnr", "much"], ["--nope"]])
+def test_mistakes_exit_with_2(words: list[str], capsys: pytest.CaptureFixture):
+    assert command.main(words) == 2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["exit_code"] == 2
+
+
+def test_the_newest_sweep_is_the_default(tmp_path: Path):
+    put(tmp_path / "2026-11-21" / "23-00-00-1" / "0", record())
+    put(tmp_path / "2026-11-22" / "run-08-00-00-1", record())
+    put(tmp_path / "2026-11-22" / "09-00-00-1" / "0", record())
+    (tmp_path / "2026-11-22" / "10-00-00-1").mkdir()
+    assert newest(tmp_path).name == "09-00-00-1"
+
+
+def test_plots_are_png_files(found: Cells, tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    from sdxl.report.plots import draw
+
+    written = draw(found, tmp_path)
+    assert [path.name for path in written] == ["speed-1.png", "pareto-1.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+
+
+def test_importing_the_report_imports_no_framework():
+    code = (
+        "import sys, sdxl.report.__main__, sdxl.report.page, sdxl.report.diff;"
+        "print(sorted({'torch', 'mlflow', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_markup_escapes_children_and_attributes():
+    assert h("p", "<b>", Markup("<i>"), title='"&') == '<p title="&quot;&amp;">&lt;b&gt;<i></p>'
+    assert h("br") == "<br>"
+
+
+def test_difference_is_amplified_and_does_not_wrap():
+    black, white = np.zeros((1, 1, 3), np.uint8), np.full((1, 1, 3), 255, np.uint8)
+    assert difference(black, white).item() == difference(white, black).item() == 255
+    assert difference(black, black + 2).item() == 2 * GAIN
+
+
+def chromium(file: Path, profile: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    words = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, file.as_uri()]
+    return subprocess.run(words, capture_output=True, text=True, timeout=90, check=True)
+
+
+MEASURE = """<script>addEventListener('load', () => {
+  const page = document.documentElement;
+  page.dataset.result = JSON.stringify({
+    inner: innerWidth, scroll: page.scrollWidth, title: document.title,
+    requests: performance.getEntriesByType('resource').map(e => e.name).filter(
+      n => !n.startsWith('data:')),
+    broken: [...document.images].filter(i => !i.naturalWidth).length,
+    wide: [...document.querySelectorAll('main *')].filter(e =>
+      e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, svg')).length,
+    plots: [...document.querySelectorAll('.plot svg')].filter(e => e.clientWidth).length,
+  });
+});</script>"""
+
+
+@browser
+@pytest.mark.parametrize("width", [390, 1400])
+def test_layout_in_a_browser(html: str, tmp_path: Path, width: int):
+    """A frame of that width, since a headless window cannot be narrower than 500 pixels."""
+    measured = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
+    (tmp_path / "page.html").write_text(measured.replace("</body>", f"{MEASURE}</body>"))
+    (tmp_path / "frame.html").write_text(
+        f"<body style='margin:0'><iframe src='page.html' style='border:0;width:{width}px;"
+        "height:900px'></iframe><script>addEventListener('load', () => { document.body.dataset"
+        ".all = frames[0].document.documentElement.dataset.result })</script>"
+    )
+    done = chromium(
+        tmp_path / "frame.html", tmp_path / "profile", "--dump-dom", "--window-size=1500,1000",
+        "--allow-file-access-from-files", "--virtual-time-budget=4000",
+    )  # fmt: skip
+    stated = re.search(r'data-all="([^"]*)"', done.stdout)
+    assert stated, done.stdout[:300]
+    found = json.loads(stated[1].replace("&quot;", '"'))
+    assert found["inner"] == width
+    assert found["scroll"] <= width, "the page scrolls sideways"
+    assert found["wide"] == 0
+    assert found["requests"] == []
+    assert found["broken"] == 0
+    assert found["plots"] == 1  # the drawing of the other width is hidden
+    assert "pwned" not in found["title"]
+    assert "CONSOLE" not in done.stderr
+
+
+@browser
+def test_the_page_as_it_is_written_is_silent(html: str, tmp_path: Path):
+    """With its own policy in force: no console message, and the evil caption is only text."""
+    (tmp_path / "page.html").write_text(html)
+    done = chromium(tmp_path / "page.html", tmp_path / "profile", "--dump-dom")
+    assert "CONSOLE" not in done.stderr
+    assert "<title>Which setting should ship?" in done.stdout
+
+
+@browser
+def test_the_page_prints(html: str, tmp_path: Path):
+    (tmp_path / "page.html").write_text(html)
+    target = tmp_path / "page.pdf"
+    chromium(tmp_path / "page.html", tmp_path / "profile", f"--print-to-pdf={target}")
+    assert target.read_bytes().startswith(b"%PDF")
