@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
 
 from sdxl.config import ROOT, load, register
 from sdxl.quant import stats, tables
@@ -17,6 +18,10 @@ from sdxl.schema import Config
 
 FAST = ("rules=open", "model.steps=4", "model.height=64", "model.width=64")
 CALLS = 4
+
+# The same examples in every run, however slow the machine is.
+settings.register_profile("quant", deadline=None, derandomize=True)
+settings.load_profile("quant")
 
 register()
 

@@ -145,7 +145,8 @@ def test_smoothing_changes_no_product_and_keeps_its_bounds(weight, amax, alpha):
     inputs = amax * torch.linspace(-1, 1, 5)
     plain = inputs.double() @ weight.double().T
     smoothed = (inputs * factors).double() @ (weight / factors).double().T
-    assert torch.allclose(plain, smoothed, rtol=1e-4, atol=1e-4 * float(plain.abs().max()) + 1e-9)
+    terms = inputs.abs().double() @ weight.abs().double().T  # what may cancel in a sum
+    assert ((plain - smoothed).abs() <= 1e-6 * terms + 1e-30).all()
     assert scales.smoothed_amax(amax, factors, torch.float32) == (amax * factors).max()
 
 
