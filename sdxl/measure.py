@@ -10,6 +10,8 @@ from typing import Any
 from sdxl import environment, isolate, prompts, schema, worker
 from sdxl.bench import logs
 from sdxl.config import backend_modules
+from sdxl.doctor.preflight import preflight
+from sdxl.errors import ConfigError
 from sdxl.report.progress import Progress
 from sdxl.schema import Config, Format, Mode, Rules
 from sdxl.types import Record
@@ -50,6 +52,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     """One run of LoadGen into `record`."""
     began = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
+    if problems := preflight(config, folder):
+        raise ConfigError(problems)
     # The user's mistakes cost seconds here, not a model's loading time in the child.
     chosen = prompts.load(config.dataset, config.limit, config.seed)
     record.environment = dict(environment.describe())  # the cached one serves other cells too

@@ -178,13 +178,17 @@ class MultiStream(Scenario):
     target_latency_percentile: float = 0.99
 
 
+KEEP_IMAGES = 8
+"""Pictures kept in performance mode where `quality.keep_images` does not say."""
+
+
 @dataclass
 class Quality:
     """What is kept of the images and how they are judged."""
 
     name: str = MISSING
     twin: bool = True  # measure the unquantized twin of a quantized cell, and compare
-    keep_images: Optional[int] = None  # pictures of the first prompts; null: 8, or in accuracy all
+    keep_images: Optional[int] = None  # of the first prompts; null: 8, in accuracy mode all
 
 
 @dataclass

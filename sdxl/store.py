@@ -23,7 +23,6 @@ from sdxl.errors import SdxlError, UserError
 from sdxl.schema import Build
 from sdxl.types import Manifest
 
-
 _WHOLE, _PIECES, _PIECE = 64 << 20, 256, 64 << 10
 
 
@@ -111,9 +110,7 @@ def get(
     return found
 
 
-def disk_error(
-    error: OSError, place: Path, fix: str = "SDXL_STORE=FOLDER python ..."
-) -> SdxlError:
+def disk_error(error: OSError, place: Path, fix: str = "SDXL_STORE=FOLDER python ...") -> SdxlError:
     """A full or unwritable disk, said plainly; `fix` is the line that chooses another place."""
     if error.errno == errno.ENOSPC:
         return SdxlError(f"no space left on the disk of {place}", expected="free space")

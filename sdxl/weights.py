@@ -92,11 +92,10 @@ class WeightSource:
         return module.to(device).eval().requires_grad_(False)
 
     def identity(self) -> dict[str, Any]:
-        """Names, sizes and header hashes of the weight files; the LoRA fused into them."""
+        """Names and fingerprints of the weight files; the LoRA fused into them."""
         files = sorted(self.folder.rglob("*.safetensors"))
         identity: dict[str, Any] = {
-            str(file.relative_to(self.folder)): store.fingerprint(file)
-            for file in files
+            str(file.relative_to(self.folder)): store.fingerprint(file) for file in files
         }
         if self.model.lora:
             from sdxl import lora

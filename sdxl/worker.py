@@ -19,7 +19,6 @@ from sdxl.schema import Mode
 from sdxl.types import Generator, Prompt
 
 REPORT_EVERY_S = 0.25
-KEEP_IMAGES = 8
 
 
 def measure(
@@ -42,7 +41,7 @@ def measure(
     settings = loadgen.test_settings(config, len(chosen), warm)
     expected = _expected_samples(settings, config, len(chosen))
     accuracy = config.mode is Mode.accuracy
-    keep = config.quality.keep_images or KEEP_IMAGES
+    keep = config.quality.keep_images or schema.KEEP_IMAGES
     keeper = Keeper(out_dir / "images", chosen, keep, accuracy)
 
     reporter = _Reporter(link, expected)
@@ -91,6 +90,9 @@ def quantize(link: isolate.Link, config: schema.Config) -> dict[str, Any]:
     link.report({"phase": "quantizing"})
     if config.model.diffusers_src:
         use_diffusers(config.model.diffusers_src)
+    from sdxl.quant import progress
+
+    progress.listener = lambda text: link.report({"phase": "quantizing", "text": text})
     made = quant.prepare(config)
     link.report({"phase": "quantizing: errors per layer"})
     errors = quant.layer_report(config, made)

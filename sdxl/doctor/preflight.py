@@ -10,7 +10,7 @@ from pathlib import Path
 from sdxl import store
 from sdxl.config import backend_modules
 from sdxl.errors import Problem
-from sdxl.schema import Config, Format, Mode, SdxlModel, TinyModel
+from sdxl.schema import KEEP_IMAGES, Config, Format, Mode, SdxlModel, TinyModel
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
 MODULES = {"mlperf_loadgen": "LoadGen, which measures", "psutil": "psutil, which counts memory"}
@@ -59,7 +59,7 @@ def output_bytes(config: Config) -> int:
     prompts = config.limit or MOST_PROMPTS
     if config.mode is Mode.accuracy:
         return LOGS_BYTES + 3 * picture * prompts
-    return LOGS_BYTES + picture * min(config.quality.keep_images, prompts)
+    return LOGS_BYTES + picture * min(config.quality.keep_images or KEEP_IMAGES, prompts)
 
 
 def existing(folder: Path) -> Path:

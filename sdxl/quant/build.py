@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from sdxl import architecture, schema, store
 from sdxl import config as configuration
+from sdxl import store
 from sdxl.errors import UserError
 from sdxl.model import open_source, shapes_source, torch_device, torch_dtype
 from sdxl.quant import device, levels, stats, tables

@@ -72,7 +72,7 @@ class Progress:
 
     def _facts(self, message: dict[str, Any]) -> str:
         if "issued" not in message:
-            return ""
+            return str(message.get("text", ""))
         done, issued, expected = message["done"], message["issued"], message["expected"]
         rate = done / max(1e-9, time.monotonic() - self._began)
         left = f"{max(0, expected - done) / rate:.0f} s left" if done else "no estimate yet"
