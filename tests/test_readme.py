@@ -65,6 +65,8 @@ def test_command_runs(command: str, store: Path, tmp_path: Path) -> None:
     words = [sys.executable, *shlex.split(command)[1:]]
     if words[1] in ("run.py", "quantize.py") and "--help" not in words:
         words += shrunk(words, tmp_path)
+    if words[1:3] == ["-m", "sdxl.report"]:
+        words.append(str(a_sweep(tmp_path)))
     environment = os.environ | {
         "SDXL_STORE": str(store),
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
@@ -74,8 +76,17 @@ def test_command_runs(command: str, store: Path, tmp_path: Path) -> None:
         words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode in FINISHED, done.stdout[-3000:] + done.stderr[-3000:]
-    if "--help" not in words:
+    if not {"--help", "--markdown"} & set(words):
         assert done.stdout.splitlines()[-1].startswith('{"status": ')
+
+
+def a_sweep(folder: Path) -> Path:
+    """Two cells to report on."""
+    words = ["-m", "seed=1,2", "backend=fake", "tracking=off", f"hydra.sweep.dir={folder}/two"]
+    subprocess.run(
+        [sys.executable, "run.py", *words], cwd=ROOT, capture_output=True, check=True, timeout=100
+    )
+    return folder / "two"
 
 
 def shrunk(words: list[str], folder: Path) -> list[str]:

@@ -67,6 +67,13 @@ def quantize(
         recipe = recipe_of(layer, quant, formats)
         scales = scales_of(layer, weight, statistics, recipe)
         if layer.kind is Kind.attention:
+            if not hasattr(module, "q_bmm_quantizer"):
+                raise SdxlError(
+                    "ModelOpt did not load its diffusers plugin, so attention stays as it is",
+                    "an import that failed, probably of onnx",
+                    "the tested set of packages",
+                    "pip install -c constraints.txt -e .",
+                )
             for part, quantizer in ATTENTION_QUANTIZERS.items():
                 _enable(getattr(module, quantizer), _FP8, scales.parts[part].to(unet.dtype))
         else:

@@ -101,7 +101,9 @@ def _speed(record: Record) -> list[Row]:
             text += " (simulated: 8-bit numbers, wider arithmetic; its speed means nothing)"
         rows.append(("speed-up", text))
     if found.get("unit") == "ms":
-        rows.append((found["metric"], f"{found['value']:,.4g} {found['unit']}"))
+        value = found["value"]
+        text = "too few queries for an estimate" if value is None else f"{value:,.4g} ms"
+        rows.append((found["metric"], text))
     return rows
 
 
