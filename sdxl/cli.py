@@ -77,6 +77,9 @@ def _outcome(action: Callable[[Config, Path], Outcome], cfg: DictConfig, out_dir
 
 def command(main: Callable[[], None]) -> None:
     """Run a Hydra entry point, print the JSON line, leave with the right exit code."""
+    if any(word in ("-h", "--help") for word in sys.argv[1:]):
+        print(_help(Path(sys.argv[0]).stem))
+        return
     if any(word.split("=")[0] in _INFORMATION for word in sys.argv[1:]):
         main()
         return
@@ -113,6 +116,25 @@ def command(main: Callable[[], None]) -> None:
     sys.stderr.flush()
     print(json.dumps(summary, allow_nan=False, default=str), flush=True)
     sys.exit(summary["exit_code"])
+
+
+def _help(name: str) -> str:
+    """What `--help` prints. Hydra's own takes seconds: it composes every option of every group."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    conf = ROOT / "conf"
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        words = [word for word in sys.argv[1:] if not word.startswith("-")]
+        settings = OmegaConf.to_yaml(compose(name, overrides=words)).rstrip()
+    text: Any = OmegaConf.load(conf / "hydra" / "help" / f"{name}.yaml")
+    groups = [
+        f"  {'+' if group in ('experiment', 'sweep') else ''}{group}: "
+        + ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
+        for group in (*GROUPS, "backend", "experiment", "sweep")
+    ]
+    parts = [text.header, "Groups (group=option):", *groups, "", "Settings (name=value):"]
+    return "\n".join([*parts, settings, "", text.footer.rstrip()])
 
 
 def _only_planned() -> bool:

@@ -76,9 +76,6 @@ def run(
     Its output goes to `log`. Raises `WorkerDied`, `WorkerStalled`, `WorkerFailed`, or the
     `SdxlError` raised inside. Ctrl-C kills the child and propagates.
     """
-    # A spinning OpenMP barrier fights the harness's own threads for the cores: with one busy
-    # neighbour on two cores a batch of the tiny model took three times as long as with sleeping.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for noisy in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(noisy, "error")
     context: Any = multiprocessing.get_context("forkserver" if preload else "spawn")

@@ -38,8 +38,16 @@ class Harness:
         self.errors.append(error)
         self.failed.set()
 
+    def start(self):
+        self.thread = threading.Thread(target=self.sut.serve, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        self.sut.close()
+        self.thread.join(30)
+
     def run(self, sizes, pause_s=0.0):
-        self.sut.start()
+        self.start()
         ids = iter(range(sum(sizes)))
         issued = []
         for size in sizes:
@@ -47,7 +55,7 @@ class Harness:
             issued += query
             self.sut.issue(query)
             time.sleep(pause_s)
-        self.sut.close()
+        self.close()
         return issued
 
     @property
@@ -92,7 +100,7 @@ def test_one_big_query_is_cut_into_full_batches_and_a_rest():
 
 def test_a_full_batch_does_not_wait():
     harness = Harness(batch=2, max_wait_s=30.0)
-    harness.sut.start()
+    harness.start()
     began = time.perf_counter()
     harness.sut.issue([Sample(0, 0)])
     harness.sut.issue([Sample(1, 1)])
@@ -100,12 +108,12 @@ def test_a_full_batch_does_not_wait():
         assert time.perf_counter() - began < 10
         time.sleep(0.001)
     assert [len(batch) for batch in harness.batches] == [2]
-    harness.sut.close()
+    harness.close()
 
 
 def test_a_batch_waits_for_company_until_its_oldest_samples_deadline():
     harness = Harness(batch=8, max_wait_s=0.3)
-    harness.sut.start()
+    harness.start()
     began = time.perf_counter()
     for number in range(3):
         harness.sut.issue([Sample(number, 0)])
@@ -115,18 +123,18 @@ def test_a_batch_waits_for_company_until_its_oldest_samples_deadline():
         time.sleep(0.001)
     assert [len(batch) for batch in harness.batches] == [3], "latecomers joined"
     assert 0.29 < harness.times[0] - began < 3, "and did not move the deadline"
-    harness.sut.close()
+    harness.close()
 
 
 def test_without_patience_a_lone_sample_goes_at_once():
     harness = Harness(batch=8, max_wait_s=0.0)
-    harness.sut.start()
+    harness.start()
     began = time.perf_counter()
     harness.sut.issue([Sample(0, 0)])
     while not harness.done:
         assert time.perf_counter() - began < 10
         time.sleep(0.001)
-    harness.sut.close()
+    harness.close()
 
 
 def test_close_drains_what_waits():
@@ -147,10 +155,10 @@ def test_the_first_exception_stops_everything_and_is_handed_over(inline, kind):
         raise kind("broken")
 
     harness = Harness(2, inline, generate=generate)
-    harness.sut.start()
+    harness.start()
     harness.sut.issue([Sample(n, n) for n in range(6)])
     assert harness.failed.wait(10)
-    harness.sut.close()
+    harness.close()
     assert calls == [[0, 1]] and [type(error) for error in harness.errors] == [kind]
     assert not harness.done
 
@@ -158,10 +166,10 @@ def test_the_first_exception_stops_everything_and_is_handed_over(inline, kind):
 @pytest.mark.parametrize("inline", [True, False])
 def test_a_generator_that_loses_a_picture_is_an_error(inline):
     harness = Harness(4, inline, generate=lambda _: np.repeat(PICTURE, 3, axis=0))
-    harness.sut.start()
+    harness.start()
     harness.sut.issue([Sample(n, n) for n in range(4)])
     assert harness.failed.wait(10)
-    harness.sut.close()
+    harness.close()
     assert "4 prompts gave 3 pictures" in str(harness.errors[0])
     assert harness.sut.counts.done == 0
 

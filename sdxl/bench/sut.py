@@ -44,7 +44,7 @@ class Sut:
     """Feeds a generator from LoadGen's queries.
 
     `inline` answers in LoadGen's own thread (SingleStream, MultiStream: no queue in the path).
-    Otherwise one worker thread takes up to `batch_size` samples, waiting at most `max_wait_s`
+    Otherwise `serve` takes up to `batch_size` samples at a time, waiting at most `max_wait_s`
     for a batch to fill (Server). The first exception stops everything and goes to `on_error`.
     """
 
@@ -64,13 +64,6 @@ class Sut:
         self._waiting: deque[tuple[Sample, float]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start the worker thread, where there is one."""
-        if not self._inline:
-            self._thread = threading.Thread(target=self._work, name="sut", daemon=True)
-            self._thread.start()
 
     def issue(self, samples: Sequence[Sample]) -> None:
         """Take samples over from LoadGen."""
@@ -85,18 +78,17 @@ class Sut:
             self._waiting.extend((sample, now) for sample in samples)
             self._changed.notify()
 
+    def serve(self) -> None:
+        """Work off batches in the calling thread until `close`; nothing to do for an inline SUT."""
+        while not self._inline and (batch := self._take()):
+            if not self._guarded(batch):
+                return
+
     def close(self) -> None:
-        """Stop the worker thread once nothing is waiting."""
+        """No more samples will come: `serve` returns once nothing is waiting."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if self._thread:
-            self._thread.join()
-
-    def _work(self) -> None:
-        while batch := self._take():
-            if not self._guarded(batch):
-                return
 
     def _take(self) -> list[Sample]:
         """The next batch: full, or as full as it got by the deadline of its oldest sample."""
