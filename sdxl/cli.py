@@ -52,7 +52,7 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
         return
     with _sweep.cell(hydra.job.num) as cell:
         cell.outcome = _sweep.not_started() if _sweep.stopped else _outcome(action, cfg, out_dir)
-        cell.outcome.setdefault("command", shlex.join(["python", "run.py", *cell.overrides]))
+        cell.outcome["command"] = shlex.join(["python", "run.py", *cell.overrides])
         _outcomes.append(cell.outcome)
 
 
