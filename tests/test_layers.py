@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "sdxl"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ENTRIES = sorted(ROOT.glob("*.py"))
-GROUND = ("choices", "errors", "config", "schema", "rules", "types", "store")
+GROUND = ("choices", "errors", "config", "schema", "rules", "rules_quant", "types", "store")
 LIGHT = {"hydra", "sdxl.cli", "sdxl.config", "sdxl.errors"}
 
 

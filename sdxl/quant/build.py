@@ -19,8 +19,9 @@ from sdxl.errors import UserError
 from sdxl.model import open_source, shapes_source, torch_device, torch_dtype
 from sdxl.quant import device, levels, stats, tables
 from sdxl.quant.levels import Kind, Layer
-from sdxl.quant.settings import WEIGHT_ONLY, effective
+from sdxl.quant.settings import effective
 from sdxl.quant.tables import Statistics
+from sdxl.rules_quant import WEIGHT_ONLY
 from sdxl.schema import Config, Format
 from sdxl.store import Artifact
 

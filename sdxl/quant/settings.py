@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sdxl.rules_quant import WEIGHT_ONLY
 from sdxl.schema import Calls, Config, Format, Quant, Steps
-
-WEIGHT_ONLY = (Format.int8_weight_only, Format.int4_weight_only)
 
 
 def effective(config: Config) -> dict[str, Any]:
