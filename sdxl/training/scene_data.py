@@ -1,0 +1,69 @@
+"""Scenes for training: pictures, captions and token ids, rendered once and memory-mapped."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from sdxl import config, prompts, store
+from sdxl.scenes import captions, render, world
+from sdxl.scenes.captions import Caption
+from sdxl.scenes.world import Scene
+
+NEGATIVE = "normal quality, low quality, worst quality, low res, blurry, nsfw, nude"
+"""The negative prompt of MLPerf; a share of the unconditional training rows is this text."""
+UNCONDITIONAL = ("", NEGATIVE)
+
+_BLOCK = 256
+_LOOK = 1
+"""Raise when the renderer draws the same scenes differently: it makes new folders."""
+
+
+def scenes(seed: int, count: int) -> list[Scene]:
+    """The training scenes of a seed."""
+    return [world.training_scene(seed, number) for number in range(count)]
+
+
+def wordings(seed: int, count: int) -> list[Caption]:
+    """One caption for each training scene."""
+    drawn = scenes(seed, count)
+    return [captions.describe(s, random.Random(f"words/{seed}/{n}")) for n, s in enumerate(drawn)]
+
+
+def pictures(seed: int, count: int, size: int) -> NDArray[np.uint8]:
+    """uint8 (count, size, size, 3), memory-mapped; rendered at the first use."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        shape = (count, size, size, 3)
+        out = open_memmap(folder / "pictures.npy", mode="w+", dtype=np.uint8, shape=shape)
+        for start in range(0, count, _BLOCK):
+            block = [world.training_scene(seed, n) for n in range(start, min(start + _BLOCK, count))]
+            out[start : start + len(block)] = render.render(block, size)
+        out.flush()
+        return {}
+
+    settings = {"seed": seed, "count": count, "size": size, "look": _LOOK}
+    made = store.get("scenes", config.key(settings), build, settings=settings)
+    found: NDArray[np.uint8] = np.load(made.path / "pictures.npy", mmap_mode="r")
+    return found
+
+
+@cache
+def tokenizers() -> tuple[Any, Any]:
+    """The pair of the scenes' model, learnt from captions and the negative prompt."""
+    from sdxl import tiny
+
+    lines = [caption.text for caption in wordings(0, 2000)]
+    return tiny.tokenizers_of(tiny.learn([*lines, *UNCONDITIONAL]))
+
+
+def token_ids(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids (N, 77) for each of the two encoders."""
+    ids = prompts.tokenize(texts, tokenizers())
+    return ids.first, ids.second
