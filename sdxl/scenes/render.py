@@ -179,14 +179,27 @@ def _view(size: int) -> _View:
 
 def _directions(size: int) -> Floats:
     """Unit rays (3, size * size) through the middles of a square grid."""
+    forward, right, up = _axes()
+    line = ((np.arange(size) + 0.5) / size * 2 - 1) * math.tan(_HALF_ANGLE)
+    v, u = np.meshgrid(-line, line, indexing="ij")
+    rays = (forward + u[..., None] * right + v[..., None] * up).reshape(-1, 3).T
+    return (rays / np.linalg.norm(rays, axis=0)).astype(np.float32)
+
+
+def seen_at(solid: Solid) -> tuple[float, float]:
+    """Where a solid's middle is in any picture: from the left and from the top, 0..1."""
+    forward, right, up = _axes()
+    middle = np.array([solid.x, solid.y, solids.MIDDLE * RADII[solid.size]]) - np.array(_CAMERA)
+    scale = middle @ forward * math.tan(_HALF_ANGLE)
+    return float(0.5 + 0.5 * (middle @ right) / scale), float(0.5 - 0.5 * (middle @ up) / scale)
+
+
+def _axes() -> tuple[Any, Any, Any]:
+    """Forward, right and up of the camera, unit vectors."""
 
     def unit(vector: Any) -> Any:
         return vector / np.linalg.norm(vector)
 
     forward = unit(np.array(_TARGET) - np.array(_CAMERA))
     right = unit(np.cross(forward, [0, 0, 1]))
-    up = np.cross(right, forward)
-    line = ((np.arange(size) + 0.5) / size * 2 - 1) * math.tan(_HALF_ANGLE)
-    v, u = np.meshgrid(-line, line, indexing="ij")
-    rays = (forward + u[..., None] * right + v[..., None] * up).reshape(-1, 3).T
-    return (rays / np.linalg.norm(rays, axis=0)).astype(np.float32)
+    return forward, right, np.cross(right, forward)

@@ -12,6 +12,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from sdxl import config, prompts, store
+from sdxl.errors import UserError
 from sdxl.scenes import captions, render, world
 from sdxl.scenes.captions import Caption
 from sdxl.scenes.world import Scene
@@ -67,3 +68,63 @@ def token_ids(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids (N, 77) for each of the two encoders."""
     ids = prompts.tokenize(texts, tokenizers())
     return ids.first, ids.second
+
+
+def stage_folder(run: str, stage: str) -> Path:
+    """Where a stage keeps its checkpoint, its log and, below `model`, its networks."""
+    return store.root() / "training" / run / stage
+
+
+def autoencoder(run: str) -> Any:
+    """The VAE that this run has trained, or None if there is none yet."""
+    from diffusers import AutoencoderKL
+
+    folder = stage_folder(run, "vae") / "model"
+    if not (folder / "config.json").is_file():
+        return None
+    return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+
+
+def rebuilt(run: str, seed: int, count: int, size: int, most: int = 4000) -> NDArray[np.uint8]:
+    """The first pictures as the run's VAE shows them; none if it is not trained yet."""
+    from sdxl.training import vae as stage
+
+    network = autoencoder(run)
+    if network is None:
+        return np.empty((0, size, size, 3), np.uint8)
+    first = pictures(seed, count, size)[:most]
+    parts = [
+        stage.uint8(network.decode(network.encode(stage.tensor(part)).latent_dist.mean).sample)
+        for part in np.array_split(first, max(1, len(first) // 64))
+    ]
+    return np.concatenate(parts)
+
+
+def text_encoders(run: str) -> tuple[Any, Any]:
+    """Both text encoders that this run has trained."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    folder = stage_folder(run, "clip") / "model"
+    if not folder.is_dir():
+        raise UserError(
+            f"the text encoders of run `{run}` are not trained yet",
+            str(folder),
+            fix=f"python train.py train=clip train.run={run}",
+        )
+    first = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2")
+    return first.eval(), second.eval()
+
+
+def detector(run: str) -> Any:
+    """The detector that this run has trained, or None if there is none yet."""
+    from safetensors.torch import load_model
+
+    from sdxl.scenes.encoder import Detector
+
+    file = stage_folder(run, "judge") / "model" / "detector.safetensors"
+    if not file.is_file():
+        return None
+    network = Detector()
+    load_model(network, str(file))
+    return network.eval()

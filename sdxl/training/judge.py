@@ -1,0 +1,106 @@
+"""The stage `judge`: the detector that counts, names and places solids."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdxl.scenes import captions, judge, render, world
+from sdxl.scenes.encoder import GRID, Detector
+from sdxl.training import scene_data
+from sdxl.training.loop import Batch
+from sdxl.training.settings import Training
+from sdxl.training.vae import tensor
+
+_EVALUATED = 256
+_NOISE = 0.06
+
+
+class Detecting(nn.Module):
+    """Losses of the detector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.detector = Detector()
+
+    def forward(self, pixels: Tensor, there: Tensor, cells: Tensor, places: Tensor) -> dict[str, Tensor]:  # fmt: skip
+        """pixels (B, 3, H, W); there (B, 16, 16) 0 or 1; cells (N, 7) row, y, x and four classes."""
+        out = self.detector(pixels)
+        logits = out["there"][:, 0].float()
+        missed = functional.binary_cross_entropy_with_logits(logits, there, reduction="none")
+        likely = torch.where(there > 0, 1 - logits.sigmoid(), logits.sigmoid()).detach()
+        losses = {"there": (missed * likely**2).sum() / max(1, len(cells))}
+        row, y, x = cells[:, :3].T
+        for number, name in enumerate(("colour", "shape", "size", "material")):
+            at = out[name].float()[row, :, y, x]
+            losses[name] = functional.cross_entropy(at, cells[:, 3 + number])
+        at = out["place"].float()[row, :, y, x]
+        losses["place"] = (at - places).abs().mean()
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+
+class Stage:
+    """Trains the detector on renders, plain and through the autoencoder, with noise."""
+
+    def __init__(self, settings: Training, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.module = Detecting()
+        self.count = settings.scenes
+        self.scenes = scene_data.scenes(seed, self.count)
+        self.pictures = scene_data.pictures(seed, self.count, settings.size)
+        self.rebuilt = scene_data.rebuilt(settings.run, seed, self.count, settings.size)
+
+    def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
+        """Pictures with noise, and where their solids are."""
+        rebuilt = batch.draw("rebuilt", uniform=True).numpy() < 0.5
+        pixels = tensor(
+            np.stack([
+                self.rebuilt[r % len(self.rebuilt)] if again and len(self.rebuilt) else self.pictures[r]
+                for r, again in zip(self._rows(batch, rebuilt), rebuilt, strict=True)
+            ])
+        )  # fmt: skip
+        strength = _NOISE * batch.draw("strength", 1, 1, 1, uniform=True)
+        pixels = pixels + strength * batch.draw("noise", *pixels.shape[1:])
+        there, cells, places = targets([self.scenes[r] for r in self._rows(batch, rebuilt)])
+        found = {"pixels": pixels, "there": there, "cells": cells, "places": places}
+        return {name: value.to(device) for name, value in found.items()}
+
+    def _rows(self, batch: Batch, rebuilt: Any) -> list[int]:
+        """The rebuilt pictures are the first ones: rows beyond come round again."""
+        most = len(self.rebuilt)
+        return [int(r % most if again and most else r)
+                for r, again in zip(batch.rows, rebuilt, strict=True)]  # fmt: skip
+
+    def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
+        """Accuracy on rendered scenes with held-out combinations: what the judge itself misses."""
+        wanted = [world.held_out_scene(1, n) for n in range(_EVALUATED)]
+        texts = [captions.describe(s, random.Random(n)) for n, s in enumerate(wanted)]
+        found = self.module.detector.find(tensor(render.render(wanted)).to(device))
+        return judge.accuracy(texts, found), None
+
+    def export(self, folder: Path) -> None:
+        """The detector alone."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.module.detector, str(folder / "detector.safetensors"))
+
+
+def targets(scenes: list[world.Scene]) -> tuple[Tensor, Tensor, Tensor]:
+    """Occupied cells (B, 16, 16); (N, 7) row, y, x and classes; (N, 2) places on the table."""
+    there = torch.zeros(len(scenes), GRID, GRID)
+    cells, places = [], []
+    for row, scene in enumerate(scenes):
+        for s in scene.solids:
+            across, down = render.seen_at(s)
+            x, y = (min(GRID - 1, max(0, int(v * GRID))) for v in (across, down))
+            there[row, y, x] = 1
+            cells.append([row, y, x, world.COLOURS.index(s.colour), world.SHAPES.index(s.shape),
+                          world.SIZES.index(s.size), world.MATERIALS.index(s.material)])  # fmt: skip
+            places.append([s.x, s.y])
+    return there, torch.tensor(cells), torch.tensor(places)
