@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl import environment, isolate, prompts, schema, worker
-from sdxl.bench import logs
-from sdxl.config import backend_modules, quality_modules
+from sdxl import environment, isolate, ledger, prompts, records, schema, worker
+from sdxl.bench import logs, verdict
+from sdxl.config import backend_modules, key, quality_modules
 from sdxl.doctor.preflight import preflight
 from sdxl.errors import ConfigError
 from sdxl.report.progress import Progress
@@ -68,9 +68,7 @@ def _once(config: Config, folder: Path, record: Record) -> None:
         record.quality["scores"] = result["scores"]
     record.environment = {**record.environment, **result["environment"]}
     record.performance = _performance(config, result, logs.read(folder / "loadgen"))
-    detail = record.performance["loadgen"]["detail"]
-    valid, reason = logs.verdict(detail, config.mode is Mode.accuracy)
-    record.status, record.reason = ("ok", "") if valid else ("invalid", reason)
+    _judge(config, record)
     reasons = _incomparable(config, len(chosen))
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     if record.images:
@@ -79,6 +77,20 @@ def _once(config: Config, folder: Path, record: Record) -> None:
         shown = record.images[:SHEET_IMAGES]
         paths = [folder / image["file"] for image in shown]
         sheet(paths, [image["caption"] for image in shown], folder / "images.png")
+
+
+def _judge(config: Config, record: Record) -> None:
+    """The verdict, beside the newest run of the same work in the other mode, if there is one."""
+    pair = records.pair_key(config)
+    made = [artifact["key"] for artifact in record.artifacts]
+    record.performance["artifact_key"] = key(records.artifact_key(config), made)
+    record.performance["pair_key"] = pair
+    other = Mode.performance if config.mode is Mode.accuracy else Mode.accuracy
+    partner = ledger.partner(pair, other)
+    found = verdict.gates(record, partner[1] if partner else None)
+    record.verdict = [gate.row() for gate in found]
+    record.reason = verdict.invalid_because(found)
+    record.status = "invalid" if record.reason else "ok"
 
 
 def _artifacts(config: Config, folder: Path, record: Record, progress: Progress) -> dict[str, Path]:

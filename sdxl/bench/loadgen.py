@@ -16,7 +16,7 @@ import mlperf_loadgen as lg
 import numpy as np
 
 from sdxl import schema
-from sdxl.bench.rounds import SEEDS
+from sdxl.bench.rounds import rules_of
 from sdxl.bench.sut import Generate, Sample, Sut, batch_size
 from sdxl.schema import Mode
 
@@ -44,7 +44,7 @@ def test_settings(config: schema.Config, prompts: int, warm_up: WarmUp) -> Any:
     settings.min_query_count = scenario.min_query_count or prompts
     settings.max_query_count = 0
     settings.max_duration_ms = 0
-    seeds = SEEDS[config.round]
+    seeds = rules_of(config.round, config.seed).seeds
     settings.qsl_rng_seed = seeds.qsl
     settings.sample_index_rng_seed = seeds.sample_index
     settings.schedule_rng_seed = seeds.schedule

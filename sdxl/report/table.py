@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from sdxl.report import gates
 from sdxl.types import Record
 
 Row = tuple[str, str]
@@ -23,6 +24,8 @@ def show(record: Record, out_dir: str) -> None:
             *_where(record, out_dir),
         ],
     )
+    if gates.wanted(record):
+        gates.show(f"verdict by the rules of {record.config['round']}", record.verdict)
 
 
 def show_cells(outcomes: list[dict[str, Any]]) -> None:
@@ -74,6 +77,8 @@ def _verdict(record: Record) -> list[Row]:
         rows.append(
             ("comparable", "yes" if record.comparable else f"no: {record.comparable_reason}")
         )
+    if record.verdict:
+        rows.append(("verdict", gates.summary(record)))
     return rows
 
 
