@@ -174,8 +174,7 @@ def seconds(detail: dict[str, Any]) -> float:
     """How long the test took, from LoadGen's own marks; 0 where it wrote none."""
     try:
         begin, end = (
-            datetime.strptime(detail[mark], _TIME)
-            for mark in ("power_begin", "power_end")
+            datetime.strptime(detail[mark], _TIME) for mark in ("power_begin", "power_end")
         )
     except (KeyError, ValueError):
         return 0.0
