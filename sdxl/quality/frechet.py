@@ -44,6 +44,14 @@ class Moments:
         self._mean += off * (len(batch) / total)
         self.count = total
 
+    def state(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """Count, mean and scatter: what `restore` needs to go on."""
+        return self.count, self._mean, self._scatter
+
+    def restore(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        """Go on from a `state`."""
+        self.count, self._mean, self._scatter = count, mean, scatter
+
     def statistics(self) -> Statistics:
         """As `numpy.mean` and `numpy.cov(rowvar=False)`; raises `ValueError` below two features."""
         if self.count < 2:
@@ -54,23 +62,25 @@ class Moments:
 def distance(ours: Statistics, reference: Statistics) -> float:
     """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
 
-    The trace of the root is the sum of the singular values of S1^(1/2) S2^(1/2). Unlike a root of
-    the product S1 S2 it is exact for the singular covariances of few images, and never complex.
+    With S1 = A A' and S2 = B B' the trace of the root is the sum of the singular values of A' B.
+    Unlike a root of the product S1 S2 it is exact for the singular covariances of few images, and
+    never complex.
     """
     from scipy.linalg import svdvals
 
     off = ours.mu - reference.mu
-    overlap = svdvals(_root(ours.sigma) @ _root(reference.sigma)).sum()
+    overlap = svdvals(_factor(ours.sigma).T @ _factor(reference.sigma)).sum()
     traces = np.trace(ours.sigma) + np.trace(reference.sigma)
     return float(off @ off + traces - 2 * overlap)
 
 
-def _root(sigma: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a covariance."""
+def _factor(sigma: np.ndarray) -> np.ndarray:
+    """A (D, rank) with sigma = A A'; directions without variance are left out."""
     from scipy.linalg import eigh
 
-    values, vectors = eigh(sigma)
-    return np.asarray((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
+    values, vectors = eigh(sigma, driver="evd")
+    real = values > values[-1] * len(values) * np.finfo(np.float64).eps
+    return np.asarray(vectors[:, real] * np.sqrt(values[real]))
 
 
 def read(path: Path, width: int) -> Statistics:
