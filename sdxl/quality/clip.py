@@ -264,9 +264,9 @@ def read_vocabulary(path: Path) -> Any:
             merges = [tuple(line.split()) for line in text.split("\n")[1 : MERGES + 1] if line]
             vocab = vocabulary_of(merges)
         pairs: Any = [(left, right) for left, right in merges]
-    except (OSError, ValueError, EOFError) as error:
+        return CLIPTokenizer(vocab=vocab, merges=pairs)
+    except Exception as error:  # the tokenizers library raises plain ones
         raise UserError(f"{path} is no CLIP vocabulary", str(error), expected) from error
-    return CLIPTokenizer(vocab=vocab, merges=pairs)
 
 
 def vocabulary_of(merges: Sequence[tuple[str, ...]]) -> dict[str, int]:
