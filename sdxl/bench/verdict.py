@@ -69,7 +69,11 @@ def gates(record: Record, partner: Record | None = None) -> list[Gate]:
 
 def invalid_because(found: list[Gate]) -> str:
     """The reasons for which a run is INVALID; empty if it is not."""
-    return "; ".join(gate.measured for gate in found if gate.own and not gate.passed)
+    failing = [gate for gate in found if gate.own and not gate.passed]
+    return "; ".join(
+        gate.measured if gate.gate.startswith("LoadGen") else f"{gate.gate}: {gate.measured}"
+        for gate in failing
+    )
 
 
 def score_gates(record: Record, quality: dict[str, Any]) -> list[Gate]:
@@ -173,8 +177,7 @@ def seconds(detail: dict[str, Any]) -> float:
     """How long the test took, from LoadGen's own marks; 0 where it wrote none."""
     try:
         begin, end = (
-            datetime.strptime(detail[mark], _TIME)
-            for mark in ("power_begin", "power_end")
+            datetime.strptime(detail[mark], _TIME) for mark in ("power_begin", "power_end")
         )
     except (KeyError, ValueError):
         return 0.0
