@@ -9,7 +9,7 @@ from typing import Any
 
 from sdxl import environment, isolate, ledger, prompts, records, schema, worker
 from sdxl.bench import logs, verdict
-from sdxl.config import backend_modules, key
+from sdxl.config import backend_modules, key, quality_modules
 from sdxl.doctor.preflight import preflight
 from sdxl.errors import ConfigError
 from sdxl.report.progress import Progress
@@ -64,6 +64,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
     record.resources = result["memory"]
     record.images = result["images"]
+    if result["scores"]:
+        record.quality["scores"] = result["scores"]
     record.environment = {**record.environment, **result["environment"]}
     record.performance = _performance(config, result, logs.read(folder / "loadgen"))
     _judge(config, record)
@@ -106,7 +108,8 @@ def _artifacts(config: Config, folder: Path, record: Record, progress: Progress)
 
 def _child(work: Any, folder: Path, progress: Progress, config: Config, *args: Any) -> Any:
     """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
-    torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH
+    scorer = quality_modules().get(config.quality.name)
+    torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH or scorer is not None
     return isolate.run(
         work,
         config,

@@ -27,8 +27,9 @@ def show_plan(config: Config) -> Outcome:
         rows += _quant_rows(config, facts)
     rows.append(_duration(config, count, facts))
     if config.mode is Mode.accuracy:
-        size = 3 * config.model.height * config.model.width
-        rows.append(("disk", f"{2 * size * count / 1e9:.2f} GB of accuracy log, and the pictures"))
+        size = 3 * config.model.height * config.model.width * count
+        log = f", {2 * size / 1e9:.2f} GB of accuracy log" if config.submission else ""
+        rows.append(("disk", f"at most {size / 1e9:.2f} GB of pictures{log}"))
     print_rows(f"plan: {config.model.name} on {config.backend.name}", rows)
     return {"status": "ok", "plan": facts, "record": None, "exit_code": 0}
 

@@ -186,6 +186,13 @@ def _ignored(c: Config) -> Iterator[Problem]:
         )
     if not c.tracking.enabled and c.tracking.uri:
         yield Problem("`tracking.uri` would be ignored", "tracking=off", "tracking=mlflow")
+    if c.submission and c.mode is not Mode.accuracy:
+        yield Problem(
+            "`submission` would be ignored: LoadGen logs pictures in accuracy mode only",
+            "mode=performance",
+            "mode=accuracy, or submission=false",
+            "mode=accuracy submission=true",
+        )
     if c.mode is Mode.accuracy:
         if c.quality.keep_images is not None:
             yield Problem(

@@ -223,6 +223,7 @@ class Config:
     limit: Optional[int] = None  # prompts used; null: all
     seed: int = 0
     mode: Mode = Mode.performance
+    submission: bool = False  # accuracy mode: LoadGen logs whole pictures, not their SHA-256
     rules: Rules = Rules.closed
     round: Round = Round("v6.1")
     compliance: Optional[Compliance] = None  # MLPerf's audit in place of a plain measurement

@@ -93,6 +93,22 @@ class Generator(Protocol):
         ...
 
 
+class Scorer(Protocol):
+    """What a quality option is: pictures in, by qsl index, scores out."""
+
+    def add(self, indices: Sequence[int], images: Array) -> None:
+        """Score uint8 images (B, H, W, 3) of the prompts at these positions, each index once."""
+        ...
+
+    def result(self) -> dict[str, Any]:
+        """JSON-ready, for the record.
+
+        `metrics` (name -> number), `comparable` and `comparable_reason` (may they stand beside
+        published figures, and if not, why), and whatever else is worth keeping.
+        """
+        ...
+
+
 @dataclass
 class Manifest:
     """What an artifact in the store is, and what it was made of."""

@@ -5,6 +5,7 @@ Facts about its traps: mlcommons/inference loadgen, python_api.cc and test_setti
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,9 +87,12 @@ def run(
     log_dir.mkdir(parents=True, exist_ok=True)
     audit = compliance.prepare(config, settings, log_dir)
 
+    digests = config.mode is Mode.accuracy and not config.submission
+
     def complete(batch: list[Sample], images: np.ndarray) -> None:
         images = np.ascontiguousarray(images)
-        start, size = images.ctypes.data, images.nbytes // len(batch)
+        answers = _digests(images) if digests else images
+        start, size = answers.ctypes.data, answers.nbytes // len(batch)
         lg.QuerySamplesComplete(
             [
                 lg.QuerySampleResponse(sample.id, start + place * size, size)
@@ -142,6 +146,12 @@ def run(
     lg.DestroyQSL(library)
     lg.DestroySUT(handle)
     return sut
+
+
+def _digests(images: np.ndarray) -> np.ndarray:
+    """SHA-256 of each picture's pixels, uint8 (B, 32): 64 characters in the log, not 6 million."""
+    found = [hashlib.sha256(image).digest() for image in images]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(len(images), -1)
 
 
 def describe(settings: Any) -> dict[str, Any]:

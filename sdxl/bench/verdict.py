@@ -79,11 +79,12 @@ def invalid_because(found: list[Gate]) -> str:
 def score_gates(record: Record, quality: dict[str, Any]) -> list[Gate]:
     """FID and CLIP score between both bounds of the round, over all prompts."""
     rules = rounds.rules_of(Round(record.config["round"]), record.config["seed"])
-    count = quality.get("sample_count") or 0
+    scores = quality.get("scores", {})
+    metrics = scores.get("metrics", {})
     return [
-        _between("FID", rules.fid, quality.get("fid")),
-        _between("CLIP score", rules.clip, quality.get("clip")),
-        _at_least("images scored", rounds.PROMPTS, count),
+        _between("FID", rules.fid, metrics.get("fid")),
+        _between("CLIP score", rules.clip, metrics.get("clip_score")),
+        _at_least("images scored", rounds.PROMPTS, scores.get("images", 0)),
     ]
 
 

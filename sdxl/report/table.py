@@ -123,6 +123,11 @@ def _quality(record: Record) -> list[Row]:
                 f"over {twin['images']} pictures",
             )
         )
+    if scores := record.quality.get("scores"):
+        text = ", ".join(f"{name} {value:,.5g}" for name, value in scores["metrics"].items())
+        rows.append((f"quality={scores['by']}", f"{text} over {scores['images']} pictures"))
+        if not scores["comparable"]:
+            rows.append(("", f"not comparable: {scores['comparable_reason']}"))
     if errors := record.quality.get("layer_errors"):
         worst = ", ".join(f"{row['layer']} {row['error']:.1%}" for row in errors[:3])
         rows.append((f"worst of {len(errors)} layers", worst))

@@ -67,6 +67,7 @@ def metrics(record: Record) -> dict[str, float]:
         "tflops": found.get("tflops"),
         "speed_up": found.get("speed_up"),
         **{f"twin_{n}": v for n, v in record.quality.get("twin", {}).items() if n in TWIN},
+        **record.quality.get("scores", {}).get("metrics", {}),
         "valid": float(record.status == "ok"),
         **{f"latency_{name}_ms": v for name, v in (found.get("latency_ms") or {}).items()},
         **{name.replace("_bytes", "_gib"): v / 2**30 for name, v in record.resources.items()},
