@@ -106,9 +106,9 @@ def _audit(config: Config, out_dir: Path, record: Record) -> Outcome:
         plain[mode] = found
 
     def judge() -> None:
-        gates = compliance.verify(
-            test, record, out_dir, plain[Mode.performance], plain.get(Mode.accuracy)
-        )
+        speed, accuracy = plain[Mode.performance], plain.get(Mode.accuracy)
+        place = out_dir / "compliance"
+        gates = compliance.verify(test, record, out_dir, speed, accuracy, place)
         record.verdict += [gate.row() for gate in gates]
         reasons = [record.reason, verdict.invalid_because(gates)]
         record.reason = "; ".join(filter(None, reasons))

@@ -204,19 +204,19 @@ def performance_text(test: Compliance, found: Speeds) -> str:
 
 
 def verify(
-    test: Compliance, record: Record, folder: Path, plain: Path, accuracy: Path | None
+    test: Compliance, record: Record, folder: Path, plain: Path, accuracy: Path | None, place: Path
 ) -> list[Gate]:
     """Judge the audit in `folder` against the records `plain` and, for TEST01, `accuracy`.
 
-    Leaves the official verify_*.txt in `folder`/compliance.
+    Leaves the official verify_*.txt in `place`.
     """
-    place = folder / "compliance"
-    place.mkdir(exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     details = (each.performance["loadgen"]["detail"] for each in (record, records.read(plain)))
     found = speeds(test, *details)
     (place / "verify_performance.txt").write_text(performance_text(test, found))
     answers = None
-    if accuracy:
+    if test is Compliance.test01:
+        assert accuracy
         reference = records.read(accuracy)
         log = folder / "loadgen" / "mlperf_log_accuracy.json"
         answers = compare(log, reference, accuracy.parent)
