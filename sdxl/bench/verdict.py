@@ -73,7 +73,9 @@ def invalid_because(found: list[Gate]) -> str:
     """The reasons for which a run is INVALID; empty if it is not."""
     failing = [gate for gate in found if gate.own and not gate.passed]
     return "; ".join(
-        gate.measured if gate.gate.startswith("LoadGen") else f"{gate.gate}: {gate.measured}"
+        gate.measured
+        if gate.gate.startswith("LoadGen")
+        else f"{gate.gate}: {gate.measured}, required {gate.required}"
         for gate in failing
     )
 
