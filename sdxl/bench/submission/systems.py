@@ -77,6 +77,7 @@ def read(path: Path, asked: Asked) -> dict[str, Any]:
     whole = {
         **dict.fromkeys(FIELDS, ""),
         **found,
+        "system_name": found.get("system_name") or asked.system,
         "division": asked.division,
         "submitter": asked.submitter,
         "system_type": asked.system_type,
