@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sdxl import environment, isolate, ledger, prompts, records, schema, worker
 from sdxl.bench import logs, verdict
+from sdxl.bench.probe import Probe, strangers
 from sdxl.config import backend_modules, key, quality_modules
 from sdxl.doctor.preflight import preflight
-from sdxl.errors import ConfigError
+from sdxl.errors import ConfigError, SdxlError
 from sdxl.report.progress import Progress
-from sdxl.schema import Config, Format, Mode, Rules
+from sdxl.schema import Config, Foreign, Format, Mode, Rules
 from sdxl.types import Record
 
 SHEET_IMAGES = 8
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes a worker's progress reports."""
 
 
 def measure(config: Config, folder: Path, record: Record) -> None:
@@ -58,11 +63,17 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     chosen = prompts.load(config.dataset, config.limit, config.seed)
     record.environment = dict(environment.describe())  # the cached one serves other cells too
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
-    with Progress(title) as progress:
-        artifacts = _artifacts(config, folder, record, progress)
-        result = _child(worker.measure, folder, progress, config, artifacts, folder)
+    with Progress(title) as progress, Probe() as probe:
+
+        def report(message: dict[str, Any]) -> None:
+            probe.phase(message.get("phase", ""))
+            progress.report(message)
+
+        artifacts = _artifacts(config, folder, record, progress.report)
+        result = _child(worker.measure, folder, report, config, artifacts, folder)
+    probe.write(folder / "probe.jsonl")
     record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
-    record.resources = result["memory"]
+    record.resources = {**result["memory"], "probe": probe.summary()}
     record.images = result["images"]
     if result["scores"]:
         record.quality["scores"] = result["scores"]
@@ -77,6 +88,20 @@ def _once(config: Config, folder: Path, record: Record) -> None:
         shown = record.images[:SHEET_IMAGES]
         paths = [folder / image["file"] for image in shown]
         sheet(paths, [image["caption"] for image in shown], folder / "images.png")
+    _alone(config, record)
+
+
+def _alone(config: Config, record: Record) -> None:
+    """Note who else used the machine; with `foreign=error` that is a failure."""
+    device = str(record.performance["generator"].get("device", ""))
+    found = strangers(record.resources["probe"], device.startswith("cuda"))
+    if found:
+        record.resources["probe"]["warnings"] = found
+    if found and config.foreign is Foreign.error:
+        raise SdxlError(
+            "the figures are not this program's alone", "; ".join(found),
+            "a machine to itself", "foreign=warn",
+        )  # fmt: skip
 
 
 def _judge(config: Config, record: Record) -> None:
@@ -93,12 +118,12 @@ def _judge(config: Config, record: Record) -> None:
     record.status = "invalid" if record.reason else "ok"
 
 
-def _artifacts(config: Config, folder: Path, record: Record, progress: Progress) -> dict[str, Path]:
+def _artifacts(config: Config, folder: Path, record: Record, report: Report) -> dict[str, Path]:
     """What the backend loads beside the weights, built in a child of its own if missing."""
     if config.quant.format is Format.none:
         return {}
     began = time.perf_counter()
-    found = _child(worker.quantize, folder, progress, config)
+    found = _child(worker.quantize, folder, report, config)
     record.durations["quantize_s"] = round(time.perf_counter() - began, 3)
     record.artifacts.append(found["manifest"])
     if found["layer_errors"]:
@@ -106,7 +131,7 @@ def _artifacts(config: Config, folder: Path, record: Record, progress: Progress)
     return {"unet": Path(found["path"])}
 
 
-def _child(work: Any, folder: Path, progress: Progress, config: Config, *args: Any) -> Any:
+def _child(work: Any, folder: Path, report: Report, config: Config, *args: Any) -> Any:
     """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
     scorer = quality_modules().get(config.quality.name)
     torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH or scorer is not None
@@ -116,7 +141,7 @@ def _child(work: Any, folder: Path, progress: Progress, config: Config, *args: A
         *args,
         log=folder / "worker.log",
         limit_s=config.scenario.startup_s,
-        on_report=progress.report,
+        on_report=report,
         timeout_s=config.timeout_s,
         # A local diffusers must be the first that the child imports: no preloading then.
         preload=torch_needed and not config.model.diffusers_src,

@@ -16,6 +16,7 @@ import mlperf_loadgen as lg
 import numpy as np
 
 from sdxl import schema
+from sdxl.bench import compliance
 from sdxl.bench.rounds import rules_of
 from sdxl.bench.sut import Generate, Sample, Sut, batch_size
 from sdxl.schema import Mode
@@ -84,6 +85,7 @@ def run(
     that nobody completes: it ends the process.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
+    audit = compliance.prepare(config, settings, log_dir)
 
     digests = config.mode is Mode.accuracy and not config.submission
 
@@ -128,7 +130,7 @@ def run(
 
     def drive() -> None:
         # An audit.config in the working directory would silently change the test: name ours.
-        lg.StartTestWithLogSettings(handle, library, settings, logs, str(log_dir / "audit.config"))
+        lg.StartTestWithLogSettings(handle, library, settings, logs, str(audit))
         sut.close()
 
     if inline:

@@ -57,8 +57,10 @@ def gates(record: Record, partner: Record | None = None) -> list[Gate]:
     detail = record.performance["loadgen"]["detail"]
     accuracy = record.config["mode"] == "accuracy"
     found = _run_gates(record, detail, accuracy)
-    found += _accuracy_settings(detail) if accuracy else _performance_settings(record, detail)
-    found.append(_seeds(record, detail))
+    scenario = record.config["scenario"]["name"]
+    found += accuracy_settings(detail) if accuracy else performance_settings(scenario, detail)
+    which = Round(record.config["round"])
+    found.append(seeds(which, rounds.rules_of(which, record.config["seed"]).seeds, detail))
     found.append(_same("division rules", "closed", str(record.config["rules"])))
     if record.config.get("compliance"):
         return found
@@ -69,7 +71,13 @@ def gates(record: Record, partner: Record | None = None) -> list[Gate]:
 
 def invalid_because(found: list[Gate]) -> str:
     """The reasons for which a run is INVALID; empty if it is not."""
-    return "; ".join(gate.measured for gate in found if gate.own and not gate.passed)
+    failing = [gate for gate in found if gate.own and not gate.passed]
+    return "; ".join(
+        gate.measured
+        if gate.gate.startswith("LoadGen")
+        else f"{gate.gate}: {gate.measured}, required {gate.required}"
+        for gate in failing
+    )
 
 
 def score_gates(record: Record, quality: dict[str, Any]) -> list[Gate]:
@@ -123,9 +131,8 @@ def _run_gates(record: Record, detail: dict[str, Any], accuracy: bool) -> list[G
     return found
 
 
-def _performance_settings(record: Record, detail: dict[str, Any]) -> list[Gate]:
-    """The round's settings, as LoadGen says it had them, and what came of them."""
-    name = record.config["scenario"]["name"]
+def performance_settings(name: str, detail: dict[str, Any]) -> list[Gate]:
+    """A scenario's official settings, as LoadGen says it had them, and what came of them."""
     wanted = rounds.SETTINGS[name]
     found = [
         _at_least("min_duration_ms", wanted.min_duration_ms, detail["effective_min_duration_ms"]),
@@ -156,18 +163,18 @@ def _performance_settings(record: Record, detail: dict[str, Any]) -> list[Gate]:
     return found
 
 
-def _accuracy_settings(detail: dict[str, Any]) -> list[Gate]:
+def accuracy_settings(detail: dict[str, Any]) -> list[Gate]:
+    """Every prompt of the benchmark once."""
     count = detail.get("effective_accuracy_sample_count", detail.get("qsl_reported_total_count"))
     return [_same("accuracy samples", str(rounds.PROMPTS), str(count))]
 
 
-def _seeds(record: Record, detail: dict[str, Any]) -> Gate:
-    name = record.config["round"]
-    wanted = rounds.rules_of(Round(name), record.config["seed"]).seeds
-    seen = [detail.get(f"effective_{seed}_rng_seed") for seed in vars(wanted)]
+def seeds(which: Round, wanted: rounds.Seeds, detail: dict[str, Any]) -> Gate:
+    """LoadGen's three seeds are the round's; those of `custom` are nobody's."""
+    seen = [detail.get(f"effective_{name}_rng_seed") for name in vars(wanted)]
     same = seen == list(vars(wanted).values())
-    told = name if same else " ".join(map(str, seen))
-    return Gate("seeds", f"{name}'s", told, same and Round(name) in rounds.ROUNDS)
+    told = which.value if same else " ".join(map(str, seen))
+    return Gate("seeds", f"{which.value}'s", told, same and which in rounds.ROUNDS)
 
 
 def seconds(detail: dict[str, Any]) -> float:

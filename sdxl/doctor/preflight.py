@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 from sdxl import store
+from sdxl.bench.compliance import SAMPLED
 from sdxl.config import backend_modules, quality_modules
 from sdxl.errors import Problem
-from sdxl.schema import KEEP_IMAGES, Config, Format, Mode, SdxlModel, TinyModel
+from sdxl.schema import KEEP_IMAGES, Compliance, Config, Format, Mode, SdxlModel, TinyModel
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
 MODULES = {"mlperf_loadgen": "LoadGen, which measures", "psutil": "psutil, which counts memory"}
@@ -63,7 +64,8 @@ def output_bytes(config: Config) -> int:
     prompts = config.limit or MOST_PROMPTS
     if config.mode is Mode.accuracy:
         return LOGS_BYTES + (3 if config.submission else 1) * picture * prompts
-    return LOGS_BYTES + picture * min(config.quality.keep_images or KEEP_IMAGES, prompts)
+    logged = 2 * SAMPLED * picture if config.compliance is Compliance.test01 else 0
+    return LOGS_BYTES + logged + picture * min(config.quality.keep_images or KEEP_IMAGES, prompts)
 
 
 def existing(folder: Path) -> Path:

@@ -151,6 +151,8 @@ def _work(record: Record) -> list[Row]:
         if record.resources.get("cuda_peak_bytes"):
             text += f", {record.resources['cuda_peak_bytes'] / 2**30:.2f} GiB on the GPU"
         rows.append(("peak memory", text))
+    for warning in record.resources.get("probe", {}).get("warnings", []):
+        rows.append(("in doubt", warning))
     if record.durations:
         parts = ", ".join(f"{n.removesuffix('_s')} {v:.1f} s" for n, v in record.durations.items())
         rows.append(("time", parts))
