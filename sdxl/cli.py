@@ -131,7 +131,11 @@ def _help(name: str) -> str:
     groups = [
         f"  {'+' if group in ('experiment', 'sweep') else ''}{group}: "
         + ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
-        for group in (*GROUPS, "backend", "experiment", "sweep")
+        for group in (
+            *GROUPS,
+            "backend",
+            *(["train"] if name == "train" else ["experiment", "sweep"]),
+        )
     ]
     parts = [text.header, "Groups (group=option):", *groups, "", "Settings (name=value):"]
     return "\n".join([*parts, settings, "", text.footer.rstrip()])
@@ -243,7 +247,7 @@ def _expand(override: str) -> Iterator[str]:
 
 def _is_group(override: str) -> bool:
     name = override.split("=")[0].lstrip("+~")
-    return name in (*GROUPS, "backend", "experiment", "sweep")
+    return name in (*GROUPS, "backend", "experiment", "sweep", "train")
 
 
 def _problem(error: Exception, override: str, cfg: DictConfig) -> Problem:

@@ -14,7 +14,7 @@ from sdxl import architecture
 from sdxl.scenes.encoder import FEATURES, PictureEncoder
 from sdxl.training import scene_data
 from sdxl.training.loop import Batch
-from sdxl.training.settings import Training
+from sdxl.schema_train import Training
 from sdxl.training.vae import tensor
 
 _HELD_BACK = 512

@@ -16,7 +16,7 @@ from sdxl.scenes import captions, judge, render, world
 from sdxl.scenes.encoder import GRID, Detector
 from sdxl.training import scene_data
 from sdxl.training.loop import Batch
-from sdxl.training.settings import Training
+from sdxl.schema_train import Training
 from sdxl.training.vae import tensor
 
 _EVALUATED = 256

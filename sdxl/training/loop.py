@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sdxl.choices import DType
 from sdxl.errors import SdxlError, UserError
 from sdxl.training import checkpoint
-from sdxl.training.settings import Training
+from sdxl.schema_train import Training
 
 FILE = "checkpoint.safetensors"
 _MAY_CHANGE = ("steps", "decay_share", "checkpoint_s", "evaluate_every", "max_s", "restart", "run")

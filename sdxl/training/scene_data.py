@@ -44,7 +44,9 @@ def pictures(seed: int, count: int, size: int) -> NDArray[np.uint8]:
         shape = (count, size, size, 3)
         out = open_memmap(folder / "pictures.npy", mode="w+", dtype=np.uint8, shape=shape)
         for start in range(0, count, _BLOCK):
-            block = [world.training_scene(seed, n) for n in range(start, min(start + _BLOCK, count))]
+            block = [
+                world.training_scene(seed, n) for n in range(start, min(start + _BLOCK, count))
+            ]
             out[start : start + len(block)] = render.render(block, size)
         out.flush()
         return {}

@@ -20,7 +20,7 @@ from sdxl import architecture, config, networks, store
 from sdxl.scenes import captions, judge, world
 from sdxl.training import scene_data
 from sdxl.training.loop import Batch
-from sdxl.training.settings import Training
+from sdxl.schema_train import Training
 from sdxl.training.vae import tensor
 from sdxl.types import TokenIds
 

@@ -13,18 +13,20 @@ from torch.nn import functional
 from sdxl import architecture
 from sdxl.training import scene_data
 from sdxl.training.loop import Batch
-from sdxl.training.settings import Training
+from sdxl.schema_train import Training
 
 KL_WEIGHT = 1e-5
 EDGE_WEIGHT = 1.0
 LATENT_STD = 1 / architecture.SCENES["vae"]["scaling_factor"]
 """SDXL's latents, divided by the scaling factor, have unit variance; ours are made so."""
+CROP = 32
+"""Pixels of the squares it is trained on, mostly from the middle, where the solids are."""
 _HELD_BACK = 64
 
 
 def tensor(pictures: np.ndarray) -> Tensor:
     """uint8 (B, H, W, 3) -> float (B, 3, H, W) in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def uint8(images: Tensor) -> np.ndarray:
@@ -73,15 +75,18 @@ class Stage:
         self.module = Autoencoder()
         self.pictures = scene_data.pictures(seed, settings.scenes, settings.size)
         self.count = settings.scenes - _HELD_BACK
-        self.latent = settings.size // 8
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
-        """Pictures, and noise for the latents."""
-        noise = batch.draw("latents", 4, self.latent, self.latent)
-        return {
-            "pixels": tensor(self.pictures[np.sort(batch.rows)]).to(device),
-            "noise": noise.to(device),
-        }
+        """Squares of pictures, and noise for their latents."""
+        size = self.pictures.shape[1]
+        side = min(CROP, size)
+        corners = batch.draw("corner", 2, 2, uniform=True).mean(1) * (size - side)
+        squares = [
+            self.pictures[row, top : top + side, left : left + side]
+            for row, (top, left) in zip(batch.rows, corners.round().int().tolist(), strict=True)
+        ]
+        noise = batch.draw("latents", 4, side // 8, side // 8)
+        return {"pixels": tensor(np.stack(squares)).to(device), "noise": noise.to(device)}
 
     @torch.no_grad()
     def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:

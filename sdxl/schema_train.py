@@ -1,4 +1,4 @@
-"""The settings of one training stage; values live in `conf/train/`."""
+"""The settings of `train.py`; values live in `conf/train/`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Optional
 from omegaconf import MISSING
 
 from sdxl.choices import DType
+from sdxl.schema import Config
 
 # OmegaConf reads annotations at run time and wants `Optional[X]`, hence the spelling below.
 
@@ -16,7 +17,7 @@ from sdxl.choices import DType
 class Training:
     """A stage: what it trains on, for how long, how fast."""
 
-    name: str = MISSING  # the stage: vae, clip, judge, unet, qat
+    name: str = MISSING  # the stage: vae, clip, judge, unet
     run: str = "scenes"  # folder of checkpoints below <store>/training
     scenes: int = 20000  # rendered scenes of the training set
     size: int = 64  # pixels
@@ -33,3 +34,10 @@ class Training:
     evaluate_every: int = 50000  # samples between evaluations
     max_s: Optional[float] = None  # stop, resumable, after so many seconds
     restart: bool = False  # begin anew instead of resuming
+
+
+@dataclass
+class TrainConfig(Config):
+    """What `train.py` takes: a stage beside the groups of the other commands."""
+
+    train: Training = MISSING
