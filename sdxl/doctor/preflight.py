@@ -11,7 +11,16 @@ from sdxl import store
 from sdxl.bench.compliance import SAMPLED
 from sdxl.config import backend_modules, quality_modules
 from sdxl.errors import Problem
-from sdxl.schema import KEEP_IMAGES, Compliance, Config, Format, Mode, SdxlModel, TinyModel
+from sdxl.schema import (
+    KEEP_IMAGES,
+    Compliance,
+    Config,
+    Format,
+    Mode,
+    ScenesModel,
+    SdxlModel,
+    TinyModel,
+)
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
 MODULES = {"mlperf_loadgen": "LoadGen, which measures", "psutil": "psutil, which counts memory"}
@@ -43,7 +52,7 @@ def preflight(config: Config, out_dir: Path | None = None) -> list[Problem]:
     if out_dir:
         problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
     if config.quant.format is not Format.none:
-        size = LOGS_BYTES if isinstance(config.model, TinyModel) else CHECKPOINT_BYTES
+        size = LOGS_BYTES if isinstance(config.model, TinyModel | ScenesModel) else CHECKPOINT_BYTES
         problems += _room(store.root(), size, "SDXL_STORE=FOLDER python ...")
     return problems
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from sdxl.scenes.world import Scene, Solid
+from sdxl.scenes.world import Scene, Solid, held_out_scene
 
 _MATERIAL_WORDS = {"matte": ("matte", "dull", "rubber"), "metal": ("metal", "shiny", "metallic")}
 _SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
@@ -32,7 +32,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and its meaning: the solids in the order named, the first's relation to the next."""
+    """A caption and what it asks: the solids as named, the first's relation to the second."""
 
     text: str
     asked: tuple[Asked, ...]
@@ -47,6 +47,14 @@ def describe(scene: Scene, random_: random.Random) -> Caption:
     relation = random_.choice(_RELATION_WORDS[scene.relation]) if scene.relation else ""
     text = random_.choice(templates).format(*nouns, r=relation)
     return Caption(text, asked, scene.relation)
+
+
+def held_out(count: int, seed: int = 0) -> list[Caption]:
+    """Captions of held-out scenes: one, two and three solids in turn."""
+    return [
+        describe(held_out_scene(seed, n), random.Random(f"held out/{seed}/{n}"))
+        for n in range(count)
+    ]
 
 
 def _asked(solid: Solid, random_: random.Random) -> Asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,7 @@ class PictureEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (3, *_WIDTHS)
-        self.blocks = nn.Sequential(*(_block(a, b, 2) for a, b in zip(widths, widths[1:], strict=False)))  # fmt: skip
+        self.blocks = nn.Sequential(*(_block(a, b, 2) for a, b in pairwise((3, *_WIDTHS))))
         self.out = nn.Linear(_WIDTHS[-1] * 16, FEATURES)
 
     def forward(self, pictures: Tensor) -> Tensor:

@@ -27,7 +27,9 @@ CLEARANCE = 0.1
 MARGIN = 0.55
 """By how much a stated relation holds at least, in table units."""
 
-HELD_OUT = frozenset({("orange", "cube"), ("cyan", "sphere"), ("purple", "cone"), ("white", "cylinder")})  # fmt: skip
+HELD_OUT = frozenset(
+    {("orange", "cube"), ("cyan", "sphere"), ("purple", "cone"), ("white", "cylinder")}
+)
 """Colour and shape together of no training scene; each colour and each shape alone is common."""
 HELD_OUT_PAIRS = 10
 """One of so many pairs of (colour, shape) is in no training scene."""

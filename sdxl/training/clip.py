@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from sdxl import architecture
 from sdxl.scenes.encoder import FEATURES, PictureEncoder
+from sdxl.schema_train import Training
 from sdxl.training import scene_data
 from sdxl.training.loop import Batch
-from sdxl.schema_train import Training
 from sdxl.training.vae import tensor
 
 _HELD_BACK = 512
@@ -46,7 +46,8 @@ class Pair(nn.Module):
         super().__init__()
         self.pictures = PictureEncoder()
         self.first, self.second = text_networks()
-        widths = [architecture.SCENES[n]["projection_dim"] for n in ("text_encoder", "text_encoder_2")]  # fmt: skip
+        names = ("text_encoder", "text_encoder_2")
+        widths = [architecture.SCENES[name]["projection_dim"] for name in names]
         self.to_text = nn.ModuleList(nn.Linear(FEATURES, width) for width in widths)
         self.scales = nn.Parameter(torch.full((2,), _SCALE))
 
@@ -59,8 +60,10 @@ class Pair(nn.Module):
             words = _all(functional.normalize(text, dim=-1))
             logits = image @ words.T * self.scales[number].clamp(max=4.6052).exp()
             target = torch.arange(len(logits), device=logits.device)
-            both = functional.cross_entropy(logits, target), functional.cross_entropy(logits.T, target)  # fmt: skip
-            losses[name] = sum(both) / 2
+            losses[name] = (
+                functional.cross_entropy(logits, target)
+                + functional.cross_entropy(logits.T, target)
+            ) / 2
         return {"loss": sum(losses.values()), **losses}
 
     def texts(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +117,8 @@ class Stage:
         similar = functional.normalize(seen, dim=-1) @ functional.normalize(words, dim=-1).T
         right = similar.argmax(0) == torch.arange(_HELD_BACK, device=device)
         matched = similar.diagonal().mean()
-        apart = matched - (similar.sum() - similar.diagonal().sum()) / (similar.numel() - len(similar))  # fmt: skip
+        others = similar.sum() - similar.diagonal().sum()
+        apart = matched - others / (similar.numel() - len(similar))
         return {"found_share": float(right.float().mean()), "margin": float(apart)}, None
 
     def export(self, folder: Path) -> None:
@@ -131,8 +135,9 @@ class Stage:
         module.second.save_pretrained(folder / "text_encoder_2")
         looking = nn.ModuleDict({"pictures": module.pictures, "to_text": module.to_text})
         save_model(looking, str(folder / "encoder.safetensors"))
-        for name, tokenizer in zip(("tokenizer", "tokenizer_2"), scene_data.tokenizers(), strict=True):  # fmt: skip
-            tokenizer.save_pretrained(folder / name)
+        one, other = scene_data.tokenizers()
+        one.save_pretrained(folder / "tokenizer")
+        other.save_pretrained(folder / "tokenizer_2")
 
 
 def _same(name: str, weights: dict[str, Tensor]) -> str:

@@ -28,9 +28,15 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
     folder = scene_data.stage_folder(settings.run, settings.name)
     done = checkpoint.steps_done(folder / loop.FILE)
     if config.plan:
-        plan = {"stage": settings.name, "folder": str(folder), "steps_done": done,
-                "steps": settings.steps, "samples": settings.steps * settings.batch}  # fmt: skip
-        print(f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}", file=sys.stderr)  # fmt: skip
+        plan = {
+            "stage": settings.name,
+            "folder": str(folder),
+            "steps_done": done,
+            "steps": settings.steps,
+            "samples": settings.steps * settings.batch,
+        }
+        line = f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}"
+        print(line, file=sys.stderr)
         return {"status": "ok", "exit_code": 0, "record": None, "plan": plan}
     stage = importlib.import_module(f"sdxl.training.{settings.name}").Stage(settings, config.seed)
     main = int(os.environ.get("RANK", "0")) == 0
@@ -73,8 +79,8 @@ class _Reporter:
     """The log beside the checkpoint, the terminal, MLflow's curves and MLPerf's log lines."""
 
     def __init__(self, config: TrainConfig, folder: Path, done: int) -> None:
-        from sdxl.tracking.curves import Curves
         from sdxl.config import plain
+        from sdxl.tracking.curves import Curves
         from sdxl.training.mllog import Log
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +116,8 @@ class _Reporter:
             self.shown = now
             self.curves.log(step, figures)
             words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            print(f"{self.settings.name} {step:,}/{self.settings.steps:,}  {words}", file=sys.stderr)  # fmt: skip
+            place = f"{self.settings.name} {step:,}/{self.settings.steps:,}"
+            print(f"{place}  {words}", file=sys.stderr)
 
     def close(self, status: str) -> None:
         """End MLflow's run and MLPerf's log."""

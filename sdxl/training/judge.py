@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from sdxl.scenes import captions, judge, render, world
 from sdxl.scenes.encoder import GRID, Detector
+from sdxl.schema_train import Training
 from sdxl.training import scene_data
 from sdxl.training.loop import Batch
-from sdxl.schema_train import Training
 from sdxl.training.vae import tensor
 
 _EVALUATED = 256
@@ -30,8 +30,10 @@ class Detecting(nn.Module):
         super().__init__()
         self.detector = Detector()
 
-    def forward(self, pixels: Tensor, there: Tensor, cells: Tensor, places: Tensor) -> dict[str, Tensor]:  # fmt: skip
-        """pixels (B, 3, H, W); there (B, 16, 16) 0 or 1; cells (N, 7) row, y, x and four classes."""
+    def forward(
+        self, pixels: Tensor, there: Tensor, cells: Tensor, places: Tensor
+    ) -> dict[str, Tensor]:
+        """pixels (B, 3, H, W); the rest as `targets` makes it."""
         out = self.detector(pixels)
         logits = out["there"][:, 0].float()
         missed = functional.binary_cross_entropy_with_logits(logits, there, reduction="none")
@@ -59,24 +61,17 @@ class Stage:
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Pictures with noise, and where their solids are."""
-        rebuilt = batch.draw("rebuilt", uniform=True).numpy() < 0.5
-        pixels = tensor(
-            np.stack([
-                self.rebuilt[r % len(self.rebuilt)] if again and len(self.rebuilt) else self.pictures[r]
-                for r, again in zip(self._rows(batch, rebuilt), rebuilt, strict=True)
-            ])
-        )  # fmt: skip
+        again = batch.draw("rebuilt", uniform=True).numpy() < 0.5
+        # The rebuilt pictures are those of the first scenes.
+        most = len(self.rebuilt) or self.count
+        rows = np.where(again, batch.rows % most, batch.rows)
+        shown = [self.rebuilt if a and len(self.rebuilt) else self.pictures for a in again]
+        pixels = tensor(np.stack([source[r] for source, r in zip(shown, rows, strict=True)]))
         strength = _NOISE * batch.draw("strength", 1, 1, 1, uniform=True)
         pixels = pixels + strength * batch.draw("noise", *pixels.shape[1:])
-        there, cells, places = targets([self.scenes[r] for r in self._rows(batch, rebuilt)])
+        there, cells, places = targets([self.scenes[r] for r in rows])
         found = {"pixels": pixels, "there": there, "cells": cells, "places": places}
         return {name: value.to(device) for name, value in found.items()}
-
-    def _rows(self, batch: Batch, rebuilt: Any) -> list[int]:
-        """The rebuilt pictures are the first ones: rows beyond come round again."""
-        most = len(self.rebuilt)
-        return [int(r % most if again and most else r)
-                for r, again in zip(batch.rows, rebuilt, strict=True)]  # fmt: skip
 
     def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
         """Accuracy on rendered scenes with held-out combinations: what the judge itself misses."""
@@ -100,7 +95,12 @@ def targets(scenes: list[world.Scene]) -> tuple[Tensor, Tensor, Tensor]:
             across, down = render.seen_at(s)
             x, y = (min(GRID - 1, max(0, int(v * GRID))) for v in (across, down))
             there[row, y, x] = 1
-            cells.append([row, y, x, world.COLOURS.index(s.colour), world.SHAPES.index(s.shape),
-                          world.SIZES.index(s.size), world.MATERIALS.index(s.material)])  # fmt: skip
+            kinds = (
+                world.COLOURS.index(s.colour),
+                world.SHAPES.index(s.shape),
+                world.SIZES.index(s.size),
+                world.MATERIALS.index(s.material),
+            )
+            cells.append([row, y, x, *kinds])
             places.append([s.x, s.y])
     return there, torch.tensor(cells), torch.tensor(places)

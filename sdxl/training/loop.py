@@ -7,7 +7,6 @@ its share. One process or several, unbroken or resumed: the losses are the same 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,8 +21,8 @@ from torch import Tensor, nn
 
 from sdxl.choices import DType
 from sdxl.errors import SdxlError, UserError
-from sdxl.training import checkpoint
 from sdxl.schema_train import Training
+from sdxl.training import checkpoint
 
 FILE = "checkpoint.safetensors"
 _MAY_CHANGE = ("steps", "decay_share", "checkpoint_s", "evaluate_every", "max_s", "restart", "run")
@@ -149,7 +148,7 @@ def train(
                 checkpoint.save(file, step, stage.module, average, optimizer, kept)
                 saved = now
             if last or samples % settings.evaluate_every < settings.batch:
-                with averaged(stage.module, average):
+                with Averaged(stage.module, average):
                     found, picture = stage.evaluate(device)
                     stage.export(folder / "model")
                 figures |= found
@@ -163,7 +162,7 @@ def train(
     return {"step": step, "resumed_at": first, **figures}
 
 
-class averaged:
+class Averaged:
     """While this lasts the module has the averaged weights."""
 
     def __init__(self, module: nn.Module, average: dict[str, Tensor]) -> None:
@@ -225,9 +224,3 @@ def _mean(accelerator: Any, losses: dict[str, Tensor]) -> dict[str, float]:
 
 def _plain(settings: Training) -> dict[str, Any]:
     return {**vars(settings), "arithmetic": settings.arithmetic.value}
-
-
-def write_line(file: Path, value: dict[str, Any]) -> None:
-    """Append one JSON object to a log."""
-    with file.open("a") as stream:
-        stream.write(json.dumps(value) + "\n")

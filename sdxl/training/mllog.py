@@ -58,8 +58,16 @@ class Log:
         word = "success" if status == "FINISHED" else "aborted"
         self._line("INTERVAL_END", "run_stop", None, {"status": word})
 
-    def _line(self, event: str, key: str, value: Any, metadata: dict[str, Any] | None = None) -> None:  # fmt: skip
-        line = {"namespace": "", "time_ms": int(time.time() * 1000), "event_type": event,
-                "key": key, "value": value, "metadata": metadata or {}}  # fmt: skip
+    def _line(
+        self, event: str, key: str, value: Any, metadata: dict[str, Any] | None = None
+    ) -> None:
+        line = {
+            "namespace": "",
+            "time_ms": int(time.time() * 1000),
+            "event_type": event,
+            "key": key,
+            "value": value,
+            "metadata": metadata or {},
+        }
         with self.file.open("a") as stream:
             stream.write(f":::MLLOG {json.dumps(line)}\n")

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdxl import architecture
+from sdxl.scenes.looking import to_tensor as tensor
+from sdxl.schema_train import Training
 from sdxl.training import scene_data
 from sdxl.training.loop import Batch
-from sdxl.schema_train import Training
 
 KL_WEIGHT = 1e-5
 EDGE_WEIGHT = 1.0
@@ -22,11 +23,6 @@ LATENT_STD = 1 / architecture.SCENES["vae"]["scaling_factor"]
 CROP = 32
 """Pixels of the squares it is trained on, mostly from the middle, where the solids are."""
 _HELD_BACK = 64
-
-
-def tensor(pictures: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in -1..1."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def uint8(images: Tensor) -> np.ndarray:
