@@ -114,7 +114,8 @@ def command(main: Callable[[], None]) -> None:
         if stopped:  # perhaps between two cells: what is missing is nobody's outcome
             summary |= {"status": "failed", "reason": "interrupted", "exit_code": FAILED}
     sys.stderr.flush()
-    print(json.dumps(summary, allow_nan=False, default=str), flush=True)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        print(json.dumps(summary, allow_nan=False, default=str), flush=True)
     sys.exit(summary["exit_code"])
 
 

@@ -27,8 +27,10 @@ def agreement(caption: Caption, found: Sequence[Found]) -> dict[str, bool | None
     relation: bool | None = None
     if caption.relation:
         first, second = matches[:2]
-        relation = bool(first and second) and holds(
-            caption.relation, (first.x, first.y), (second.x, second.y)
+        relation = (
+            first is not None
+            and second is not None
+            and holds(caption.relation, (first.x, first.y), (second.x, second.y))
         )
     asked_details = any(asked.size or asked.material for asked in caption.asked)
     return {
@@ -60,6 +62,6 @@ def _match(asked: Asked, found: Sequence[Found]) -> Found | None:
 
 
 def _detailed(asked: Asked, match: Found | None) -> bool:
-    return bool(match) and (asked.size in (None, match.size)) and (
-        asked.material in (None, match.material)
-    )  # fmt: skip
+    if match is None:
+        return False
+    return asked.size in (None, match.size) and asked.material in (None, match.material)
