@@ -134,7 +134,17 @@ class WeightSource:
 
 
 def bundled(model: schema.ScenesModel) -> WeightSource:
-    """The miniature of SDXL that comes with the package."""
+    """The miniature of SDXL that comes with the package.
+
+    Raises `UserError` while its UNet is not trained.
+    """
+    if not (BUNDLED / "model_index.json").is_file():
+        raise UserError(
+            "the UNet of model=scenes is not trained yet",
+            f"{BUNDLED} without unet/",
+            "a trained UNet in the package",
+            "python train.py train=unet && python -m sdxl.training.bundle scenes sdxl/data/scenes",
+        )
     settings = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
     return WeightSource(schema.SdxlModel(**settings, path=str(BUNDLED)))
 

@@ -135,6 +135,11 @@ def training_scene(seed: int, number: int) -> Scene:
             return scene
 
 
+def any_scene(seed: int, number: int) -> Scene:
+    """Scene `number` of all that can be: what a judge learns from, held-out combinations too."""
+    return draw(random.Random(f"any/{seed}/{number}"))
+
+
 def held_out_scene(seed: int, number: int) -> Scene:
     """Scene `number` of an evaluation set: one to three solids in turn, always held out."""
     random_ = random.Random(f"held out/{seed}/{number}")

@@ -23,43 +23,53 @@ from sdxl.quality import frechet
 from sdxl.scenes import looking, render, world
 from sdxl.training import scene_data
 
-REFERENCE_SCENES = 4096
+REFERENCE_SCENES = 2048
 """Rendered held-out scenes behind the shipped statistics."""
 _REFERENCE_SEED = 7
 
 
 def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, Any]:
-    """Write the folder; returns steps and samples of each stage."""
-    from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+    """Write what the run has trained; returns the bytes and the stages that are missing.
 
+    The VAE, the text encoders and the judge come first; without a UNet the folder serves
+    `quality=fast` alone and is no pipeline yet.
+    """
     parts = {s: scene_data.stage_folder(run, s) / "model" for s in ("vae", "clip", "judge", "unet")}
     missing = [stage for stage, part in parts.items() if not part.is_dir()]
-    if missing:
+    if set(missing) - {"unet"}:
         raise UserError(
             f"run `{run}` lacks stages",
             " ".join(missing),
-            "vae, clip, judge and unet trained",
+            "vae, clip and judge trained",
             f"python train.py -m train={','.join(missing)}",
         )
     half = torch.float16
     vae: Any = scene_data.autoencoder(run)
     vae.to(half).save_pretrained(folder / "vae")
-    for name, encoder in zip(
-        ("text_encoder", "text_encoder_2"), scene_data.text_encoders(run), strict=True
-    ):
+    names = ("text_encoder", "text_encoder_2")
+    for name, encoder in zip(names, scene_data.text_encoders(run), strict=True):
         encoder.to(half).save_pretrained(folder / name)
-    unet = UNet2DConditionModel.from_pretrained(parts["unet"], torch_dtype=half)
-    unet.save_pretrained(folder / "unet")
     for name in ("tokenizer", "tokenizer_2"):
         shutil.copytree(parts["clip"] / name, folder / name, dirs_exist_ok=True)
-    EulerDiscreteScheduler(**architecture.SCHEDULER).save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
     judge = folder / looking.FOLDER
     judge.mkdir(exist_ok=True)
     for file in (parts["clip"] / looking.ENCODER, parts["judge"] / looking.DETECTOR):
         save_file({k: v.to(half) for k, v in load_file(file).items()}, judge / file.name)
     frechet.write(judge / looking.REFERENCE, _reference(folder, scenes))
-    return {"bytes": sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())}
+    if not missing:
+        _pipeline(parts["unet"], folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return {"bytes": size, "missing": missing}
+
+
+def _pipeline(trained: Path, folder: Path) -> None:
+    """The UNet, the scheduler and the index that makes the folder a pipeline."""
+    from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(trained, torch_dtype=torch.float16)
+    unet.save_pretrained(folder / "unet")
+    EulerDiscreteScheduler(**architecture.SCHEDULER).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
 
 
 def _reference(folder: Path, count: int) -> frechet.Statistics:

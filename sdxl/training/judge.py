@@ -21,6 +21,8 @@ from sdxl.training.vae import tensor
 
 _EVALUATED = 256
 _NOISE = 0.06
+_REBUILT = 2000
+"""Pictures that are shown through the autoencoder, too."""
 
 
 class Detecting(nn.Module):
@@ -49,15 +51,18 @@ class Detecting(nn.Module):
 
 
 class Stage:
-    """Trains the detector on renders, plain and through the autoencoder, with noise."""
+    """Trains the detector on renders, plain and through the autoencoder, with noise.
+
+    It only judges, so unlike the other stages it may see every combination.
+    """
 
     def __init__(self, settings: Training, seed: int) -> None:
         torch.manual_seed(seed)
         self.module = Detecting()
         self.count = settings.scenes
-        self.scenes = scene_data.scenes(seed, self.count)
-        self.pictures = scene_data.pictures(seed, self.count, settings.size)
-        self.rebuilt = scene_data.rebuilt(settings.run, seed, self.count, settings.size)
+        self.scenes = [world.any_scene(seed, number) for number in range(self.count)]
+        self.pictures = scene_data.pictures(seed, self.count, settings.size, "any")
+        self.rebuilt = scene_data.rebuilt(settings.run, self.pictures[:_REBUILT])
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Pictures with noise, and where their solids are."""

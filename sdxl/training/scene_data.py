@@ -37,21 +37,25 @@ def wordings(seed: int, count: int) -> list[Caption]:
     return [captions.describe(s, random.Random(f"words/{seed}/{n}")) for n, s in enumerate(drawn)]
 
 
-def pictures(seed: int, count: int, size: int) -> NDArray[np.uint8]:
-    """uint8 (count, size, size, 3), memory-mapped; rendered at the first use."""
+def pictures(seed: int, count: int, size: int, kind: str = "training") -> NDArray[np.uint8]:
+    """uint8 (count, size, size, 3), memory-mapped; rendered at the first use.
+
+    kind: `training` scenes, or `any`, which have the held-out combinations too.
+    """
+    scene_of = {"training": world.training_scene, "any": world.any_scene}[kind]
 
     def build(folder: Path) -> dict[str, Any]:
         shape = (count, size, size, 3)
         out = open_memmap(folder / "pictures.npy", mode="w+", dtype=np.uint8, shape=shape)
         for start in range(0, count, _BLOCK):
-            block = [
-                world.training_scene(seed, n) for n in range(start, min(start + _BLOCK, count))
-            ]
+            block = [scene_of(seed, n) for n in range(start, min(start + _BLOCK, count))]
             out[start : start + len(block)] = render.render(block, size)
         out.flush()
         return {}
 
-    settings = {"seed": seed, "count": count, "size": size, "look": _LOOK}
+    settings: dict[str, Any] = {"seed": seed, "count": count, "size": size, "look": _LOOK}
+    if kind != "training":
+        settings["kind"] = kind
     made = store.get("scenes", config.key(settings), build, settings=settings)
     found: NDArray[np.uint8] = np.load(made.path / "pictures.npy", mmap_mode="r")
     return found
@@ -87,18 +91,20 @@ def autoencoder(run: str) -> Any:
     return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
 
 
-def rebuilt(run: str, seed: int, count: int, size: int, most: int = 4000) -> NDArray[np.uint8]:
-    """The first pictures as the run's VAE shows them; none if it is not trained yet."""
+def rebuilt(run: str, first: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pictures as the run's VAE shows them; none if it is not trained yet."""
+    import torch
+
     from sdxl.training import vae as stage
 
     network = autoencoder(run)
     if network is None:
-        return np.empty((0, size, size, 3), np.uint8)
-    first = pictures(seed, count, size)[:most]
-    parts = [
-        stage.uint8(network.decode(network.encode(stage.tensor(part)).latent_dist.mean).sample)
-        for part in np.array_split(first, max(1, len(first) // 64))
-    ]
+        return np.empty((0, *first.shape[1:]), np.uint8)
+    parts = []
+    with torch.inference_mode():
+        for part in np.array_split(first, max(1, len(first) // 64)):
+            latents = network.encode(stage.tensor(part)).latent_dist.mean
+            parts.append(stage.uint8(network.decode(latents).sample))
     return np.concatenate(parts)
 
 

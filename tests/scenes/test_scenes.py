@@ -28,6 +28,7 @@ def test_no_training_scene_has_a_held_out_combination_and_every_evaluation_scene
     evaluation = [world.held_out_scene(0, n) for n in range(90)]
     assert all(scene.held_out for scene in evaluation)
     assert [len(scene.solids) for scene in evaluation] == [1, 2, 3] * 30
+    assert any(world.any_scene(0, n).held_out for n in range(20)), "the judge sees them all"
     # Each colour and each shape alone is learnt.
     seen = {s.colour for scene in training for s in scene.solids}
     assert seen == set(world.COLOURS)

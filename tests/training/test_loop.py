@@ -148,9 +148,10 @@ def test_moving_the_latents_does_not_move_the_pictures():
     assert torch.allclose(after.std, before.std * ratio, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(tmp_path, cli):
     given = ["train=smoke", "train.steps=3", "train.scenes=128", "tracking=off"]
-    alone = cli(*given, "train.run=one", script="train.py")
+    alone = cli(*given, "train.run=one", script="train.py", timeout=300)
     assert alone.code == 0, alone.err
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29713"]
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
