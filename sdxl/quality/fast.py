@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from sdxl import schema
@@ -11,6 +12,8 @@ from sdxl.errors import Problem
 if TYPE_CHECKING:
     from sdxl.types import Prompt, Scorer
 
+BUNDLE = "python -m sdxl.training.bundle scenes sdxl/data/scenes"
+JUDGE = Path(__file__).parents[1] / "data" / "scenes" / "judge"
 SCENES = "scenes"
 """The dataset whose prompts the scene networks understand."""
 
@@ -27,6 +30,15 @@ def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     from sdxl.quality.quick import Quick
 
     return Quick(config, prompts)
+
+
+def preflight(config: schema.Config) -> list[Problem]:
+    """The scene networks, where they are needed and not there."""
+    if config.dataset.name != SCENES or JUDGE.is_dir():
+        return []
+    what = "quality=fast needs the networks that judge scenes"
+    fix = "python train.py -m train=vae,clip,judge && " + BUNDLE
+    return [Problem(what, f"{JUDGE} is not there", "trained networks in the package", fix)]
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
