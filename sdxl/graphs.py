@@ -1,0 +1,84 @@
+"""The four graphs of the pipeline: what they are called, what they take and give.
+
+Export, engines and backends agree through these names; imports no framework.
+"""
+
+from __future__ import annotations
+
+from sdxl.schema import Config, DType
+
+GRAPHS = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
+"""In the order of the pipeline."""
+
+MODEL = "model.onnx"
+WEIGHTS = "model.onnx.data"
+"""A graph's two files: the second holds the weights, read in place."""
+
+INPUTS = {
+    "text_encoder": ("input_ids",),
+    "text_encoder_2": ("input_ids",),
+    "unet": ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids"),
+    "vae_decoder": ("latents",),
+}
+OUTPUTS = {
+    "text_encoder": ("hidden",),
+    "text_encoder_2": ("hidden", "pooled"),
+    "unet": ("noise",),
+    "vae_decoder": ("image",),
+}
+
+LATENT_CHANNELS = 4
+LATENT_SCALE = 8
+"""Pixels per latent, in each direction."""
+TOKENS = 77
+TIME_IDS = 6
+
+Shape = tuple[int, ...]
+
+
+def dtype_of(config: Config, graph: str) -> DType:
+    """The graph's number format."""
+    precision = config.precision
+    chosen = {"unet": precision.unet, "vae_decoder": precision.vae}
+    return chosen.get(graph, precision.text_encoder)
+
+
+def guided(config: Config) -> bool:
+    """Whether the UNet sees every image twice, without and with its prompt."""
+    return config.model.guidance > 1
+
+
+def rows(config: Config, graph: str, images: int) -> int:
+    """First dimension of the graph's inputs for a batch of `images`: guidance counts here only."""
+    return images if graph == "vae_decoder" or not guided(config) else 2 * images
+
+
+def row_range(config: Config, graph: str, least: int, usual: int, most: int) -> Shape:
+    """(min, opt, max) rows for batches of `least` to `most` images.
+
+    Text encoders take single rows too: with `rules=open` the negative prompt is encoded apart.
+    """
+    low, opt, high = (rows(config, graph, images) for images in (least, usual, most))
+    return (1 if graph.startswith("text_encoder") else low), opt, high
+
+
+def input_shapes(config: Config, graph: str, images: int, widths: tuple[int, int]) -> dict[str, Shape]:
+    """Shapes of the graph's inputs for a batch of `images`.
+
+    `widths`: of `encoder_hidden_states` and `text_embeds`, which depend on the weights.
+    """
+    count = rows(config, graph, images)
+    latent = (LATENT_CHANNELS, config.model.height // LATENT_SCALE,
+              config.model.width // LATENT_SCALE)  # fmt: skip
+    if graph == "unet":
+        hidden, pooled = widths
+        return {
+            "sample": (count, *latent),
+            "timestep": (1,),
+            "encoder_hidden_states": (count, TOKENS, hidden),
+            "text_embeds": (count, pooled),
+            "time_ids": (count, TIME_IDS),
+        }
+    if graph == "vae_decoder":
+        return {"latents": (count, *latent)}
+    return {"input_ids": (count, TOKENS)}
