@@ -5,7 +5,8 @@ Export, engines and backends agree through these names; imports no framework.
 
 from __future__ import annotations
 
-from sdxl.schema import Config, DType
+from sdxl.errors import Problem
+from sdxl.schema import Config, DType, Format
 
 GRAPHS = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
 """In the order of the pipeline."""
@@ -32,6 +33,10 @@ LATENT_SCALE = 8
 """Pixels per latent, in each direction."""
 TOKENS = 77
 TIME_IDS = 6
+
+FORMAT_OPSETS = {Format.int4_weight_only: 21, Format.nvfp4: 23}
+"""Where the UNet's 8- or 4-bit format needs more than 19."""
+MOST_OPSET = 23
 
 Shape = tuple[int, ...]
 
@@ -62,7 +67,9 @@ def row_range(config: Config, graph: str, least: int, usual: int, most: int) -> 
     return (1 if graph.startswith("text_encoder") else low), opt, high
 
 
-def input_shapes(config: Config, graph: str, images: int, widths: tuple[int, int]) -> dict[str, Shape]:
+def input_shapes(
+    config: Config, graph: str, images: int, widths: tuple[int, int]
+) -> dict[str, Shape]:
     """Shapes of the graph's inputs for a batch of `images`.
 
     `widths`: of `encoder_hidden_states` and `text_embeds`, which depend on the weights.
@@ -82,3 +89,32 @@ def input_shapes(config: Config, graph: str, images: int, widths: tuple[int, int
     if graph == "vae_decoder":
         return {"latents": (count, *latent)}
     return {"input_ids": (count, TOKENS)}
+
+
+def opset(config: Config, graph: str) -> int:
+    """The opset of the graph: as asked, else the lowest that holds its number formats."""
+    return config.export.opset or lowest_opset(config, graph)
+
+
+def lowest_opset(config: Config, graph: str) -> int:
+    """19 has fp16 scales and FP8, 21 has INT4, 22 has bf16 in every operator, 23 has FP4."""
+    lowest = 22 if dtype_of(config, graph) is DType.bf16 else 19
+    if graph == "unet":
+        lowest = max(lowest, FORMAT_OPSETS.get(config.quant.format, 0))
+    return lowest
+
+
+def problems_of(config: Config) -> list[Problem]:
+    """Rules of the graphs, for backends that load them."""
+    asked = config.export.opset
+    least = max(lowest_opset(config, graph) for graph in GRAPHS)
+    if asked is None or least <= asked <= MOST_OPSET:
+        return []
+    return [
+        Problem(
+            "`export.opset` does not hold the graphs' number formats",
+            str(asked),
+            f"{least} to {MOST_OPSET}",
+            "export.opset=null",
+        )
+    ]

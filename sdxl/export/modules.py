@@ -98,9 +98,7 @@ def _inputs(
         widths = (hidden, pooled)
     shapes = graphs.input_shapes(config, graph, images, widths)
     random = torch.Generator().manual_seed(0)
-    found = {
-        name: torch.randn(shape, generator=random).to(dtype) for name, shape in shapes.items()
-    }
+    found = {name: torch.randn(shape, generator=random).to(dtype) for name, shape in shapes.items()}
     if "input_ids" in shapes:
         last = module.config.eos_token_id
         ids = torch.randint(0, last - 1, shapes["input_ids"], generator=random)
