@@ -73,9 +73,12 @@ def load(cfg: DictConfig) -> Config:
         raise ConfigError([Problem(f"`{name}`: {str(error).splitlines()[0]}")]) from error
     problems = _settle_quant(config)
     problems += problems_of(config)
-    check = getattr(backend_modules()[config.backend.name], "problems_of", None)
+    backend = backend_modules()[config.backend.name]
+    check = getattr(backend, "problems_of", None)
     if check:
         problems += check(config)
+    if backend.LOADS in ("nothing", "checkpoint"):
+        problems += _ignored_export(config)
     if problems:
         raise ConfigError(problems)
     return config
@@ -100,6 +103,21 @@ def _settle_quant(config: Config) -> list[Problem]:
     for key, value in given.items():
         setattr(quant, QUANT_KEYS[key], value)
     return []
+
+
+def _ignored_export(config: Config) -> list[Problem]:
+    """Settings of graphs, for a backend that loads none."""
+    given, usual = plain(config.export), plain(schema.Export())
+    return [
+        Problem(
+            f"`export.{name}` would be ignored: the {config.backend.name} backend loads no graph",
+            f"backend={config.backend.name}",
+            "a backend that does",
+            "backend=ort",
+        )
+        for name in given
+        if given[name] != usual[name]
+    ]
 
 
 def _unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[Problem]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from pathlib import Path
 from typing import Any
 
-from sdxl import environment, isolate, prompts, schema, worker
+from sdxl import artifacts, environment, isolate, prompts, schema, worker
 from sdxl.bench import logs
 from sdxl.config import backend_modules
 from sdxl.doctor.preflight import preflight
 from sdxl.errors import ConfigError
 from sdxl.report.progress import Progress
-from sdxl.schema import Config, Format, Mode, Rules
+from sdxl.schema import Config, Mode, Rules
 from sdxl.types import Record
 
 SHEET_IMAGES = 8
@@ -59,8 +60,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     record.environment = dict(environment.describe())  # the cached one serves other cells too
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
     with Progress(title) as progress:
-        artifacts = _artifacts(config, folder, record, progress)
-        result = _child(worker.measure, folder, progress, config, artifacts, folder)
+        loads = _artifacts(config, folder, record, progress)
+        result = child(config, folder, progress, worker.measure, loads, folder)
     record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
     record.resources = result["memory"]
     record.images = result["images"]
@@ -80,19 +81,18 @@ def _once(config: Config, folder: Path, record: Record) -> None:
 
 
 def _artifacts(config: Config, folder: Path, record: Record, progress: Progress) -> dict[str, Path]:
-    """What the backend loads beside the weights, built in a child of its own if missing."""
-    if config.quant.format is Format.none:
-        return {}
-    began = time.perf_counter()
-    found = _child(worker.quantize, folder, progress, config)
-    record.durations["quantize_s"] = round(time.perf_counter() - began, 3)
-    record.artifacts.append(found["manifest"])
-    if found["layer_errors"]:
-        record.quality["layer_errors"] = found["layer_errors"]
-    return {"unet": Path(found["path"])}
+    """What the backend loads beside the weights, made in children of its own if missing."""
+    chain = artifacts.build(config, functools.partial(child, config, folder, progress))
+    record.durations |= chain.durations
+    record.artifacts += [piece.manifest for piece in chain.pieces]
+    if chain.layer_errors:
+        record.quality["layer_errors"] = chain.layer_errors
+    if chain.parity:
+        record.quality["parity"] = chain.parity
+    return chain.loads
 
 
-def _child(work: Any, folder: Path, progress: Progress, config: Config, *args: Any) -> Any:
+def child(config: Config, folder: Path, progress: Progress, work: Any, *args: Any) -> Any:
     """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
     torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH
     return isolate.run(

@@ -1,1 +1,1 @@
-"""The model as ONNX graphs, quantized graphs and TensorRT engines, each an artifact in the store."""
+"""ONNX graphs, quantized graphs and TensorRT engines, each an artifact in the store."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,11 @@ def prepare(config: Config, source: Source, graph: str, images: int) -> Exportab
     dtype = model.torch_dtype(graphs.dtype_of(config, graph))
     name = "vae" if graph == "vae_decoder" else graph
     module: Any = source.component(name, dtype, torch.device("cpu"))
-    forward = {"unet": _unet, "vae_decoder": _decode, "text_encoder": _encode}
+    forward: dict[str, Callable[..., Any]] = {
+        "unet": _unet,
+        "vae_decoder": _decode,
+        "text_encoder": _encode,
+    }
     module.forward = types.MethodType(forward.get(graph, _encode_pooled), module)
     if graph == "unet":
         # The sinusoids are fp32: without the cast the concatenation would mix types.
