@@ -37,6 +37,8 @@ def preflight(config: Config, out_dir: Path | None = None) -> list[Problem]:
         if not installed(name)
     ]
     problems += _weights(config)
+    if missing := getattr(backend_modules()[config.backend.name], "missing", None):
+        problems += missing(config)
     if out_dir:
         problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
     if config.quant.format is not Format.none:
