@@ -30,8 +30,12 @@ def main() -> int:
     parser.add_argument("--parity", action="store_true", help="takes a forward of each network")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        words = ["model=sdxl_random", f"precision={chosen.precision}", "backend=ort",
-                 f"export.parity={str(chosen.parity).lower()}", f"hydra.run.dir={folder}/run"]  # fmt: skip
+        words = [
+            "model=sdxl_random",
+            f"precision={chosen.precision}",
+            f"export.parity={str(chosen.parity).lower()}",
+            f"hydra.run.dir={folder}/run",
+        ]
         done = subprocess.run(
             [sys.executable, "export.py", *words],
             cwd=ROOT, env=os.environ | {"SDXL_STORE": chosen.store or f"{folder}/store"},
