@@ -15,6 +15,7 @@ from sdxl.choices import (
     Build,
     Calls,
     Compliance,
+    Convolutions,
     Device,
     DType,
     Foreign,
@@ -200,6 +201,7 @@ class Export:
     opset: Optional[int] = None  # null: the lowest that holds the number formats
     dynamic_size: bool = False  # height and width stay free, not only the batch
     parity: bool = False  # compare each graph with torch, layer by layer
+    convolutions: Optional[Convolutions] = None  # of quantized graphs; null: as the backend likes
 
 
 @dataclass
