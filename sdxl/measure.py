@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl import environment, isolate, prompts, schema, worker
+from sdxl import devices, environment, isolate, prompts, schema, worker
 from sdxl.bench import logs
 from sdxl.config import backend_modules
 from sdxl.doctor.preflight import preflight
@@ -58,9 +58,9 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     chosen = prompts.load(config.dataset, config.limit, config.seed)
     record.environment = dict(environment.describe())  # the cached one serves other cells too
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
-    with Progress(title) as progress:
-        artifacts = _artifacts(config, folder, record, progress)
-        result = _child(worker.measure, folder, progress, config, artifacts, folder)
+    with Progress(title) as progress, devices.one(progress.say) as env:
+        artifacts = _artifacts(config, folder, record, progress, env)
+        result = _child(worker.measure, folder, progress, env, config, artifacts, folder)
     record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
     record.resources = result["memory"]
     record.images = result["images"]
@@ -79,12 +79,14 @@ def _once(config: Config, folder: Path, record: Record) -> None:
         sheet(paths, [image["caption"] for image in shown], folder / "images.png")
 
 
-def _artifacts(config: Config, folder: Path, record: Record, progress: Progress) -> dict[str, Path]:
+def _artifacts(
+    config: Config, folder: Path, record: Record, progress: Progress, env: dict[str, str]
+) -> dict[str, Path]:
     """What the backend loads beside the weights, built in a child of its own if missing."""
     if config.quant.format is Format.none:
         return {}
     began = time.perf_counter()
-    found = _child(worker.quantize, folder, progress, config)
+    found = _child(worker.quantize, folder, progress, env, config)
     record.durations["quantize_s"] = round(time.perf_counter() - began, 3)
     record.artifacts.append(found["manifest"])
     if found["layer_errors"]:
@@ -92,7 +94,9 @@ def _artifacts(config: Config, folder: Path, record: Record, progress: Progress)
     return {"unet": Path(found["path"])}
 
 
-def _child(work: Any, folder: Path, progress: Progress, config: Config, *args: Any) -> Any:
+def _child(
+    work: Any, folder: Path, progress: Progress, env: dict[str, str], config: Config, *args: Any
+) -> Any:
     """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
     torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH
     return isolate.run(
@@ -103,6 +107,7 @@ def _child(work: Any, folder: Path, progress: Progress, config: Config, *args: A
         limit_s=config.scenario.startup_s,
         on_report=progress.report,
         timeout_s=config.timeout_s,
+        env=env,
         # A local diffusers must be the first that the child imports: no preloading then.
         preload=torch_needed and not config.model.diffusers_src,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 import sys
 import threading
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdxl import environment, isolate, prompts, schema
+from sdxl import devices, environment, isolate, prompts, schema
 from sdxl.bench.sut import Sut, batch_size
 from sdxl.config import backend_modules
 from sdxl.schema import Mode
@@ -65,6 +66,7 @@ def measure(
     memory = _memory()
     seen = {
         "accelerators": environment.accelerators(),
+        devices.VARIABLE.lower(): os.environ.get(devices.VARIABLE),
         "diffusers": environment.diffusers_in_use(),
     }
     generator.close()
