@@ -137,6 +137,7 @@ def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) 
             ("max", "max_latency"),
         )
     }
+    performance["latency_histogram"] = result["latency_histogram"]
     if result["image_flop"]:
         performance["tflop_per_image"] = result["image_flop"] / 1e12
         performance["tflops"] = rate * result["image_flop"] / 1e12

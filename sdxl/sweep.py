@@ -153,7 +153,7 @@ class Sweep:
         from sdxl.tracking import sweeps
 
         self._parent_asked = True
-        parent = sweeps.begin(self.name, wanted[0])
+        parent = sweeps.begin(self.name, wanted[0], self.folder)
         shared.begin(self.folder, shared.Shared(self.name, self.started, parent))
 
     @contextmanager

@@ -20,6 +20,8 @@ from sdxl.schema import Mode
 from sdxl.types import Generator, Prompt
 
 REPORT_EVERY_S = 0.25
+BINS = 40
+"""Of the latency histogram in a record."""
 
 
 def measure(
@@ -72,6 +74,7 @@ def measure(
     generator.close()
     return {
         "counts": vars(sut.counts),
+        "latency_histogram": _histogram(sut.latencies_s),
         "warm_up": vars(warm),
         "settings": loadgen.describe(settings),
         "images": pictures,
@@ -204,6 +207,14 @@ class _Reporter:
                     "expected": max(self._expected, sut.counts.issued),
                 }
             )
+
+
+def _histogram(latencies_s: list[float]) -> dict[str, list[float]]:
+    """Latencies in equal bins: `edges_ms` (one more than bins) and `counts`."""
+    import numpy as np
+
+    counts, edges = np.histogram(np.asarray(latencies_s) * 1e3, bins=BINS)
+    return {"edges_ms": edges.round(6).tolist(), "counts": counts.tolist()}
 
 
 def _image_flop(config: schema.Config) -> int:

@@ -2,12 +2,17 @@
 
 import importlib.util
 import itertools
+import json
+import subprocess
+import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from sdxl import devices
+from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1",
         "backend.sample_ms=0.5")  # fmt: skip
@@ -69,11 +74,25 @@ def test_submitit_as_on_a_cluster_with_mlflow_parent_and_children(cli, tmp_path)
 
 @pytest.mark.slow
 @joblib
-def test_a_launchers_process_that_dies_is_a_failed_cell(cli):
-    """SIGKILL of joblib's worker, not of the measurement: no record, and the sum says so."""
-    done = cli("-m", *FAST, "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1",
-               "+sweep=none_such")  # fmt: skip
-    assert done.code == 2 and "none_such" in done.err
+def test_a_launchers_process_that_dies_is_a_failed_cell(tmp_path):
+    """SIGKILL of joblib's workers, not of the measurements: no record, and the sum says so."""
+    words = ["-m", *FAST, "backend.latency_ms=500", "scenario.min_query_count=500", "seed=1,2",
+             "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *words_of(words, tmp_path / "out")],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 100
+    while not all((tmp_path / f"out/{n}/loadgen").is_dir() for n in range(2)):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.1)
+    for worker in psutil.Process(process.pid).children():
+        if "loky" in " ".join(worker.cmdline()):
+            worker.kill()
+    out, err = process.communicate(timeout=100)
+    last = json.loads(out.splitlines()[-1])
+    assert process.returncode == 1 and last["ok"] == 0 and last["failed"] >= 2, err
+    assert out.count("ended without a record") == 2
 
 
 def spans(folder):

@@ -18,8 +18,6 @@ def test_a_search_finds_the_fast_end_and_goes_on_where_records_end(cli):
     assert "12 trials to choose among 160 settings" in first.err
     rates = [r["performance"]["images_per_second"] for r in first.records()]
     assert first.json["pareto"] == [rates.index(max(rates))], "nothing is lost: one axis"
-    drawn = [r["config"]["backend"]["sample_ms"] for r in first.records()]
-    assert sum(drawn[6:]) < sum(drawn[:6]), "the second half has learnt"
     more = cli("-m", *FAST, *space, "hydra.sweeper.trials=14", "hydra.sweeper.seed=3")
     assert more.json["cached"] == 12 and more.json["ok"] == 14
     keys = {r["key"] for r in more.records()}
@@ -30,18 +28,24 @@ def test_a_search_finds_the_fast_end_and_goes_on_where_records_end(cli):
 
 @pytest.mark.slow
 def test_the_bundled_model_is_searched_over_levels_and_formats(cli):
-    done = cli("-m", "+sweep=pareto", "hydra.sweeper.trials=2", "hydra.sweeper.min_psnr=50",
+    done = cli("-m", "+sweep=pareto", "hydra.sweeper.trials=1", "hydra.sweeper.min_psnr=50",
                "hydra.sweeper.seed=1", "limit=2", "calib_size=1", "backend.batch_size=2",
                "scenario.min_duration_ms=0", "scenario.min_query_count=2",
                "scenario.warmup_batches=1", "quant.report_prompts=0", timeout=280)  # fmt: skip
     assert done.code in (0, 3), done.err
-    assert done.json["trials"] == 2 and done.json["min_psnr_db"] == 50
+    assert done.json["trials"] == 1 and done.json["min_psnr_db"] == 50
     for record in done.records():
         assert record["config"]["quant"]["format"] in ("int8", "fp8")
         assert record["quality"]["twin"]["psnr_db"] > 5
         if record["config"]["quant"]["format"] == "fp8":
             assert record["config"]["alpha"] is None, "a setting that FP8 ignores is left out"
     assert done.json["pareto"] == [], "none keeps 50 dB"
+
+
+class Settings(dict):
+    """`hydra.sweeper` as a search reads it."""
+
+    __getattr__ = dict.__getitem__
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +55,19 @@ def study():
 
     def make(*words, **settings):
         fixed, _, space = combinations(composer, list(words))
-        return search.Search(composer, fixed, space, {"trials": 30, "seed": 0, **settings})
+        return search.Search(composer, fixed, space, Settings(trials=30, seed=0, **settings))
 
-    class Settings(dict):
-        __getattr__ = dict.__getitem__
-
-    return lambda *words, **s: make_with(composer, words, Settings({"trials": 30, "seed": 0, **s}))
-
-
-def make_with(composer, words, settings):
-    fixed, _, space = combinations(composer, list(words))
-    return search.Search(composer, fixed, space, settings)
+    return make
 
 
 def test_settings_that_a_recipe_refuses_or_ignores_never_become_cells(study):
     found = study("quant=int8,fp8,none", "quant_level=1,4", "alpha=0.2,0.9")
     points = found.ask(30)
     said = {" ".join(sorted(point)) for point in points}
-    assert said == {
-        "alpha=0.2 quant=int8 quant_level=1", "quant=fp8 quant_level=1",
-        "quant=fp8 quant_level=4", "quant=none",
-    } or said == {
-        "alpha=0.9 quant=int8 quant_level=1", "quant=fp8 quant_level=1",
-        "quant=fp8 quant_level=4", "quant=none",
+    one_alpha = {point for point in said if "alpha" in point}
+    assert len(one_alpha) == 1 and "quant=int8 quant_level=1" in one_alpha.pop()
+    assert {point for point in said if "alpha" not in point} == {
+        "quant=fp8 quant_level=1", "quant=fp8 quant_level=4", "quant=none",
     }  # fmt: skip
 
 

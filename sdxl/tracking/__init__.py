@@ -52,7 +52,7 @@ def log(record_path: Path, tracking: schema.Tracking, parent: str | None = None)
 
 def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = None) -> str:
     """Log one record and what lies beside it; returns the run id. Logging twice finds the first."""
-    from sdxl.tracking import content
+    from sdxl.tracking import content, lineage
 
     record = records.read(record_path)
     with opened(tracking) as (client, experiment):
@@ -68,6 +68,7 @@ def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = No
         status = "FAILED"
         try:
             content.log_numbers(client, run_id, record)
+            lineage.log_datasets(client, run_id, record)
             content.log_files(client, run_id, record, record_path.parent)
             client.set_tag(run_id, "whole", "true")
             status = RUN_STATUS.get(record.status, "FAILED")
