@@ -7,13 +7,14 @@ twin is measured once, and whoever wants what another process is measuring waits
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import shlex
 import shutil
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from sdxl.config import QUANT_KEYS
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import measure
 from sdxl.report import table
-from sdxl.schema import Config, Format
+from sdxl.schema import Compliance, Config, Format, Mode, Rerun
 from sdxl.shared import Shared
 from sdxl.types import Record
 
@@ -49,15 +50,23 @@ def run(config: Config, out_dir: Path) -> Outcome:
         signal.signal(signal.SIGTERM, _interrupt)
     record = records.new(config)
     sweep = shared.of_cell(out_dir)
-    twin: Path | None = None
+    policy = ledger.policy_of(config, multirun=sweep is not None)
+    if found := ledger.recall(record.key, policy, sweep.started if sweep else ""):
+        return take_over(out_dir, *found)
+    if config.compliance:
+        return _audit(config, out_dir, record, sweep)
+    judge: Callable[[], None] | None = None
     if config.quant.format is not Format.none and config.quality.twin:
-        twin, failure = _twin(config, out_dir, record.command, sweep)
-        if failure:
-            return failure
-    with _turn(record.key, config, sweep) as found:
-        if found:
-            return take_over(out_dir, *found)
-        return _one(config, out_dir, record, twin, sweep)
+        words = _without(record.command, "quant", *QUANT_KEYS)
+        command = shlex.join([*words, "quant=none"])
+        twin, failure = _other(twin_of(config), out_dir / "twin", command, policy, sweep)
+        if not twin:
+            return {**failure, "reason": f"the unquantized twin: {failure['reason']}"}
+        judge = functools.partial(_compare, record, out_dir, twin)
+    with _turn(record.key, policy, sweep) as known:
+        if known:
+            return take_over(out_dir, *known)
+        return _one(config, out_dir, record, sweep, judge)
 
 
 def twin_of(config: Config) -> Config:
@@ -69,10 +78,56 @@ def twin_of(config: Config) -> Config:
     return twin
 
 
+def plain_of(config: Config, mode: Mode) -> Config:
+    """The ordinary run of the same work that an audit is judged against."""
+    plain = copy.deepcopy(config)
+    plain.compliance, plain.mode = None, mode
+    if mode is Mode.accuracy:
+        plain.quality.keep_images = None
+        if isinstance(plain.scenario, schema.Offline):
+            plain.scenario.target_qps = plain.scenario.min_query_count = None
+    return plain
+
+
+def _audit(config: Config, out_dir: Path, record: Record, sweep: Shared | None) -> Outcome:
+    """Run one of MLPerf's audits; the ordinary runs it needs are measured if there are none."""
+    from sdxl.bench import compliance, verdict
+
+    test = config.compliance
+    assert test
+    plain: dict[Mode, Path] = {}
+    policy = config.rerun or Rerun.failed
+    for mode in (Mode.performance, Mode.accuracy)[: 2 if test is Compliance.test01 else 1]:
+        known = ledger.partner(records.pair_key(config), mode) if policy is not Rerun.all else None
+        if known and known[1].status == "ok":
+            plain[mode] = known[0]
+            continue
+        words = _without(record.command, "compliance", "mode")
+        command = shlex.join([*words, f"mode={mode.value}"])
+        found, failure = _other(
+            plain_of(config, mode), out_dir / mode.value, command, policy, sweep
+        )
+        if not found:
+            return {**failure, "reason": f"the {mode.value} run: {failure['reason']}"}
+        plain[mode] = found
+
+    def judge() -> None:
+        speed, accuracy = plain[Mode.performance], plain.get(Mode.accuracy)
+        place = out_dir / "compliance"
+        gates = compliance.verify(test, record, out_dir, speed, accuracy, place)
+        record.verdict += [gate.row() for gate in gates]
+        reasons = [record.reason, verdict.invalid_because(gates)]
+        record.reason = "; ".join(filter(None, reasons))
+        record.status = "invalid" if record.reason else "ok"
+        used = {mode.value: str(path) for mode, path in plain.items()}
+        record.performance["compliance"] = {"test": compliance.name_of(test), "against": used}
+
+    return _one(config, out_dir, record, sweep, judge)
+
+
 @contextmanager
-def _turn(key: str, config: Config, sweep: Shared | None) -> Iterator[tuple[Path, Record] | None]:
+def _turn(key: str, policy: Rerun, sweep: Shared | None) -> Iterator[tuple[Path, Record] | None]:
     """The record that stands for a measurement; None: it is this process's turn to make one."""
-    policy = ledger.policy_of(config, multirun=sweep is not None)
     since = sweep.started if sweep else ""
     if found := ledger.recall(key, policy, since):
         yield found
@@ -83,35 +138,41 @@ def _turn(key: str, config: Config, sweep: Shared | None) -> Iterator[tuple[Path
         yield None
 
 
-def _twin(
-    config: Config, out_dir: Path, command: str, sweep: Shared | None
-) -> tuple[Path | None, Outcome | None]:
-    """The twin's record, measured now unless the sweep (or one before) did; or why not."""
-    twin = twin_of(config)
-    record = records.new(twin)
-    words = shlex.split(command)
-    kept = [w for w in words if w.split("=")[0].split(".")[0] not in ("quant", *QUANT_KEYS)]
-    record.command = shlex.join([*kept, "quant=none"])
-    with _turn(record.key, config, sweep) as found:
+def _other(
+    config: Config, folder: Path, command: str, policy: Rerun, sweep: Shared | None
+) -> tuple[Path | None, Outcome]:
+    """The record of a run that this cell needs, measured now unless there is one; or why not."""
+    record = records.new(config)
+    with _turn(record.key, policy, sweep) as found:
         if found:
-            return found[0], None
-        outcome = _one(twin, out_dir / "twin", record, None, sweep)
+            return found[0], {}
+        record.command = command
+        outcome = _one(config, folder, record, sweep)
     if outcome["exit_code"] in (OK, INVALID):
-        return Path(outcome["record"]), None
-    return None, {**outcome, "reason": f"the unquantized twin: {outcome['reason']}"}
+        return Path(outcome["record"]), {}
+    return None, outcome
+
+
+def _without(command: str, *keys: str) -> list[str]:
+    """The command's words but those that set one of `keys`."""
+    return [w for w in shlex.split(command) if w.split("=")[0].split(".")[0] not in keys]
 
 
 def _one(
-    config: Config, folder: Path, record: Record, twin: Path | None, sweep: Shared | None
+    config: Config,
+    folder: Path,
+    record: Record,
+    sweep: Shared | None,
+    judge: Callable[[], None] | None = None,
 ) -> Outcome:
-    """Measure, judge against the twin, write, show, track."""
+    """Measure, `judge` beside other runs, write, show, track."""
     exit_code = FAILED
     error: BaseException | None = None
     try:
         measure(config, folder, record)
+        if judge:
+            judge()
         exit_code = EXIT_CODES[record.status]
-        if twin:
-            _compare(record, folder, twin)
     except SdxlError as found:
         error, exit_code = found, found.exit_code
         record.status = "timeout" if isinstance(found, isolate.WorkerStalled) else "failed"
