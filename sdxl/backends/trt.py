@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sdxl.types import Embeddings, TokenIds
 
 NEEDS_TORCH = True
+LOADS = "engines"
 
 
 @dataclass
