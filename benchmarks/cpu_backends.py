@@ -59,7 +59,7 @@ def main() -> int:
             size = [f"calib_size={chosen.calib_size}"] if "int8" in name else []
             config = load(compose("run", [*words, *size, f"limit={chosen.images}"]))
             with Progress(name) as progress:
-                child = functools.partial(measure.child, config, Path(folder), progress)
+                child = functools.partial(measure.child, config, Path(folder), progress.report, {})
                 loads = artifacts.build(config, child).loads
             asked = prompts.load(config.dataset, config.limit, config.seed)
             generators[name] = open_generator(config, loads, asked)
