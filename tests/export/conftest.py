@@ -46,7 +46,7 @@ def exported_once(tmp_path_factory):
         [sys.executable, str(ROOT / "export.py"), "export.parity=true", "tracking=off", *words,
          f"hydra.run.dir={folder}/run"],
         cwd=folder, env=os.environ | {"SDXL_STORE": str(folder / "store")},
-        capture_output=True, text=True, timeout=280,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     outcome = json.loads(done.stdout.splitlines()[-1])

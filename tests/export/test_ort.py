@@ -34,7 +34,7 @@ def test_both_backends_draw_the_same_through_loadgen(exported, cli):
     done = cli(
         "-m", "backend=torch,ort", "limit=2", "scenario.min_query_count=2",
         "scenario.min_duration_ms=0", "scenario.warmup_batches=1", "backend.batch_size=2",
-        *exported.words, env={"SDXL_STORE": str(exported.store)}, timeout=280,
+        *exported.words, env={"SDXL_STORE": str(exported.store)}, timeout=900,
     )  # fmt: skip
     assert done.json["ok"] + done.json["invalid"] == 2, done.out + done.err
     folders = [done.dir / "0", done.dir / "1"]
