@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdxl import devices, environment, isolate, ledger, prompts, records, schema, worker
+from sdxl import (
+    artifacts,
+    devices,
+    environment,
+    isolate,
+    ledger,
+    prompts,
+    records,
+    schema,
+    worker,
+)
 from sdxl.bench import logs, verdict
 from sdxl.bench.probe import Probe, strangers
 from sdxl.config import backend_modules, key, quality_modules
 from sdxl.doctor.preflight import preflight
 from sdxl.errors import ConfigError, SdxlError
 from sdxl.report.progress import Progress
-from sdxl.schema import Config, Foreign, Format, Mode, Rules
+from sdxl.schema import Config, Foreign, Mode, Rules
 from sdxl.types import Record
 
 SHEET_IMAGES = 8
@@ -73,8 +84,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
             probe.phase(message.get("phase", ""))
             progress.report(message)
 
-        artifacts = _artifacts(config, folder, record, progress.report, env)
-        result = _child(worker.measure, folder, report, env, config, artifacts, folder)
+        run = functools.partial(child, config, folder, report, env)
+        result = run(worker.measure, _artifacts(config, record, run), folder)
     probe.write(folder / "probe.jsonl")
     record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
     record.resources = {**result["memory"], "probe": probe.summary()}
@@ -122,23 +133,20 @@ def _judge(config: Config, record: Record) -> None:
     record.status = "invalid" if record.reason else "ok"
 
 
-def _artifacts(
-    config: Config, folder: Path, record: Record, report: Report, env: dict[str, str]
-) -> dict[str, Path]:
-    """What the backend loads beside the weights, built in a child of its own if missing."""
-    if config.quant.format is Format.none:
-        return {}
-    began = time.perf_counter()
-    found = _child(worker.quantize, folder, report, env, config)
-    record.durations["quantize_s"] = round(time.perf_counter() - began, 3)
-    record.artifacts.append(found["manifest"])
-    if found["layer_errors"]:
-        record.quality["layer_errors"] = found["layer_errors"]
-    return {"unet": Path(found["path"])}
+def _artifacts(config: Config, record: Record, run: artifacts.Child) -> dict[str, Path]:
+    """What the backend loads beside the weights, made in children of its own if missing."""
+    chain = artifacts.build(config, run)
+    record.durations |= chain.durations
+    record.artifacts += [piece.manifest for piece in chain.pieces]
+    if chain.layer_errors:
+        record.quality["layer_errors"] = chain.layer_errors
+    if chain.parity:
+        record.quality["parity"] = chain.parity
+    return chain.loads
 
 
-def _child(
-    work: Any, folder: Path, report: Report, env: dict[str, str], config: Config, *args: Any
+def child(
+    config: Config, folder: Path, report: Report, env: dict[str, str], work: Any, *args: Any
 ) -> Any:
     """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
     scorer = quality_modules().get(config.quality.name)
