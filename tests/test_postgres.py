@@ -14,7 +14,7 @@ from sdxl.tracking import sweeps
 from tests import sweep_of_records
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-INITDB = shutil.which("initdb") or (str(BINARIES[-1]) if BINARIES else "")
+INITDB = str(BINARIES[-1]) if BINARIES else shutil.which("initdb")
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,8 +43,7 @@ def database(tmp_path):
     options = f"-p {port} -c listen_addresses=127.0.0.1 -k {place} -c fsync=off"
     try:
         call("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", options, "start")
-        call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "runs")
-        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/runs"
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     finally:
         call("pg_ctl", "-D", "data", "-m", "immediate", "stop")
         shutil.rmtree(place)
