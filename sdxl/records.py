@@ -31,6 +31,8 @@ _NO_PART = {
 
 _PATHS = ("path", "latents", "unet_config", "lora", "diffusers_src", "statistics")
 """Settings that name a file or a folder."""
+_SCORING = ("inception", "statistics", "clip", "vocabulary")
+"""Those of a quality option: they change scores, not pictures."""
 
 
 def new(config: Config) -> Record:
@@ -44,7 +46,8 @@ def identity(config: Config) -> str:
     Two quantization settings with the same effect (alpha at level 1) have one key.
     """
     measured = {name: value for name, value in plain(config).items() if name not in _NO_PART}
-    return key(measured, quant.effective(config), _files(config), MEASURE_VERSION)
+    files = {**_files(config), **_named({"quality": config.quality}, _SCORING)}
+    return key(measured, quant.effective(config), files, MEASURE_VERSION)
 
 
 def artifact_key(config: Config) -> str:
@@ -65,11 +68,14 @@ def pair_key(config: Config) -> str:
 
 def _files(config: Config) -> dict[str, str]:
     """What the files behind the settings hold: a path alone would hide a change."""
-    groups = {"model": config.model, "dataset": config.dataset, "quant": config.quant}
+    return _named({"model": config.model, "dataset": config.dataset, "quant": config.quant}, _PATHS)
+
+
+def _named(groups: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
     paths = {
         f"{group}.{name}": value
         for group, node in groups.items()
-        for name in _PATHS
+        for name in names
         if (value := getattr(node, name, None))
     }
     return {name: fingerprint(resolve(value)) for name, value in paths.items()}
