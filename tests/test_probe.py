@@ -27,7 +27,7 @@ def test_a_childs_work_is_ours(busy):
     time.sleep(0.5)
     found = cpu.sample()
     assert busy.pid in found["processes"]
-    assert found["cpu_cores_ours"] > 0.2, "a shared core at the least"
+    assert found["cpu_cores_ours"] > 0.02, "however many share the cores"
     assert found["rss_bytes"] > 1 << 20
     assert cpu.sample() == {}, "two samples at once have nothing between them"
 
@@ -38,13 +38,14 @@ def test_another_commands_work_is_elsewhere_and_can_be_an_error(busy, cli):
                "foreign=warn,error")  # fmt: skip
     warned, failed = done.records()
     found = warned["resources"]["probe"]
-    assert warned["status"] == "ok" and found["samples"] >= 3
+    assert warned["status"] == "ok" and found["samples"] >= 2
     assert found["cpu_cores_elsewhere"] > 0.2
     (warning,) = found["warnings"]
     assert "the machine was shared" in warning
-    series = (done.dir / "0/probe.jsonl").read_text().splitlines()
-    times = [json.loads(line)["at_s"] for line in series]
-    assert times == sorted(times) and '"phase": "measuring"' in series[-1]
+    lines = (done.dir / "0/probe.jsonl").read_text().splitlines()
+    taken = [json.loads(line) for line in lines]
+    assert [each["at_s"] for each in taken] == sorted(each["at_s"] for each in taken)
+    assert sum(each["phase"] == "measuring" for each in taken) == found["samples"]
     assert done.code == 1 and failed["status"] == "failed"
     assert "not this program's alone" in failed["reason"] and "foreign=warn" in done.err
     assert failed["performance"]["images_per_second"] > 0, "what was measured is kept"
