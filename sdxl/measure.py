@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdxl import environment, isolate, ledger, prompts, records, schema, worker
+from sdxl import artifacts, environment, isolate, ledger, prompts, records, schema, worker
 from sdxl.bench import logs, verdict
 from sdxl.bench.probe import Probe, strangers
 from sdxl.config import backend_modules, key, quality_modules
 from sdxl.doctor.preflight import preflight
 from sdxl.errors import ConfigError, SdxlError
 from sdxl.report.progress import Progress
-from sdxl.schema import Config, Foreign, Format, Mode, Rules
+from sdxl.schema import Config, Foreign, Mode, Rules
 from sdxl.types import Record
 
 SHEET_IMAGES = 8
@@ -69,8 +70,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
             probe.phase(message.get("phase", ""))
             progress.report(message)
 
-        artifacts = _artifacts(config, folder, record, progress.report)
-        result = _child(worker.measure, folder, report, config, artifacts, folder)
+        loads = _artifacts(config, folder, record, progress.report)
+        result = child(config, folder, report, worker.measure, loads, folder)
     probe.write(folder / "probe.jsonl")
     record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
     record.resources = {**result["memory"], "probe": probe.summary()}
@@ -119,19 +120,18 @@ def _judge(config: Config, record: Record) -> None:
 
 
 def _artifacts(config: Config, folder: Path, record: Record, report: Report) -> dict[str, Path]:
-    """What the backend loads beside the weights, built in a child of its own if missing."""
-    if config.quant.format is Format.none:
-        return {}
-    began = time.perf_counter()
-    found = _child(worker.quantize, folder, report, config)
-    record.durations["quantize_s"] = round(time.perf_counter() - began, 3)
-    record.artifacts.append(found["manifest"])
-    if found["layer_errors"]:
-        record.quality["layer_errors"] = found["layer_errors"]
-    return {"unet": Path(found["path"])}
+    """What the backend loads beside the weights, made in children of its own if missing."""
+    chain = artifacts.build(config, functools.partial(child, config, folder, report))
+    record.durations |= chain.durations
+    record.artifacts += [piece.manifest for piece in chain.pieces]
+    if chain.layer_errors:
+        record.quality["layer_errors"] = chain.layer_errors
+    if chain.parity:
+        record.quality["parity"] = chain.parity
+    return chain.loads
 
 
-def _child(work: Any, folder: Path, report: Report, config: Config, *args: Any) -> Any:
+def child(config: Config, folder: Path, report: Report, work: Any, *args: Any) -> Any:
     """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
     scorer = quality_modules().get(config.quality.name)
     torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH or scorer is not None

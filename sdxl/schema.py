@@ -15,6 +15,7 @@ from sdxl.choices import (
     Build,
     Calls,
     Compliance,
+    Convolutions,
     Device,
     DType,
     Foreign,
@@ -194,6 +195,16 @@ class Quality:
 
 
 @dataclass
+class Export:
+    """How ONNX graphs are made."""
+
+    opset: Optional[int] = None  # null: the lowest that holds the number formats
+    dynamic_size: bool = False  # height and width stay free, not only the batch
+    parity: bool = False  # compare each graph with torch, layer by layer
+    convolutions: Optional[Convolutions] = None  # of quantized graphs; null: as the backend likes
+
+
+@dataclass
 class Tracking:
     """Where MLflow keeps runs."""
 
@@ -215,6 +226,7 @@ class Config:
     scenario: Scenario = MISSING
     quality: Quality = MISSING
     tracking: Tracking = MISSING
+    export: Export = field(default_factory=Export)
     quant_level: Optional[float] = None
     alpha: Optional[float] = None
     percentile: Optional[float] = None
