@@ -81,6 +81,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     record.performance = _performance(config, result, logs.read(folder / "loadgen"))
     _judge(config, record)
     reasons = _incomparable(config, len(chosen))
+    if deaths := record.performance["generator"].get("deaths"):
+        reasons.append(f"{len(deaths)} workers died and were replaced")
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     if record.images:
         from sdxl.images import sheet

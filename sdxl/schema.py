@@ -130,6 +130,8 @@ class Backend:
 
     name: str = MISSING
     batch_size: Optional[int] = None  # images per batch; null: what the scenario wants
+    devices: Optional[list[int]] = None  # one worker process for each; null: no extra process
+    restarts: int = 1  # how often a worker that dies is replaced before the run fails
 
 
 @dataclass
