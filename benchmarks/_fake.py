@@ -1,4 +1,4 @@
-"""What the load benchmarks share: the fake backend under real LoadGen, every sample accounted for."""
+"""What the load benchmarks share: the fake backend under LoadGen, every sample accounted for."""
 
 from __future__ import annotations
 
