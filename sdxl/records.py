@@ -46,6 +46,7 @@ def identity(config: Config) -> str:
     Two quantization settings with the same effect (alpha at level 1) have one key.
     """
     measured = {name: value for name, value in plain(config).items() if name not in _NO_PART}
+    del measured["export"]["parity"]  # looks, changes nothing
     files = {**_files(config), **_named({"quality": config.quality}, _SCORING)}
     return key(measured, quant.effective(config), files, MEASURE_VERSION)
 

@@ -28,6 +28,7 @@ def problems_of(config: Config) -> list[Problem]:
         _model,
         _division,
         rules_quant.problems_of,
+        _peak,
         _workers,
         _scenario,
         _compliance,
@@ -133,6 +134,24 @@ def _division(c: Config) -> Iterator[Problem]:
                 f"{wanted}, or the open division",
                 "rules=open",
             )
+
+
+def _peak(c: Config) -> Iterator[Problem]:
+    if not c.find_peak:
+        return
+    if not isinstance(c.scenario, schema.Server) or c.mode is Mode.accuracy or c.compliance:
+        yield Problem(
+            "`find_peak` would be ignored: only Server's performance has a rate to search",
+            f"scenario={c.scenario.name} mode={c.mode.value}",
+            "scenario=Server mode=performance",
+            "scenario=Server find_peak=true",
+        )
+    if c.repeat > 1:
+        yield Problem(
+            "`repeat` would be ignored: the search repeats by itself",
+            f"repeat={c.repeat}",
+            "repeat=1",
+        )
 
 
 def _workers(c: Config) -> Iterator[Problem]:

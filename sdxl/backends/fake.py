@@ -19,6 +19,7 @@ from sdxl import schema
 from sdxl.errors import Problem
 
 NEEDS_TORCH = False
+LOADS = "nothing"
 
 
 class Fault(str, Enum):

@@ -40,6 +40,8 @@ def preflight(config: Config, out_dir: Path | None = None) -> list[Problem]:
     problems += _weights(config)
     if check := getattr(quality_modules().get(config.quality.name), "preflight", None):
         problems += check(config)
+    if missing := getattr(backend_modules()[config.backend.name], "missing", None):
+        problems += missing(config)
     if out_dir:
         problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
     if config.quant.format is not Format.none:
