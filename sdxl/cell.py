@@ -113,6 +113,11 @@ def _audit(config: Config, out_dir: Path, record: Record, sweep: Shared | None) 
             return {**failure, "reason": f"the {mode.value} run: {failure['reason']}"}
         plain[mode] = found
 
+    if isinstance(config.scenario, schema.Server) and not config.scenario.target_qps:
+        # Two warm-ups would give two rates, and the scores are to be compared.
+        seen = records.read(plain[Mode.performance]).performance["settings"]
+        config.scenario.target_qps = seen["server_target_qps"]
+
     def judge() -> None:
         speed, accuracy = plain[Mode.performance], plain.get(Mode.accuracy)
         place = out_dir / "compliance"
