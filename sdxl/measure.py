@@ -15,6 +15,7 @@ from sdxl import (
     environment,
     isolate,
     ledger,
+    peak,
     prompts,
     records,
     schema,
@@ -41,6 +42,9 @@ def measure(config: Config, folder: Path, record: Record) -> None:
     `performance.repeats` lists the images/s of all runs in their order. Raises the `SdxlError` of
     whatever went wrong; what was known by then stays in the record.
     """
+    if config.find_peak:
+        peak.search(config, folder, record, _once)
+        return
     if config.repeat == 1:
         _once(config, folder, record)
         return
@@ -76,7 +80,7 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
     with (
         Progress(title) as progress,
-        devices.one(progress.say) as env,
+        devices.reserve(progress.say, config.backend.devices) as env,
         Probe(env.get(devices.VARIABLE)) as probe,
     ):
 
@@ -96,6 +100,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     record.performance = _performance(config, result, logs.read(folder / "loadgen"))
     _judge(config, record)
     reasons = _incomparable(config, len(chosen))
+    if deaths := record.performance["generator"].get("deaths"):
+        reasons.append(f"{len(deaths)} workers died and were replaced")
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     if record.images:
         from sdxl.images import sheet

@@ -131,6 +131,8 @@ class Backend:
 
     name: str = MISSING
     batch_size: Optional[int] = None  # images per batch; null: what the scenario wants
+    devices: Optional[list[int]] = None  # one worker process for each; null: no extra process
+    restarts: int = 1  # how often a worker that dies is replaced before the run fails
 
 
 @dataclass
@@ -241,6 +243,7 @@ class Config:
     compliance: Optional[Compliance] = None  # MLPerf's audit in place of a plain measurement
     foreign: Foreign = Foreign.warn  # other people's work on this machine: note it, or fail
     build: Build = Build.auto
+    find_peak: bool = False  # Server: search the highest rate that keeps the latency limit
     repeat: int = 1  # measurements of the cell; the median counts
     rerun: Optional[Rerun] = None  # null: a multirun continues (failed), a single run measures
     fail_fast: bool = False  # a failed cell ends the multirun

@@ -94,6 +94,9 @@ def _speed(record: Record) -> list[Row]:
     latency = found.get("latency_ms") or {}
     if latency:
         rows.append(("latency", ", ".join(f"{n} {v:,.1f} ms" for n, v in latency.items())))
+    if peak := found.get("peak"):
+        text = f"{peak['qps']:.4g} queries/s keep the limit, {peak['fails_at']:.4g} do not"
+        rows.append(("peak", f"{text}; {len(peak['probes'])} probes"))
     if rates := found.get("repeats"):
         each = " ".join(f"{rate:.3f}" for rate in rates)
         rows.append(
