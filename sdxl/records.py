@@ -42,6 +42,7 @@ def identity(config: Config) -> str:
     Two quantization settings with the same effect (alpha at level 1) have one key.
     """
     measured = {name: value for name, value in plain(config).items() if name not in _NO_PART}
+    del measured["export"]["parity"]  # looks, changes nothing
     return key(measured, quant.effective(config), _files(config), MEASURE_VERSION)
 
 

@@ -69,7 +69,7 @@ def problems_of(config: schema.Config) -> list[Problem]:
         problems.append(
             Problem(
                 "`backend.provider` needs a CUDA device",
-                f"backend.provider={backend.provider.value} model.device={config.model.device.value}",
+                f"model.device={config.model.device.value}",
                 "model.device=auto or cuda",
                 "backend.provider=cpu",
             )

@@ -16,6 +16,16 @@ from sdxl.export.modules import Exportable
 
 PIECE = 32
 """Latents, in each direction, that a 16-bit VAE is tried on: overflow does not ask for more."""
+PASSED = ("DequantizeLinear", "QuantizeLinear", "Transpose", "Cast", "Reshape")
+FORMATS = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "int8",
+    TensorProto.INT4: "int4",
+    TensorProto.FLOAT8E4M3FN: "fp8",
+}
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -33,6 +43,7 @@ def check(folder: Path) -> dict[str, Any]:
         )
     return {
         "nodes": len(model.graph.node),
+        "layers": layer_formats(model),
         "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
         "weights": sum(_size(tensor) for tensor in model.graph.initializer),
         "inputs": {value.name: _shape(value) for value in model.graph.input},
@@ -62,6 +73,39 @@ def mixed_types(model: Any) -> list[str]:
                 names = " and ".join(sorted(TensorProto.DataType.Name(kind) for kind in kinds))
                 found.append(f"{node.op_type} {node.name} has {names}")
     return found
+
+
+def layer_formats(model: Any) -> dict[str, int]:
+    """How many layers with weights (Conv, Gemm, MatMul) the graph has in each number format.
+
+    A layer counts as 8-bit if both its input and its weight come out of a DequantizeLinear.
+    """
+    graph = model.graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    counts: Counter[str] = Counter()
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            weight, weight_codes = _origin(node.input[1], makers)
+            _, input_codes = _origin(node.input[0], makers)
+            if weight not in types:
+                continue  # a product of activations
+            name = FORMATS.get(types[weight], "other")
+            if weight_codes:
+                code = FORMATS.get(types.get(weight_codes, 0), "8-bit")
+                name = code if input_codes else f"{code} weights"
+            counts[name] += 1
+    return dict(counts.most_common())
+
+
+def _origin(value: str, makers: dict[str, Any]) -> tuple[str, str]:
+    """The value behind Q/DQ, transposes and casts, and the zero point of its codes, if any."""
+    codes = ""
+    while (node := makers.get(value)) is not None and node.op_type in PASSED:
+        if node.op_type == "DequantizeLinear":
+            codes = node.input[2] if len(node.input) > 2 else node.input[0]
+        value = node.input[0]
+    return value, codes
 
 
 def decodes(network: Exportable) -> None:
