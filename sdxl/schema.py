@@ -14,6 +14,7 @@ from omegaconf import MISSING
 from sdxl.choices import (
     Build,
     Calls,
+    Convolutions,
     Device,
     DType,
     Format,
@@ -198,6 +199,7 @@ class Export:
     opset: Optional[int] = None  # null: the lowest that holds the number formats
     dynamic_size: bool = False  # height and width stay free, not only the batch
     parity: bool = False  # compare each graph with torch, layer by layer
+    convolutions: Optional[Convolutions] = None  # of quantized graphs; null: as the backend likes
 
 
 @dataclass

@@ -12,15 +12,31 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl import graphs
+from sdxl import config as configuration
+from sdxl import graphs, store
 from sdxl.checkpoint import WEIGHTS, Checkpoint
-from sdxl.export.qdq.options import ONNX_RUNTIME, TENSORRT, Options, options_of
-
-__all__ = ["KIND", "ONNX_RUNTIME", "TENSORRT", "VERSION", "Options", "options_of", "quantize"]
+from sdxl.export.qdq.options import Options, options_of
+from sdxl.schema import Config
+from sdxl.store import Artifact
 
 KIND = "qdq"
 VERSION = 1
 """Bumped by hand when the same parents and options make another graph."""
+
+
+def get(config: Config, graph: Artifact, checkpoint: Artifact) -> Artifact:
+    """The quantized UNet as `config.backend` wants it, found in the store or made now."""
+    options = options_of(config)
+    parents = [graph.manifest.key, checkpoint.manifest.key]
+
+    def build(folder: Path) -> dict[str, Any]:
+        return quantize(graph.path, checkpoint.path, folder, options)
+
+    return store.get(
+        KIND, configuration.key(KIND, VERSION, options.plain(), parents), build,
+        settings={"version": VERSION, "options": options.plain()}, parents=parents,
+        allow=config.build, command=f"python export.py backend={config.backend.name}",
+    )  # fmt: skip
 
 
 def quantize(source: Path, checkpoint: Path, folder: Path, options: Options) -> dict[str, Any]:

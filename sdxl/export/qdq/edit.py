@@ -11,10 +11,11 @@ from onnx import TensorProto
 
 from sdxl import codes
 from sdxl.checkpoint import WEIGHTS, Checkpoint, StoredLayer
+from sdxl.choices import Convolutions
 from sdxl.errors import SdxlError, UserError
 from sdxl.export.qdq import attention, convolution
 from sdxl.export.qdq.graph import Graph, module_of
-from sdxl.export.qdq.options import Convolutions, Options, Weights
+from sdxl.export.qdq.options import Options, Weights
 from sdxl.schema import Format
 
 CODES = {
@@ -56,7 +57,7 @@ class Edit:
                 attention.quantize(self, layer)
                 continue
             node = self._node(layer)
-            if layer.kind == "conv" and self.options.convolutions is Convolutions.matmul:
+            if layer.kind == "conv" and self.options.convolutions is Convolutions.product:
                 convolution.as_product(self, layer, node)
                 continue
             if not layer.weight_only:

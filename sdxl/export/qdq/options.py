@@ -6,9 +6,12 @@ tried (docs/qdq.md has the figures).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
+
+from sdxl.choices import Convolutions
+from sdxl.schema import Config
 
 
 class Weights(str, Enum):
@@ -20,19 +23,6 @@ class Weights(str, Enum):
 
     dequantize_first = "dequantize_first"
     transpose_first = "transpose_first"
-
-
-class Convolutions(str, Enum):
-    """What becomes of a quantized convolution.
-
-    `conv` is the standard form. ONNX Runtime has no 8-bit convolution with float output: it
-    runs that form in floats. `matmul` says the same as a product of patches, which runs on
-    integers. `float` leaves the layers unquantized: another network, nearer to the original.
-    """
-
-    conv = "conv"
-    matmul = "matmul"
-    float = "float"
 
 
 @dataclass(frozen=True)
@@ -48,9 +38,13 @@ class Options:
 
 
 TENSORRT = Options()
-ONNX_RUNTIME = Options(Weights.transpose_first, Convolutions.matmul)
+ONNX_RUNTIME = Options(Weights.transpose_first, Convolutions.product)
 
 
-def options_of(backend: str) -> Options:
-    """The measured default of a backend."""
-    return {"ort": ONNX_RUNTIME, "trt": TENSORRT}[backend]
+DEFAULTS = {"ort": ONNX_RUNTIME, "trt": TENSORRT}
+
+
+def options_of(config: Config) -> Options:
+    """What the configuration's backend runs best (docs/qdq.md), unless it says otherwise."""
+    best, asked = DEFAULTS[config.backend.name], config.export.convolutions
+    return best if asked is None else replace(best, convolutions=asked)
