@@ -119,19 +119,7 @@ def quantize_graph(
     from sdxl.export import qdq
 
     link.report({"phase": "inserting Q/DQ into unet"})
-    options = qdq.options_of(config.backend.name)
-    settings = {"version": qdq.VERSION, "options": options.plain()}
-    places = _found(graph).path, _found(checkpoint).path
-    made = store.get(
-        qdq.KIND,
-        configuration.key(qdq.KIND, settings, graph, checkpoint),
-        lambda folder: qdq.quantize(*places, folder, options),
-        settings=settings,
-        parents=[graph[1], checkpoint[1]],
-        allow=config.build,
-        command="python export.py build=auto",
-    )
-    return _packed(made)
+    return _packed(qdq.get(config, _found(graph), _found(checkpoint)))
 
 
 def build_engine(

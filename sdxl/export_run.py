@@ -36,7 +36,7 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         )
     if config.plan:
         return _plan(config)
-    if problems := preflight(config, out_dir):
+    if problems := preflight(config, out_dir, run=False):
         raise ConfigError(problems)
     began = time.perf_counter()
     with Progress(f"{config.model.name} {config.backend.name}") as progress:

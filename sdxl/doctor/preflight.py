@@ -22,8 +22,10 @@ CHECKPOINT_BYTES = 4 << 30
 MOST_PROMPTS = 5000
 
 
-def preflight(config: Config, out_dir: Path | None = None) -> list[Problem]:
+def preflight(config: Config, out_dir: Path | None = None, run: bool = True) -> list[Problem]:
     """Missing packages, weights, and disk space for the record, the pictures and the checkpoint.
+
+    `run`: with what the backend needs to run, not only to build (`export.py`).
 
     Empty if nothing is known to be wrong. Takes milliseconds: nothing is imported, hashed or asked
     over a network, so a pass is no proof.
@@ -38,7 +40,7 @@ def preflight(config: Config, out_dir: Path | None = None) -> list[Problem]:
     ]
     problems += _weights(config)
     if missing := getattr(backend_modules()[config.backend.name], "missing", None):
-        problems += missing(config)
+        problems += missing(config, run)
     if out_dir:
         problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
     if config.quant.format is not Format.none:
