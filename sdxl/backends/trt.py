@@ -31,9 +31,9 @@ def problems_of(config: schema.Config) -> list[Problem]:
     return list(engine_rules.problems_of(config))
 
 
-def missing(config: schema.Config, run: bool = True) -> list[Problem]:
-    """What this machine lacks to build engines and to `run` them, found before any build."""
-    return list(engine_rules.missing(config, run))
+def missing(config: schema.Config) -> list[Problem]:
+    """What this machine lacks to build engines and to run them, found before any build."""
+    return list(engine_rules.missing(config))
 
 
 def open(config: schema.Config, artifacts: dict[str, Path]) -> TrtStages:

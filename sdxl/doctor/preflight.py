@@ -8,43 +8,57 @@ import shutil
 from pathlib import Path
 
 from sdxl import store
-from sdxl.config import backend_modules
+from sdxl.bench.compliance import SAMPLED
+from sdxl.config import backend_modules, quality_modules
 from sdxl.errors import Problem
-from sdxl.schema import KEEP_IMAGES, Config, Format, Mode, SdxlModel, TinyModel
+from sdxl.schema import KEEP_IMAGES, Compliance, Config, Format, Mode, SdxlModel, TinyModel
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
 MODULES = {"mlperf_loadgen": "LoadGen, which measures", "psutil": "psutil, which counts memory"}
 TORCH_MODULES = {"torch": "PyTorch", "diffusers": "diffusers", "transformers": "transformers"}
+EXPORT_MODULES = {
+    "onnx": "onnx",
+    "onnxscript": "onnxscript, which the exporter needs",
+    "onnxruntime": "ONNX Runtime",
+}
 LOGS_BYTES = 64 << 20
 """LoadGen's trace and the rest of a cell's folder."""
 CHECKPOINT_BYTES = 4 << 30
 """A quantized SDXL UNet with its statistics; the miniature's is a few megabytes."""
+GRAPH_BYTES = 8 << 30
+"""SDXL's four graphs in 16 bits, the VAE in 32."""
 MOST_PROMPTS = 5000
 
 
-def preflight(config: Config, out_dir: Path | None = None, run: bool = True) -> list[Problem]:
-    """Missing packages, weights, and disk space for the record, the pictures and the checkpoint.
+def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) -> list[Problem]:
+    """Missing packages, weights, and disk space for the record, the pictures and the artifacts.
 
-    `run`: with what the backend needs to run, not only to build (`export.py`).
-
-    Empty if nothing is known to be wrong. Takes milliseconds: nothing is imported, hashed or asked
-    over a network, so a pass is no proof.
+    `runs`: the backend will run, not only have its artifacts made. Empty if nothing is known to be
+    wrong. Takes milliseconds: nothing is imported, hashed or asked over a network, so a pass is no
+    proof.
     """
+    backend = backend_modules()[config.backend.name]
+    graphs = backend.LOADS in ("graphs", "engines")
     wanted = dict(MODULES)
-    if backend_modules()[config.backend.name].NEEDS_TORCH:
+    if backend.NEEDS_TORCH:
         wanted |= TORCH_MODULES
+    if graphs:
+        wanted |= EXPORT_MODULES
     problems = [
         Problem(f"{what} is not installed", f"no module `{name}`", "the tested set", INSTALL)
         for name, what in wanted.items()
         if not installed(name)
     ]
     problems += _weights(config)
-    if missing := getattr(backend_modules()[config.backend.name], "missing", None):
-        problems += missing(config, run)
+    if check := getattr(quality_modules().get(config.quality.name), "preflight", None):
+        problems += check(config)
+    if runs and (missing := getattr(backend, "missing", None)):
+        problems += missing(config)
     if out_dir:
         problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
-    if config.quant.format is not Format.none:
-        size = LOGS_BYTES if isinstance(config.model, TinyModel) else CHECKPOINT_BYTES
+    needed = graphs * GRAPH_BYTES + (config.quant.format is not Format.none) * CHECKPOINT_BYTES
+    if needed:
+        size = LOGS_BYTES if isinstance(config.model, TinyModel) else needed
         problems += _room(store.root(), size, "SDXL_STORE=FOLDER python ...")
     return problems
 
@@ -58,12 +72,15 @@ def installed(module: str) -> bool:
 
 
 def output_bytes(config: Config) -> int:
-    """What a cell may write: in accuracy mode LoadGen's log holds every picture as hexadecimal."""
+    """What a cell may write: accuracy mode keeps every picture, and a submission's log holds each
+    one as hexadecimal besides.
+    """
     picture = 3 * config.model.height * config.model.width
     prompts = config.limit or MOST_PROMPTS
     if config.mode is Mode.accuracy:
-        return LOGS_BYTES + 3 * picture * prompts
-    return LOGS_BYTES + picture * min(config.quality.keep_images or KEEP_IMAGES, prompts)
+        return LOGS_BYTES + (3 if config.submission else 1) * picture * prompts
+    logged = 2 * SAMPLED * picture if config.compliance is Compliance.test01 else 0
+    return LOGS_BYTES + logged + picture * min(config.quality.keep_images or KEEP_IMAGES, prompts)
 
 
 def existing(folder: Path) -> Path:
