@@ -8,6 +8,7 @@ earlier one has finished is taken over.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import shlex
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 
 from sdxl import isolate, ledger, records, schema
 from sdxl.cli import Outcome
-from sdxl.config import QUANT_KEYS
+from sdxl.config import QUANT_KEYS, backend_modules
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import measure
 from sdxl.report import table
@@ -64,9 +65,17 @@ def twin_of(config: Config) -> Config:
     """The same configuration without quantization."""
     twin = copy.deepcopy(config)
     twin.quant = schema.Quant("none")
+    for name in _quantized_only(config):
+        fields = {field.name: field for field in dataclasses.fields(twin.backend)}
+        setattr(twin.backend, name, fields[name].default)
     for name in QUANT_KEYS:
         setattr(twin, name, None)
     return twin
+
+
+def _quantized_only(config: Config) -> tuple[str, ...]:
+    """The backend's settings that mean nothing to an unquantized model."""
+    return getattr(backend_modules()[config.backend.name], "QUANTIZED_ONLY", ())
 
 
 def _twin(
@@ -81,7 +90,8 @@ def _twin(
         _measured[record.key] = found[0]
         return found[0], None
     words = shlex.split(command)
-    kept = [w for w in words if w.split("=")[0].split(".")[0] not in ("quant", *QUANT_KEYS)]
+    dropped = ["quant", *QUANT_KEYS, *(f"backend.{name}" for name in _quantized_only(config))]
+    kept = [w for w in words if not {(key := w.split("=")[0]), key.split(".")[0]} & {*dropped}]
     record.command = shlex.join([*kept, "quant=none"])
     outcome = _one(twin, out_dir / "twin", record, None)
     if outcome["exit_code"] in (OK, INVALID):

@@ -100,6 +100,11 @@ def _speed(record: Record) -> list[Row]:
         if found["generator"].get("simulated"):
             text += " (simulated: 8-bit numbers, wider arithmetic; its speed means nothing)"
         rows.append(("speed-up", text))
+    if executed := found.get("generator", {}).get("execution"):
+        kernels = ", ".join(f"{count} by {name}" for name, count in executed["kernels"].items())
+        for reason, count in executed["fallbacks"].items():
+            kernels += f"; {count} simulated: {reason}"
+        rows.append(("8-bit layers", kernels))
     if found.get("unit") == "ms":
         value = found["value"]
         text = "too few queries for an estimate" if value is None else f"{value:,.4g} ms"
