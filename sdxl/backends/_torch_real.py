@@ -20,7 +20,7 @@ from sdxl.backends._torch_layer import Kernel, Layer, Simulated, read
 from sdxl.checkpoint import Checkpoint, StoredLayer
 from sdxl.schema import Format
 
-TRIALS = 2
+TRIALS = 3
 """Timed calls per candidate, after one that is not; the fastest counts."""
 
 
