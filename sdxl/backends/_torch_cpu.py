@@ -6,15 +6,19 @@ ones it takes too, but on AVX-512 they end in a reference kernel that is a thous
 
 from __future__ import annotations
 
-from typing import Any
+import time
 
 import torch
 from torch.nn import functional
 
 from sdxl import codes
-from sdxl.backends._torch_layer import Kernel, Layer
+from sdxl.backends._torch_layer import Kernel, Layer, extreme
+from sdxl.schema import Format
 
 ZERO_POINT = 128
+
+TRIALS = 3
+"""Timed calls per candidate; the fastest counts."""
 
 BLOCK_BYTES = 1 << 19
 """Rows are quantized in blocks whose fp32 copy stays in the second-level cache."""
@@ -33,11 +37,11 @@ def int8_codes(
 
 
 def geglu_codes(
-    hidden: torch.Tensor, factors: torch.Tensor | None, per_unit: torch.Tensor
+    hidden: torch.Tensor, factors: torch.Tensor | None, per_unit: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor:
     """INT8 codes (M, K) of value * gelu(gate) for hidden (M, 2K) = value | gate."""
     width = hidden.shape[1] // 2
-    out = torch.empty((len(hidden), width), dtype=torch.int8)
+    out = torch.empty((len(hidden), width), dtype=dtype)
     rows = max(1, BLOCK_BYTES // (4 * width))
     for part, target in zip(hidden.split(rows), out.split(rows), strict=True):
         value, gate = part.chunk(2, dim=-1)
@@ -146,16 +150,14 @@ CANDIDATES: dict[str, tuple[type[Kernel], ...]] = {
 """By kind of layer."""
 
 
-def usable(kind: str) -> list[Any]:
+def usable(kind: str, number: Format, device: torch.device) -> list[type[Kernel]]:
     """The candidates that compute a layer of extreme codes exactly on this processor.
 
     Without VNNI, oneDNN adds pairs of products in 16 bits, which overflow.
     """
-    from sdxl.backends._torch_layer import extreme
-
     found = []
     for candidate in CANDIDATES[kind]:
-        layer, values, expected = extreme(kind)
+        layer, values, expected = extreme(kind, number, device)
         try:
             exact = torch.allclose(candidate(layer, values)(values), expected, rtol=1e-6)
         except (RuntimeError, AttributeError, NotImplementedError):  # not in this torch
@@ -163,3 +165,19 @@ def usable(kind: str) -> list[Any]:
         if exact:
             found.append(candidate)
     return found
+
+
+def why_none(device: torch.device, number: Format) -> str | None:
+    """What a CPU lacks for a number format, in words; None if it has it."""
+    return None if number is Format.int8 else f"no {number.value} arithmetic on a CPU"
+
+
+def best_ms(kernel: Kernel, example: torch.Tensor) -> float:
+    """Milliseconds of the fastest of a few calls, after one that is not timed."""
+    kernel(example)
+    best = float("inf")
+    for _ in range(TRIALS):
+        began = time.perf_counter()
+        kernel(example)
+        best = min(best, time.perf_counter() - began)
+    return best * 1e3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -131,20 +131,34 @@ def read(
     )
 
 
-def extreme(kind: str) -> tuple[Layer, torch.Tensor, torch.Tensor]:
-    """A layer of the largest codes, an input of the largest values, and the exact output."""
+def extreme(
+    kind: str, number: Format, device: torch.device
+) -> tuple[Layer, torch.Tensor, torch.Tensor]:
+    """A layer of large codes, an input of large values, and the exact output.
+
+    INT8 on a CPU is in fp32, where equality is exact; a GPU's kernels write 16 bits.
+    """
     width, amax = 96, torch.tensor(127.0)
     shape = (width, width) if kind == "linear" else (width, width, 3, 3)
-    weight = torch.full(shape, 127, dtype=torch.int8)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    weight = torch.full(shape, 127.0)
     weight[::2] = -127
+    rows = torch.full((32, width) if kind == "linear" else (1, width, 8, 8), 127.0)
+    per_unit, unit = torch.tensor(1.0), 1.0
+    stored = weight.to(torch.int8)
+    if number is Format.fp8:  # 127 is no E4M3 number, 128 is
+        weight, rows, amax = weight.sign() * 128, rows.sign() * 128, torch.tensor(448.0)
+        stored = weight.to(torch.float8_e4m3fn)
+    units = torch.ones(1 if number is Format.fp8 else width)
     layer = Layer(
-        "extreme", kind, Format.int8, weight, torch.full((width, *[1] * (len(shape) - 1)), 127.0),
-        torch.ones(width), None, Input(amax, None, codes.int8_per_unit(amax), 1.0),
-        torch.float32, None if kind == "linear" else Geometry([1, 1], [1, 1], [1, 1]),
+        "extreme", kind, number, stored.to(device), torch.tensor(127.0, device=device),
+        units.to(device), None, Input(amax.to(device), None, per_unit.to(device), unit), dtype,
+        None if kind == "linear" else Geometry([1, 1], [1, 1], [1, 1]),
     )  # fmt: skip
-    rows = torch.full((32, width), 127.0) if kind == "linear" else torch.full((1, width, 8, 8), 127)
-    values: Any = rows.float()
+    given = rows.to(device, dtype)
     if kind == "linear":
-        return layer, values, values.double().matmul(weight.double().t()).float()
-    exact = functional.conv2d(values.double(), weight.double(), padding=1)
-    return layer, values.to(memory_format=torch.channels_last), exact.float()
+        exact = rows.double().matmul(weight.double().t())
+    else:
+        given = given.to(memory_format=torch.channels_last)
+        exact = functional.conv2d(rows.double(), weight.double(), padding=1)
+    return layer, given, exact.to(device, torch.float32)

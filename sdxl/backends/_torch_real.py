@@ -6,7 +6,6 @@ shape share the outcome. What no kernel computes is simulated, counted and repor
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,45 +14,56 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl.backends import _torch_cpu, _torch_quant
+from sdxl.backends import _torch_cpu, _torch_cuda, _torch_quant
 from sdxl.backends._torch_layer import Kernel, Layer, Simulated, read
 from sdxl.checkpoint import Checkpoint, StoredLayer
 from sdxl.schema import Format
-
-TRIALS = 3
-"""Timed calls per candidate, after one that is not; the fastest counts."""
 
 
 class Choice:
     """The kernels in use: how each was chosen, and what fell back."""
 
-    def __init__(self) -> None:
-        self.usable = {kind: _torch_cpu.usable(kind) for kind in _torch_cpu.CANDIDATES}
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        # Triton's interpreter aside, its kernels need CUDA.
+        self.home: Any = _torch_cuda if device.type == "cuda" else _torch_cpu
+        self._usable: dict[tuple[str, Format], list[type[Kernel]]] = {}
         self.shapes: dict[tuple[Any, ...], dict[str, float]] = {}
         self.layers: dict[str, str] = {}
         self.fallbacks: dict[str, str] = {}
 
-    def why_not(self, entry: StoredLayer, module: nn.Module) -> str | None:
+    def usable(self, kind: str, number: Format) -> list[type[Kernel]]:
+        """The kernels that compute exactly here."""
+        key = (kind, number)
+        if key not in self._usable:
+            self._usable[key] = self.home.usable(kind, number, self.device)
+        return self._usable[key]
+
+    def why_not(self, entry: StoredLayer, module: Any) -> str | None:
         """The reason why a stored layer can only be simulated; None if there is a kernel."""
         if entry.kind == "attention":
-            return "no FP8 attention on a CPU"
-        if entry.format is not Format.int8:
-            return f"no {entry.format.value} arithmetic on a CPU"
-        if getattr(module, "groups", 1) != 1 or getattr(module, "padding_mode", "zeros") != "zeros":
-            return "a convolution in groups or with odd padding"
-        if not self.usable[entry.kind]:
-            return f"no exact INT8 {entry.kind} kernel on this processor"
+            return "no FP8 attention kernel"
+        if entry.weight_only:
+            return "8-bit weights alone make no 8-bit product"
+        if reason := self.home.why_none(self.device, entry.format):
+            return reason
+        if isinstance(module, nn.Conv2d) and not _plain(module):
+            return "a convolution in groups, or with odd strides or padding"
+        if not self.usable(entry.kind, entry.format):
+            return f"no exact {entry.format.value} {entry.kind} kernel on this device"
         return None
 
     def kernel(self, layer: Layer, example: torch.Tensor) -> Kernel:
         """The fastest kernel for this layer and input."""
-        key = (layer.kind, tuple(example.shape), *layer.codes.shape, layer.dtype)
+        key = (layer.kind, tuple(example.shape), *layer.codes.shape, layer.format, layer.dtype)
         if layer.conv:
             key += (*layer.conv.stride,)
-        candidates = {each.name: each for each in (*self.usable[layer.kind], Simulated)}
+        candidates = {
+            each.name: each for each in (*self.usable(layer.kind, layer.format), Simulated)
+        }
         if key not in self.shapes:
             self.shapes[key] = {
-                n: _best_ms(c(layer, example), example) for n, c in candidates.items()
+                n: self.home.best_ms(c(layer, example), example) for n, c in candidates.items()
             }
         times = self.shapes[key]
         fastest = min(times, key=times.__getitem__)
@@ -90,7 +100,7 @@ class EightBit(nn.Module):
         super().__init__()
         self._layer: Layer | None = layer
         self._choice = choice
-        self.kind = layer.kind
+        self.kind, self.code = layer.kind, layer.codes.dtype
         self.kernel: Any = None
 
     def forward(self, values: torch.Tensor, coded: bool = False) -> torch.Tensor:
@@ -107,8 +117,9 @@ class EightBit(nn.Module):
 class FeedForward(nn.Module):
     """diffusers' feed-forward with GEGLU, whose product becomes codes without a copy between."""
 
-    def __init__(self, plain: Any) -> None:
+    def __init__(self, plain: Any, home: Any) -> None:
         super().__init__()
+        self.home = home
         self.net = plain.net  # the names of its parts stay
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -120,7 +131,7 @@ class FeedForward(nn.Module):
             return last(value * functional.gelu(gate))
         wanted = last.kernel.input
         flat = wide.reshape(-1, wide.shape[-1])
-        made = _torch_cpu.geglu_codes(flat, wanted.factors, wanted.per_unit)
+        made = self.home.geglu_codes(flat, wanted.factors, wanted.per_unit, last.code)
         return last(made, coded=True).view(*wide.shape[:-1], -1)
 
 
@@ -131,7 +142,7 @@ def restore(
 
     Raises `SdxlError` if the checkpoint is of another architecture.
     """
-    stored, choice = Checkpoint(folder), Choice()
+    stored, choice = Checkpoint(folder), Choice(device)
     real: set[str] = set()
     for name, entry in stored.layers.items():
         if reason := choice.why_not(entry, unet.get_submodule(name)):
@@ -145,11 +156,22 @@ def restore(
         plain = unet.get_submodule(name)
         layer = read(stored, name, plain, dtype, device)
         setattr(unet.get_submodule(owner), field, EightBit(layer, choice))
-    _fuse(unet)
+    _fuse(unet, choice.home)
     return unet.eval(), choice
 
 
-def _fuse(unet: Any) -> None:
+def _plain(conv: nn.Conv2d) -> bool:
+    """Square in all respects, zeros around."""
+    pairs = (conv.kernel_size, conv.stride, conv.padding)
+    return (
+        conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and conv.dilation == (1, 1)
+        and all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in pairs)
+    )
+
+
+def _fuse(unet: Any, home: Any) -> None:
     """Put the fused feed-forward where diffusers' has the expected parts."""
     from diffusers.models.activations import GEGLU
     from diffusers.models.attention import FeedForward as Plain
@@ -158,14 +180,4 @@ def _fuse(unet: Any) -> None:
         if not isinstance(module, Plain) or not isinstance(module.net[0], GEGLU):
             continue
         if len(module.net) == 3 and isinstance(module.net[2], EightBit):
-            unet.set_submodule(name, FeedForward(module))
-
-
-def _best_ms(kernel: Kernel, example: torch.Tensor) -> float:
-    kernel(example)
-    best = float("inf")
-    for _ in range(TRIALS):
-        began = time.perf_counter()
-        kernel(example)
-        best = min(best, time.perf_counter() - began)
-    return best * 1e3
+            unet.set_submodule(name, FeedForward(module, home))
