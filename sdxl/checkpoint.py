@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,25 @@ class Checkpoint:
             ) from error  # fmt: skip
         self.folder = folder
         self.names: set[str] = set(self._file.keys())
+        self._weights = folder / WEIGHTS
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor as stored."""
         return self._file.get_tensor(name)
+
+    @cached_property
+    def _places(self) -> dict[str, Any]:
+        """The file's own header (safetensors: its length in 8 bytes, then JSON)."""
+        with self._weights.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        ranges = {name: entry["data_offsets"] for name, entry in header.items()}
+        return {name: (8 + length + begin, end - begin) for name, (begin, end) in ranges.items()}
+
+    def place(self, name: str) -> tuple[int, int]:
+        """(offset, length) in bytes of a tensor in `unet.safetensors`."""
+        return self._places[name]
 
     def get(self, layer: str, field: str) -> torch.Tensor | None:
         """`input_amax`, `pre_quant_scale`, ... of a layer, if it has one."""

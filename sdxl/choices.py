@@ -77,6 +77,19 @@ class Steps(str, Enum):
     min = "min"
 
 
+class Convolutions(str, Enum):
+    """What becomes of a quantized convolution in a graph.
+
+    `conv` is the standard form. ONNX Runtime has no 8-bit convolution with float output: it
+    runs that form in floats. `product` says the same as a MatMul of patches, which runs on
+    integers. `float` leaves the layers unquantized: another network, nearer to the original.
+    """
+
+    conv = "conv"
+    product = "product"
+    float = "float"
+
+
 class Build(str, Enum):
     """May a missing artifact (statistics, checkpoint, engine) be built on the way?"""
 
@@ -94,8 +107,29 @@ class Rerun(str, Enum):
 
 Round = Enum(
     "Round",
-    {"v4.1": "v4.1", "v5.0": "v5.0", "v5.1": "v5.1", "v6.0": "v6.0", "v6.1": "v6.1"},
+    {
+        "v4.1": "v4.1",
+        "v5.0": "v5.0",
+        "v5.1": "v5.1",
+        "v6.0": "v6.0",
+        "v6.1": "v6.1",
+        "custom": "custom",
+    },
     type=str,
     module=__name__,
 )
-Round.__doc__ = "MLPerf Inference round whose seeds LoadGen gets."
+Round.__doc__ = "MLPerf Inference round whose rules hold; `custom`: LoadGen seeds from `seed`."
+
+
+class Compliance(str, Enum):
+    """MLPerf's audits: answers sampled in performance mode, and one prompt over and over."""
+
+    test01 = "test01"
+    test04 = "test04"
+
+
+class Foreign(str, Enum):
+    """What somebody else's work on the measured machine is to a figure."""
+
+    warn = "warn"
+    error = "error"

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdxl import environment, isolate, prompts, schema, worker
-from sdxl.bench import logs
-from sdxl.config import backend_modules
+from sdxl import (
+    artifacts,
+    devices,
+    environment,
+    isolate,
+    ledger,
+    prompts,
+    records,
+    schema,
+    worker,
+)
+from sdxl.bench import logs, verdict
+from sdxl.bench.probe import Probe, strangers
+from sdxl.config import backend_modules, key, quality_modules
 from sdxl.doctor.preflight import preflight
-from sdxl.errors import ConfigError
+from sdxl.errors import ConfigError, SdxlError
 from sdxl.report.progress import Progress
-from sdxl.schema import Config, Format, Mode, Rules
+from sdxl.schema import Config, Foreign, Mode, Rules
 from sdxl.types import Record
 
 SHEET_IMAGES = 8
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes a worker's progress reports."""
 
 
 def measure(config: Config, folder: Path, record: Record) -> None:
@@ -58,17 +74,27 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     chosen = prompts.load(config.dataset, config.limit, config.seed)
     record.environment = dict(environment.describe())  # the cached one serves other cells too
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
-    with Progress(title) as progress:
-        artifacts = _artifacts(config, folder, record, progress)
-        result = _child(worker.measure, folder, progress, config, artifacts, folder)
+    with (
+        Progress(title) as progress,
+        devices.one(progress.say) as env,
+        Probe() as probe,
+    ):
+
+        def report(message: dict[str, Any]) -> None:
+            probe.phase(message.get("phase", ""))
+            progress.report(message)
+
+        run = functools.partial(child, config, folder, report, env)
+        result = run(worker.measure, _artifacts(config, record, run), folder)
+    probe.write(folder / "probe.jsonl")
     record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
-    record.resources = result["memory"]
+    record.resources = {**result["memory"], "probe": probe.summary()}
     record.images = result["images"]
+    if result["scores"]:
+        record.quality["scores"] = result["scores"]
     record.environment = {**record.environment, **result["environment"]}
     record.performance = _performance(config, result, logs.read(folder / "loadgen"))
-    detail = record.performance["loadgen"]["detail"]
-    valid, reason = logs.verdict(detail, config.mode is Mode.accuracy)
-    record.status, record.reason = ("ok", "") if valid else ("invalid", reason)
+    _judge(config, record)
     reasons = _incomparable(config, len(chosen))
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     if record.images:
@@ -77,32 +103,63 @@ def _once(config: Config, folder: Path, record: Record) -> None:
         shown = record.images[:SHEET_IMAGES]
         paths = [folder / image["file"] for image in shown]
         sheet(paths, [image["caption"] for image in shown], folder / "images.png")
+    _alone(config, record)
 
 
-def _artifacts(config: Config, folder: Path, record: Record, progress: Progress) -> dict[str, Path]:
-    """What the backend loads beside the weights, built in a child of its own if missing."""
-    if config.quant.format is Format.none:
-        return {}
-    began = time.perf_counter()
-    found = _child(worker.quantize, folder, progress, config)
-    record.durations["quantize_s"] = round(time.perf_counter() - began, 3)
-    record.artifacts.append(found["manifest"])
-    if found["layer_errors"]:
-        record.quality["layer_errors"] = found["layer_errors"]
-    return {"unet": Path(found["path"])}
+def _alone(config: Config, record: Record) -> None:
+    """Note who else used the machine; with `foreign=error` that is a failure."""
+    device = str(record.performance["generator"].get("device", ""))
+    found = strangers(record.resources["probe"], device.startswith("cuda"))
+    if found:
+        record.resources["probe"]["warnings"] = found
+    if found and config.foreign is Foreign.error:
+        raise SdxlError(
+            "the figures are not this program's alone", "; ".join(found),
+            "a machine to itself", "foreign=warn",
+        )  # fmt: skip
 
 
-def _child(work: Any, folder: Path, progress: Progress, config: Config, *args: Any) -> Any:
+def _judge(config: Config, record: Record) -> None:
+    """The verdict, beside the newest run of the same work in the other mode, if there is one."""
+    pair = records.pair_key(config)
+    made = [artifact["key"] for artifact in record.artifacts]
+    record.performance["artifact_key"] = key(records.artifact_key(config), made)
+    record.performance["pair_key"] = pair
+    other = Mode.performance if config.mode is Mode.accuracy else Mode.accuracy
+    partner = ledger.partner(pair, other)
+    found = verdict.gates(record, partner[1] if partner else None)
+    record.verdict = [gate.row() for gate in found]
+    record.reason = verdict.invalid_because(found)
+    record.status = "invalid" if record.reason else "ok"
+
+
+def _artifacts(config: Config, record: Record, run: artifacts.Child) -> dict[str, Path]:
+    """What the backend loads beside the weights, made in children of its own if missing."""
+    chain = artifacts.build(config, run)
+    record.durations |= chain.durations
+    record.artifacts += [piece.manifest for piece in chain.pieces]
+    if chain.layer_errors:
+        record.quality["layer_errors"] = chain.layer_errors
+    if chain.parity:
+        record.quality["parity"] = chain.parity
+    return chain.loads
+
+
+def child(
+    config: Config, folder: Path, report: Report, env: dict[str, str], work: Any, *args: Any
+) -> Any:
     """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
-    torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH
+    scorer = quality_modules().get(config.quality.name)
+    torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH or scorer is not None
     return isolate.run(
         work,
         config,
         *args,
         log=folder / "worker.log",
         limit_s=config.scenario.startup_s,
-        on_report=progress.report,
+        on_report=report,
         timeout_s=config.timeout_s,
+        env=env,
         # A local diffusers must be the first that the child imports: no preloading then.
         preload=torch_needed and not config.model.diffusers_src,
     )
@@ -132,9 +189,13 @@ def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) 
             ("max", "max_latency"),
         )
     }
+    performance["latency_histogram"] = result["latency_histogram"]
     if result["image_flop"]:
         performance["tflop_per_image"] = result["image_flop"] / 1e12
         performance["tflops"] = rate * result["image_flop"] / 1e12
+    if limit := result["roofline"]:
+        share = rate / limit["images_per_second"]
+        performance["roofline"] = {**limit, "share": share}
     return performance
 
 

@@ -14,8 +14,11 @@ from omegaconf import MISSING
 from sdxl.choices import (
     Build,
     Calls,
+    Compliance,
+    Convolutions,
     Device,
     DType,
+    Foreign,
     Format,
     Mode,
     Noise,
@@ -192,6 +195,16 @@ class Quality:
 
 
 @dataclass
+class Export:
+    """How ONNX graphs are made."""
+
+    opset: Optional[int] = None  # null: the lowest that holds the number formats
+    dynamic_size: bool = False  # height and width stay free, not only the batch
+    parity: bool = False  # compare each graph with torch, layer by layer
+    convolutions: Optional[Convolutions] = None  # of quantized graphs; null: as the backend likes
+
+
+@dataclass
 class Tracking:
     """Where MLflow keeps runs."""
 
@@ -213,6 +226,7 @@ class Config:
     scenario: Scenario = MISSING
     quality: Quality = MISSING
     tracking: Tracking = MISSING
+    export: Export = field(default_factory=Export)
     quant_level: Optional[float] = None
     alpha: Optional[float] = None
     percentile: Optional[float] = None
@@ -221,8 +235,11 @@ class Config:
     limit: Optional[int] = None  # prompts used; null: all
     seed: int = 0
     mode: Mode = Mode.performance
+    submission: bool = False  # accuracy mode: LoadGen logs whole pictures, not their SHA-256
     rules: Rules = Rules.closed
     round: Round = Round("v6.1")
+    compliance: Optional[Compliance] = None  # MLPerf's audit in place of a plain measurement
+    foreign: Foreign = Foreign.warn  # other people's work on this machine: note it, or fail
     build: Build = Build.auto
     repeat: int = 1  # measurements of the cell; the median counts
     rerun: Optional[Rerun] = None  # null: a multirun continues (failed), a single run measures

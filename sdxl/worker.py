@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 import sys
 import threading
@@ -12,13 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdxl import environment, isolate, prompts, schema
-from sdxl.bench.sut import Sut, batch_size
+from sdxl import devices, environment, isolate, prompts, schema
+from sdxl.bench.sut import Sample, Sut, batch_size
 from sdxl.config import backend_modules
 from sdxl.schema import Mode
 from sdxl.types import Generator, Prompt
 
 REPORT_EVERY_S = 0.25
+BINS = 40
+"""Of the latency histogram in a record."""
 
 
 def measure(
@@ -27,6 +30,7 @@ def measure(
     """Run one test; returns counts, settings, kept pictures, facts and durations."""
     from sdxl.bench import loadgen
     from sdxl.bench.keep import Keeper
+    from sdxl.quality.scoring import Scoring
 
     durations: dict[str, float] = {}
     link.report({"phase": "loading"})
@@ -43,6 +47,12 @@ def measure(
     accuracy = config.mode is Mode.accuracy
     keep = config.quality.keep_images or schema.KEEP_IMAGES
     keeper = Keeper(out_dir / "images", chosen, keep, accuracy)
+    scoring = Scoring(config, chosen)
+    scoring.begin()
+
+    def on_images(batch: list[Sample], made: Any) -> None:
+        keeper.take(batch, made)
+        scoring.take(batch, made)
 
     reporter = _Reporter(link, expected)
     link.report({"phase": "measuring", isolate.LIMIT: _stall_limit(config, settings, warm)})
@@ -52,7 +62,7 @@ def measure(
             settings,
             len(chosen),
             generator.generate,
-            keeper.take,
+            on_images,
             link.fail,  # LoadGen would wait for the lost samples
             out_dir / "loadgen",
             reporter.start,
@@ -65,17 +75,25 @@ def measure(
     memory = _memory()
     seen = {
         "accelerators": environment.accelerators(),
+        devices.VARIABLE.lower(): os.environ.get(devices.VARIABLE),
         "diffusers": environment.diffusers_in_use(),
     }
     generator.close()
+    scores: dict[str, Any] = {}
+    if scoring.wanted:
+        with _timed(durations, "scoring_s"):
+            scores = scoring.finish(lambda done: link.report({"phase": "scoring", "done": done}))
     return {
         "counts": vars(sut.counts),
+        "latency_histogram": _histogram(sut.latencies_s),
         "warm_up": vars(warm),
         "settings": loadgen.describe(settings),
         "images": pictures,
+        "scores": scores,
         "generator": facts,
         "environment": seen,
         "image_flop": _image_flop(config),
+        "roofline": _roofline(config, facts),
         "memory": memory,
         "durations": durations,
         "prompts": len(chosen),
@@ -202,6 +220,24 @@ class _Reporter:
                     "expected": max(self._expected, sut.counts.issued),
                 }
             )
+
+
+def _histogram(latencies_s: list[float]) -> dict[str, list[float]]:
+    """Latencies in equal bins: `edges_ms` (one more than bins) and `counts`."""
+    import numpy as np
+
+    counts, edges = np.histogram(np.asarray(latencies_s) * 1e3, bins=BINS)
+    return {"edges_ms": edges.round(6).tolist(), "counts": counts.tolist()}
+
+
+def _roofline(config: schema.Config, facts: dict[str, Any]) -> dict[str, Any]:
+    """The limit of this device, where one is known; an accuracy run has no speed to compare."""
+    name = facts.get("device_name")
+    if not name or config.mode is Mode.accuracy:
+        return {}
+    from sdxl import roofline
+
+    return roofline.facts(config, name, batch_size(config))
 
 
 def _image_flop(config: schema.Config) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sdxl.types import Embeddings, TokenIds
 
 NEEDS_TORCH = True
+LOADS = "checkpoint"
 
 
 # OmegaConf matches an enum by its members' names, and torch's modes have hyphens.

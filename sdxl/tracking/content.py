@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from sdxl.types import Record
 
 PARAMS_A_BATCH = 100
+METRICS_A_BATCH = 1000
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
 IMAGES = 8
@@ -38,13 +40,17 @@ def tags(record: Record) -> dict[str, str]:
         "comparable": str(record.comparable).lower(),
         "model": config["model"]["name"],
         "backend": config["backend"]["name"],
+        "precision": config["precision"]["unet"],
         "quant": config["quant"]["format"],
         "scenario": config["scenario"]["name"],
         "mode": config["mode"],
         "git_commit": str(git.get("commit")),
         "git_dirty": str(git.get("dirty")).lower(),
         "command": record.command[:LONGEST_TAG],
-    }
+        **{f"artifact.{made['kind']}": made["key"] for made in record.artifacts},
+        **{f"artifact.{made['kind']}.parents": " ".join(made["parents"])
+           for made in record.artifacts},
+    }  # fmt: skip
 
 
 def log_numbers(client: Any, run_id: str, record: Record) -> None:
@@ -67,15 +73,48 @@ def metrics(record: Record) -> dict[str, float]:
         "tflops": found.get("tflops"),
         "speed_up": found.get("speed_up"),
         **{f"twin_{n}": v for n, v in record.quality.get("twin", {}).items() if n in TWIN},
+        **record.quality.get("scores", {}).get("metrics", {}),
         "valid": float(record.status == "ok"),
         **{f"latency_{name}_ms": v for name, v in (found.get("latency_ms") or {}).items()},
-        **{name.replace("_bytes", "_gib"): v / 2**30 for name, v in record.resources.items()},
+        **_resources(record.resources),
         **record.durations,
     }
     if found.get("metric"):
         numbers[found["metric"]] = found["value"]
     finite = {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
     return {k: v for k, v in finite.items() if v == v and abs(v) != float("inf")}
+
+
+def _resources(found: dict[str, Any]) -> dict[str, Any]:
+    """Memory in GiB, and what the probe saw, each GPU's numbers under its own name."""
+    probe = found.get("probe", {})
+    flat = {**found, **{f"probe_{name}": value for name, value in probe.items()}}
+    for gpu in probe.get("gpus", []):
+        flat |= {f"gpu_{gpu['index']}_{name}": value for name, value in gpu.items()}
+    numbers = {name: v for name, v in flat.items() if isinstance(v, int | float)}
+    return {
+        name.replace("_bytes", "_gib"): v / 2**30 if name.endswith("_bytes") else v
+        for name, v in numbers.items()
+    }
+
+
+def log_series(client: Any, run_id: str, record: Record, folder: Path) -> None:
+    """The probe's samples as time series, where MLflow shows a system's metrics."""
+    from mlflow.entities import Metric
+
+    from sdxl.bench.probe import series
+
+    path = folder / "probe.jsonl"
+    if not path.is_file():
+        return
+    start_ms = calendar.timegm(time.strptime(record.started, "%Y-%m-%dT%H:%M:%SZ")) * 1000
+    found = [
+        Metric(f"system/{name}", value, start_ms + round(at_s * 1e3), step)
+        for step, (at_s, numbers) in enumerate(series(path))
+        for name, value in numbers.items()
+    ]
+    for start in range(0, len(found), METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=found[start : start + METRICS_A_BATCH])
 
 
 def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
@@ -86,6 +125,7 @@ def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
     files = [
         ("record.json", None),
         ("worker.log", None),
+        ("probe.jsonl", None),
         ("images.png", None),
         (".hydra/config.yaml", "hydra"),
         (".hydra/overrides.yaml", "hydra"),
@@ -100,6 +140,12 @@ def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
     if rows := record.quality.get("layer_errors"):
         columns = {column: [row.get(column) for row in rows] for column in rows[0]}
         client.log_table(run_id, columns, "layer_errors.json")
+    if record.performance.get("latency_histogram"):
+        from sdxl.report.plots import latencies
+
+        with tempfile.TemporaryDirectory() as made:
+            path = latencies(record.performance, name(record), Path(made) / "latency.png")
+            client.log_artifact(run_id, str(path), "plots")
     for image in record.images[:IMAGES]:
         path = folder / image["file"]
         if path.is_file():
@@ -107,17 +153,6 @@ def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
                 pixels = np.asarray(picture)
             key = f"prompt_{image['index']:02d}"
             client.log_image(run_id, pixels, key=key, step=0, synchronous=True)
-
-
-def log_cells(client: Any, run_id: str, outcomes: list[dict[str, Any]]) -> None:
-    """The table of a sweep's cells, and how many ended how, on its parent run."""
-    columns = ("command", "status", "images_per_second", "speed_up", "psnr_db", "reason", "record")
-    table = {column: [outcome.get(column) for outcome in outcomes] for column in columns}
-    client.log_table(run_id, table, "cells.json")
-    for status in sorted({outcome["status"] for outcome in outcomes}):
-        count = sum(outcome["status"] == status for outcome in outcomes)
-        client.log_metric(run_id, f"cells_{status}", count)
-    client.log_metric(run_id, "cells", len(outcomes))
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
