@@ -164,8 +164,9 @@ def _other(
 
 
 def _without(command: str, *keys: str) -> list[str]:
-    """The command's words but those that set one of `keys`."""
-    return [w for w in shlex.split(command) if w.split("=")[0].split(".")[0] not in keys]
+    """The command's words but those that set one of `keys`, a group's or a single setting's."""
+    words = [(word, word.split("=")[0]) for word in shlex.split(command)]
+    return [word for word, key in words if not {key, key.split(".")[0]} & {*keys}]
 
 
 def _one(

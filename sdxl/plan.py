@@ -43,7 +43,8 @@ def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
     from sdxl import cost, roofline
 
     found = cost.count(config, batch)
-    limits = {p.name: roofline.images_per_second(config, p, batch) for p in roofline.PEAKS.values()}
+    work = roofline.work_of(config, batch, found)
+    limits = {p.name: work.images_per_second(p) for p in roofline.PEAKS.values()}
     weights = sum(found.weight_bytes.values())
     facts.update(
         parameters=found.parameters,

@@ -49,14 +49,52 @@ def peaks_of(device_name: str) -> Peaks | None:
     return found[0] if found and "NVL" not in device_name else None
 
 
-def images_per_second(config: schema.Config, peaks: Peaks, batch: int) -> float:
-    """The roofline's rate for this configuration with `batch` images at once."""
-    counted = cost.count(config, 1)
-    rows = counted.rows_per_image
-    seconds = config.model.steps * _unet_seconds(config, peaks, batch * rows)
-    seconds += batch * counted.decode_flop / (VAE_SHARE * peaks.sixteen_bit)
-    seconds += batch * rows * counted.encode_flop / peaks.sixteen_bit
-    return batch / seconds
+@dataclass(frozen=True)
+class Product:
+    """A layer of the UNet: its operations, the bytes it moves, whether its factors have 8 bits."""
+
+    flop: float
+    moved: float
+    eight_bit: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch: the products of one UNet forward, and what stands around it."""
+
+    images: int
+    steps: int
+    products: list[Product]
+    decode_flop: float
+    encode_flop: float
+    wide: bool  # the UNet in fp32
+
+    def images_per_second(self, peaks: Peaks) -> float:
+        """The roofline's rate on a device."""
+        sixteen = peaks.fp32 if self.wide else peaks.sixteen_bit
+        unet = sum(
+            max(
+                each.flop / (peaks.eight_bit if each.eight_bit else sixteen),
+                each.moved / peaks.memory,
+            )
+            for each in self.products
+        )
+        seconds = self.steps * unet + self.encode_flop / peaks.sixteen_bit
+        return self.images / (seconds + self.decode_flop / (VAE_SHARE * peaks.sixteen_bit))
+
+
+def work_of(config: schema.Config, batch: int, counted: cost.Cost | None = None) -> Work:
+    """What `batch` images take; `counted` saves counting them again."""
+    counted = counted or cost.count(config, batch)
+    rows = batch * counted.rows_per_image
+    return Work(
+        batch,
+        config.model.steps,
+        _products(config, rows),
+        batch * counted.decode_flop,
+        rows * counted.encode_flop,
+        config.precision.unet is DType.fp32,
+    )
 
 
 def measured_peak(dtype: torch.dtype, size: int = 1024) -> float:
@@ -71,58 +109,52 @@ def measured_peak(dtype: torch.dtype, size: int = 1024) -> float:
     return 2 * size**3 / best
 
 
-def facts(config: schema.Config, device_name: str, batch: int) -> dict[str, Any]:
+def facts(config: schema.Config, device_name: str, batch: int, image_flop: int) -> dict[str, Any]:
     """What the record says about the limit: of a known GPU, or measured on a CPU."""
-    peaks = peaks_of(device_name)
-    if peaks:
-        rate = images_per_second(config, peaks, batch)
+    if peaks := peaks_of(device_name):
+        rate = work_of(config, batch).images_per_second(peaks)
         return {"device": peaks.name, "images_per_second": rate}
     if device_name != "cpu":
         return {}
     dtype = config.precision.unet
     peak = measured_peak(torch_dtype(dtype))
-    rate = peak / cost.count(config, 1).image_flop
     return {
         "device": f"{dtype.value} matrix products as measured here",
-        "images_per_second": rate,
+        "images_per_second": peak / image_flop,
         "tflops": peak / 1e12,
     }
 
 
-def _unet_seconds(config: schema.Config, peaks: Peaks, rows: int) -> float:
-    """One forward of `rows` rows."""
+def _products(config: schema.Config, rows: int) -> list[Product]:
+    """Those of one forward of `rows` rows; a norm counts as a pass over its input and output."""
     from diffusers.models.attention_processor import Attention
 
     model, dtype = config.model, torch_dtype(config.precision.unet)
-    wide = peaks.fp32 if config.precision.unet is DType.fp32 else peaks.sixteen_bit
     unet: Any = shapes_source(model, config.seed).component("unet", dtype, torch.device("meta"))
     eight_bit = _eight_bit(config, unet)
     size = dtype.itemsize
-    total = 0.0
-
-    def product(flop: float, bytes_: float, eight: bool) -> None:
-        nonlocal total
-        total += max(flop / (peaks.eight_bit if eight else wide), bytes_ / peaks.memory)
+    found: list[Product] = []
 
     def matrix(name: str) -> Any:
         def hook(module: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
             eight = name in eight_bit
             moved = (given[0].numel() + module.weight.numel()) * (1 if eight else size)
             flop = 2 * out.numel() * module.weight[0].numel()
-            product(flop, moved + out.numel() * size, eight)
+            found.append(Product(flop, moved + out.numel() * size, eight))
 
         return hook
 
     def norm(_module: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
-        product(0, given[0].numel() * size + out.numel() * (1 if eight_bit else size), False)
+        moved = given[0].numel() * size + out.numel() * (1 if eight_bit else size)
+        found.append(Product(0, moved, False))
 
     def attention(name: str) -> Any:
-        def hook(module: Any, given: Any, words: Any, out: torch.Tensor) -> None:
+        def hook(module: Any, given: Any, words: Any, _out: torch.Tensor) -> None:
             keys = words.get("encoder_hidden_states")
             length = given[0].shape[1] if keys is None else keys.shape[1]
             queries = given[0].shape[0] * given[0].shape[1] * module.inner_dim
             held = 2 * queries + 2 * given[0].shape[0] * length * module.inner_dim
-            product(4 * queries * length, held * size, name in eight_bit)
+            found.append(Product(4 * queries * length, held * size, name in eight_bit))
 
         return hook
 
@@ -148,7 +180,7 @@ def _unet_seconds(config: schema.Config, peaks: Peaks, rows: int) -> float:
                 "time_ids": torch.empty(rows, 6, dtype=dtype),
             },
         )
-    return total
+    return found
 
 
 def _eight_bit(config: schema.Config, unet: Any) -> set[str]:

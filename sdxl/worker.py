@@ -79,6 +79,7 @@ def measure(
         "diffusers": environment.diffusers_in_use(),
     }
     generator.close()
+    image_flop = _image_flop(config)
     scores: dict[str, Any] = {}
     if scoring.wanted:
         with _timed(durations, "scoring_s"):
@@ -92,8 +93,8 @@ def measure(
         "scores": scores,
         "generator": facts,
         "environment": seen,
-        "image_flop": _image_flop(config),
-        "roofline": _roofline(config, facts),
+        "image_flop": image_flop,
+        "roofline": _roofline(config, facts, image_flop),
         "memory": memory,
         "durations": durations,
         "prompts": len(chosen),
@@ -230,14 +231,14 @@ def _histogram(latencies_s: list[float]) -> dict[str, list[float]]:
     return {"edges_ms": edges.round(6).tolist(), "counts": counts.tolist()}
 
 
-def _roofline(config: schema.Config, facts: dict[str, Any]) -> dict[str, Any]:
+def _roofline(config: schema.Config, facts: dict[str, Any], image_flop: int) -> dict[str, Any]:
     """The limit of this device, where one is known; an accuracy run has no speed to compare."""
     name = facts.get("device_name")
     if not name or config.mode is Mode.accuracy:
         return {}
     from sdxl import roofline
 
-    return roofline.facts(config, name, batch_size(config))
+    return roofline.facts(config, name, batch_size(config), image_flop)
 
 
 def _image_flop(config: schema.Config) -> int:
