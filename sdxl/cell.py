@@ -7,6 +7,7 @@ twin is measured once, and whoever wants what another process is measuring waits
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import os
 import shlex
@@ -21,7 +22,7 @@ from typing import Any
 
 from sdxl import isolate, ledger, records, schema, shared
 from sdxl.cli import Outcome
-from sdxl.config import QUANT_KEYS
+from sdxl.config import QUANT_KEYS, backend_modules
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import measure
 from sdxl.report import table
@@ -57,7 +58,8 @@ def run(config: Config, out_dir: Path) -> Outcome:
         return _audit(config, out_dir, record, sweep)
     judge: Callable[[], None] | None = None
     if config.quant.format is not Format.none and config.quality.twin:
-        words = _without(record.command, "quant", *QUANT_KEYS)
+        settings = (f"backend.{name}" for name in _quantized_only(config))
+        words = _without(record.command, "quant", *QUANT_KEYS, *settings)
         command = shlex.join([*words, "quant=none"])
         twin, failure = _other(twin_of(config), out_dir / "twin", command, policy, sweep)
         if not twin:
@@ -73,9 +75,17 @@ def twin_of(config: Config) -> Config:
     """The same configuration without quantization."""
     twin = copy.deepcopy(config)
     twin.quant = schema.Quant("none")
+    for name in _quantized_only(config):
+        fields = {field.name: field for field in dataclasses.fields(twin.backend)}
+        setattr(twin.backend, name, fields[name].default)
     for name in QUANT_KEYS:
         setattr(twin, name, None)
     return twin
+
+
+def _quantized_only(config: Config) -> tuple[str, ...]:
+    """The backend's settings that mean nothing to an unquantized model."""
+    return getattr(backend_modules()[config.backend.name], "QUANTIZED_ONLY", ())
 
 
 def plain_of(config: Config, mode: Mode) -> Config:
@@ -161,8 +171,9 @@ def _other(
 
 
 def _without(command: str, *keys: str) -> list[str]:
-    """The command's words but those that set one of `keys`."""
-    return [w for w in shlex.split(command) if w.split("=")[0].split(".")[0] not in keys]
+    """The command's words but those that set one of `keys`, a group's or a single setting's."""
+    words = [(word, word.split("=")[0]) for word in shlex.split(command)]
+    return [word for word, key in words if not {key, key.split(".")[0]} & {*keys}]
 
 
 def _one(

@@ -199,6 +199,9 @@ def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) 
     if result["image_flop"]:
         performance["tflop_per_image"] = result["image_flop"] / 1e12
         performance["tflops"] = rate * result["image_flop"] / 1e12
+    if limit := result["roofline"]:
+        share = rate / limit["images_per_second"]
+        performance["roofline"] = {**limit, "share": share}
     return performance
 
 

@@ -86,6 +86,7 @@ def measure(
     generator.close()
     if isinstance(generator, Pool):
         memory["peak_rss_bytes"] += generator.peak_rss_bytes
+    image_flop = _image_flop(config)
     scores: dict[str, Any] = {}
     if scoring.wanted:
         with _timed(durations, "scoring_s"):
@@ -99,7 +100,8 @@ def measure(
         "scores": scores,
         "generator": facts,
         "environment": seen,
-        "image_flop": _image_flop(config),
+        "image_flop": image_flop,
+        "roofline": _roofline(config, facts, image_flop),
         "memory": memory,
         "durations": durations,
         "prompts": len(chosen),
@@ -189,6 +191,16 @@ def _histogram(latencies_s: Sequence[float]) -> dict[str, list[float]]:
 
     counts, edges = np.histogram(np.asarray(latencies_s) * 1e3, bins=BINS)
     return {"edges_ms": edges.round(6).tolist(), "counts": counts.tolist()}
+
+
+def _roofline(config: schema.Config, facts: dict[str, Any], image_flop: int) -> dict[str, Any]:
+    """The limit of this device, where one is known; an accuracy run has no speed to compare."""
+    name = facts.get("device_name")
+    if not name or config.mode is Mode.accuracy:
+        return {}
+    from sdxl import roofline
+
+    return roofline.facts(config, name, batch_size(config), image_flop)
 
 
 def _image_flop(config: schema.Config) -> int:

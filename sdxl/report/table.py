@@ -91,6 +91,9 @@ def _speed(record: Record) -> list[Row]:
             tera = found["tflops"]
             text += f" = {tera:.1f} TFLOP/s" if tera >= 1 else f" = {tera * 1e3:.1f} GFLOP/s"
         rows.append(("throughput", text))
+    if limit := found.get("roofline"):
+        text = f"{limit['share']:.1%} of {limit['images_per_second']:.4g} images/s"
+        rows.append(("roofline", f"{text}: {limit['device']}"))
     latency = found.get("latency_ms") or {}
     if latency:
         rows.append(("latency", ", ".join(f"{n} {v:,.1f} ms" for n, v in latency.items())))
@@ -108,6 +111,11 @@ def _speed(record: Record) -> list[Row]:
         if found["generator"].get("simulated"):
             text += " (simulated: 8-bit numbers, wider arithmetic; its speed means nothing)"
         rows.append(("speed-up", text))
+    if executed := found.get("generator", {}).get("execution"):
+        kernels = ", ".join(f"{count} by {name}" for name, count in executed["kernels"].items())
+        for reason, count in executed["fallbacks"].items():
+            kernels += f"; {count} simulated: {reason}"
+        rows.append(("8-bit layers", kernels))
     if found.get("unit") == "ms":
         value = found["value"]
         text = "too few queries for an estimate" if value is None else f"{value:,.4g} ms"
