@@ -231,7 +231,8 @@ def _incomparable(config: Config, prompt_count: int) -> list[str]:
     if not backend_modules()[config.backend.name].NEEDS_TORCH:
         reasons.append(f"backend={config.backend.name} draws without a model")
     if not isinstance(model, schema.SdxlModel):
-        reasons.append(f"model={model.name} has random weights")
+        kind = "is a miniature" if isinstance(model, schema.ScenesModel) else "has random weights"
+        reasons.append(f"model={model.name} {kind}")
     elif model.path != schema.SDXL_BASE:
         reasons.append(f"weights from {model.path}: are they SDXL base 1.0's?")
     if config.rules is Rules.open:
