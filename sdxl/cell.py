@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sdxl.config import QUANT_KEYS
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import measure
 from sdxl.report import table
-from sdxl.schema import Config, Format, Rerun
+from sdxl.schema import Compliance, Config, Format, Mode, Rerun
 from sdxl.types import Record
 
 EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}
@@ -52,12 +53,16 @@ def run(config: Config, out_dir: Path) -> Outcome:
     policy = ledger.policy_of(config, records.in_multirun())
     if found := ledger.recall(record.key, policy):
         return _take_over(out_dir, *found)
+    if config.compliance:
+        return _audit(config, out_dir, record)
     if config.quant.format is Format.none or not config.quality.twin:
-        return _one(config, out_dir, record, None)
-    twin, failure = _twin(config, out_dir, record.command, policy)
-    if failure:
-        return failure
-    return _one(config, out_dir, record, twin)
+        return _one(config, out_dir, record)
+    words = _without(record.command, "quant", *QUANT_KEYS)
+    command = shlex.join([*words, "quant=none"])
+    twin, failure = _other(twin_of(config), out_dir / "twin", command, policy)
+    if not twin:
+        return {**failure, "reason": f"the unquantized twin: {failure['reason']}"}
+    return _one(config, out_dir, record, lambda: _compare(record, out_dir, twin))
 
 
 def twin_of(config: Config) -> Config:
@@ -69,35 +74,84 @@ def twin_of(config: Config) -> Config:
     return twin
 
 
-def _twin(
-    config: Config, out_dir: Path, command: str, policy: Rerun
-) -> tuple[Path | None, Outcome | None]:
-    """The twin's record, measured now unless this command (or the sweep before) did; or why not."""
-    twin = twin_of(config)
-    record = records.new(twin)
+def plain_of(config: Config, mode: Mode) -> Config:
+    """The ordinary run of the same work that an audit is judged against."""
+    plain = copy.deepcopy(config)
+    plain.compliance, plain.mode = None, mode
+    if mode is Mode.accuracy:
+        plain.quality.keep_images = None
+        if isinstance(plain.scenario, schema.Offline):
+            plain.scenario.target_qps = plain.scenario.min_query_count = None
+    return plain
+
+
+def _audit(config: Config, out_dir: Path, record: Record) -> Outcome:
+    """Run one of MLPerf's audits; the ordinary runs it needs are measured if there are none."""
+    from sdxl.bench import compliance, verdict
+
+    test = config.compliance
+    assert test
+    plain: dict[Mode, Path] = {}
+    policy = config.rerun or Rerun.failed
+    for mode in (Mode.performance, Mode.accuracy)[: 2 if test is Compliance.test01 else 1]:
+        known = ledger.partner(records.pair_key(config), mode) if policy is not Rerun.all else None
+        if known and known[1].status == "ok":
+            plain[mode] = known[0]
+            continue
+        words = _without(record.command, "compliance", "mode")
+        command = shlex.join([*words, f"mode={mode.value}"])
+        found, failure = _other(plain_of(config, mode), out_dir / mode.value, command, policy)
+        if not found:
+            return {**failure, "reason": f"the {mode.value} run: {failure['reason']}"}
+        plain[mode] = found
+
+    def judge() -> None:
+        speed, accuracy = plain[Mode.performance], plain.get(Mode.accuracy)
+        place = out_dir / "compliance"
+        gates = compliance.verify(test, record, out_dir, speed, accuracy, place)
+        record.verdict += [gate.row() for gate in gates]
+        reasons = [record.reason, verdict.invalid_because(gates)]
+        record.reason = "; ".join(filter(None, reasons))
+        record.status = "invalid" if record.reason else "ok"
+        used = {mode.value: str(path) for mode, path in plain.items()}
+        record.performance["compliance"] = {"test": compliance.name_of(test), "against": used}
+
+    return _one(config, out_dir, record, judge)
+
+
+def _other(
+    config: Config, folder: Path, command: str, policy: Rerun
+) -> tuple[Path | None, Outcome]:
+    """The record of a run that this cell needs, measured now unless there is one; or why not."""
+    record = records.new(config)
     if record.key in _measured:
-        return _measured[record.key], None
+        return _measured[record.key], {}
     if found := ledger.recall(record.key, policy):
         _measured[record.key] = found[0]
-        return found[0], None
-    words = shlex.split(command)
-    kept = [w for w in words if w.split("=")[0].split(".")[0] not in ("quant", *QUANT_KEYS)]
-    record.command = shlex.join([*kept, "quant=none"])
-    outcome = _one(twin, out_dir / "twin", record, None)
+        return found[0], {}
+    record.command = command
+    outcome = _one(config, folder, record)
     if outcome["exit_code"] in (OK, INVALID):
-        return Path(outcome["record"]), None
-    return None, {**outcome, "reason": f"the unquantized twin: {outcome['reason']}"}
+        return Path(outcome["record"]), {}
+    return None, outcome
 
 
-def _one(config: Config, folder: Path, record: Record, twin: Path | None) -> Outcome:
-    """Measure, judge against the twin, write, show, track."""
+def _without(command: str, *keys: str) -> list[str]:
+    """The command's words but those that set one of `keys`."""
+    return [w for w in shlex.split(command) if w.split("=")[0].split(".")[0] not in keys]
+
+
+def _one(
+    config: Config, folder: Path, record: Record, judge: Callable[[], None] | None = None
+) -> Outcome:
+    """Measure, `judge` beside other runs, write, show, track."""
     exit_code = FAILED
     error: BaseException | None = None
     try:
         measure(config, folder, record)
+        if judge:
+            judge()
         exit_code = EXIT_CODES[record.status]
-        if twin:
-            _compare(record, folder, twin)
     except SdxlError as found:
         error, exit_code = found, found.exit_code
         record.status = "timeout" if isinstance(found, isolate.WorkerStalled) else "failed"

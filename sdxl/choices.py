@@ -107,8 +107,29 @@ class Rerun(str, Enum):
 
 Round = Enum(
     "Round",
-    {"v4.1": "v4.1", "v5.0": "v5.0", "v5.1": "v5.1", "v6.0": "v6.0", "v6.1": "v6.1"},
+    {
+        "v4.1": "v4.1",
+        "v5.0": "v5.0",
+        "v5.1": "v5.1",
+        "v6.0": "v6.0",
+        "v6.1": "v6.1",
+        "custom": "custom",
+    },
     type=str,
     module=__name__,
 )
-Round.__doc__ = "MLPerf Inference round whose seeds LoadGen gets."
+Round.__doc__ = "MLPerf Inference round whose rules hold; `custom`: LoadGen seeds from `seed`."
+
+
+class Compliance(str, Enum):
+    """MLPerf's audits: answers sampled in performance mode, and one prompt over and over."""
+
+    test01 = "test01"
+    test04 = "test04"
+
+
+class Foreign(str, Enum):
+    """What somebody else's work on the measured machine is to a figure."""
+
+    warn = "warn"
+    error = "error"

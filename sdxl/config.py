@@ -45,6 +45,8 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=name, node=node)
     for name, module in backend_modules().items():
         store.store(group="schema/backend", name=name, node=module.Config)
+    for name, module in quality_modules().items():
+        store.store(group="schema/quality", name=name, node=module.Config)
 
 
 @functools.cache
@@ -52,6 +54,18 @@ def backend_modules() -> dict[str, ModuleType]:
     """The backends: one module per file of `sdxl/backends`, whose top part is light."""
     files = sorted((Path(__file__).parent / "backends").glob("[!_]*.py"))
     return {f.stem: importlib.import_module(f"sdxl.backends.{f.stem}") for f in files}
+
+
+@functools.cache
+def quality_modules() -> dict[str, ModuleType]:
+    """The quality options that have a module beside their YAML; its top part is light."""
+    names = sorted(file.stem for file in (ROOT / "conf" / "quality").glob("*.yaml"))
+    here = Path(__file__).parent / "quality"
+    return {
+        name: importlib.import_module(f"sdxl.quality.{name}")
+        for name in names
+        if (here / f"{name}.py").is_file()
+    }
 
 
 def load(cfg: DictConfig) -> Config:
@@ -74,9 +88,9 @@ def load(cfg: DictConfig) -> Config:
     problems = _settle_quant(config)
     problems += problems_of(config)
     backend = backend_modules()[config.backend.name]
-    check = getattr(backend, "problems_of", None)
-    if check:
-        problems += check(config)
+    for module in (backend, quality_modules().get(config.quality.name)):
+        if check := getattr(module, "problems_of", None):
+            problems += check(config)
     if backend.LOADS in ("nothing", "checkpoint"):
         problems += _ignored_export(config)
     if problems:

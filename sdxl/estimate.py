@@ -52,7 +52,8 @@ def measure_seconds(config: Config, prompts: int, rate: float) -> float:
 
 def least_seconds(config: Config, prompts: int) -> float:
     """LoadGen's own minimum: its duration, and with Server the arrivals of the queries."""
-    least = config.scenario.min_duration_ms / 1e3
+    accuracy = config.mode is Mode.accuracy  # which ends with the last prompt
+    least = 0.0 if accuracy else config.scenario.min_duration_ms / 1e3
     qps = getattr(config.scenario, "target_qps", None)
     if config.scenario.name == "Server" and qps:
         least = max(least, images(config, prompts) / qps)

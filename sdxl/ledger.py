@@ -15,7 +15,7 @@ from pathlib import Path
 from sdxl import records, store
 from sdxl.config import key
 from sdxl.environment import PACKAGES, describe
-from sdxl.schema import Config, Rerun
+from sdxl.schema import Config, Mode, Rerun
 from sdxl.types import Record
 
 _NO_MEASURE = ("report", "download", "fetch", "published", "doctor", "tracking", "plan", "sweep")
@@ -24,10 +24,22 @@ _NO_MEASURE = ("report", "download", "fetch", "published", "doctor", "tracking",
 
 def remember(record: Record, path: Path) -> None:
     """Note a record that is on disk; a later sweep finds it."""
-    entry = _entry(record.key)
-    entry.parent.mkdir(parents=True, exist_ok=True)
+    entries = [_entry(record.key)]
+    if pair := record.performance.get("pair_key"):
+        entries.append(_paired(pair, record.config["mode"], record.config["compliance"]))
     facts = {"record": str(path), "status": record.status, "started": record.started}
-    store.write_json(entry, facts)
+    for entry in entries:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        store.write_json(entry, facts)
+
+
+def partner(pair: str, mode: Mode, compliance: str | None = None) -> tuple[Path, Record] | None:
+    """The newest finished record of the same work in the other mode, made here with this code."""
+    try:
+        path = Path(json.loads(_paired(pair, mode.value, compliance).read_text())["record"])
+        return path, records.read(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def recall(wanted: str, policy: Rerun) -> tuple[Path, Record] | None:
@@ -84,3 +96,8 @@ def gpus() -> list[str]:
 
 def _entry(wanted: str) -> Path:
     return store.root() / "ledger" / place() / f"{wanted}.json"
+
+
+def _paired(pair: str, mode: str, compliance: str | None) -> Path:
+    name = "-".join([pair, mode, *([compliance] if compliance else [])])
+    return store.root() / "ledger" / place() / "pairs" / f"{name}.json"

@@ -5,19 +5,24 @@ from __future__ import annotations
 import copy
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdxl import artifacts, environment, isolate, prompts, schema, worker
-from sdxl.bench import logs
-from sdxl.config import backend_modules
+from sdxl import artifacts, environment, isolate, ledger, prompts, records, schema, worker
+from sdxl.bench import logs, verdict
+from sdxl.bench.probe import Probe, strangers
+from sdxl.config import backend_modules, key, quality_modules
 from sdxl.doctor.preflight import preflight
-from sdxl.errors import ConfigError
+from sdxl.errors import ConfigError, SdxlError
 from sdxl.report.progress import Progress
-from sdxl.schema import Config, Mode, Rules
+from sdxl.schema import Config, Foreign, Mode, Rules
 from sdxl.types import Record
 
 SHEET_IMAGES = 8
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes a worker's progress reports."""
 
 
 def measure(config: Config, folder: Path, record: Record) -> None:
@@ -59,17 +64,23 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     chosen = prompts.load(config.dataset, config.limit, config.seed)
     record.environment = dict(environment.describe())  # the cached one serves other cells too
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
-    with Progress(title) as progress:
-        loads = _artifacts(config, folder, record, progress)
-        result = child(config, folder, progress, worker.measure, loads, folder)
+    with Progress(title) as progress, Probe() as probe:
+
+        def report(message: dict[str, Any]) -> None:
+            probe.phase(message.get("phase", ""))
+            progress.report(message)
+
+        loads = _artifacts(config, folder, record, progress.report)
+        result = child(config, folder, report, worker.measure, loads, folder)
+    probe.write(folder / "probe.jsonl")
     record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
-    record.resources = result["memory"]
+    record.resources = {**result["memory"], "probe": probe.summary()}
     record.images = result["images"]
+    if result["scores"]:
+        record.quality["scores"] = result["scores"]
     record.environment = {**record.environment, **result["environment"]}
     record.performance = _performance(config, result, logs.read(folder / "loadgen"))
-    detail = record.performance["loadgen"]["detail"]
-    valid, reason = logs.verdict(detail, config.mode is Mode.accuracy)
-    record.status, record.reason = ("ok", "") if valid else ("invalid", reason)
+    _judge(config, record)
     reasons = _incomparable(config, len(chosen))
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     if record.images:
@@ -78,11 +89,39 @@ def _once(config: Config, folder: Path, record: Record) -> None:
         shown = record.images[:SHEET_IMAGES]
         paths = [folder / image["file"] for image in shown]
         sheet(paths, [image["caption"] for image in shown], folder / "images.png")
+    _alone(config, record)
 
 
-def _artifacts(config: Config, folder: Path, record: Record, progress: Progress) -> dict[str, Path]:
+def _alone(config: Config, record: Record) -> None:
+    """Note who else used the machine; with `foreign=error` that is a failure."""
+    device = str(record.performance["generator"].get("device", ""))
+    found = strangers(record.resources["probe"], device.startswith("cuda"))
+    if found:
+        record.resources["probe"]["warnings"] = found
+    if found and config.foreign is Foreign.error:
+        raise SdxlError(
+            "the figures are not this program's alone", "; ".join(found),
+            "a machine to itself", "foreign=warn",
+        )  # fmt: skip
+
+
+def _judge(config: Config, record: Record) -> None:
+    """The verdict, beside the newest run of the same work in the other mode, if there is one."""
+    pair = records.pair_key(config)
+    made = [artifact["key"] for artifact in record.artifacts]
+    record.performance["artifact_key"] = key(records.artifact_key(config), made)
+    record.performance["pair_key"] = pair
+    other = Mode.performance if config.mode is Mode.accuracy else Mode.accuracy
+    partner = ledger.partner(pair, other)
+    found = verdict.gates(record, partner[1] if partner else None)
+    record.verdict = [gate.row() for gate in found]
+    record.reason = verdict.invalid_because(found)
+    record.status = "invalid" if record.reason else "ok"
+
+
+def _artifacts(config: Config, folder: Path, record: Record, report: Report) -> dict[str, Path]:
     """What the backend loads beside the weights, made in children of its own if missing."""
-    chain = artifacts.build(config, functools.partial(child, config, folder, progress))
+    chain = artifacts.build(config, functools.partial(child, config, folder, report))
     record.durations |= chain.durations
     record.artifacts += [piece.manifest for piece in chain.pieces]
     if chain.layer_errors:
@@ -92,16 +131,17 @@ def _artifacts(config: Config, folder: Path, record: Record, progress: Progress)
     return chain.loads
 
 
-def child(config: Config, folder: Path, progress: Progress, work: Any, *args: Any) -> Any:
+def child(config: Config, folder: Path, report: Report, work: Any, *args: Any) -> Any:
     """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
-    torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH
+    scorer = quality_modules().get(config.quality.name)
+    torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH or scorer is not None
     return isolate.run(
         work,
         config,
         *args,
         log=folder / "worker.log",
         limit_s=config.scenario.startup_s,
-        on_report=progress.report,
+        on_report=report,
         timeout_s=config.timeout_s,
         # A local diffusers must be the first that the child imports: no preloading then.
         preload=torch_needed and not config.model.diffusers_src,

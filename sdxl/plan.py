@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sdxl import estimate, prompts, quant
+from sdxl.bench.compliance import SAMPLED
+from sdxl.bench.rounds import rules_of
 from sdxl.bench.sut import batch_size
 from sdxl.cli import Outcome
 from sdxl.config import backend_modules, plain
 from sdxl.report.table import Row, print_rows
-from sdxl.schema import Config, Mode
+from sdxl.schema import KEEP_IMAGES, Compliance, Config, Mode
 
 
 def show_plan(config: Config) -> Outcome:
@@ -18,7 +20,7 @@ def show_plan(config: Config) -> Outcome:
     batch = batch_size(config)
     images = estimate.images(config, count)
     rows: list[Row] = [
-        ("scenario", f"{config.scenario.name}, {config.mode.value}, rules={config.rules.value}"),
+        ("scenario", f"{config.scenario.name}, {_kind(config)}, rules={config.rules.value}"),
         ("work", f"at least {images:,} images from {count:,} prompts, batches of {batch}"),
     ]
     facts: dict[str, Any] = {"images": images, "batch_size": batch}
@@ -26,11 +28,15 @@ def show_plan(config: Config) -> Outcome:
         rows += _model_rows(config, batch, facts)
         rows += _quant_rows(config, facts)
     rows.append(_duration(config, count, facts))
-    if config.mode is Mode.accuracy:
-        size = 3 * config.model.height * config.model.width
-        rows.append(("disk", f"{2 * size * count / 1e9:.2f} GB of accuracy log, and the pictures"))
+    rows.append(_disk(config, count, facts))
+    rows.append(("round", f"{config.round.value}: {rules_of(config.round, config.seed).status}"))
     print_rows(f"plan: {config.model.name} on {config.backend.name}", rows)
     return {"status": "ok", "plan": facts, "record": None, "exit_code": 0}
+
+
+def _kind(config: Config) -> str:
+    """What LoadGen is asked for; an audit measures its references first where there are none."""
+    return f"audit {config.compliance.value}" if config.compliance else config.mode.value
 
 
 def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
@@ -76,6 +82,21 @@ def _quant_rows(config: Config, facts: dict[str, Any]) -> list[Row]:
         )
         for row in levels
     ]
+
+
+def _disk(config: Config, prompt_count: int, facts: dict[str, Any]) -> Row:
+    """Pictures that are kept, and LoadGen's log, two characters for each of their bytes."""
+    picture = 3 * config.model.height * config.model.width
+    accuracy = config.mode is Mode.accuracy
+    kept = (
+        prompt_count if accuracy else min(config.quality.keep_images or KEEP_IMAGES, prompt_count)
+    )
+    logged = prompt_count if accuracy and config.submission else 0
+    if config.compliance is Compliance.test01:
+        logged = SAMPLED
+    facts["disk_bytes"] = picture * (kept + 2 * logged)
+    log = f", {2 * picture * logged / 1e9:.2f} GB of accuracy log" if logged else ""
+    return ("disk", f"at most {picture * kept / 1e9:.2f} GB of pictures{log}")
 
 
 def _duration(config: Config, prompt_count: int, facts: dict[str, Any]) -> Row:

@@ -7,12 +7,14 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from sdxl import quant
 from sdxl.config import QUANT_KEYS, key, plain
+from sdxl.errors import UserError
 from sdxl.schema import Config
 from sdxl.store import disk_error, fingerprint, resolve, write_json
 from sdxl.types import Record
@@ -21,7 +23,7 @@ MEASURE_VERSION = 1
 """Bumped by hand when the sampler or the harness changes what a figure means."""
 
 _NO_PART = {
-    *("tracking", "plan", "build", "rerun", "fail_fast", "timeout_s", "quant"),
+    *("tracking", "plan", "build", "rerun", "fail_fast", "timeout_s", "foreign", "quant"),
     *QUANT_KEYS,
 }
 """Settings that change no figure, or that do so only through the effective quantization."""
@@ -29,6 +31,8 @@ _NO_PART = {
 
 _PATHS = ("path", "latents", "unet_config", "lora", "diffusers_src", "statistics")
 """Settings that name a file or a folder."""
+_SCORING = ("inception", "statistics", "clip", "vocabulary")
+"""Those of a quality option: they change scores, not pictures."""
 
 
 def new(config: Config) -> Record:
@@ -43,16 +47,36 @@ def identity(config: Config) -> str:
     """
     measured = {name: value for name, value in plain(config).items() if name not in _NO_PART}
     del measured["export"]["parity"]  # looks, changes nothing
-    return key(measured, quant.effective(config), _files(config), MEASURE_VERSION)
+    files = {**_files(config), **_named({"quality": config.quality}, _SCORING)}
+    return key(measured, quant.effective(config), files, MEASURE_VERSION)
+
+
+def artifact_key(config: Config) -> str:
+    """Key of what is executed: model, precision, effective quantization, backend, their files.
+
+    How many images go into a batch is the scenario's affair.
+    """
+    backend = {n: v for n, v in plain(config.backend).items() if n != "batch_size"}
+    parts = (config.model, config.precision, quant.effective(config), backend, config.seed)
+    return key(*parts, _files(config), MEASURE_VERSION)
+
+
+def pair_key(config: Config) -> str:
+    """Key that an accuracy run, a performance run and the audits of the same work share."""
+    parts = (config.dataset, config.limit, config.rules, config.round, config.scenario.name)
+    return key(artifact_key(config), config.backend.batch_size, *parts)
 
 
 def _files(config: Config) -> dict[str, str]:
     """What the files behind the settings hold: a path alone would hide a change."""
-    groups = {"model": config.model, "dataset": config.dataset, "quant": config.quant}
+    return _named({"model": config.model, "dataset": config.dataset, "quant": config.quant}, _PATHS)
+
+
+def _named(groups: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
     paths = {
         f"{group}.{name}": value
         for group, node in groups.items()
-        for name in _PATHS
+        for name in names
         if (value := getattr(node, name, None))
     }
     return {name: fingerprint(resolve(value)) for name, value in paths.items()}
@@ -128,3 +152,17 @@ def read(path: Path) -> Record:
     stored = json.loads(path.read_text())
     fields = {field.name for field in dataclasses.fields(Record)}
     return Record(**{name: value for name, value in stored.items() if name in fields})
+
+
+def find(places: Sequence[Path]) -> list[Path]:
+    """The record files at `places`: files as they are, folders searched through.
+
+    Raises `UserError` naming a place without any.
+    """
+    found: list[Path] = []
+    for place in places:
+        here = sorted(place.rglob("record.json")) if place.is_dir() else [place]
+        if not here or not here[0].is_file():
+            raise UserError("there is no such record", place, "a record.json or a folder with some")
+        found += here
+    return list(dict.fromkeys(path.resolve() for path in found))

@@ -9,12 +9,15 @@ from typing import Any
 
 from sdxl import rules_quant, schema
 from sdxl.errors import Problem
-from sdxl.schema import Config, Device, DType, Mode, Noise, Rules
+from sdxl.schema import Compliance, Config, Device, DType, Mode, Noise, Rules
 
 MLPERF_STEPS = 20
 MLPERF_GUIDANCE = 8.0
 MLPERF_NEGATIVE_PROMPT = "normal quality, low quality, worst quality, low res, blurry, nsfw, nude"
 """The benchmark's fixed work per image (MLCommons text_to_image reference)."""
+MLPERF_PROMPTS = 5000
+MLPERF_AUDITED_INDEX = 3
+"""The prompt that TEST04 sends over and over."""
 
 
 def problems_of(config: Config) -> list[Problem]:
@@ -26,6 +29,7 @@ def problems_of(config: Config) -> list[Problem]:
         _division,
         rules_quant.problems_of,
         _scenario,
+        _compliance,
         _ignored,
     ]
     return [problem for check in checks for problem in check(config)]
@@ -147,6 +151,30 @@ def _scenario(c: Config) -> Iterator[Problem]:
             )
 
 
+def _compliance(c: Config) -> Iterator[Problem]:
+    """An audit is one performance run under LoadGen's own changes to the settings."""
+    if not c.compliance:
+        return
+    test = f"compliance={c.compliance.value}"
+    if c.mode is Mode.accuracy:
+        yield Problem(
+            "an audit runs in performance mode; it finds or makes the accuracy run it needs",
+            f"{test} mode=accuracy",
+            "mode=performance",
+            test,
+        )
+    if c.repeat > 1:
+        yield Problem(
+            "`repeat` would be ignored: an audit is one run", f"repeat={c.repeat}", "repeat=1"
+        )
+    if c.compliance is Compliance.test04 and c.limit and c.limit <= MLPERF_AUDITED_INDEX:
+        yield Problem(
+            f"TEST04 sends prompt {MLPERF_AUDITED_INDEX} over and over",
+            f"limit={c.limit}",
+            f"at least {MLPERF_AUDITED_INDEX + 1} prompts",
+        )
+
+
 def _ignored(c: Config) -> Iterator[Problem]:
     """Settings that would silently do nothing."""
     if c.dataset.shuffle and c.limit is None:
@@ -158,6 +186,13 @@ def _ignored(c: Config) -> Iterator[Problem]:
         )
     if not c.tracking.enabled and c.tracking.uri:
         yield Problem("`tracking.uri` would be ignored", "tracking=off", "tracking=mlflow")
+    if c.submission and c.mode is not Mode.accuracy:
+        yield Problem(
+            "`submission` would be ignored: LoadGen logs pictures in accuracy mode only",
+            "mode=performance",
+            "mode=accuracy, or submission=false",
+            "mode=accuracy submission=true",
+        )
     if c.mode is Mode.accuracy:
         if c.quality.keep_images is not None:
             yield Problem(
@@ -172,7 +207,10 @@ def _ignored(c: Config) -> Iterator[Problem]:
                 "repeat=1",
             )
         for name in ("target_qps", "min_query_count"):
-            if isinstance(c.scenario, schema.Offline) and getattr(c.scenario, name, None):
+            given = getattr(c.scenario, name, None)
+            if name == "min_query_count" and given == MLPERF_PROMPTS:
+                continue  # the official settings, which serve both modes
+            if isinstance(c.scenario, schema.Offline) and given:
                 yield Problem(
                     f"`scenario.{name}` would be ignored: accuracy mode sends every prompt once",
                     "mode=accuracy",

@@ -14,9 +14,11 @@ from omegaconf import MISSING
 from sdxl.choices import (
     Build,
     Calls,
+    Compliance,
     Convolutions,
     Device,
     DType,
+    Foreign,
     Format,
     Mode,
     Noise,
@@ -233,8 +235,11 @@ class Config:
     limit: Optional[int] = None  # prompts used; null: all
     seed: int = 0
     mode: Mode = Mode.performance
+    submission: bool = False  # accuracy mode: LoadGen logs whole pictures, not their SHA-256
     rules: Rules = Rules.closed
     round: Round = Round("v6.1")
+    compliance: Optional[Compliance] = None  # MLPerf's audit in place of a plain measurement
+    foreign: Foreign = Foreign.warn  # other people's work on this machine: note it, or fail
     build: Build = Build.auto
     repeat: int = 1  # measurements of the cell; the median counts
     rerun: Optional[Rerun] = None  # null: a multirun continues (failed), a single run measures

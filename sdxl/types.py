@@ -93,6 +93,22 @@ class Generator(Protocol):
         ...
 
 
+class Scorer(Protocol):
+    """What a quality option is: pictures in, by qsl index, scores out."""
+
+    def add(self, indices: Sequence[int], images: Array) -> None:
+        """Score uint8 images (B, H, W, 3) of the prompts at these positions, each index once."""
+        ...
+
+    def result(self) -> dict[str, Any]:
+        """JSON-ready, for the record.
+
+        `metrics` (name -> number), `comparable` and `comparable_reason` (may they stand beside
+        published figures, and if not, why), and whatever else is worth keeping.
+        """
+        ...
+
+
 @dataclass
 class Manifest:
     """What an artifact in the store is, and what it was made of."""
@@ -125,6 +141,7 @@ class Record:
     comparable_reason: str = ""
     performance: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    verdict: list[dict[str, Any]] = field(default_factory=list)
     resources: dict[str, Any] = field(default_factory=dict)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl import environment, isolate, prompts, schema
-from sdxl.bench.sut import Sut, batch_size
+from sdxl.bench.sut import Sample, Sut, batch_size
 from sdxl.config import backend_modules
 from sdxl.schema import Mode
 from sdxl.types import Generator, Prompt
@@ -27,6 +27,7 @@ def measure(
     """Run one test; returns counts, settings, kept pictures, facts and durations."""
     from sdxl.bench import loadgen
     from sdxl.bench.keep import Keeper
+    from sdxl.quality.scoring import Scoring
 
     durations: dict[str, float] = {}
     link.report({"phase": "loading"})
@@ -43,6 +44,12 @@ def measure(
     accuracy = config.mode is Mode.accuracy
     keep = config.quality.keep_images or schema.KEEP_IMAGES
     keeper = Keeper(out_dir / "images", chosen, keep, accuracy)
+    scoring = Scoring(config, chosen)
+    scoring.begin()
+
+    def on_images(batch: list[Sample], made: Any) -> None:
+        keeper.take(batch, made)
+        scoring.take(batch, made)
 
     reporter = _Reporter(link, expected)
     link.report({"phase": "measuring", isolate.LIMIT: _stall_limit(config, settings, warm)})
@@ -52,7 +59,7 @@ def measure(
             settings,
             len(chosen),
             generator.generate,
-            keeper.take,
+            on_images,
             link.fail,  # LoadGen would wait for the lost samples
             out_dir / "loadgen",
             reporter.start,
@@ -68,11 +75,16 @@ def measure(
         "diffusers": environment.diffusers_in_use(),
     }
     generator.close()
+    scores: dict[str, Any] = {}
+    if scoring.wanted:
+        with _timed(durations, "scoring_s"):
+            scores = scoring.finish(lambda done: link.report({"phase": "scoring", "done": done}))
     return {
         "counts": vars(sut.counts),
         "warm_up": vars(warm),
         "settings": loadgen.describe(settings),
         "images": pictures,
+        "scores": scores,
         "generator": facts,
         "environment": seen,
         "image_flop": _image_flop(config),

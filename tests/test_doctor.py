@@ -167,7 +167,8 @@ def test_preflight_counts_the_pictures_of_an_accuracy_run(tmp_path: Path, monkey
     monkeypatch.setattr("shutil.disk_usage", lambda _: USAGE(1 << 40, 0, 10 << 30))
     accuracy = ("model=sdxl_random", "mode=accuracy")
     assert preflight(configure(*accuracy, "limit=16"), tmp_path) == []
-    assert preflight(configure(*accuracy, "limit=2000"), tmp_path)
+    assert preflight(configure(*accuracy, "limit=2000"), tmp_path) == []
+    assert preflight(configure(*accuracy, "limit=2000", "submission=true"), tmp_path)
 
 
 def test_preflight_finds_missing_packages_and_weights(tmp_path: Path, monkeypatch):

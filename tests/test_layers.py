@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sdxl.config import quality_modules
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "sdxl"
@@ -114,10 +115,15 @@ def test_entry_points_import_only_light_modules(path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((PACKAGE / "backends").glob("[!_]*.py")), ids=lambda path: path.stem
+    "path",
+    [
+        *sorted((PACKAGE / "backends").glob("[!_]*.py")),
+        *(Path(module.__file__) for module in quality_modules().values()),
+    ],
+    ids=lambda path: path.stem,
 )
-def test_a_backends_top_part_is_light(path):
-    """Composition imports every backend for its schema, also where its library is missing."""
+def test_an_options_top_part_is_light(path):
+    """Composition imports every option for its schema, also where its library is missing."""
     found = imports(top_level(TREES[path]), path)
     standard = {"__future__", "abc", "collections", "contextlib", "dataclasses", "enum",
                 "functools", "json", "logging", "math", "os", "pathlib", "signal", "sys",

@@ -33,6 +33,14 @@ class Fault(str, Enum):
     constant = "constant"  # a picture of one colour
 
 
+class Answers(str, Enum):
+    """How honestly pictures are made; MLPerf's audits must catch all but the first."""
+
+    honest = "honest"
+    random = "random"  # the last pixel differs from one call to the next: TEST01
+    cached = "cached"  # a prompt seen before costs no time: TEST04
+
+
 @dataclass
 class Config(schema.Backend):
     """`latency_ms` per batch plus `sample_ms` per image; `fail` at the `fail_at`-th image.
@@ -44,6 +52,7 @@ class Config(schema.Backend):
     sample_ms: float = 1.0
     fail: Fault = Fault.none
     fail_at: int = 40
+    answers: Answers = Answers.honest
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
@@ -77,6 +86,7 @@ class FakeGenerator:
         self.backend, self.seed = backend, seed
         self.shape = (model.height, model.width, 3)
         self.made = 0
+        self.seen: set[int] = set()
 
     def generate(self, indices: Sequence[int]) -> Any:
         """Gradient pictures (B, H, W, 3), one hue per index; takes the configured time."""
@@ -92,10 +102,21 @@ class FakeGenerator:
         self.made += len(indices)
         if fail_now:
             images = self._fail(images)
-        wanted_s = (self.backend.latency_ms + self.backend.sample_ms * len(indices)) / 1e3
+        if self.backend.answers is Answers.random:
+            images[:, -1, -1] = np.frombuffer(os.urandom(3 * len(indices)), np.uint8).reshape(-1, 3)
+        wanted_s = self._seconds(indices)
         # The latency is the product here: a stand-in for a device of known speed.
         threading.Event().wait(max(0.0, wanted_s - (time.perf_counter() - began)))
         return images
+
+    def _seconds(self, indices: Sequence[int]) -> float:
+        """What a batch takes; a cache answers what it has seen at once."""
+        new = set(indices) - self.seen
+        if self.backend.answers is Answers.cached:
+            self.seen |= new
+            if not new:
+                return 0.0
+        return (self.backend.latency_ms + self.backend.sample_ms * len(indices)) / 1e3
 
     def _fail(self, images: Any) -> Any:
         import numpy as np

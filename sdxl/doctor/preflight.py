@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 from sdxl import store
-from sdxl.config import backend_modules
+from sdxl.bench.compliance import SAMPLED
+from sdxl.config import backend_modules, quality_modules
 from sdxl.errors import Problem
-from sdxl.schema import KEEP_IMAGES, Config, Format, Mode, SdxlModel, TinyModel
+from sdxl.schema import KEEP_IMAGES, Compliance, Config, Format, Mode, SdxlModel, TinyModel
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
 MODULES = {"mlperf_loadgen": "LoadGen, which measures", "psutil": "psutil, which counts memory"}
@@ -37,6 +38,10 @@ def preflight(config: Config, out_dir: Path | None = None) -> list[Problem]:
         if not installed(name)
     ]
     problems += _weights(config)
+    if check := getattr(quality_modules().get(config.quality.name), "preflight", None):
+        problems += check(config)
+    if missing := getattr(backend_modules()[config.backend.name], "missing", None):
+        problems += missing(config)
     if out_dir:
         problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
     if config.quant.format is not Format.none:
@@ -54,12 +59,15 @@ def installed(module: str) -> bool:
 
 
 def output_bytes(config: Config) -> int:
-    """What a cell may write: in accuracy mode LoadGen's log holds every picture as hexadecimal."""
+    """What a cell may write: accuracy mode keeps every picture, and a submission's log holds each
+    one as hexadecimal besides.
+    """
     picture = 3 * config.model.height * config.model.width
     prompts = config.limit or MOST_PROMPTS
     if config.mode is Mode.accuracy:
-        return LOGS_BYTES + 3 * picture * prompts
-    return LOGS_BYTES + picture * min(config.quality.keep_images or KEEP_IMAGES, prompts)
+        return LOGS_BYTES + (3 if config.submission else 1) * picture * prompts
+    logged = 2 * SAMPLED * picture if config.compliance is Compliance.test01 else 0
+    return LOGS_BYTES + logged + picture * min(config.quality.keep_images or KEEP_IMAGES, prompts)
 
 
 def existing(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from sdxl.report import gates
 from sdxl.types import Record
 
 Row = tuple[str, str]
@@ -23,6 +24,8 @@ def show(record: Record, out_dir: str) -> None:
             *_where(record, out_dir),
         ],
     )
+    if gates.wanted(record):
+        gates.show(f"verdict by the rules of {record.config['round']}", record.verdict)
 
 
 def show_cells(outcomes: list[dict[str, Any]]) -> None:
@@ -74,6 +77,8 @@ def _verdict(record: Record) -> list[Row]:
         rows.append(
             ("comparable", "yes" if record.comparable else f"no: {record.comparable_reason}")
         )
+    if record.verdict:
+        rows.append(("verdict", gates.summary(record)))
     return rows
 
 
@@ -118,6 +123,11 @@ def _quality(record: Record) -> list[Row]:
                 f"over {twin['images']} pictures",
             )
         )
+    if scores := record.quality.get("scores"):
+        text = ", ".join(f"{name} {value:,.5g}" for name, value in scores["metrics"].items())
+        rows.append((f"quality={scores['by']}", f"{text} over {scores['images']} pictures"))
+        if not scores["comparable"]:
+            rows.append(("", f"not comparable: {scores['comparable_reason']}"))
     if errors := record.quality.get("layer_errors"):
         worst = ", ".join(f"{row['layer']} {row['error']:.1%}" for row in errors[:3])
         rows.append((f"worst of {len(errors)} layers", worst))
@@ -141,6 +151,8 @@ def _work(record: Record) -> list[Row]:
         if record.resources.get("cuda_peak_bytes"):
             text += f", {record.resources['cuda_peak_bytes'] / 2**30:.2f} GiB on the GPU"
         rows.append(("peak memory", text))
+    for warning in record.resources.get("probe", {}).get("warnings", []):
+        rows.append(("in doubt", warning))
     if record.durations:
         parts = ", ".join(f"{n.removesuffix('_s')} {v:.1f} s" for n, v in record.durations.items())
         rows.append(("time", parts))

@@ -83,6 +83,7 @@ def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = No
         status = "FAILED"
         try:
             content.log_numbers(client, run_id, record)
+            content.log_series(client, run_id, record, record_path.parent)
             content.log_files(client, run_id, record, record_path.parent)
             client.set_tag(run_id, "whole", "true")
             status = RUN_STATUS.get(record.status, "FAILED")

@@ -10,6 +10,7 @@ from typing import Any
 from sdxl.types import Record
 
 PARAMS_A_BATCH = 100
+METRICS_A_BATCH = 1000
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
 IMAGES = 8
@@ -67,15 +68,48 @@ def metrics(record: Record) -> dict[str, float]:
         "tflops": found.get("tflops"),
         "speed_up": found.get("speed_up"),
         **{f"twin_{n}": v for n, v in record.quality.get("twin", {}).items() if n in TWIN},
+        **record.quality.get("scores", {}).get("metrics", {}),
         "valid": float(record.status == "ok"),
         **{f"latency_{name}_ms": v for name, v in (found.get("latency_ms") or {}).items()},
-        **{name.replace("_bytes", "_gib"): v / 2**30 for name, v in record.resources.items()},
+        **_resources(record.resources),
         **record.durations,
     }
     if found.get("metric"):
         numbers[found["metric"]] = found["value"]
     finite = {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
     return {k: v for k, v in finite.items() if v == v and abs(v) != float("inf")}
+
+
+def _resources(found: dict[str, Any]) -> dict[str, Any]:
+    """Memory in GiB, and what the probe saw, each GPU's numbers under its own name."""
+    probe = found.get("probe", {})
+    flat = {**found, **{f"probe_{name}": value for name, value in probe.items()}}
+    for gpu in probe.get("gpus", []):
+        flat |= {f"gpu_{gpu['index']}_{name}": value for name, value in gpu.items()}
+    numbers = {name: v for name, v in flat.items() if isinstance(v, int | float)}
+    return {
+        name.replace("_bytes", "_gib"): v / 2**30 if name.endswith("_bytes") else v
+        for name, v in numbers.items()
+    }
+
+
+def log_series(client: Any, run_id: str, record: Record, folder: Path) -> None:
+    """The probe's samples as time series, where MLflow shows a system's metrics."""
+    from mlflow.entities import Metric
+
+    from sdxl.bench.probe import series
+
+    path = folder / "probe.jsonl"
+    if not path.is_file():
+        return
+    start_ms = calendar.timegm(time.strptime(record.started, "%Y-%m-%dT%H:%M:%SZ")) * 1000
+    found = [
+        Metric(f"system/{name}", value, start_ms + round(at_s * 1e3), step)
+        for step, (at_s, numbers) in enumerate(series(path))
+        for name, value in numbers.items()
+    ]
+    for start in range(0, len(found), METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=found[start : start + METRICS_A_BATCH])
 
 
 def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
@@ -86,6 +120,7 @@ def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
     files = [
         ("record.json", None),
         ("worker.log", None),
+        ("probe.jsonl", None),
         ("images.png", None),
         (".hydra/config.yaml", "hydra"),
         (".hydra/overrides.yaml", "hydra"),

@@ -1,0 +1,130 @@
+"""Does memory stay flat while an accuracy run is scored? Peak RSS after 500 and 2,000 pictures.
+
+    python benchmarks/scoring_memory.py
+    python benchmarks/scoring_memory.py --counts 50 200 --size 256
+
+Pictures of 1024 x 1024 pass through the frame that scores accuracy runs into the metric networks
+in their true sizes, with random weights (`--clip-layers` makes CLIP shallower: time, not memory,
+since only one layer's activations live at a time). At each count FID is computed as well, which
+needs the most. Exits 1 if the peak grew by more than 5 % or lies more than 2.5 GB above the
+loaded networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from itertools import islice, product
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import psutil
+import torch
+from hydra import compose, initialize_config_dir
+
+from sdxl.bench.sut import Sample
+from sdxl.config import ROOT, load, register
+from sdxl.quality.inception import FEATURES, Inception
+from sdxl.quality.scoring import Scoring
+from sdxl.types import Prompt
+
+GROWTH, ABOVE_BYTES = 1.05, 2.5e9
+BATCH = 8
+GIB = 2**30
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--counts", type=int, nargs="+", default=[500, 2000])
+    parser.add_argument("--size", type=int, default=1024, help="pixels of the pictures")
+    parser.add_argument("--clip-layers", type=int, default=12)
+    chosen = parser.parse_args()
+    register()
+    with tempfile.TemporaryDirectory() as folder:
+        write_networks(Path(folder), chosen.clip_layers)
+        words = [
+            "backend=fake", "mode=accuracy", "quality=full",
+            f"quality.inception={folder}/inception.pth", f"quality.clip={folder}/clip.safetensors",
+            f"quality.vocabulary={folder}/bpe.txt", f"quality.statistics={folder}/statistics.npz",
+        ]  # fmt: skip
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = load(compose("run", words))
+        prompts = [Prompt(n, f"picture {n} of many", n) for n in range(max(chosen.counts))]
+        scoring = Scoring(config, prompts)
+        scoring.begin()
+    networks = psutil.Process().memory_info().rss
+    print(f"networks loaded: {networks / GIB:.3f} GiB, peak {peak() / GIB:.3f} GiB", flush=True)
+    reset_peak()
+    rng, made, peaks, began = np.random.default_rng(0), 0, [], time.perf_counter()
+    for count in sorted(chosen.counts):
+        while made < count:
+            size = min(BATCH, count - made)
+            shape = (size, chosen.size, chosen.size, 3)
+            pictures = rng.integers(0, 256, shape, np.uint8)
+            scoring.take([Sample(n, made + n) for n in range(size)], pictures)
+            made += size
+        while_scoring = peak()
+        scoring.finish(lambda _: None)
+        peaks.append(peak())
+        seconds = time.perf_counter() - began
+        print(
+            f"{count:6} pictures: peak {while_scoring / GIB:.3f} GiB while scoring, "
+            f"{peaks[-1] / GIB:.3f} GiB with FID, {seconds:.0f} s",
+            flush=True,
+        )
+    growth, above = peaks[-1] / peaks[0], peaks[-1] - networks
+    print(f"peak at the last count over the first: {growth:.4f}   (at most {GROWTH} wanted)")
+    print(f"above the networks: {above / 1e9:.2f} GB   (at most {ABOVE_BYTES / 1e9} wanted)")
+    print(json.dumps({"growth": growth, "above_networks_bytes": above, "peaks": peaks}))
+    return 0 if growth <= GROWTH and above <= ABOVE_BYTES else 1
+
+
+def peak() -> int:
+    """Peak resident memory since `reset_peak`, bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reset_peak() -> None:
+    """Forget the peak of loading, where the kernel can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError as error:
+        print(f"the peak of loading stays in: {error}")
+
+
+def write_networks(folder: Path, layers: int) -> None:
+    """Inception and CLIP ViT-B/32 in the files' layouts, random weights, and statistics."""
+    from safetensors.torch import save_file
+    from transformers import CLIPConfig, CLIPModel
+
+    from sdxl.quality.clip import MERGES, vocabulary_of
+
+    torch.manual_seed(0)
+    torch.save(Inception().state_dict(), folder / "inception.pth")
+    letters = list(vocabulary_of([]))[:256]
+    merges = list(islice(product(letters, letters), MERGES))
+    lines = ["#version", *(" ".join(pair) for pair in merges)]
+    (folder / "bpe.txt").write_text("\n".join(lines))
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config={"vocab_size": len(vocabulary_of(merges)), "num_hidden_layers": layers},
+            vision_config={"num_hidden_layers": layers, "patch_size": 32},
+        )
+    )
+    save_file(
+        {n: v.contiguous() for n, v in clip.state_dict().items()}, folder / "clip.safetensors"
+    )
+    np.savez(folder / "statistics.npz", mu=np.zeros(FEATURES), sigma=np.eye(FEATURES))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

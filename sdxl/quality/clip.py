@@ -1,0 +1,279 @@
+"""CLIP as MLPerf's CLIP score uses it: open_clip's ViT-B/32 "openai", pictures and captions.
+
+The network is transformers' own; what is done here is what surrounds it: OpenAI's weights in its
+layout, OpenAI's preprocessing (bicubic, center crop) and OpenAI's cleaning of captions.
+"""
+
+from __future__ import annotations
+
+import gzip
+import html
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdxl.errors import UserError
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+HEAD = 64
+"""Channels of an attention head in every CLIP of OpenAI's."""
+MERGES = 49152 - 256 - 2
+"""Lines of bpe_simple_vocab_16e6.txt that make tokens, after its first."""
+SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+
+_NAMES = (
+    ("attn.out_proj.", "self_attn.out_proj."),
+    ("ln_1.", "layer_norm1."),
+    ("ln_2.", "layer_norm2."),
+    ("mlp.c_fc.", "mlp.fc1."),
+    ("mlp.c_proj.", "mlp.fc2."),
+)
+_TOWERS = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.ln_pre.": "vision_model.pre_layrnorm.",
+    "visual.ln_post.": "vision_model.post_layernorm.",
+    "visual.transformer.resblocks.": "vision_model.encoder.layers.",
+    "transformer.resblocks.": "text_model.encoder.layers.",
+    "token_embedding.": "text_model.embeddings.token_embedding.",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.": "text_model.final_layer_norm.",
+    "logit_scale": "logit_scale",
+}
+
+
+class Clip:
+    """Features of pictures and captions, on one device, in fp32."""
+
+    def __init__(self, network: Any, tokenizer: Any, device: torch.device) -> None:
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.tokenizer, self.device = tokenizer, device
+        self.size: int = network.config.vision_config.image_size
+        self.context: int = network.config.text_config.max_position_embeddings
+
+    @torch.inference_mode()
+    def pictures(self, images: np.ndarray) -> np.ndarray:
+        """uint8 images (B, H, W, 3) -> features (B, D) of unit length, float32."""
+        pixels = torch.stack([preprocess(image, self.size) for image in images]).to(self.device)
+        pooled = self.network.vision_model(pixel_values=pixels).pooler_output
+        return _unit(self.network.visual_projection(pooled))
+
+    @torch.inference_mode()
+    def captions(self, texts: Sequence[str]) -> np.ndarray:
+        """Captions -> features (B, D) of unit length, float32."""
+        ids = torch.from_numpy(tokenize(texts, self.tokenizer, self.context))
+        # What follows the end of the longest text is masked: it need not be computed.
+        ids = ids[:, : int(ids.argmax(-1).max()) + 1].to(self.device)
+        hidden = self.network.text_model(input_ids=ids).last_hidden_state
+        ends = hidden[torch.arange(len(ids), device=ids.device), ids.argmax(-1)]
+        return _unit(self.network.text_projection(ends))
+
+
+def _unit(features: torch.Tensor) -> np.ndarray:
+    return (features / features.norm(dim=-1, keepdim=True)).cpu().numpy()
+
+
+def preprocess(image: np.ndarray, size: int) -> torch.Tensor:
+    """A picture (H, W, 3) as CLIP sees it, float32 (3, size, size).
+
+    Pillow's bicubic to the shorter side, the center, OpenAI's mean and deviation: as torchvision's
+    transforms in open_clip do it, to the bit.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    width, height = picture.size
+    short = min(width, height)
+    if short != size:
+        picture = picture.resize(
+            (size * width // short, size * height // short), Image.Resampling.BICUBIC
+        )
+    left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
+    picture = picture.crop((left, top, left + size, top + size))
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+def tokenize(texts: Sequence[str], tokenizer: Any, context: int) -> np.ndarray:
+    """Token ids, int64 (N, context), zeros after the end.
+
+    OpenAI's cleaning apart from ftfy, which changes no ASCII text.
+    """
+    clean = [" ".join(html.unescape(html.unescape(text)).split()) for text in texts]
+    found = tokenizer(clean, truncation=True, max_length=context)["input_ids"]
+    ids = np.zeros((len(clean), context), np.int64)
+    for row, each in zip(ids, found, strict=True):
+        row[: len(each)] = each
+    return ids
+
+
+def load(weights: Path, vocabulary: Path, trusted_archive: bool, device: torch.device) -> Clip:
+    """CLIP from a weights file and a vocabulary.
+
+    Weights: a state dict in OpenAI's layout, or .safetensors in OpenAI's or transformers' layout.
+    OpenAI's own ViT-B-32.pt is a TorchScript archive, code included: it is opened only as
+    `trusted_archive`, when its checksum is that of the published file.
+    """
+    tokenizer = read_vocabulary(vocabulary)
+    state = _read(weights, trusted_archive)
+    network = build(state, weights)
+    tokens = network.config.text_config.vocab_size
+    if len(tokenizer) != tokens:
+        raise UserError(
+            f"{vocabulary} is of another CLIP", f"{len(tokenizer)} tokens", f"{tokens} tokens"
+        )
+    return Clip(network, tokenizer, device)
+
+
+def build(state: dict[str, torch.Tensor], origin: Path) -> Any:
+    """transformers' CLIPModel with the weights of a state dict, shapes read off them."""
+    from transformers import CLIPConfig, CLIPModel
+
+    expected = "a CLIP with a vision transformer, OpenAI's or transformers' names"
+    if "visual.proj" in state:
+        state = to_transformers(state)
+    try:
+        config = CLIPConfig(**_shapes(state))
+        with torch.device("meta"):
+            network = CLIPModel(config)
+        floats = {n: v.float() for n, v in state.items() if not n.endswith("position_ids")}
+        found = network.load_state_dict(floats, strict=False, assign=True)
+    except (KeyError, RuntimeError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"{origin} is no CLIP that is known here", said, expected) from error
+    missing = [name for name in found.missing_keys if not name.endswith("position_ids")]
+    if missing or found.unexpected_keys:
+        got = ", ".join([*missing, *found.unexpected_keys][:3])
+        raise UserError(f"{origin} lacks tensors or has others", got, expected)
+    for tower in (network.vision_model, network.text_model):
+        places = tower.embeddings.position_embedding.num_embeddings
+        tower.embeddings.position_ids = torch.arange(places)[None]
+    return network
+
+
+def to_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """OpenAI's names and shapes as transformers' (fused q/k/v split, projections transposed)."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        if name in ("input_resolution", "context_length", "vocab_size"):
+            continue
+        if name in ("visual.proj", "text_projection"):
+            kind = "visual" if name == "visual.proj" else "text"
+            found[f"{kind}_projection.weight"] = value.T.contiguous()
+            continue
+        start = next((prefix for prefix in _TOWERS if name.startswith(prefix)), "")
+        renamed = _TOWERS.get(start, "") + name.removeprefix(start)
+        for theirs, ours in _NAMES:
+            renamed = renamed.replace(f".{theirs}", f".{ours}")
+        place, fused, kind = renamed.partition(".attn.in_proj_")
+        if fused:
+            for part, piece in zip("qkv", value.chunk(3), strict=True):
+                found[f"{place}.self_attn.{part}_proj.{kind}"] = piece
+        else:
+            found[renamed] = value
+    return found
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The configuration that the tensors imply."""
+
+    def tower(name: str, position: str) -> dict[str, Any]:
+        inner, width = state[f"{name}.encoder.layers.0.mlp.fc1.weight"].shape
+        layers = {key.split(".")[3] for key in state if key.startswith(f"{name}.encoder.layers.")}
+        return {
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": len(layers),
+            "num_attention_heads": width // HEAD,
+            "hidden_act": "quick_gelu",
+            position: len(state[f"{name}.embeddings.position_embedding.weight"]),
+        }
+
+    vision = tower("vision_model", "places")
+    patch = state["vision_model.embeddings.patch_embedding.weight"].shape[-1]
+    across = round((vision.pop("places") - 1) ** 0.5)
+    text = tower("text_model", "max_position_embeddings")
+    text["vocab_size"] = len(state["text_model.embeddings.token_embedding.weight"])
+    text["bos_token_id"], text["eos_token_id"] = text["vocab_size"] - 2, text["vocab_size"] - 1
+    return {
+        "text_config": text,
+        "vision_config": {**vision, "patch_size": patch, "image_size": patch * across},
+        "projection_dim": len(state["text_projection.weight"]),
+    }
+
+
+def _read(path: Path, trusted_archive: bool) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} cannot be read", str(error), "a .safetensors file") from error
+    if _is_archive(path):
+        if trusted_archive:
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+        raise UserError(
+            f"{path} is a TorchScript archive, which holds code, and not the published one",
+            "another checksum",
+            "OpenAI's ViT-B-32.pt, or its tensors alone as .safetensors",
+            "python -m sdxl.download metrics",
+        )
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds
+        said = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read", said, "a state dict of tensors") from error
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise UserError(f"{path} is no state dict", type(found).__name__, "tensors by name")
+    return found
+
+
+def _is_archive(path: Path) -> bool:
+    """TorchScript's zip has a folder of code, a state dict's has none."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as opened:
+        return any("/code/" in name or name.endswith("constants.pkl") for name in opened.namelist())
+
+
+def read_vocabulary(path: Path) -> Any:
+    """transformers' CLIPTokenizer from OpenAI's merges (.txt or .txt.gz) or a tokenizer's folder.
+
+    A folder is what SDXL keeps in `tokenizer/`: vocab.json and merges.txt, the same vocabulary.
+    """
+    from transformers import CLIPTokenizer
+
+    expected = "bpe_simple_vocab_16e6.txt.gz, or a folder with vocab.json and merges.txt"
+    try:
+        if path.is_dir():
+            lines = (path / "merges.txt").read_text(encoding="utf-8").splitlines()
+            merges = [tuple(line.split()) for line in lines[1:] if line]
+            vocab = json.loads((path / "vocab.json").read_text(encoding="utf-8"))
+        else:
+            raw = path.read_bytes()
+            text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
+            merges = [tuple(line.split()) for line in text.split("\n")[1 : MERGES + 1] if line]
+            vocab = vocabulary_of(merges)
+        pairs: Any = [(left, right) for left, right in merges]
+        return CLIPTokenizer(vocab=vocab, merges=pairs)
+    except Exception as error:  # the tokenizers library raises plain ones
+        raise UserError(f"{path} is no CLIP vocabulary", str(error), expected) from error
+
+
+def vocabulary_of(merges: Sequence[tuple[str, ...]]) -> dict[str, int]:
+    """Token numbers in OpenAI's order: printable bytes, the others, all at a word's end, merges."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(byte) for byte in printable]
+    letters += [chr(256 + number) for number in range(256 - len(printable))]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
+    tokens += ["".join(pair) for pair in merges]
+    return {token: number for number, token in enumerate([*tokens, *SPECIAL])}

@@ -1,0 +1,56 @@
+"""FID and CLIP score as MLPerf defines them, on whatever pictures the run makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional
+
+from sdxl import schema
+from sdxl.errors import Problem
+
+if TYPE_CHECKING:
+    from sdxl.types import Prompt, Scorer
+
+DOWNLOAD = "python -m sdxl.download metrics"
+
+
+@dataclass
+class Config(schema.Quality):
+    """Where the metric networks are; `python -m sdxl.download metrics` puts the published ones."""
+
+    inception: str = "store:metrics/pt_inception-2015-12-05-6726825d.pth"
+    statistics: Optional[str] = "store:metrics/val2014.npz"  # FID's reference; null: no FID
+    clip: str = "store:metrics/ViT-B-32.pt"
+    vocabulary: str = "store:metrics/bpe_simple_vocab_16e6.txt.gz"  # or a tokenizer's folder
+
+
+def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
+    """The scorer of a run, its networks loaded."""
+    from sdxl.quality.official import Official
+
+    return Official(config, prompts)
+
+
+def preflight(config: schema.Config) -> list[Problem]:
+    """Files that are not there, and scipy, which FID needs."""
+    import importlib.util
+
+    from sdxl import store
+
+    found = []
+    for name, value in files(config.quality).items():
+        if not store.resolve(value).exists():
+            what = f"quality={config.quality.name} needs `quality.{name}`"
+            got = f"{store.resolve(value)} is not there"
+            found.append(Problem(what, got, f"the file, or quality.{name}=FILE", DOWNLOAD))
+    if importlib.util.find_spec("scipy") is None:
+        install = "python -m pip install -c constraints.txt -e '.[quality]'"
+        found.append(Problem("FID needs scipy", "no module `scipy`", "the tested set", install))
+    return found
+
+
+def files(quality: Any) -> dict[str, str]:
+    """Paths by setting, without those that are null."""
+    names = ["clip", "vocabulary"]
+    names += ["inception", "statistics"] if quality.statistics else []
+    return {name: getattr(quality, name) for name in names}

@@ -1,0 +1,53 @@
+"""MLPerf's accuracy run: FID and CLIP score with the published files and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdxl import schema
+from sdxl.errors import Problem
+from sdxl.quality import full
+from sdxl.schema import Mode
+
+if TYPE_CHECKING:
+    from sdxl.types import Prompt, Scorer
+
+
+@dataclass
+class Config(full.Config):
+    """As `full`, but other files than the published ones are refused."""
+
+
+def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
+    """The scorer; raises `UserError` if a file is not the published one."""
+    from sdxl.quality.official import Official
+
+    return Official(config, prompts, published_only=True)
+
+
+preflight = full.preflight
+
+
+def problems_of(config: schema.Config) -> list[Problem]:
+    """Accuracy is measured in accuracy mode, and needs both metrics."""
+    found = []
+    if config.mode is not Mode.accuracy:
+        found.append(
+            Problem(
+                "quality=mlperf scores accuracy mode, where every prompt comes once",
+                f"mode={config.mode.value}",
+                "mode=accuracy, or quality=full",
+                "mode=accuracy",
+            )
+        )
+    if isinstance(config.quality, Config) and config.quality.statistics is None:
+        found.append(
+            Problem(
+                "quality=mlperf needs FID's reference statistics",
+                "quality.statistics=null",
+                "val2014.npz, or quality=full",
+                full.DOWNLOAD,
+            )
+        )
+    return found

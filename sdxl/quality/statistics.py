@@ -1,0 +1,165 @@
+"""FID's reference statistics of a folder.   python -m sdxl.quality.statistics DIR OUT.npz
+
+MLPerf's val2014.npz is this over the 40,504 images of COCO val2014, at their native sizes. What is
+done is kept beside OUT every few minutes; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdxl import store
+from sdxl.errors import OK, SdxlError, UserError, show
+from sdxl.quality import frechet, full
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+KEEP_EVERY_S = 120.0
+REPORT_EVERY_S = 5.0
+AHEAD = 32
+"""Images decoded before the network wants them."""
+MERGED = 32
+"""Features merged into the statistics at a time; each image goes through the network alone."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; prints one JSON object at the end and returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        found = compute(args.images, args.out, store.resolve(args.inception), args.device)
+        outcome: dict[str, Any] = {"status": "ok", **found, "exit_code": OK}
+    except SdxlError as error:
+        show(error)
+        outcome = {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
+    print(json.dumps(outcome), flush=True)
+    return int(outcome["exit_code"])
+
+
+def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dict[str, Any]:
+    """Write `mu` and `sigma` of all images below a folder; returns counts and seconds."""
+    from sdxl.model import torch_device
+    from sdxl.quality import inception
+    from sdxl.schema import Device
+
+    files = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if len(files) < 2:
+        raise UserError(f"{images} has too few images", f"{len(files)}", "a folder of pictures")
+    if not weights.is_file():
+        raise UserError("FID's Inception weights are missing", str(weights), fix=full.DOWNLOAD)
+    network = inception.load(weights, torch_device(Device(device)))
+    names = "\n".join(str(path.relative_to(images)) for path in files)
+    work = hashlib.sha256(f"{names}\n{store.sha256(weights)}".encode()).hexdigest()
+    partial = out.with_name(f".{out.name}.partial.npz")
+    moments = _resume(partial, work, inception.FEATURES)
+    begun, already = time.monotonic(), moments.count
+    kept = told = begun
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for pictures in batched(_decoded(files[already:]), MERGED):
+            moments.add(np.concatenate([network.features(each[None]) for each in pictures]))
+            now = time.monotonic()
+            if now - told >= REPORT_EVERY_S:
+                told = now
+                rate = (moments.count - already) / (now - begun)
+                left = (len(files) - moments.count) / rate
+                print(f"{moments.count:,} of {len(files):,} images, {left:,.0f} s left", flush=True)
+            if now - kept >= KEEP_EVERY_S:
+                kept = now
+                _keep(partial, work, moments)
+        frechet.write(out, moments.statistics())
+    except OSError as error:
+        raise store.disk_error(error, out.parent) from error
+    except KeyboardInterrupt:
+        _keep(partial, work, moments)
+        raise SdxlError("interrupted; the same command goes on from here") from None
+    partial.unlink(missing_ok=True)
+    seconds = round(time.monotonic() - begun, 3)
+    return {"images": len(files), "resumed_at": already, "seconds": seconds, "file": str(out)}
+
+
+def batched(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Lists of `size` items, the last one shorter (itertools has it from Python 3.12 on)."""
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _decoded(files: Sequence[Path]) -> Iterator[np.ndarray]:
+    """The pictures in order, RGB uint8 (H, W, 3), decoded a few ahead."""
+    waiting: deque[tuple[Path, Future[np.ndarray]]] = deque()
+    with ThreadPoolExecutor(4, thread_name_prefix="decode") as pool:
+        try:
+            for path in files:
+                waiting.append((path, pool.submit(_pixels, path)))
+                if len(waiting) >= AHEAD:
+                    yield _result(*waiting.popleft())
+            while waiting:
+                yield _result(*waiting.popleft())
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _pixels(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+def _result(path: Path, future: Future[np.ndarray]) -> np.ndarray:
+    try:
+        return future.result()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read", str(error), "an image, or no such file"
+        ) from error
+
+
+def _keep(path: Path, work: str, moments: frechet.Moments) -> None:
+    temporary = path.with_name(f"{path.name}.new.npz")
+    count, mean, scatter = moments.state()
+    np.savez(temporary, work=work, count=count, mean=mean, scatter=scatter)
+    temporary.replace(path)
+
+
+def _resume(path: Path, work: str, width: int) -> frechet.Moments:
+    """What an interrupted run of the same files and weights left, or nothing yet."""
+    moments = frechet.Moments(width)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["work"]) == work:
+                moments.restore(int(stored["count"]), stored["mean"], stored["scatter"])
+    except (OSError, ValueError, KeyError, EOFError):
+        return moments
+    return moments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sdxl.quality.statistics",
+        description="FID's reference statistics (mu, sigma of Inception features) of an image "
+        "folder, for quality.statistics=OUT.npz.",
+    )
+    parser.add_argument("images", type=Path, metavar="DIR", help="searched in all its folders")
+    parser.add_argument("out", type=Path, metavar="OUT.npz")
+    parser.add_argument(
+        "--inception", metavar="FILE", default=full.Config.inception,
+        help="the network's weights (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
