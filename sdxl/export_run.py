@@ -40,7 +40,7 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         raise ConfigError(problems)
     began = time.perf_counter()
     with Progress(f"{config.model.name} {config.backend.name}") as progress:
-        child = functools.partial(measure.child, config, out_dir, progress.report)
+        child = functools.partial(measure.child, config, out_dir, progress.report, {})
         chain = artifacts.build(config, child)
     _show(chain)
     return {

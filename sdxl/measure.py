@@ -9,7 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdxl import artifacts, environment, isolate, ledger, prompts, records, schema, worker
+from sdxl import (
+    artifacts,
+    devices,
+    environment,
+    isolate,
+    ledger,
+    prompts,
+    records,
+    schema,
+    worker,
+)
 from sdxl.bench import logs, verdict
 from sdxl.bench.probe import Probe, strangers
 from sdxl.config import backend_modules, key, quality_modules
@@ -64,14 +74,18 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     chosen = prompts.load(config.dataset, config.limit, config.seed)
     record.environment = dict(environment.describe())  # the cached one serves other cells too
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
-    with Progress(title) as progress, Probe() as probe:
+    with (
+        Progress(title) as progress,
+        devices.one(progress.say) as env,
+        Probe() as probe,
+    ):
 
         def report(message: dict[str, Any]) -> None:
             probe.phase(message.get("phase", ""))
             progress.report(message)
 
-        loads = _artifacts(config, folder, record, progress.report)
-        result = child(config, folder, report, worker.measure, loads, folder)
+        run = functools.partial(child, config, folder, report, env)
+        result = run(worker.measure, _artifacts(config, record, run), folder)
     probe.write(folder / "probe.jsonl")
     record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
     record.resources = {**result["memory"], "probe": probe.summary()}
@@ -119,9 +133,9 @@ def _judge(config: Config, record: Record) -> None:
     record.status = "invalid" if record.reason else "ok"
 
 
-def _artifacts(config: Config, folder: Path, record: Record, report: Report) -> dict[str, Path]:
+def _artifacts(config: Config, record: Record, run: artifacts.Child) -> dict[str, Path]:
     """What the backend loads beside the weights, made in children of its own if missing."""
-    chain = artifacts.build(config, functools.partial(child, config, folder, report))
+    chain = artifacts.build(config, run)
     record.durations |= chain.durations
     record.artifacts += [piece.manifest for piece in chain.pieces]
     if chain.layer_errors:
@@ -131,7 +145,9 @@ def _artifacts(config: Config, folder: Path, record: Record, report: Report) -> 
     return chain.loads
 
 
-def child(config: Config, folder: Path, report: Report, work: Any, *args: Any) -> Any:
+def child(
+    config: Config, folder: Path, report: Report, env: dict[str, str], work: Any, *args: Any
+) -> Any:
     """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
     scorer = quality_modules().get(config.quality.name)
     torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH or scorer is not None
@@ -143,6 +159,7 @@ def child(config: Config, folder: Path, report: Report, work: Any, *args: Any) -
         limit_s=config.scenario.startup_s,
         on_report=report,
         timeout_s=config.timeout_s,
+        env=env,
         # A local diffusers must be the first that the child imports: no preloading then.
         preload=torch_needed and not config.model.diffusers_src,
     )
@@ -172,6 +189,7 @@ def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) 
             ("max", "max_latency"),
         )
     }
+    performance["latency_histogram"] = result["latency_histogram"]
     if result["image_flop"]:
         performance["tflop_per_image"] = result["image_flop"] / 1e12
         performance["tflops"] = rate * result["image_flop"] / 1e12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 import sys
 import threading
@@ -12,13 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdxl import environment, isolate, prompts, schema
+from sdxl import devices, environment, isolate, prompts, schema
 from sdxl.bench.sut import Sample, Sut, batch_size
 from sdxl.config import backend_modules
 from sdxl.schema import Mode
 from sdxl.types import Generator, Prompt
 
 REPORT_EVERY_S = 0.25
+BINS = 40
+"""Of the latency histogram in a record."""
 
 
 def measure(
@@ -72,6 +75,7 @@ def measure(
     memory = _memory()
     seen = {
         "accelerators": environment.accelerators(),
+        devices.VARIABLE.lower(): os.environ.get(devices.VARIABLE),
         "diffusers": environment.diffusers_in_use(),
     }
     generator.close()
@@ -81,6 +85,7 @@ def measure(
             scores = scoring.finish(lambda done: link.report({"phase": "scoring", "done": done}))
     return {
         "counts": vars(sut.counts),
+        "latency_histogram": _histogram(sut.latencies_s),
         "warm_up": vars(warm),
         "settings": loadgen.describe(settings),
         "images": pictures,
@@ -214,6 +219,14 @@ class _Reporter:
                     "expected": max(self._expected, sut.counts.issued),
                 }
             )
+
+
+def _histogram(latencies_s: list[float]) -> dict[str, list[float]]:
+    """Latencies in equal bins: `edges_ms` (one more than bins) and `counts`."""
+    import numpy as np
+
+    counts, edges = np.histogram(np.asarray(latencies_s) * 1e3, bins=BINS)
+    return {"edges_ms": edges.round(6).tolist(), "counts": counts.tolist()}
 
 
 def _image_flop(config: schema.Config) -> int:

@@ -59,6 +59,8 @@ class Sut:
         max_wait_s: float = 0.0,
     ) -> None:
         self.counts = Counts()
+        self.latencies_s: list[float] = []  # of finished samples, from issue to completion
+        self._issued: dict[int, float] = {}
         self._generate, self._complete, self._on_error = generate, complete, on_error
         self._batch_size, self._inline, self._max_wait_s = batch_size, inline, max_wait_s
         self._waiting: deque[tuple[Sample, float]] = deque()
@@ -68,12 +70,13 @@ class Sut:
     def issue(self, samples: Sequence[Sample]) -> None:
         """Take samples over from LoadGen."""
         self.counts.issued += len(samples)
+        now = time.perf_counter()
+        self._issued.update((sample.id, now) for sample in samples)
         if self._inline:
             for start in range(0, len(samples), self._batch_size):
                 if not self._guarded(list(samples[start : start + self._batch_size])):
                     return
             return
-        now = time.perf_counter()
         with self._changed:
             self._waiting.extend((sample, now) for sample in samples)
             self._changed.notify()
@@ -116,7 +119,9 @@ class Sut:
         except BaseException as error:
             self._on_error(error)
             return False
-        self.counts.busy_s += time.perf_counter() - began
+        now = time.perf_counter()
+        self.latencies_s += [now - self._issued.pop(sample.id) for sample in batch]
+        self.counts.busy_s += now - began
         self.counts.batches += 1
         self.counts.done += len(batch)
         return True
