@@ -25,7 +25,6 @@ from sdxl.schema import Format
 from tests.qdq import layerwise
 
 LEVELS = (1, 2, 2.5, 3)
-INT8_NODES = ("MatMulIntegerToFloat",)
 EXACT = 2e-5
 """Relative: one layer's sums in another order, in fp32."""
 
@@ -136,9 +135,12 @@ def test_end_to_end_at_the_noise_level(bench, network, tmp_path, level):
     assert distance(run(tmp_path, network.inputs), exact) < 2 * noise
 
 
-def test_every_layer_runs_in_integers(bench, network, tmp_path):
-    config = bench.recipe("quant=int8", "quant_level=3")
-    bench.edited(config, tmp_path)
+@pytest.mark.parametrize("smooth", ["true", "false"])
+def test_every_layer_runs_in_integers(bench, network, tmp_path, smooth):
+    """Also where layers share their input's codes."""
+    config = bench.recipe("quant=int8", "quant_level=3", f"quant.smooth={smooth}")
+    inserted = bench.edited(config, tmp_path)["settings"]["inserted"]
+    assert bool(inserted["shared_inputs"]) == (smooth == "false")
     session = layerwise.session(tmp_path, profile=str(tmp_path / "profile"))
     session.run(None, dict(zip(names(), (x.numpy() for x in network.inputs), strict=True)))
     events = json.loads(Path(session.end_profiling()).read_text())

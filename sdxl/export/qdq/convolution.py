@@ -17,8 +17,6 @@ from sdxl.errors import SdxlError
 if TYPE_CHECKING:
     from sdxl.export.qdq.edit import Edit
 
-ZERO = 128
-"""uint8 code of zero: Concat of int8 hides the pattern from ONNX Runtime 1.31."""
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 """Channels to the last place, and back."""
 
@@ -39,7 +37,7 @@ def as_product(edit: Edit, layer: StoredLayer, node: Any) -> None:
         return
     amax = edit.stored.tensor(f"{name}.input_amax")
     scale = edit.scale(layer, f"{name}/input_scale", amax.reshape(()), edit.type_of(layer))
-    zero = graph.constant("zero_uint8", ZERO, TensorProto.UINT8)
+    zero = edit.zero(layer)
     found = graph.add(node, "QuantizeLinear", [source, scale, zero], f"{name}/input_quantized")
     found = graph.add(node, "Transpose", [found], f"{name}/input_last", perm=TO_LAST)
     if any(pads):
