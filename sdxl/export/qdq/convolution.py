@@ -22,7 +22,7 @@ TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def as_product(edit: Edit, layer: StoredLayer, node: Any) -> None:
-    """Replace `node` by slices, one Concat and a MatMul; weight-only layers keep their input."""
+    """Replace `node` by slices, one Concat and a MatMul."""
     graph, name = edit.graph, layer.name
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if settings.get("group", 1) != 1 or any(n != 1 for n in settings.get("dilations", [])):
@@ -32,9 +32,6 @@ def as_product(edit: Edit, layer: StoredLayer, node: Any) -> None:
     steps = settings.get("strides", [1, 1])
     source = node.input[0]
 
-    if layer.weight_only:
-        node.input[1] = edit.weight(layer, node, None)
-        return
     amax = edit.stored.tensor(f"{name}.input_amax")
     scale = edit.scale(layer, f"{name}/input_scale", amax.reshape(()), edit.type_of(layer))
     zero = edit.zero(layer)

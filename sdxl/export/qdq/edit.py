@@ -59,7 +59,7 @@ class Edit:
                 attention.quantize(self, layer)
                 continue
             node = self._node(layer)
-            if layer.kind == "conv" and self.options.convolutions is Convolutions.product:
+            if self._as_product(layer):
                 convolution.as_product(self, layer, node)
                 continue
             if not layer.weight_only:
@@ -176,6 +176,11 @@ class Edit:
                 f"{exact.min():.3g}", "a wider one", "precision.unet=fp32",
             )  # fmt: skip
         return constant
+
+    def _as_product(self, layer: StoredLayer) -> bool:
+        """Whether it is a convolution to be written as a product: a matter of INT8 inputs."""
+        wanted = self.options.convolutions is Convolutions.product
+        return wanted and layer.kind == "conv" and layer.format is Format.int8
 
     def _node(self, layer: StoredLayer) -> Any:
         """The node that reads the layer's weight."""
