@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from sdxl import checkpoint, graphs, store
 from sdxl.backends._torch_quant import restore
 from sdxl.choices import Convolutions
-from sdxl.errors import SdxlError, UserError
+from sdxl.errors import ConfigError, SdxlError, UserError
 from sdxl.export import modules, qdq
 from sdxl.export.qdq import check
 from sdxl.export.qdq.graph import module_of
@@ -25,6 +25,7 @@ from sdxl.schema import Format
 from tests.qdq import layerwise
 
 LEVELS = (1, 2, 2.5, 3)
+BASIC = "backend.optimization=basic"
 EXACT = 2e-5
 """Relative: one layer's sums in another order, in fp32."""
 
@@ -88,8 +89,8 @@ def test_integers_are_the_simulated_ones_layer_by_layer(bench, network, tmp_path
 
 
 @pytest.mark.parametrize(("words", "kinds"), [
-    (["quant=fp8", "quant_level=3"], {"conv", "linear"}),
-    (["quant=fp8_mha"], {"conv", "linear", "attention"}),
+    (["quant=fp8", "quant_level=3", BASIC], {"conv", "linear"}),
+    (["quant=fp8_mha", BASIC], {"conv", "linear", "attention"}),
     (["quant=int8_weight_only", "quant_level=3"], {"conv", "linear"}),
 ])  # fmt: skip
 def test_other_formats_layer_by_layer(bench, network, tmp_path, words, kinds):
@@ -303,3 +304,9 @@ def test_artifacts_are_known_by_their_parents_and_layout(bench):
     next_level = bench.checkpoint(bench.recipe("quant=int8", "quant_level=3"))
     assert qdq.get(config, graph, next_level).manifest.key != first.manifest.key
     assert store.find(qdq.KIND, first.manifest.key)
+
+
+def test_fp8_in_onnx_runtime_asks_for_basic_optimization(bench):
+    with pytest.raises(ConfigError, match="optimization=basic"):
+        bench.config("quant=fp8")
+    assert bench.config("quant=fp8", "backend.optimization=basic").quant.format is Format.fp8
