@@ -43,7 +43,7 @@ def measure(
     lanes = [part.generate for part in parts]
     link.report({"phase": "warming up"})
     with _timed(durations, "warm_up_s"):
-        warm = generators.warm_up(lanes, config, len(chosen), link)
+        warm, stage_ms = generators.warm_up(parts, config, len(chosen), link)
     settings = loadgen.test_settings(config, len(chosen), warm)
     expected = _expected_samples(settings, config, len(chosen))
     accuracy = config.mode is Mode.accuracy
@@ -95,6 +95,7 @@ def measure(
         "counts": vars(sut.counts),
         "latency_histogram": _histogram(sut.latencies_s),
         "warm_up": vars(warm),
+        "stage_ms": stage_ms,
         "settings": loadgen.describe(settings),
         "images": pictures,
         "scores": scores,
