@@ -1,35 +1,36 @@
 """One cell: measure it beside its unquantized twin, write the record, track it.
 
-The cells of one command share what they have in common: a twin is measured once, and a cell that
-can only repeat another (alpha at level 1) is skipped and says which. In a multirun, a cell that an
-earlier one has finished is taken over.
+The cells of a sweep share what they have in common, also when they run in several processes: a
+twin is measured once, and whoever wants what another process is measuring waits for its record.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import os
 import shlex
 import shutil
 import signal
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdxl import isolate, ledger, records, schema
+from sdxl import isolate, ledger, records, schema, shared
 from sdxl.cli import Outcome
-from sdxl.config import QUANT_KEYS
+from sdxl.config import QUANT_KEYS, backend_modules
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import SHEET_IMAGES, measure
 from sdxl.report import table
 from sdxl.schema import Compliance, Config, Format, Mode, Rerun
+from sdxl.shared import Shared
 from sdxl.types import Record
 
 EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}
-
-_measured: dict[str, Path] = {}
-"""Finished measurements of this process: key -> record.json."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -46,32 +47,45 @@ def run(config: Config, out_dir: Path) -> Outcome:
         from sdxl.plan import show_plan
 
         return show_plan(config)
-    signal.signal(signal.SIGTERM, _interrupt)
+    if threading.current_thread() is threading.main_thread():  # a launcher may have others
+        signal.signal(signal.SIGTERM, _interrupt)
     record = records.new(config)
-    if equal := _measured.get(record.key):
-        return _skip(config, out_dir, record, equal)
-    policy = ledger.policy_of(config, records.in_multirun())
-    if found := ledger.recall(record.key, policy):
-        return _take_over(out_dir, *found)
+    sweep = shared.of_cell(out_dir)
+    policy = ledger.policy_of(config, multirun=sweep is not None)
+    if found := ledger.recall(record.key, policy, sweep.started if sweep else ""):
+        return take_over(out_dir, *found)
     if config.compliance:
-        return _audit(config, out_dir, record)
-    if config.quant.format is Format.none or not config.quality.twin:
-        return _one(config, out_dir, record)
-    words = _without(record.command, "quant", *QUANT_KEYS)
-    command = shlex.join([*words, "quant=none"])
-    twin, failure = _other(twin_of(config), out_dir / "twin", command, policy)
-    if not twin:
-        return {**failure, "reason": f"the unquantized twin: {failure['reason']}"}
-    return _one(config, out_dir, record, lambda: _compare(record, out_dir, twin))
+        return _audit(config, out_dir, record, sweep)
+    judge: Callable[[], None] | None = None
+    if config.quant.format is not Format.none and config.quality.twin:
+        settings = (f"backend.{name}" for name in _quantized_only(config))
+        words = _without(record.command, "quant", *QUANT_KEYS, *settings)
+        command = shlex.join([*words, "quant=none"])
+        twin, failure = _other(twin_of(config), out_dir / "twin", command, policy, sweep)
+        if not twin:
+            return {**failure, "reason": f"the unquantized twin: {failure['reason']}"}
+        judge = functools.partial(_compare, record, out_dir, twin)
+    with _turn(record.key, policy, sweep) as known:
+        if known:
+            return take_over(out_dir, *known)
+        return _one(config, out_dir, record, sweep, judge)
 
 
 def twin_of(config: Config) -> Config:
     """The same configuration without quantization."""
     twin = copy.deepcopy(config)
     twin.quant = schema.Quant("none")
+    for name in _quantized_only(config):
+        fields = {field.name: field for field in dataclasses.fields(twin.backend)}
+        setattr(twin.backend, name, fields[name].default)
     for name in QUANT_KEYS:
         setattr(twin, name, None)
     return twin
+
+
+def _quantized_only(config: Config) -> tuple[str, ...]:
+    """The backend's settings that mean nothing to an unquantized model."""
+    return getattr(backend_modules()[config.backend.name], "QUANTIZED_ONLY", ())
 
 
 def plain_of(config: Config, mode: Mode) -> Config:
@@ -85,7 +99,7 @@ def plain_of(config: Config, mode: Mode) -> Config:
     return plain
 
 
-def _audit(config: Config, out_dir: Path, record: Record) -> Outcome:
+def _audit(config: Config, out_dir: Path, record: Record, sweep: Shared | None) -> Outcome:
     """Run one of MLPerf's audits; the ordinary runs it needs are measured if there are none."""
     from sdxl.bench import compliance, verdict
 
@@ -94,16 +108,25 @@ def _audit(config: Config, out_dir: Path, record: Record) -> Outcome:
     plain: dict[Mode, Path] = {}
     policy = config.rerun or Rerun.failed
     for mode in (Mode.performance, Mode.accuracy)[: 2 if test is Compliance.test01 else 1]:
-        known = ledger.partner(records.pair_key(config), mode) if policy is not Rerun.all else None
-        if known and known[1].status == "ok":
-            plain[mode] = known[0]
-            continue
+        if mode is Mode.accuracy and policy is not Rerun.all:
+            # Any accuracy run of the same work will do; a timed one must have the same settings.
+            known = ledger.partner(records.pair_key(config), mode)
+            if known and known[1].status == "ok":
+                plain[mode] = known[0]
+                continue
         words = _without(record.command, "compliance", "mode")
         command = shlex.join([*words, f"mode={mode.value}"])
-        found, failure = _other(plain_of(config, mode), out_dir / mode.value, command, policy)
+        found, failure = _other(
+            plain_of(config, mode), out_dir / mode.value, command, policy, sweep
+        )
         if not found:
             return {**failure, "reason": f"the {mode.value} run: {failure['reason']}"}
         plain[mode] = found
+
+    if isinstance(config.scenario, schema.Server) and not config.scenario.target_qps:
+        # Two warm-ups would give two rates, and the scores are to be compared.
+        seen = records.read(plain[Mode.performance]).performance["settings"]
+        config.scenario.target_qps = seen["server_target_qps"]
 
     def judge() -> None:
         speed, accuracy = plain[Mode.performance], plain.get(Mode.accuracy)
@@ -116,33 +139,49 @@ def _audit(config: Config, out_dir: Path, record: Record) -> Outcome:
         used = {mode.value: str(path) for mode, path in plain.items()}
         record.performance["compliance"] = {"test": compliance.name_of(test), "against": used}
 
-    return _one(config, out_dir, record, judge)
+    return _one(config, out_dir, record, sweep, judge)
+
+
+@contextmanager
+def _turn(key: str, policy: Rerun, sweep: Shared | None) -> Iterator[tuple[Path, Record] | None]:
+    """The record that stands for a measurement; None: it is this process's turn to make one."""
+    since = sweep.started if sweep else ""
+    if found := ledger.recall(key, policy, since):
+        yield found
+    elif sweep:
+        with ledger.turn(key):
+            yield ledger.recall(key, policy, since)
+    else:
+        yield None
 
 
 def _other(
-    config: Config, folder: Path, command: str, policy: Rerun
+    config: Config, folder: Path, command: str, policy: Rerun, sweep: Shared | None
 ) -> tuple[Path | None, Outcome]:
     """The record of a run that this cell needs, measured now unless there is one; or why not."""
     record = records.new(config)
-    if record.key in _measured:
-        return _measured[record.key], {}
-    if found := ledger.recall(record.key, policy):
-        _measured[record.key] = found[0]
-        return found[0], {}
-    record.command = command
-    outcome = _one(config, folder, record)
+    with _turn(record.key, policy, sweep) as found:
+        if found:
+            return found[0], {}
+        record.command = command
+        outcome = _one(config, folder, record, sweep)
     if outcome["exit_code"] in (OK, INVALID):
         return Path(outcome["record"]), {}
     return None, outcome
 
 
 def _without(command: str, *keys: str) -> list[str]:
-    """The command's words but those that set one of `keys`."""
-    return [w for w in shlex.split(command) if w.split("=")[0].split(".")[0] not in keys]
+    """The command's words but those that set one of `keys`, a group's or a single setting's."""
+    words = [(word, word.split("=")[0]) for word in shlex.split(command)]
+    return [word for word, key in words if not {key, key.split(".")[0]} & {*keys}]
 
 
 def _one(
-    config: Config, folder: Path, record: Record, judge: Callable[[], None] | None = None
+    config: Config,
+    folder: Path,
+    record: Record,
+    sweep: Shared | None,
+    judge: Callable[[], None] | None = None,
 ) -> Outcome:
     """Measure, `judge` beside other runs, write, show, track."""
     exit_code = FAILED
@@ -168,14 +207,19 @@ def _one(
         record.status, record.reason = "failed", f"{type(found).__name__}: {found}"
         record.environment["traceback"] = traceback.format_exc()
     interrupted = isinstance(error, KeyboardInterrupt)
-    outcome = _finish(config, folder, record, exit_code, interrupted)
+    outcome = _finish(config, folder, record, exit_code, sweep, interrupted)
     if interrupted:
         raise Interrupted(outcome)
     return outcome
 
 
 def _finish(
-    config: Config, folder: Path, record: Record, exit_code: int, interrupted: bool = False
+    config: Config,
+    folder: Path,
+    record: Record,
+    exit_code: int,
+    sweep: Shared | None,
+    interrupted: bool = False,
 ) -> Outcome:
     """Record first, then the table, then MLflow; returns the outcome."""
     path: Path | None = None
@@ -186,17 +230,14 @@ def _finish(
     except (SdxlError, OSError) as error:  # a full disk: the figures are still shown
         show(error if isinstance(error, SdxlError) else SdxlError(f"the ledger: {error}"))
         exit_code = FAILED
-    if not interrupted and not records.in_multirun():
+    if not interrupted and not sweep:
         table.show(record, str(folder))
-    if path and exit_code in (OK, INVALID) and record.status != "skipped":
-        _measured[record.key] = path
     tracked: dict[str, Any] = {}
     if path and not interrupted and config.tracking.enabled and exit_code != 2:
         from sdxl import tracking
 
-        sweep_name = folder.parent.name if records.in_multirun() else None
-        tracked = tracking.log(path, config.tracking, sweep_name)
-        if tracked["mlflow_run"] and not records.in_multirun():
+        tracked = tracking.log(path, config.tracking, sweep.mlflow_parent if sweep else None)
+        if tracked["mlflow_run"] and not sweep:
             print(f"MLflow run {tracked['mlflow_run']}; to look: make ui")
     return {**outcome_of(record, path), **tracked, "exit_code": exit_code}
 
@@ -216,13 +257,13 @@ def outcome_of(record: Record, path: Path | None) -> Outcome:
     }
 
 
-def _take_over(folder: Path, path: Path, record: Record) -> Outcome:
-    """The cell as an earlier sweep left it: the same record, its files linked into this folder."""
+def take_over(folder: Path, path: Path, record: Record) -> Outcome:
+    """The cell as another sweep left it: the same record, its files linked into this folder."""
     if path.parent.resolve() != folder.resolve():
+        folder.mkdir(parents=True, exist_ok=True)
         for part in ("images", "images.png", "twins.png", "loadgen"):
             _link(path.parent / part, folder / part)
         shutil.copyfile(path, folder / "record.json")
-    _measured[record.key] = path
     outcome = outcome_of(record, folder / "record.json")
     return {**outcome, "cached": f"measured {record.started}, rerun=all to measure again"}
 
@@ -239,13 +280,13 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, target)
 
 
-def _skip(config: Config, folder: Path, record: Record, equal: Path) -> Outcome:
-    """A record of a cell that could only repeat another one."""
+def skip(config: Config, folder: Path, record: Record, equal: Path, number: int) -> Outcome:
+    """A record of a cell that could only repeat cell `number`, whose record is `equal`."""
     other = records.read(equal)
-    record.status, record.reason = "skipped", f"the same work as {equal.parent.name}"
+    record.status, record.reason = "skipped", f"the same work as {number}"
     record.performance = {"equal_to": str(equal)}
     record.quality, record.artifacts = other.quality, other.artifacts
-    outcome = _finish(config, folder, record, OK)
+    outcome = _finish(config, folder, record, OK, shared.of_cell(folder))
     figures = ("images_per_second", "metric", "value", "speed_up")
     return {**outcome, **{name: other.performance.get(name) for name in figures}}
 

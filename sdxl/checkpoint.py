@@ -10,8 +10,9 @@ the layers. The torch backend, the ONNX export and the reports read this; none n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,27 @@ class Checkpoint:
                 f"{folder} is not a quantized checkpoint", f"{type(error).__name__}: {error}",
                 f"{WEIGHTS} and {LAYERS}", f"rm -r {folder}   # it is built again when needed",
             ) from error  # fmt: skip
+        self.folder = folder
         self.names: set[str] = set(self._file.keys())
+        self._weights = folder / WEIGHTS
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor as stored."""
         return self._file.get_tensor(name)
+
+    @cached_property
+    def _places(self) -> dict[str, Any]:
+        """The file's own header (safetensors: its length in 8 bytes, then JSON)."""
+        with self._weights.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        ranges = {name: entry["data_offsets"] for name, entry in header.items()}
+        return {name: (8 + length + begin, end - begin) for name, (begin, end) in ranges.items()}
+
+    def place(self, name: str) -> tuple[int, int]:
+        """(offset, length) in bytes of a tensor in `unet.safetensors`."""
+        return self._places[name]
 
     def get(self, layer: str, field: str) -> torch.Tensor | None:
         """`input_amax`, `pre_quant_scale`, ... of a layer, if it has one."""
@@ -109,8 +126,13 @@ class Checkpoint:
         amax = self.tensor(f"{name}.weight_amax")
         return decode(self.layers[name], self.tensor(f"{name}.weight"), amax, dtype)
 
-    def state(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) of an ordinary UNet state dict, weights dequantized."""
+    def state(
+        self, dtype: torch.dtype, skip: Container[str] = ()
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) of an ordinary UNet state dict, weights dequantized.
+
+        Weights of the layers in `skip` are left out.
+        """
         extra = {
             f"{name}.{field}"
             for name in self.layers
@@ -122,6 +144,7 @@ class Checkpoint:
         for name in sorted(self.names - extra):
             layer, _, field = name.rpartition(".")
             if field == "weight" and layer in self.layers:
-                yield name, self.weight(layer, dtype)
+                if layer not in skip:
+                    yield name, self.weight(layer, dtype)
             else:
                 yield name, self.tensor(name).to(dtype)

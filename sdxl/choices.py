@@ -77,6 +77,19 @@ class Steps(str, Enum):
     min = "min"
 
 
+class Convolutions(str, Enum):
+    """What becomes of a quantized convolution in a graph.
+
+    `conv` is the standard form. ONNX Runtime has no 8-bit convolution with float output: it
+    runs that form in floats. `product` says the same as a MatMul of patches, which runs on
+    integers. `float` leaves the layers unquantized: another network, nearer to the original.
+    """
+
+    conv = "conv"
+    product = "product"
+    float = "float"
+
+
 class Build(str, Enum):
     """May a missing artifact (statistics, checkpoint, engine) be built on the way?"""
 

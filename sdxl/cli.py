@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import sys
 import traceback
 from collections import Counter
@@ -45,15 +44,22 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
     """Run one job of a command; whatever happens becomes an outcome, so a multirun goes on."""
     from hydra.core.hydra_config import HydraConfig
 
-    hydra = HydraConfig.get()
-    out_dir = Path(hydra.runtime.output_dir)
-    if not _sweep:
+    from sdxl import shared
+
+    out_dir = Path(HydraConfig.get().runtime.output_dir)
+    if _sweep:
+        with _sweep.cell(out_dir) as cell:
+            if shared.stopped(out_dir.parent):
+                cell.outcome = _sweep.not_started()
+                return
+            cell.outcome = _failed("interrupted", FAILED)
+            cell.outcome = _outcome(action, cfg, out_dir)
+    elif not shared.stopped(out_dir.parent):  # a launcher's process: the record says it all
+        if shared.of_cell(out_dir):
+            from sdxl.report import progress
+
+            progress.listener = lambda _: None  # the sweep's own process shows the table
         _outcomes.append(_outcome(action, cfg, out_dir))
-        return
-    with _sweep.cell(hydra.job.num) as cell:
-        cell.outcome = _sweep.not_started() if _sweep.stopped else _outcome(action, cfg, out_dir)
-        cell.outcome["command"] = shlex.join(["python", "run.py", *cell.overrides])
-        _outcomes.append(cell.outcome)
 
 
 def _outcome(action: Callable[[Config, Path], Outcome], cfg: DictConfig, out_dir: Path) -> Outcome:
@@ -68,11 +74,19 @@ def _outcome(action: Callable[[Config, Path], Outcome], cfg: DictConfig, out_dir
         show(error)
         return _failed(one_line(error.problems), error.exit_code)
     except KeyboardInterrupt as stop:
-        _outcomes.append(getattr(stop, "outcome", None) or _failed("interrupted", FAILED))
+        if not _sweep:
+            _outcomes.append(getattr(stop, "outcome", None) or _failed("interrupted", FAILED))
         raise
     except Exception as error:  # the multirun must go on; the traceback is shown here
         traceback.print_exc()
         return _failed(f"{type(error).__name__}: {error}", FAILED)
+
+
+def current_sweep() -> Any:
+    """The `Sweep` that this command looked ahead to."""
+    if _sweep is None:
+        raise UserError("a sweep is asked for with -m", "hydra.mode=MULTIRUN", fix="run.py -m ...")
+    return _sweep
 
 
 def command(main: Callable[[], None]) -> None:
@@ -89,10 +103,11 @@ def command(main: Callable[[], None]) -> None:
     stopped = False
     try:
         if not _only_planned():
-            main()
+            with _sweep.running() if _sweep else contextlib.nullcontext():
+                main()
     except KeyboardInterrupt:
         stopped = True
-        failure = None if _outcomes else _failed("interrupted", FAILED)
+        failure = None if _outcomes or _sweep else _failed("interrupted", FAILED)
         print("interrupted", file=sys.stderr)
     except SystemExit as stop:
         failure = _failed("Hydra could not start", USER) if stop.code else None
@@ -100,17 +115,20 @@ def command(main: Callable[[], None]) -> None:
         mended = _explain(error)
         show(mended)
         failure = _failed(one_line(mended.problems), mended.exit_code)
-    outcomes = [*_outcomes, *([failure] if failure else [])]
-    if tracking := sys.modules.get("sdxl.tracking"):
-        tracking.end_sweep(outcomes, interrupted=stopped)
+    outcomes = [*_outcomes, *(_sweep.outcomes() if _sweep else []), *([failure] if failure else [])]
+    if sweeps := sys.modules.get("sdxl.tracking.sweeps"):
+        sweeps.end(outcomes, _sweep.folder, interrupted=stopped)
     if len(outcomes) == 1 and not _sweep:
         summary = outcomes[0]
     else:
+        from sdxl.report import latency
         from sdxl.report.table import show_cells
 
         if not (_sweep and _sweep.only_plan):
             show_cells(outcomes)
-        summary = _summary(outcomes)
+            if _sweep:
+                latency.show(outcomes, _sweep.folder)
+        summary = _summary(outcomes) | (_sweep.summary() if _sweep else {})
         if stopped:  # perhaps between two cells: what is missing is nobody's outcome
             summary |= {"status": "failed", "reason": "interrupted", "exit_code": FAILED}
     sys.stderr.flush()
@@ -152,8 +170,9 @@ def _only_planned() -> bool:
 
     _sweep = Sweep("run", [word for word in sys.argv[1:] if not word.startswith("-")])
     _sweep.announce()
-    if _sweep.only_plan:
-        _outcomes.extend(_sweep.planned())
+    # Every process has to mean the same folder, whatever the time is there.
+    quoted = str(_sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
+    sys.argv.append(f"hydra.sweep.dir='{quoted}'")
     return bool(_sweep.only_plan)
 
 

@@ -89,10 +89,12 @@ def load(cfg: DictConfig) -> Config:
         raise ConfigError([Problem(f"`{name}`: {str(error).splitlines()[0]}")]) from error
     problems = _settle_quant(config)
     problems += problems_of(config)
-    for modules, name in ((backend_modules(), config.backend.name),
-                          (quality_modules(), config.quality.name)):  # fmt: skip
-        if check := getattr(modules.get(name), "problems_of", None):
+    backend = backend_modules()[config.backend.name]
+    for module in (backend, quality_modules().get(config.quality.name)):
+        if check := getattr(module, "problems_of", None):
             problems += check(config)
+    if backend.LOADS in ("nothing", "checkpoint"):
+        problems += _ignored_export(config)
     if problems:
         raise ConfigError(problems)
     return config
@@ -117,6 +119,21 @@ def _settle_quant(config: Config) -> list[Problem]:
     for key, value in given.items():
         setattr(quant, QUANT_KEYS[key], value)
     return []
+
+
+def _ignored_export(config: Config) -> list[Problem]:
+    """Settings of graphs, for a backend that loads none."""
+    given, usual = plain(config.export), plain(schema.Export())
+    return [
+        Problem(
+            f"`export.{name}` would be ignored: the {config.backend.name} backend loads no graph",
+            f"backend={config.backend.name}",
+            "a backend that does",
+            "backend=ort",
+        )
+        for name in given
+        if given[name] != usual[name]
+    ]
 
 
 def _unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[Problem]:

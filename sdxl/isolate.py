@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
@@ -68,8 +68,11 @@ def run(
     on_report: Callable[[dict[str, Any]], None],
     preload: bool = True,
     timeout_s: float | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Any:
     """Call `work(link, *args)` in a fresh process and return its result.
+
+    `env` is set in the child only.
 
     `preload`: start it from a server process that has imported torch and diffusers already
     (0.03 s a child in place of some 6 s); needs that CUDA was not touched there, and it is not.
@@ -78,12 +81,18 @@ def run(
     """
     for noisy in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(noisy, "error")
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        # joblib's name for its own way, which a child of ours would be told to use and not know.
+        multiprocessing.set_start_method("spawn", force=True)
     context: Any = multiprocessing.get_context("forkserver" if preload else "spawn")
     if preload:
         context.set_forkserver_preload(["sdxl.preload"])
     ours, theirs = context.Pipe()
     child = context.Process(
-        target=_child, args=(theirs, work, args, str(log)), name="sdxl-worker", daemon=False
+        target=_child,
+        args=(theirs, work, args, str(log), dict(env or {})),
+        name="sdxl-worker",
+        daemon=False,
     )
     child.start()
     theirs.close()
@@ -125,7 +134,7 @@ def _listen(
             if kind == "result":
                 return message
             if kind == "error":
-                raise _rebuilt(message)
+                raise rebuilt(message)
             limit_s = message.pop(LIMIT, limit_s)
             if message != last:
                 last, heard = message, time.monotonic()
@@ -143,9 +152,16 @@ def _listen(
             )
 
 
-def _child(theirs: Connection, work: Callable[..., Any], args: tuple[Any, ...], log: str) -> None:
+def _child(
+    theirs: Connection,
+    work: Callable[..., Any],
+    args: tuple[Any, ...],
+    log: str,
+    env: dict[str, str],
+) -> None:
     """In the child: own session and output, die with the parent, answer exactly once."""
     os.setsid()
+    os.environ.update(env)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
@@ -166,8 +182,14 @@ def _child(theirs: Connection, work: Callable[..., Any], args: tuple[Any, ...], 
     finish(0)
 
 
+before_leaving: list[Callable[[], None]] = []
+"""What a child still does before it leaves, however it ends: give back what outlives it."""
+
+
 def finish(code: int) -> NoReturn:
     """Leave without exit handlers: LoadGen's would abort after an unfinished test."""
+    for action in before_leaving:
+        action()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -184,7 +206,8 @@ def pack(error: BaseException) -> dict[str, Any]:
     }
 
 
-def _rebuilt(message: dict[str, Any]) -> SdxlError:
+def rebuilt(message: dict[str, Any]) -> SdxlError:
+    """What `pack` was given."""
     if not message["problems"]:
         failed = WorkerFailed(f"the worker failed: {message['text']}")
         failed.trace = message["trace"]

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from sdxl import records, store
+from sdxl import devices, records, store
 from sdxl.config import key
 from sdxl.environment import PACKAGES, describe
 from sdxl.schema import Config, Mode, Rerun
 from sdxl.types import Record
 
-_NO_MEASURE = ("report", "download", "fetch", "published", "doctor", "tracking", "plan", "sweep")
+_NO_MEASURE = (
+    *("report", "download", "fetch", "published", "doctor", "tracking", "plan", "compose"),
+    *("search", "shared", "sweep", "sweep_cells", "sweep_watch"),
+)
 """Modules that cannot change a figure."""
 
 
@@ -42,17 +46,40 @@ def partner(pair: str, mode: Mode, compliance: str | None = None) -> tuple[Path,
         return None
 
 
-def recall(wanted: str, policy: Rerun) -> tuple[Path, Record] | None:
-    """The record that `policy` allows to stand for a measurement of this key, if its file lives."""
-    if policy is Rerun.all:
+def recall(wanted: str, policy: Rerun, since: str = "") -> tuple[Path, Record] | None:
+    """The record that `policy` allows to stand for a measurement of this key, if its file lives.
+
+    `since`: when this sweep began; what another of its processes measured counts with any policy.
+    """
+    if policy is Rerun.all and not since:
         return None
     try:
         path = Path(json.loads(_entry(wanted).read_text())["record"])
         found = records.read(path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if policy is Rerun.all and found.started < since:
+        return None
     reusable = found.status in ("ok", "invalid") or policy is Rerun.never
     return (path, found) if found.key == wanted and reusable else None
+
+
+@contextmanager
+def turn(wanted: str) -> Iterator[None]:
+    """One process at a time measures a key of a sweep; the others wait, then find its record."""
+    from filelock import FileLock
+
+    lock = _entry(wanted).with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
+
+
+def known() -> Iterator[tuple[Path, Record]]:
+    """Every valid measurement made here with this code, in a stable order."""
+    for entry in sorted(_entry("any").parent.glob("*.json")):
+        if found := recall(entry.stem, Rerun.failed):
+            yield found
 
 
 def policy_of(config: Config, multirun: bool) -> Rerun:
@@ -65,8 +92,7 @@ def place() -> str:
     """Key of this machine and this code."""
     here = describe()
     packages = {name: here["packages"].get(name) for name in PACKAGES}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return key([here["cpu"], here["cores"], gpus(), visible, packages, code_version()])[:12]
+    return key([here["cpu"], here["cores"], gpus(), packages, code_version()])[:12]
 
 
 @cache
@@ -83,15 +109,8 @@ def code_version() -> str:
 
 @cache
 def gpus() -> list[str]:
-    """Names of the GPUs, by NVML, so that no CUDA context is made here."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
-    except Exception:  # no NVML, no driver: no GPU that counts
-        return []
+    """The kinds of GPU that may be used here; which of them a cell gets does not matter."""
+    return sorted({name for name in devices.names().values() if name})
 
 
 def _entry(wanted: str) -> Path:

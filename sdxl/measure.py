@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdxl import environment, isolate, ledger, prompts, records, schema, worker
+from sdxl import (
+    artifacts,
+    devices,
+    environment,
+    isolate,
+    ledger,
+    peak,
+    prompts,
+    records,
+    schema,
+    worker,
+)
 from sdxl.bench import logs, verdict
 from sdxl.bench.probe import Probe, strangers
 from sdxl.config import backend_modules, key, quality_modules
 from sdxl.doctor.preflight import preflight
 from sdxl.errors import ConfigError, SdxlError
 from sdxl.report.progress import Progress
-from sdxl.schema import Config, Foreign, Format, Mode, Rules
+from sdxl.schema import Config, Foreign, Mode, Rules
 from sdxl.types import Record
 
 SHEET_IMAGES = 8
@@ -30,6 +42,9 @@ def measure(config: Config, folder: Path, record: Record) -> None:
     `performance.repeats` lists the images/s of all runs in their order. Raises the `SdxlError` of
     whatever went wrong; what was known by then stays in the record.
     """
+    if config.find_peak:
+        peak.search(config, folder, record, _once)
+        return
     if config.repeat == 1:
         _once(config, folder, record)
         return
@@ -63,14 +78,18 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     chosen = prompts.load(config.dataset, config.limit, config.seed)
     record.environment = dict(environment.describe())  # the cached one serves other cells too
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
-    with Progress(title) as progress, Probe() as probe:
+    with (
+        Progress(title) as progress,
+        devices.reserve(progress.say, config.backend.devices) as env,
+        Probe(env.get(devices.VARIABLE)) as probe,
+    ):
 
         def report(message: dict[str, Any]) -> None:
             probe.phase(message.get("phase", ""))
             progress.report(message)
 
-        artifacts = _artifacts(config, folder, record, progress.report)
-        result = _child(worker.measure, folder, report, config, artifacts, folder)
+        run = functools.partial(child, config, folder, report, env)
+        result = run(worker.measure, _artifacts(config, record, run), folder)
     probe.write(folder / "probe.jsonl")
     record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
     record.resources = {**result["memory"], "probe": probe.summary()}
@@ -81,6 +100,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     record.performance = _performance(config, result, logs.read(folder / "loadgen"))
     _judge(config, record)
     reasons = _incomparable(config, len(chosen))
+    if deaths := record.performance["generator"].get("deaths"):
+        reasons.append(f"{len(deaths)} workers died and were replaced")
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     if record.images:
         from sdxl.images import sheet
@@ -118,20 +139,21 @@ def _judge(config: Config, record: Record) -> None:
     record.status = "invalid" if record.reason else "ok"
 
 
-def _artifacts(config: Config, folder: Path, record: Record, report: Report) -> dict[str, Path]:
-    """What the backend loads beside the weights, built in a child of its own if missing."""
-    if config.quant.format is Format.none:
-        return {}
-    began = time.perf_counter()
-    found = _child(worker.quantize, folder, report, config)
-    record.durations["quantize_s"] = round(time.perf_counter() - began, 3)
-    record.artifacts.append(found["manifest"])
-    if found["layer_errors"]:
-        record.quality["layer_errors"] = found["layer_errors"]
-    return {"unet": Path(found["path"])}
+def _artifacts(config: Config, record: Record, run: artifacts.Child) -> dict[str, Path]:
+    """What the backend loads beside the weights, made in children of its own if missing."""
+    chain = artifacts.build(config, run)
+    record.durations |= chain.durations
+    record.artifacts += [piece.manifest for piece in chain.pieces]
+    if chain.layer_errors:
+        record.quality["layer_errors"] = chain.layer_errors
+    if chain.parity:
+        record.quality["parity"] = chain.parity
+    return chain.loads
 
 
-def _child(work: Any, folder: Path, report: Report, config: Config, *args: Any) -> Any:
+def child(
+    config: Config, folder: Path, report: Report, env: dict[str, str], work: Any, *args: Any
+) -> Any:
     """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
     scorer = quality_modules().get(config.quality.name)
     torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH or scorer is not None
@@ -143,6 +165,7 @@ def _child(work: Any, folder: Path, report: Report, config: Config, *args: Any) 
         limit_s=config.scenario.startup_s,
         on_report=report,
         timeout_s=config.timeout_s,
+        env=env,
         # A local diffusers must be the first that the child imports: no preloading then.
         preload=torch_needed and not config.model.diffusers_src,
     )
@@ -150,7 +173,7 @@ def _child(work: Any, folder: Path, report: Report, config: Config, *args: Any) 
 
 def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """Figures from LoadGen's own log; in accuracy mode there are none to report."""
-    same = ("batch_size", "prompts", "counts", "warm_up", "settings", "generator")
+    same = ("batch_size", "prompts", "counts", "warm_up", "stage_ms", "settings", "generator")
     performance: dict[str, Any] = {
         "scenario": config.scenario.name,
         "mode": config.mode.value,
@@ -172,9 +195,13 @@ def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) 
             ("max", "max_latency"),
         )
     }
+    performance["latency_histogram"] = result["latency_histogram"]
     if result["image_flop"]:
         performance["tflop_per_image"] = result["image_flop"] / 1e12
         performance["tflops"] = rate * result["image_flop"] / 1e12
+    if limit := result["roofline"]:
+        share = rate / limit["images_per_second"]
+        performance["roofline"] = {**limit, "share": share}
     return performance
 
 

@@ -23,7 +23,7 @@ MEASURE_VERSION = 1
 """Bumped by hand when the sampler or the harness changes what a figure means."""
 
 _NO_PART = {
-    *("tracking", "plan", "build", "rerun", "fail_fast", "timeout_s", "foreign", "quant"),
+    *("tracking", "plan", "build", "rerun", "fail_fast", "timeout_s", "quant"),
     *QUANT_KEYS,
 }
 """Settings that change no figure, or that do so only through the effective quantization."""
@@ -46,6 +46,7 @@ def identity(config: Config) -> str:
     Two quantization settings with the same effect (alpha at level 1) have one key.
     """
     measured = {name: value for name, value in plain(config).items() if name not in _NO_PART}
+    del measured["export"]["parity"]  # looks, changes nothing
     files = {**_files(config), **_named({"quality": config.quality}, _SCORING)}
     return key(measured, quant.effective(config), files, MEASURE_VERSION)
 

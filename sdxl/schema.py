@@ -15,6 +15,7 @@ from sdxl.choices import (
     Build,
     Calls,
     Compliance,
+    Convolutions,
     Device,
     DType,
     Foreign,
@@ -142,6 +143,8 @@ class Backend:
 
     name: str = MISSING
     batch_size: Optional[int] = None  # images per batch; null: what the scenario wants
+    devices: Optional[list[int]] = None  # one worker process for each; null: no extra process
+    restarts: int = 1  # how often a worker that dies is replaced before the run fails
 
 
 @dataclass
@@ -206,6 +209,16 @@ class Quality:
 
 
 @dataclass
+class Export:
+    """How ONNX graphs are made."""
+
+    opset: Optional[int] = None  # null: the lowest that holds the number formats
+    dynamic_size: bool = False  # height and width stay free, not only the batch
+    parity: bool = False  # compare each graph with torch, layer by layer
+    convolutions: Optional[Convolutions] = None  # of quantized graphs; null: as the backend likes
+
+
+@dataclass
 class Tracking:
     """Where MLflow keeps runs."""
 
@@ -227,6 +240,7 @@ class Config:
     scenario: Scenario = MISSING
     quality: Quality = MISSING
     tracking: Tracking = MISSING
+    export: Export = field(default_factory=Export)
     quant_level: Optional[float] = None
     alpha: Optional[float] = None
     percentile: Optional[float] = None
@@ -241,6 +255,7 @@ class Config:
     compliance: Optional[Compliance] = None  # MLPerf's audit in place of a plain measurement
     foreign: Foreign = Foreign.warn  # other people's work on this machine: note it, or fail
     build: Build = Build.auto
+    find_peak: bool = False  # Server: search the highest rate that keeps the latency limit
     repeat: int = 1  # measurements of the cell; the median counts
     rerun: Optional[Rerun] = None  # null: a multirun continues (failed), a single run measures
     fail_fast: bool = False  # a failed cell ends the multirun

@@ -127,7 +127,7 @@ def test_an_options_top_part_is_light(path):
     """Composition imports every option for its schema, also where its library is missing."""
     found = imports(top_level(TREES[path]), path)
     standard = {"__future__", "abc", "collections", "contextlib", "dataclasses", "enum",
-                "functools", "json", "logging", "math", "os", "pathlib", "signal", "sys",
+                "functools", "json", "logging", "math", "os", "pathlib", "re", "signal", "sys",
                 "threading", "time", "typing"}  # fmt: skip
     assert not within(found, *standard, "sdxl.schema", "sdxl.errors", "sdxl.types", "sdxl")
 

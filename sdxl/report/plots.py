@@ -44,6 +44,30 @@ def draw(found: Cells, folder: Path) -> list[Path]:
     return written
 
 
+def latencies(performance: dict[str, Any], title: str, path: Path) -> Path:
+    """The histogram of a measurement's latencies, with its percentiles."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = performance["latency_histogram"]
+    figure = Figure(figsize=(8, 3.2))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(_plain(title), loc="left", fontsize=11)
+    axes.stairs(found["counts"], found["edges_ms"], fill=True, color=ACCENT, alpha=0.8)
+    for name in ("p50", "p90", "p99"):
+        value = (performance.get("latency_ms") or {}).get(name)
+        if value is not None:
+            axes.axvline(value, color=WARM, linewidth=1)
+            axes.annotate(name, (value, 1), xycoords=("data", "axes fraction"), fontsize=8,
+                          xytext=(2, -9), textcoords="offset points", color=WARM)  # fmt: skip
+    axes.set_xlabel("latency of a sample, ms")
+    axes.set_ylabel("samples")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    return path
+
+
 def _pareto(axes: Any, cells: Sequence[Cell]) -> None:
     """Numbers at the points and their meaning at the side: labels would lie on one another."""
     leading = front(cells)

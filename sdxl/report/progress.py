@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 PLAIN_EVERY_S = 10.0
+
+listener: Callable[[str], None] | None = None
+"""Told what happens in place of the terminal: the table of a sweep shows it."""
 
 
 class Progress:
@@ -15,7 +19,7 @@ class Progress:
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr.isatty() and not listener
         self._phase = ""
         self._began = self._said = time.monotonic()
         self._bar: Any = None
@@ -54,11 +58,13 @@ class Progress:
         phase = message.get("phase", "")
         if phase != self._phase:
             self._phase, self._began = phase, time.monotonic()
-            if not self.terminal:
+            if not self.terminal and not listener:
                 print(f"{self.title}: {phase}", file=sys.stderr, flush=True)
                 self._said = time.monotonic()
         facts = self._facts(message)
-        if self.terminal:
+        if listener:
+            listener(f"{phase} {facts}")
+        elif self.terminal:
             self._bar.update(
                 self._task,
                 description=f"{self.title}: {phase}",
@@ -69,6 +75,10 @@ class Progress:
         elif facts and time.monotonic() - self._said >= PLAIN_EVERY_S:
             print(f"{self.title}: {phase}: {facts}", file=sys.stderr, flush=True)
             self._said = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Show a phase that no worker reports."""
+        self.report({"phase": text})
 
     def _facts(self, message: dict[str, Any]) -> str:
         if "issued" not in message:

@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,35 +28,21 @@ SQLITE = "sqlite:///"
 DEFAULT_URI = f"{SQLITE}{ROOT / 'mlflow.db'}"
 
 
-@dataclass
-class _Parent:
-    """The run of this command's multirun."""
-
-    tracking: schema.Tracking
-    run_id: str
-
-
-_parent: _Parent | None = None
-
-
 def resolve_uri(tracking: schema.Tracking) -> str:
     """The store's address: configuration, then MLFLOW_TRACKING_URI, then the project's database."""
     return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def log(
-    record_path: Path, tracking: schema.Tracking, sweep_name: str | None = None
-) -> dict[str, Any]:
+def log(record_path: Path, tracking: schema.Tracking, parent: str | None = None) -> dict[str, Any]:
     """Log one record; on any failure warn, name the line that uploads it later, and go on.
 
-    With `sweep_name` the run becomes a child of this command's parent run.
+    With `parent`, a run id, the run becomes its child.
     """
     try:
-        parent = _parent_of(tracking, sweep_name) if sweep_name else None
         return {"mlflow_run": upload(record_path, tracking, parent)}
     except Exception as error:  # a dead server must not cost a measurement
         print(
-            f"warning: MLflow did not take the record: {_reason(error, tracking)}\n"
+            f"warning: MLflow did not take the record: {reason(error, tracking)}\n"
             f"  it is safe in {record_path}; later type\n"
             f"  python -m sdxl.tracking upload {record_path}",
             file=sys.stderr,
@@ -67,7 +52,7 @@ def log(
 
 def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = None) -> str:
     """Log one record and what lies beside it; returns the run id. Logging twice finds the first."""
-    from sdxl.tracking import content
+    from sdxl.tracking import content, lineage
 
     record = records.read(record_path)
     with opened(tracking) as (client, experiment):
@@ -83,6 +68,7 @@ def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = No
         status = "FAILED"
         try:
             content.log_numbers(client, run_id, record)
+            lineage.log_datasets(client, run_id, record)
             content.log_series(client, run_id, record, record_path.parent)
             content.log_files(client, run_id, record, record_path.parent)
             client.set_tag(run_id, "whole", "true")
@@ -92,27 +78,6 @@ def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = No
     return run_id
 
 
-def end_sweep(outcomes: list[dict[str, Any]], interrupted: bool) -> None:
-    """Close this command's parent run, if there is one, with the table of its cells."""
-    global _parent
-    if not _parent:
-        return
-    from sdxl.tracking import content
-
-    try:
-        with opened(_parent.tracking) as (client, _):
-            content.log_cells(client, _parent.run_id, outcomes)
-            bad = any(outcome["exit_code"] not in (0, 3) for outcome in outcomes)
-            status = "KILLED" if interrupted else "FAILED" if bad else "FINISHED"
-            client.set_terminated(_parent.run_id, status)
-    except Exception as error:
-        print(
-            f"warning: MLflow did not take the sweep's table: {_reason(error, _parent.tracking)}",
-            file=sys.stderr,
-        )
-    _parent = None
-
-
 @contextlib.contextmanager
 def opened(tracking: schema.Tracking) -> Iterator[tuple[Any, str]]:
     """(client, experiment id) of the tracking store; one writer at a time on a SQLite file."""
@@ -120,15 +85,6 @@ def opened(tracking: schema.Tracking) -> Iterator[tuple[Any, str]]:
     with _alone(uri):
         client = _client(uri)
         yield client, _experiment(client, tracking.experiment, uri)
-
-
-def _parent_of(tracking: schema.Tracking, name: str) -> str:
-    global _parent
-    if not _parent:
-        with opened(tracking) as (client, experiment):
-            run = client.create_run(experiment, tags={"sweep": "true"}, run_name=name)
-            _parent = _Parent(tracking, str(run.info.run_id))
-    return _parent.run_id
 
 
 def _client(uri: str) -> Any:
@@ -165,6 +121,8 @@ def _experiment(client: Any, name: str, uri: str) -> str:
         # MLflow's default would be ./mlruns of whatever folder we run in: beside the database.
         database = Path(uri.removeprefix(SQLITE)).resolve()
         place = (database.parent / "mlruns" / name).as_uri()
+    elif not uri.startswith("http"):  # another database, without a server
+        place = (ROOT / "mlruns" / name).as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=place))
     except Exception:  # another process was faster
@@ -174,6 +132,7 @@ def _experiment(client: Any, name: str, uri: str) -> str:
         return str(found.experiment_id)
 
 
-def _reason(error: Exception, tracking: schema.Tracking) -> str:
+def reason(error: Exception, tracking: schema.Tracking) -> str:
+    """Why MLflow failed, in one line without credentials."""
     text = str(error).replace(records.credentials(resolve_uri(tracking)), "")
     return text.splitlines()[0][:300] if text else type(error).__name__

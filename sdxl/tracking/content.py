@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,17 @@ def tags(record: Record) -> dict[str, str]:
         "comparable": str(record.comparable).lower(),
         "model": config["model"]["name"],
         "backend": config["backend"]["name"],
+        "precision": config["precision"]["unet"],
         "quant": config["quant"]["format"],
         "scenario": config["scenario"]["name"],
         "mode": config["mode"],
         "git_commit": str(git.get("commit")),
         "git_dirty": str(git.get("dirty")).lower(),
         "command": record.command[:LONGEST_TAG],
-    }
+        **{f"artifact.{made['kind']}": made["key"] for made in record.artifacts},
+        **{f"artifact.{made['kind']}.parents": " ".join(made["parents"])
+           for made in record.artifacts},
+    }  # fmt: skip
 
 
 def log_numbers(client: Any, run_id: str, record: Record) -> None:
@@ -66,6 +71,7 @@ def metrics(record: Record) -> dict[str, float]:
     numbers: dict[str, Any] = {
         "images_per_second": found.get("images_per_second"),
         "tflops": found.get("tflops"),
+        "peak_qps": (found.get("peak") or {}).get("qps"),
         "speed_up": found.get("speed_up"),
         **{f"twin_{n}": v for n, v in record.quality.get("twin", {}).items() if n in TWIN},
         **record.quality.get("scores", {}).get("metrics", {}),
@@ -136,6 +142,12 @@ def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
     if rows := record.quality.get("layer_errors"):
         columns = {column: [row.get(column) for row in rows] for column in rows[0]}
         client.log_table(run_id, columns, "layer_errors.json")
+    if record.performance.get("latency_histogram"):
+        from sdxl.report.plots import latencies
+
+        with tempfile.TemporaryDirectory() as made:
+            path = latencies(record.performance, name(record), Path(made) / "latency.png")
+            client.log_artifact(run_id, str(path), "plots")
     for image in record.images[:IMAGES]:
         path = folder / image["file"]
         if path.is_file():
@@ -143,17 +155,6 @@ def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
                 pixels = np.asarray(picture)
             key = f"prompt_{image['index']:02d}"
             client.log_image(run_id, pixels, key=key, step=0, synchronous=True)
-
-
-def log_cells(client: Any, run_id: str, outcomes: list[dict[str, Any]]) -> None:
-    """The table of a sweep's cells, and how many ended how, on its parent run."""
-    columns = ("command", "status", "images_per_second", "speed_up", "psnr_db", "reason", "record")
-    table = {column: [outcome.get(column) for outcome in outcomes] for column in columns}
-    client.log_table(run_id, table, "cells.json")
-    for status in sorted({outcome["status"] for outcome in outcomes}):
-        count = sum(outcome["status"] == status for outcome in outcomes)
-        client.log_metric(run_id, f"cells_{status}", count)
-    client.log_metric(run_id, "cells", len(outcomes))
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

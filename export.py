@@ -1,0 +1,19 @@
+"""Make the graphs and engines of one setting; `python export.py --help` lists what can be set."""
+
+import hydra
+
+from sdxl.cli import command, job
+from sdxl.config import register
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="export")
+def main(cfg):
+    from sdxl.export_run import run
+
+    job(run, cfg)
+
+
+if __name__ == "__main__":
+    command(main)

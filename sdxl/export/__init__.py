@@ -1,0 +1,1 @@
+"""ONNX graphs, quantized graphs and TensorRT engines, each an artifact in the store."""

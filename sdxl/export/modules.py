@@ -1,0 +1,130 @@
+"""The networks as functions of named tensors, ready for the exporter."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdxl import graphs, model
+from sdxl.model import Source
+from sdxl.schema import Config
+
+EXAMPLE_IMAGES = 2
+"""Images of the example batch: the exporter takes 1 for a constant."""
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A network whose `forward` has the graph's inputs and outputs, with example inputs."""
+
+    graph: str
+    module: nn.Module
+    inputs: tuple[torch.Tensor, ...]
+    dynamic: tuple[dict[int, Any], ...]
+
+    def run(self) -> tuple[torch.Tensor, ...]:
+        """What torch makes of the example inputs."""
+        with torch.inference_mode():
+            found = self.module(*self.inputs)
+        return found if isinstance(found, tuple) else (found,)
+
+
+def prepare(config: Config, source: Source, graph: str, images: int) -> Exportable:
+    """The network of one graph, loaded on the CPU, and random inputs for a batch of `images`.
+
+    `forward` is replaced on the instance, so that modules and weights keep their own names.
+    """
+    dtype = model.torch_dtype(graphs.dtype_of(config, graph))
+    name = "vae" if graph == "vae_decoder" else graph
+    module: Any = source.component(name, dtype, torch.device("cpu"))
+    forward: dict[str, Callable[..., Any]] = {
+        "unet": _unet,
+        "vae_decoder": _decode,
+        "text_encoder": _encode,
+    }
+    module.forward = types.MethodType(forward.get(graph, _encode_pooled), module)
+    if graph == "unet":
+        # The sinusoids are fp32: without the cast the concatenation would mix types.
+        module.add_time_proj.register_forward_hook(lambda _module, _args, out: out.to(dtype))
+    elif graph == "vae_decoder":
+        module.encoder = module.quant_conv = None  # half of the weights, never used here
+    else:
+        module.set_attn_implementation("eager")
+    inputs = _inputs(config, module, graph, dtype, images)
+    return Exportable(graph, module, inputs, _dynamic(config, graph))
+
+
+def _unet(
+    self: Any,
+    sample: torch.Tensor,
+    timestep: torch.Tensor,
+    encoder_hidden_states: torch.Tensor,
+    text_embeds: torch.Tensor,
+    time_ids: torch.Tensor,
+) -> torch.Tensor:
+    added = {"text_embeds": text_embeds, "time_ids": time_ids}
+    return type(self).forward(
+        self,
+        sample,
+        timestep,
+        encoder_hidden_states=encoder_hidden_states,
+        added_cond_kwargs=added,
+        return_dict=False,
+    )[0]
+
+
+def _decode(self: Any, latents: torch.Tensor) -> torch.Tensor:
+    return self.decode(model.unscale(latents, self.config), return_dict=False)[0]
+
+
+def _encode(self: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    return type(self).forward(self, input_ids, output_hidden_states=True).hidden_states[-2]
+
+
+def _encode_pooled(self: Any, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    out = type(self).forward(self, input_ids, output_hidden_states=True)
+    return out.hidden_states[-2], out.text_embeds
+
+
+def _inputs(
+    config: Config, module: Any, graph: str, dtype: torch.dtype, images: int
+) -> tuple[torch.Tensor, ...]:
+    """Random inputs in the range of real ones; the same for the same seed."""
+    widths = (0, 0)
+    if graph == "unet":
+        hidden = module.config.cross_attention_dim
+        pooled = module.config.projection_class_embeddings_input_dim
+        pooled -= graphs.TIME_IDS * module.config.addition_time_embed_dim
+        widths = (hidden, pooled)
+    shapes = graphs.input_shapes(config, graph, images, widths)
+    random = torch.Generator().manual_seed(0)
+    found = {name: torch.randn(shape, generator=random).to(dtype) for name, shape in shapes.items()}
+    if "input_ids" in shapes:
+        last = module.config.eos_token_id
+        ids = torch.randint(0, last - 1, shapes["input_ids"], generator=random)
+        ids[:, 40:] = last  # as a tokenizer pads
+        found["input_ids"] = ids
+    if graph == "unet":
+        found["timestep"] = torch.tensor([500.0])
+        size = [config.model.height, config.model.width]
+        ids = torch.tensor([*size, 0, 0, *size], dtype=dtype)
+        found["time_ids"] = ids.expand(shapes["time_ids"]).contiguous()
+    return tuple(found[name] for name in graphs.INPUTS[graph])
+
+
+def _dynamic(config: Config, graph: str) -> tuple[dict[int, Any], ...]:
+    """Free dimensions by input: the rows, and with `export.dynamic_size` height and width."""
+    free: list[dict[int, Any]] = []
+    for name in graphs.INPUTS[graph]:
+        found: dict[int, Any] = {} if name == "timestep" else {0: "rows"}
+        if name in ("sample", "latents") and config.export.dynamic_size:
+            step = 4 if graph == "unet" else 1  # the UNet halves its sample twice
+            found[2] = step * torch.export.Dim("height", max=512)
+            found[3] = step * torch.export.Dim("width", max=512)
+        free.append(found)
+    return tuple(free)

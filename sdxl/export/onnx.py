@@ -1,0 +1,93 @@
+"""One network's ONNX graph as an artifact: content key, build, facts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sdxl import config as configuration
+from sdxl import graphs, store
+from sdxl.model import Source, open_source
+from sdxl.schema import Config, DType
+from sdxl.store import Artifact
+
+KIND = "onnx"
+VERSION = 1
+"""Bumped by hand when the same settings make another graph."""
+PACKAGES = ("torch", "onnx-ir", "onnxscript", "diffusers", "transformers")
+
+
+def get(config: Config, graph: str) -> Artifact:
+    """The graph, found in the store or exported now with only this network in memory."""
+    source = open_source(config.model, config.seed)
+    described = settings(config, graph)
+
+    def build(folder: Path) -> dict[str, Any]:
+        return _export(config, source, graph, folder)
+
+    return store.get(
+        KIND, key(config, graph, source), build, settings=described, allow=config.build,
+        command=f"python export.py model={config.model.name}",
+    )  # fmt: skip
+
+
+def settings(config: Config, graph: str) -> dict[str, Any]:
+    """Everything beside the weights that decides the graph."""
+    found: dict[str, Any] = {
+        "version": VERSION,
+        "graph": graph,
+        "dtype": graphs.dtype_of(config, graph).value,
+        "opset": graphs.opset(config, graph),
+        "packages": versions(),
+    }
+    if config.model.diffusers_src:
+        found["diffusers_src"] = store.fingerprint(store.resolve(config.model.diffusers_src))
+    if not graph.startswith("text_encoder"):
+        size = [config.model.height, config.model.width]
+        found["size"] = "dynamic" if config.export.dynamic_size else size
+    return found
+
+
+def key(config: Config, graph: str, source: Source | None = None) -> str:
+    """Content key over `settings` and the weights, a fused LoRA included."""
+    source = source or open_source(config.model, config.seed)
+    return configuration.key(KIND, settings(config, graph), source.identity())
+
+
+def versions() -> dict[str, str]:
+    """Of the packages whose code decides the graph."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _export(config: Config, source: Source, graph: str, folder: Path) -> dict[str, Any]:
+    from sdxl.export import modules, onnx_check, onnx_graph
+
+    began = time.perf_counter()
+    network = modules.prepare(config, source, graph, modules.EXAMPLE_IMAGES)
+    if graph == "vae_decoder" and graphs.dtype_of(config, graph) is not DType.fp32:
+        onnx_check.decodes(network)
+    loaded = time.perf_counter()
+    model = onnx_graph.build(network, graphs.opset(config, graph))
+    built = time.perf_counter()
+    onnx_graph.save(model, folder)
+    facts = onnx_check.check(folder)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "settings": {
+            **settings(config, graph),
+            **facts,
+            "seconds": {
+                "load": round(loaded - began, 3),
+                "export": round(built - loaded, 3),
+                "write": round(time.perf_counter() - built, 3),
+            },
+        },
+        "seconds": round(time.perf_counter() - began, 3),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "versions": versions(),
+        "device": {"name": "cpu"},
+    }
