@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 DOCS = ROOT / "docs"
 SWEEP = "quant_level=1,2,2.5,3 alpha=0.5,0.8 calib_size=8 limit=16"
 ONLY_GRID = (
-    "<style>main > :not(section), section > :not(.grid), .grid > :not(.scroll) "
-    "{display: none} main {max-width: none}</style>"
+    "<style>main > :not(section), section > :not(.grid), .grid > :not(.scroll), "
+    "section:not(:has(.grid)) {display: none} section {border: 0} main {max-width: none}</style>"
 )
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
 
@@ -111,7 +111,8 @@ def shrink(source: Path, target: Path, width: int) -> None:
     picture = Image.open(source).convert("RGB")
     empty = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
     if box := ImageChops.difference(picture, empty).getbbox():
-        picture = picture.crop((0, 0, box[2] + 8, box[3] + 8))
+        left, top, right, bottom = box
+        picture = picture.crop((max(0, left - 8), max(0, top - 8), right + 8, bottom + 8))
     if picture.width > width:
         picture = picture.resize((width, picture.height * width // picture.width), Image.LANCZOS)
     picture.quantize(128).save(target, optimize=True)
