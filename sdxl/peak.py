@@ -1,7 +1,7 @@
 """`find_peak=true`: the highest Server rate that LoadGen calls VALID, by bisection.
 
 Every probe is a whole LoadGen test in a process of its own, with its own record. Finished probes
-are noted in the store, so that the same command, typed again after whatever end, goes on from there.
+are noted in the store: the same command, typed again after whatever end, goes on from there.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -183,7 +183,7 @@ class _Reporter:
             )
 
 
-def _histogram(latencies_s: list[float]) -> dict[str, list[float]]:
+def _histogram(latencies_s: Sequence[float]) -> dict[str, list[float]]:
     """Latencies in equal bins: `edges_ms` (one more than bins) and `counts`."""
     import numpy as np
 

@@ -44,7 +44,7 @@ class Config(schema.Backend):
     """How ONNX Runtime runs the graphs."""
 
     provider: Provider = Provider.auto
-    threads: Optional[int] = None  # of all graphs together; null: one for each core
+    threads: Optional[int] = None  # CPU threads; null: as many as torch takes
     optimization: Optimization = Optimization.all
     spin: bool = True  # idle threads wait busily: faster, unless others need the cores
     arena: bool = True  # keep freed memory for the next call

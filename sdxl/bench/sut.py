@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class Sut:
         self.pace = Pace()
         self._limit_s = SAFETY * limit_s if limit_s else None
         self._counting = threading.Lock()
-        self.latencies_s: list[float] = []  # of finished samples, from issue to completion
+        self.latencies_s = array("d")  # of finished samples, from issue to completion
         self._issued: dict[int, float] = {}
         self._generate, self._complete, self._on_error = generate, complete, on_error
         self._batch_size, self._inline, self._max_wait_s = batch_size, inline, max_wait_s
@@ -180,7 +181,7 @@ class Sut:
             return False
         now = time.perf_counter()
         with self._counting:
-            self.latencies_s += [now - self._issued.pop(sample.id) for sample in batch]
+            self.latencies_s.extend(now - self._issued.pop(sample.id) for sample in batch)
             self.counts.busy_s += now - began
             self.counts.batches += 1
             self.counts.done += len(batch)
