@@ -260,7 +260,7 @@ def gates(
     enough = min(SAMPLED, counts) // 2
     differing = f"{len(answers.different)} of {answers.matched} differ"
     if answers.different:
-        differing += f": prompts {', '.join(map(str, answers.different[:5]))}"
+        differing += f": prompts {', '.join(map(str, sorted(set(answers.different))[:5]))}"
     return [
         *rows,
         Gate(f"{name} answers", f"at least {enough}", f"{answers.matched}",
