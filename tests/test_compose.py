@@ -21,6 +21,10 @@ NEEDS = {  # what an option asks of others
 }
 
 
+OVERLAYS = ("experiment", "sweep", "latency")
+"""Groups that are added to a command and change others."""
+
+
 def name(path):
     return str(path.relative_to(CONF).with_suffix(""))
 
@@ -28,9 +32,9 @@ def name(path):
 @pytest.mark.parametrize("path", OPTIONS, ids=name)
 def test_every_option_composes_and_keeps_the_rules(path, composed):
     group, option = path.parent.name, path.stem
-    plus = "+" if group in ("experiment", "sweep") else ""
+    plus = "+" if group in OVERLAYS else ""
     found = config.load(composed(f"{plus}{group}={option}", *NEEDS.get(name(path), ())))
-    if group not in ("experiment", "sweep", "precision"):
+    if group not in (*OVERLAYS, "precision"):
         assert getattr(found, group).name == option
 
 

@@ -66,7 +66,7 @@ def show(outcomes: list[dict[str, Any]], folder: Path) -> None:
 
 def table(cells: list[Cell]) -> list[tuple[str, ...]]:
     """Rows under `HEADINGS`, by batch; speed-ups from medians, stages from the warm-up."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for cell in sorted(cells, key=lambda each: each.batch):
         same = [each for each in cells if each.batch == cell.batch and each.quant == "none"]
         framework = next((each for each in same if each.backend == "torch"), None)

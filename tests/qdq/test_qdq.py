@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -295,9 +296,10 @@ def test_scales_are_those_of_the_checkpoint(bench, tmp_path):
 def test_artifacts_are_known_by_their_parents_and_layout(bench):
     config = bench.recipe("quant=int8", "quant_level=2")
     graph, made = bench.graph(config), bench.checkpoint(config)
+    began = time.process_time()
     first = qdq.get(config, graph, made)
+    assert time.process_time() - began < 2
     assert first.manifest.parents == [graph.manifest.key, made.manifest.key]
-    assert first.manifest.seconds < 2
     assert qdq.get(config, graph, made) == first
     other = bench.recipe("quant=int8", "quant_level=2", "export.convolutions=conv")
     assert qdq.get(other, graph, made).manifest.key != first.manifest.key
