@@ -213,6 +213,13 @@ def _compliance(c: Config) -> Iterator[Problem]:
         yield Problem(
             "`repeat` would be ignored: an audit is one run", f"repeat={c.repeat}", "repeat=1"
         )
+    if c.find_peak:
+        yield Problem(
+            "an audit runs at one rate, that of the run it is judged against",
+            f"{test} find_peak=true",
+            "find_peak=false",
+            "scenario.target_qps=RATE",
+        )
     if c.compliance is Compliance.test04 and c.limit and c.limit <= MLPERF_AUDITED_INDEX:
         yield Problem(
             f"TEST04 sends prompt {MLPERF_AUDITED_INDEX} over and over",
