@@ -7,6 +7,7 @@ twin is measured once, and whoever wants what another process is measuring waits
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import os
 import shlex
@@ -21,9 +22,9 @@ from typing import Any
 
 from sdxl import isolate, ledger, records, schema, shared
 from sdxl.cli import Outcome
-from sdxl.config import QUANT_KEYS
+from sdxl.config import QUANT_KEYS, backend_modules
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
-from sdxl.measure import measure
+from sdxl.measure import SHEET_IMAGES, measure
 from sdxl.report import table
 from sdxl.schema import Compliance, Config, Format, Mode, Rerun
 from sdxl.shared import Shared
@@ -57,7 +58,8 @@ def run(config: Config, out_dir: Path) -> Outcome:
         return _audit(config, out_dir, record, sweep)
     judge: Callable[[], None] | None = None
     if config.quant.format is not Format.none and config.quality.twin:
-        words = _without(record.command, "quant", *QUANT_KEYS)
+        settings = (f"backend.{name}" for name in _quantized_only(config))
+        words = _without(record.command, "quant", *QUANT_KEYS, *settings)
         command = shlex.join([*words, "quant=none"])
         twin, failure = _other(twin_of(config), out_dir / "twin", command, policy, sweep)
         if not twin:
@@ -73,9 +75,17 @@ def twin_of(config: Config) -> Config:
     """The same configuration without quantization."""
     twin = copy.deepcopy(config)
     twin.quant = schema.Quant("none")
+    for name in _quantized_only(config):
+        fields = {field.name: field for field in dataclasses.fields(twin.backend)}
+        setattr(twin.backend, name, fields[name].default)
     for name in QUANT_KEYS:
         setattr(twin, name, None)
     return twin
+
+
+def _quantized_only(config: Config) -> tuple[str, ...]:
+    """The backend's settings that mean nothing to an unquantized model."""
+    return getattr(backend_modules()[config.backend.name], "QUANTIZED_ONLY", ())
 
 
 def plain_of(config: Config, mode: Mode) -> Config:
@@ -161,8 +171,9 @@ def _other(
 
 
 def _without(command: str, *keys: str) -> list[str]:
-    """The command's words but those that set one of `keys`."""
-    return [w for w in shlex.split(command) if w.split("=")[0].split(".")[0] not in keys]
+    """The command's words but those that set one of `keys`, a group's or a single setting's."""
+    words = [(word, word.split("=")[0]) for word in shlex.split(command)]
+    return [word for word, key in words if not {key, key.split(".")[0]} & {*keys}]
 
 
 def _one(
@@ -250,7 +261,7 @@ def take_over(folder: Path, path: Path, record: Record) -> Outcome:
     """The cell as another sweep left it: the same record, its files linked into this folder."""
     if path.parent.resolve() != folder.resolve():
         folder.mkdir(parents=True, exist_ok=True)
-        for part in ("images", "images.png", "loadgen"):
+        for part in ("images", "images.png", "twins.png", "loadgen"):
             _link(path.parent / part, folder / part)
         shutil.copyfile(path, folder / "record.json")
     outcome = outcome_of(record, folder / "record.json")
@@ -282,16 +293,17 @@ def skip(config: Config, folder: Path, record: Record, equal: Path, number: int)
 
 def _compare(record: Record, folder: Path, twin_path: Path) -> None:
     """Speed and pictures beside the unquantized twin's."""
-    from sdxl.images import load
+    from sdxl.images import load, twin_sheet
     from sdxl.quality.twin import compare
 
     twin = records.read(twin_path)
     theirs = {image["index"]: image for image in twin.images}
     pairs = [(theirs[image["index"]], image) for image in record.images if image["index"] in theirs]
-    found = compare(
-        [load(twin_path.parent / one["file"]) for one, _ in pairs],
-        [load(folder / other["file"]) for _, other in pairs],
-    )
+    files = [(twin_path.parent / one["file"], folder / other["file"]) for one, other in pairs]
+    found = compare([load(one) for one, _ in files], [load(other) for _, other in files])
+    shown = slice(SHEET_IMAGES)
+    captions = [image["caption"] for image, _ in pairs]
+    twin_sheet(files[shown], captions[shown], folder / "twins.png")
     record.quality["twin"] = {"record": str(twin_path), **found}
     ours, base = (p.get("images_per_second") for p in (record.performance, twin.performance))
     if ours and base:

@@ -10,7 +10,7 @@ the layers. The torch backend, the ONNX export and the reports read this; none n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +94,7 @@ class Checkpoint:
                 f"{folder} is not a quantized checkpoint", f"{type(error).__name__}: {error}",
                 f"{WEIGHTS} and {LAYERS}", f"rm -r {folder}   # it is built again when needed",
             ) from error  # fmt: skip
+        self.folder = folder
         self.names: set[str] = set(self._file.keys())
         self._weights = folder / WEIGHTS
 
@@ -125,8 +126,13 @@ class Checkpoint:
         amax = self.tensor(f"{name}.weight_amax")
         return decode(self.layers[name], self.tensor(f"{name}.weight"), amax, dtype)
 
-    def state(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) of an ordinary UNet state dict, weights dequantized."""
+    def state(
+        self, dtype: torch.dtype, skip: Container[str] = ()
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) of an ordinary UNet state dict, weights dequantized.
+
+        Weights of the layers in `skip` are left out.
+        """
         extra = {
             f"{name}.{field}"
             for name in self.layers
@@ -138,6 +144,7 @@ class Checkpoint:
         for name in sorted(self.names - extra):
             layer, _, field = name.rpartition(".")
             if field == "weight" and layer in self.layers:
-                yield name, self.weight(layer, dtype)
+                if layer not in skip:
+                    yield name, self.weight(layer, dtype)
             else:
                 yield name, self.tensor(name).to(dtype)

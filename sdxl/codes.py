@@ -47,6 +47,21 @@ def rounded(values: torch.Tensor, amax: torch.Tensor, fp8: bool) -> torch.Tensor
     return simulated.div_(_int_scale(amax, bound, 1.0)).to(values.dtype)
 
 
+def int8_per_unit(amax: torch.Tensor) -> torch.Tensor:
+    """What a value is multiplied with to become an INT8 code, before rounding; fp32."""
+    return _int_scale(amax, INT_BOUND[8], 0.0)
+
+
+def int8_unit(amax: torch.Tensor) -> torch.Tensor:
+    """What one INT8 code stands for; fp32."""
+    return 1 / _int_scale(amax, INT_BOUND[8], 1.0)
+
+
+def fp8_per_unit(amax: torch.Tensor) -> torch.Tensor:
+    """What a value is multiplied with to become an E4M3 code, before rounding; fp32."""
+    return _fp8_scale(amax)
+
+
 def to_blocks(weight: torch.Tensor, block: int) -> torch.Tensor:
     """A Linear weight (O, I) as (O, ceil(I / block), block), padded with zeros."""
     padded = functional.pad(weight, (0, -weight.shape[1] % block))

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sdxl import isolate, schema
+from sdxl import isolate, schema, stage_clock
 from sdxl.bench.pool import Pool
-from sdxl.bench.sut import Generate, batch_size
+from sdxl.bench.sut import batch_size
 from sdxl.config import backend_modules
 from sdxl.types import Generator, Prompt
 
@@ -76,31 +76,39 @@ def use_diffusers(path: str) -> None:
 
 
 def warm_up(
-    lanes: Sequence[Generate], config: schema.Config, count: int, link: isolate.Link
-) -> Any:
-    """Warm every lane up, all at the same time; their rates add up."""
+    parts: Sequence[Any], config: schema.Config, count: int, link: isolate.Link
+) -> tuple[Any, dict[str, float]]:
+    """Warm up the generator, or all lanes of a pool at the same time, whose rates add up.
+
+    Returns the rates, and the stages' milliseconds in the fastest full batch (of one generator).
+    """
     from sdxl.bench.loadgen import WarmUp
 
-    if len(lanes) == 1:
-        return _one(lanes[0], config, count, link)
-    with ThreadPoolExecutor(len(lanes)) as threads:
-        found = list(threads.map(lambda lane: _one(lane, config, count, link), lanes))
+    if len(parts) == 1:
+        return _one(parts[0], config, count, link)
+    with ThreadPoolExecutor(len(parts)) as threads:
+        found = list(threads.map(lambda part: _one(part, config, count, link)[0], parts))
     rate = sum(each.images_per_second for each in found)
-    return WarmUp(max(each.query_s for each in found), rate)
+    return WarmUp(max(each.query_s for each in found), rate), {}
 
 
-def _one(generate: Generate, config: schema.Config, count: int, link: isolate.Link) -> Any:
+def _one(
+    part: Any, config: schema.Config, count: int, link: isolate.Link
+) -> tuple[Any, dict[str, float]]:
     """Run every batch size that the test will see; the last full batches are timed."""
     from sdxl.bench.loadgen import WarmUp
 
     size = min(batch_size(config), count)
     others = {1} if config.scenario.name == "Server" else {count % size or size}
     for other in sorted(others - {size}):
-        generate(list(range(other)))
-    seconds = []
+        part.generate(list(range(other)))
+    timed: list[tuple[float, dict[str, float]]] = []
     for number in range(config.scenario.warmup_batches):
-        began = time.perf_counter()
-        generate(list(range(size)))
-        seconds.append(time.perf_counter() - began)
+        with stage_clock.watching(part) as watched:
+            began = time.perf_counter()
+            part.generate(list(range(size)))
+            seconds = time.perf_counter() - began
+        timed.append((seconds, stage_clock.milliseconds(watched, seconds)))
         link.report({"phase": "warming up", "done": number + 1})
-    return WarmUp(query_s=min(seconds), images_per_second=size / min(seconds))
+    fastest, stage_ms = min(timed, key=lambda each: each[0])
+    return WarmUp(query_s=fastest, images_per_second=size / fastest), stage_ms

@@ -173,7 +173,7 @@ def child(
 
 def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """Figures from LoadGen's own log; in accuracy mode there are none to report."""
-    same = ("batch_size", "prompts", "counts", "warm_up", "settings", "generator")
+    same = ("batch_size", "prompts", "counts", "warm_up", "stage_ms", "settings", "generator")
     performance: dict[str, Any] = {
         "scenario": config.scenario.name,
         "mode": config.mode.value,
@@ -199,6 +199,9 @@ def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) 
     if result["image_flop"]:
         performance["tflop_per_image"] = result["image_flop"] / 1e12
         performance["tflops"] = rate * result["image_flop"] / 1e12
+    if limit := result["roofline"]:
+        share = rate / limit["images_per_second"]
+        performance["roofline"] = {**limit, "share": share}
     return performance
 
 
@@ -228,7 +231,8 @@ def _incomparable(config: Config, prompt_count: int) -> list[str]:
     if not backend_modules()[config.backend.name].NEEDS_TORCH:
         reasons.append(f"backend={config.backend.name} draws without a model")
     if not isinstance(model, schema.SdxlModel):
-        reasons.append(f"model={model.name} has random weights")
+        kind = "is a miniature" if isinstance(model, schema.ScenesModel) else "has random weights"
+        reasons.append(f"model={model.name} {kind}")
     elif model.path != schema.SDXL_BASE:
         reasons.append(f"weights from {model.path}: are they SDXL base 1.0's?")
     if config.rules is Rules.open:

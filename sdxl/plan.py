@@ -42,15 +42,18 @@ def _kind(config: Config) -> str:
 
 
 def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
-    from sdxl import cost
+    from sdxl import cost, roofline
 
     found = cost.count(config, batch)
+    work = roofline.work_of(config, batch, found)
+    limits = {p.name: work.images_per_second(p) for p in roofline.PEAKS.values()}
     weights = sum(found.weight_bytes.values())
     facts.update(
         parameters=found.parameters,
         tflop_per_image=found.image_flop / 1e12,
         weight_bytes=weights,
         activation_bytes=found.peak_bytes,
+        roofline_images_per_second=limits,
     )
     precision = plain(config.precision)
     return [
@@ -62,6 +65,7 @@ def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
             f"UNet forwards of {found.unet_flop / 1e12:.4g}, VAE {found.decode_flop / 1e12:.4g}, "
             f"{found.rows_per_image} encodings of {found.encode_flop / 1e12:.4g}",
         ),
+        ("roofline", ", ".join(f"{v:.3g} images/s on {n}" for n, v in limits.items())),
         (
             "memory",
             f"{weights / 2**30:.2f} GiB weights + {found.peak_bytes / 2**30:.2f} GiB activations "

@@ -51,6 +51,7 @@ def _numbers(c: Config) -> Iterator[Problem]:
     s, m = c.scenario, c.model
     at_least: list[tuple[str, float | None, float]] = [
         ("limit", c.limit, 1),
+        ("dataset.prompts", getattr(c.dataset, "prompts", None), 1),
         ("repeat", c.repeat, 1),
         ("timeout_s", c.timeout_s, 1),
         ("seed", c.seed, 0),
@@ -124,7 +125,7 @@ def _division(c: Config) -> Iterator[Problem]:
         ("model.negative_prompt", m.negative_prompt, MLPERF_NEGATIVE_PROMPT),
         ("model.noise", m.noise.value, Noise.shared.value),
     ]
-    if not isinstance(m, schema.TinyModel):
+    if not isinstance(m, schema.TinyModel | schema.ScenesModel):
         fixed += [("model.height", m.height, 1024), ("model.width", m.width, 1024)]
     for key, got, wanted in fixed:
         if got != wanted:

@@ -59,6 +59,11 @@ class TinyModel(Model):
 
 
 @dataclass
+class ScenesModel(Model):
+    """The miniature of SDXL trained on rendered scenes; its weights are in the package."""
+
+
+@dataclass
 class SdxlModel(Model):
     """SDXL weights from a local directory or, failing that, the Hugging Face hub."""
 
@@ -123,6 +128,13 @@ class TsvDataset(Dataset):
     """Captions in a tab-separated file; row number = query sample index."""
 
     path: str = MISSING
+
+
+@dataclass
+class ScenesDataset(Dataset):
+    """Captions of rendered scenes that no training has seen."""
+
+    prompts: int = 2048
 
 
 @dataclass
@@ -252,10 +264,15 @@ class Config:
 
 
 GROUPS: dict[str, dict[str, type]] = {
-    "model": {"tiny": TinyModel, "sdxl": SdxlModel, "sdxl_random": RandomModel},
+    "model": {
+        "tiny": TinyModel,
+        "scenes": ScenesModel,
+        "sdxl": SdxlModel,
+        "sdxl_random": RandomModel,
+    },
     "precision": {"base": Precision},
     "quant": {"base": Quant},
-    "dataset": {"builtin": Dataset, "tsv": TsvDataset},
+    "dataset": {"builtin": Dataset, "tsv": TsvDataset, "scenes": ScenesDataset},
     "scenario": {
         "Offline": Offline,
         "Server": Server,

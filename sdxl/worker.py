@@ -43,7 +43,7 @@ def measure(
     lanes = [part.generate for part in parts]
     link.report({"phase": "warming up"})
     with _timed(durations, "warm_up_s"):
-        warm = generators.warm_up(lanes, config, len(chosen), link)
+        warm, stage_ms = generators.warm_up(parts, config, len(chosen), link)
     settings = loadgen.test_settings(config, len(chosen), warm)
     expected = _expected_samples(settings, config, len(chosen))
     accuracy = config.mode is Mode.accuracy
@@ -86,6 +86,7 @@ def measure(
     generator.close()
     if isinstance(generator, Pool):
         memory["peak_rss_bytes"] += generator.peak_rss_bytes
+    image_flop = _image_flop(config)
     scores: dict[str, Any] = {}
     if scoring.wanted:
         with _timed(durations, "scoring_s"):
@@ -94,12 +95,14 @@ def measure(
         "counts": vars(sut.counts),
         "latency_histogram": _histogram(sut.latencies_s),
         "warm_up": vars(warm),
+        "stage_ms": stage_ms,
         "settings": loadgen.describe(settings),
         "images": pictures,
         "scores": scores,
         "generator": facts,
         "environment": seen,
-        "image_flop": _image_flop(config),
+        "image_flop": image_flop,
+        "roofline": _roofline(config, facts, image_flop),
         "memory": memory,
         "durations": durations,
         "prompts": len(chosen),
@@ -189,6 +192,16 @@ def _histogram(latencies_s: Sequence[float]) -> dict[str, list[float]]:
 
     counts, edges = np.histogram(np.asarray(latencies_s) * 1e3, bins=BINS)
     return {"edges_ms": edges.round(6).tolist(), "counts": counts.tolist()}
+
+
+def _roofline(config: schema.Config, facts: dict[str, Any], image_flop: int) -> dict[str, Any]:
+    """The limit of this device, where one is known; an accuracy run has no speed to compare."""
+    name = facts.get("device_name")
+    if not name or config.mode is Mode.accuracy:
+        return {}
+    from sdxl import roofline
+
+    return roofline.facts(config, name, batch_size(config), image_flop)
 
 
 def _image_flop(config: schema.Config) -> int:

@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: workers of pytest-xdist share the cores
+os.environ.setdefault(
+    "TRITON_INTERPRET", "1"
+)  # before triton; on a GPU: TRITON_INTERPRET=0 pytest -m gpu
 
 import pytest
 from hydra import compose, initialize_config_dir

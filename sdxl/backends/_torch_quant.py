@@ -23,24 +23,43 @@ def restore(unet: Any, folder: Path, dtype: torch.dtype, device: torch.device) -
     Raises `SdxlError` if the checkpoint is of another architecture.
     """
     stored = Checkpoint(folder)
+    fill(unet, stored, dtype, device, skip=set())
+    simulate(unet, stored, device, skip=set())
+    return unet.eval()
+
+
+def fill(
+    unet: Any, stored: Checkpoint, dtype: torch.dtype, device: torch.device, skip: set[str]
+) -> None:
+    """Give `unet` the stored tensors, except the weights of the layers in `skip`.
+
+    Raises `SdxlError` if the checkpoint is of another architecture.
+    """
     missing = set(dict(unet.named_parameters()))
-    for name, tensor in stored.state(dtype):
+    for name, tensor in stored.state(dtype, skip):
         if name not in missing:
-            raise SdxlError("the checkpoint is of another model", f"{folder}: {name}")
+            raise SdxlError("the checkpoint is of another model", f"{stored.folder}: {name}")
         missing.discard(name)
         owner, _, field = name.rpartition(".")
         moved = nn.Parameter(tensor.to(device), requires_grad=False)
         setattr(unet.get_submodule(owner), field, moved)
+    missing -= {f"{name}.weight" for name in skip}
     if missing:
         raise SdxlError(
-            "the checkpoint is of another model", f"{folder} lacks {sorted(missing)[:5]}"
+            "the checkpoint is of another model", f"{stored.folder} lacks {sorted(missing)[:5]}"
         )
-    attention = {name: layer for name, layer in stored.layers.items() if layer.kind == "attention"}
+
+
+def simulate(unet: Any, stored: Checkpoint, device: torch.device, skip: set[str]) -> None:
+    """Round the inputs of the stored layers that are not in `skip`."""
+    attention = {name for name, layer in stored.layers.items() if layer.kind == "attention"} - skip
     if attention:
         from diffusers.models.attention_processor import AttnProcessor
 
         unet.set_attn_processor(AttnProcessor())  # shows q, k, v and the softmax
     for name, layer in stored.layers.items():
+        if name in skip:
+            continue
         module = unet.get_submodule(name)
         if name in attention:
             _round_attention(module, name, stored, device)
@@ -50,7 +69,6 @@ def restore(unet: Any, folder: Path, dtype: torch.dtype, device: torch.device) -
                 Rounding(amax.to(device), factors if factors is None else factors.to(device),
                          layer.format is Format.fp8)
             )  # fmt: skip
-    return unet.eval()
 
 
 class Rounding:

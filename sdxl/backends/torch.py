@@ -35,6 +35,20 @@ Compile = Enum(
 Compile.__doc__ = "torch.compile's mode for UNet and VAE."
 
 
+class Execution(str, Enum):
+    """How a quantized UNet computes: in 8 bits, or in its own dtype with rounded numbers."""
+
+    simulated = "simulated"
+    real = "real"
+
+
+REAL_FORMATS = (schema.Format.int8, schema.Format.fp8, schema.Format.auto_mixed)
+"""Formats in which both factors of a product have 8 bits."""
+
+QUANTIZED_ONLY = ("execution",)
+"""Settings that an unquantized model ignores; its twin has their defaults."""
+
+
 @dataclass
 class Config(schema.Backend):
     """How PyTorch runs the model."""
@@ -43,17 +57,44 @@ class Config(schema.Backend):
     channels_last: bool = True
     threads: Optional[int] = None  # CPU threads; null: torch's own choice
     decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
+    execution: Execution = Execution.simulated  # real: INT8 and FP8 layers compute in 8 bits
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
     """Rules of this backend's own settings."""
     backend = config.backend
     assert isinstance(backend, Config)
-    return [
+    problems = [
         Problem(f"`backend.{name}` is too small", str(value), "at least 1")
         for name in ("threads", "decode_batch_size")
         if (value := getattr(backend, name)) is not None and value < 1
     ]
+    if backend.execution is Execution.real:
+        problems += _problems_of_real(config, backend)
+    return problems
+
+
+def _problems_of_real(config: schema.Config, backend: Config) -> list[Problem]:
+    found = []
+    if config.quant.format not in REAL_FORMATS:
+        found.append(
+            Problem(
+                "`backend.execution=real` would be ignored: the products stay in 16 or 32 bits",
+                f"quant={config.quant.name}",
+                "a recipe that quantizes weights and inputs",
+                "quant=int8 backend.execution=real",
+            )
+        )
+    if backend.compile.value != "none":
+        found.append(
+            Problem(
+                "8-bit layers choose their kernels by timing, which torch.compile cannot trace",
+                f"backend.execution=real backend.compile={backend.compile.value}",
+                "one of both",
+                "backend.compile=none",
+            )
+        )
+    return found
 
 
 def open(config: schema.Config, artifacts: dict[str, Path]) -> TorchStages:
@@ -91,12 +132,10 @@ class TorchStages:
             for name, dtype in wanted.items()
             if name != "unet" or not quantized
         }
+        self.choice: Any = None
         if quantized:
-            from sdxl.backends._torch_quant import restore
-
             dtype = torch_dtype(config.precision.unet)
-            shapes = source.component("unet", dtype, torch.device("meta"))
-            self.modules["unet"] = restore(shapes, quantized, dtype, self.device)
+            self._restore(source.component("unet", dtype, torch.device("meta")), quantized, dtype)
         self.quantization = config.quant.format.value if quantized else "none"
         self._unet, self._vae = self.modules["unet"], self.modules["vae"]
         if backend.channels_last:
@@ -106,6 +145,19 @@ class TorchStages:
         if backend.compile.value != "none":
             self._unet = torch.compile(self._unet, mode=backend.compile.value)
             self._decode = torch.compile(self._decode, mode=backend.compile.value)
+
+    def _restore(self, shapes: Any, folder: Path, dtype: torch.dtype) -> None:
+        """The quantized UNet from its checkpoint, to compute as asked."""
+        self.parameters = sum(p.numel() for p in shapes.parameters())
+        if self.settings.execution is Execution.real:
+            from sdxl.backends import _torch_real
+
+            found = _torch_real.restore(shapes, folder, dtype, self.device)
+            self.modules["unet"], self.choice = found
+        else:
+            from sdxl.backends import _torch_quant
+
+            self.modules["unet"] = _torch_quant.restore(shapes, folder, dtype, self.device)
 
     def encode(self, ids: TokenIds) -> Embeddings:
         """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
@@ -143,6 +195,7 @@ class TorchStages:
         """Device, dtypes and parameter counts of the components."""
         import torch
 
+        executed = self.choice.describe() if self.choice else {}
         return {
             "backend": "torch",
             "device": str(self.device),
@@ -152,7 +205,8 @@ class TorchStages:
             "compile": self.settings.compile.value,
             "quantization": self.quantization,
             # 8-bit numbers in 16- or 32-bit arithmetic: quality counts, speed does not.
-            "simulated": self.quantization != "none",
+            "simulated": self.quantization != "none" and not executed.get("real_layers"),
+            "execution": executed,
             "threads": torch.get_num_threads(),
             "precision": {
                 name: str(module.dtype).removeprefix("torch.")
@@ -161,7 +215,8 @@ class TorchStages:
             "parameters": {
                 name: sum(p.numel() for p in module.parameters())
                 for name, module in self.modules.items()
-            },
+            }
+            | ({"unet": self.parameters} if self.choice else {}),
         }
 
     def close(self) -> None:

@@ -11,7 +11,16 @@ from sdxl import store
 from sdxl.bench.compliance import SAMPLED
 from sdxl.config import backend_modules, quality_modules
 from sdxl.errors import Problem
-from sdxl.schema import KEEP_IMAGES, Compliance, Config, Format, Mode, SdxlModel, TinyModel
+from sdxl.schema import (
+    KEEP_IMAGES,
+    Compliance,
+    Config,
+    Format,
+    Mode,
+    ScenesModel,
+    SdxlModel,
+    TinyModel,
+)
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
 MODULES = {"mlperf_loadgen": "LoadGen, which measures", "psutil": "psutil, which counts memory"}
@@ -58,7 +67,7 @@ def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) ->
         problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
     needed = graphs * GRAPH_BYTES + (config.quant.format is not Format.none) * CHECKPOINT_BYTES
     if needed:
-        size = LOGS_BYTES if isinstance(config.model, TinyModel) else needed
+        size = LOGS_BYTES if isinstance(config.model, TinyModel | ScenesModel) else needed
         problems += _room(store.root(), size, "SDXL_STORE=FOLDER python ...")
     return problems
 

@@ -91,12 +91,17 @@ def _speed(record: Record) -> list[Row]:
             tera = found["tflops"]
             text += f" = {tera:.1f} TFLOP/s" if tera >= 1 else f" = {tera * 1e3:.1f} GFLOP/s"
         rows.append(("throughput", text))
+    if limit := found.get("roofline"):
+        text = f"{limit['share']:.1%} of {limit['images_per_second']:.4g} images/s"
+        rows.append(("roofline", f"{text}: {limit['device']}"))
     latency = found.get("latency_ms") or {}
     if latency:
         rows.append(("latency", ", ".join(f"{n} {v:,.1f} ms" for n, v in latency.items())))
     if peak := found.get("peak"):
         text = f"{peak['qps']:.4g} queries/s keep the limit, {peak['fails_at']:.4g} do not"
         rows.append(("peak", f"{text}; {len(peak['probes'])} probes"))
+    if stages := found.get("stage_ms"):
+        rows.append(("stages", _stages(stages, found["batch_size"])))
     if rates := found.get("repeats"):
         each = " ".join(f"{rate:.3f}" for rate in rates)
         rows.append(
@@ -108,11 +113,28 @@ def _speed(record: Record) -> list[Row]:
         if found["generator"].get("simulated"):
             text += " (simulated: 8-bit numbers, wider arithmetic; its speed means nothing)"
         rows.append(("speed-up", text))
+    if executed := found.get("generator", {}).get("execution"):
+        kernels = ", ".join(f"{count} by {name}" for name, count in executed["kernels"].items())
+        for reason, count in executed["fallbacks"].items():
+            kernels += f"; {count} simulated: {reason}"
+        rows.append(("8-bit layers", kernels))
     if found.get("unit") == "ms":
         value = found["value"]
         text = "too few queries for an estimate" if value is None else f"{value:,.4g} ms"
         rows.append((found["metric"], text))
     return rows
+
+
+def _stages(stage_ms: dict[str, float], batch: int) -> str:
+    """Milliseconds of each stage in the warm-up's fastest batch."""
+    calls = stage_ms.get("unet_calls", 0)
+    parts = []
+    for name, ms in stage_ms.items():
+        if name == "unet":
+            parts.append(f"unet {calls:.0f} x {ms / calls:,.1f}")
+        elif name != "unet_calls":
+            parts.append(f"{name} {ms:,.1f}")
+    return f"{', '.join(parts)} ms in a warm-up batch of {batch}"
 
 
 def _quality(record: Record) -> list[Row]:

@@ -128,6 +128,7 @@ def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
         ("worker.log", None),
         ("probe.jsonl", None),
         ("images.png", None),
+        ("twins.png", None),
         (".hydra/config.yaml", "hydra"),
         (".hydra/overrides.yaml", "hydra"),
         ("loadgen/mlperf_log_summary.txt", "loadgen"),

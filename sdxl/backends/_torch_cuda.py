@@ -1,0 +1,179 @@
+"""8-bit arithmetic of a GPU: cuBLAS through torch._scaled_mm, and the Triton kernels.
+
+Written against CUDA and, where a test can, run under Triton's interpreter on a CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from sdxl.backends._torch_layer import Kernel, Layer, extreme
+from sdxl.schema import Format
+
+_tiles: dict[tuple[Any, ...], Any] = {}
+"""The tile that was fastest, by shape."""
+
+
+def _tile(key: tuple[Any, ...], run: Any) -> Any:
+    """The fastest tile for a shape; under the interpreter, where time says nothing, a small one."""
+    from sdxl.kernels import gemm
+
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return gemm.SMALL
+    if key not in _tiles:
+        _tiles[key], _ = gemm.tune(run)
+    return _tiles[key]
+
+
+def _codes(layer: Layer, values: torch.Tensor) -> torch.Tensor:
+    from sdxl.kernels.quantize import quantize
+
+    return quantize(values, layer.input.factors, layer.input.per_unit, layer.codes.dtype)
+
+
+def geglu_codes(
+    hidden: torch.Tensor, factors: torch.Tensor | None, per_unit: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """Codes of value * gelu(gate) for hidden (M, 2K) = value | gate."""
+    from sdxl.kernels.quantize import geglu_quantize
+
+    return geglu_quantize(hidden, factors, per_unit, dtype)
+
+
+class _Linear:
+    """What the Linear kernels share."""
+
+    takes_codes = True
+
+    def __init__(self, layer: Layer, example: torch.Tensor) -> None:
+        self.layer, self.input = layer, layer.input
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """The layer's output."""
+        found = self.product(_codes(self.layer, values.reshape(-1, values.shape[-1])))
+        return found.view(*values.shape[:-1], -1)
+
+    def product(self, coded: torch.Tensor) -> torch.Tensor:
+        """The output (M, N) for input codes (M, K)."""
+        raise NotImplementedError
+
+
+class ScaledMm(_Linear):
+    """torch._scaled_mm: FP8, one scale for the input and one for the weight."""
+
+    name = "scaled_mm_fp8"
+
+    def __init__(self, layer: Layer, example: torch.Tensor) -> None:
+        super().__init__(layer, example)
+        where = layer.codes.device
+        self.columns = layer.codes.t()
+        self.left = torch.tensor(layer.input.unit, dtype=torch.float32, device=where)
+        self.right = layer.unit.reshape(()).float()
+
+    def product(self, coded: torch.Tensor) -> torch.Tensor:
+        """The output (M, N) for input codes (M, K)."""
+        return torch._scaled_mm(
+            coded, self.columns, scale_a=self.left, scale_b=self.right, bias=self.layer.bias,
+            out_dtype=self.layer.dtype, use_fast_accum=coded.is_cuda,
+        )  # fmt: skip
+
+
+class TritonLinear(_Linear):
+    """The Triton product, its tile tuned for the shape."""
+
+    name = "triton_gemm"
+
+    def __init__(self, layer: Layer, example: torch.Tensor) -> None:
+        super().__init__(layer, example)
+        outputs, width = layer.codes.shape
+        self.scale = (layer.unit * layer.input.unit).expand(outputs).contiguous()
+        rows = example.numel() // width
+        key = ("linear", rows, width, outputs, layer.codes.dtype, layer.dtype)
+        coded = torch.zeros(rows, width, dtype=torch.int8, device=layer.codes.device)
+        self.tile = _tile(key, lambda tile: self._run(coded.view(layer.codes.dtype), tile))
+
+    def product(self, coded: torch.Tensor) -> torch.Tensor:
+        """The output (M, N) for input codes (M, K)."""
+        return self._run(coded, self.tile)
+
+    def _run(self, coded: torch.Tensor, tile: Any) -> torch.Tensor:
+        from sdxl.kernels.gemm import gemm
+
+        layer = self.layer
+        return gemm(coded, layer.codes, self.scale, layer.bias, None, layer.dtype, tile)
+
+
+class TritonConv:
+    """The Triton implicit product, its tile tuned for the shape."""
+
+    name = "triton_conv"
+    takes_codes = False
+
+    def __init__(self, layer: Layer, example: torch.Tensor) -> None:
+        from sdxl.kernels.conv import conv
+
+        assert layer.conv is not None
+        self.layer, self.input = layer, layer.input
+        outputs = len(layer.codes)
+        self.weight = layer.codes.permute(0, 2, 3, 1).contiguous()
+        self.scale = (layer.unit * layer.input.unit).expand(outputs).contiguous()
+        self.stride, self.padding = layer.conv.stride[0], layer.conv.padding[0]
+
+        def run(coded: torch.Tensor, tile: Any) -> torch.Tensor:
+            return conv(
+                coded, self.weight, self.scale, layer.bias, None, self.stride, self.padding,
+                layer.dtype, tile,
+            )  # fmt: skip
+
+        self._run = run
+        key = ("conv", tuple(example.shape), tuple(self.weight.shape), self.stride, layer.dtype)
+        pixels = example.permute(0, 2, 3, 1)
+        blank = torch.zeros(pixels.shape, dtype=torch.int8, device=example.device)
+        self.tile = _tile(key, lambda tile: run(blank.view(self.weight.dtype), tile))
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """The layer's output (N, O, h, w), channels-last."""
+        pixels = values.permute(0, 2, 3, 1)
+        coded = _codes(self.layer, pixels.reshape(-1, pixels.shape[-1])).view(pixels.shape)
+        return self._run(coded, self.tile).permute(0, 3, 1, 2)
+
+
+def candidates(kind: str, number: Format) -> tuple[type[Kernel], ...]:
+    """Kernels for a kind of layer in a number format."""
+    if kind == "conv":
+        return (TritonConv,)
+    return (ScaledMm, TritonLinear) if number is Format.fp8 else (TritonLinear,)
+
+
+def usable(kind: str, number: Format, device: torch.device) -> list[type[Kernel]]:
+    """The candidates that compute a layer of large codes exactly on this device."""
+    found = []
+    for candidate in candidates(kind, number):
+        layer, values, expected = extreme(kind, number, device)
+        try:
+            made = candidate(layer, values)(values)
+            exact = torch.allclose(made.float(), expected.float(), rtol=2**-7)
+        except Exception:  # noqa: S112  a kernel that cannot be built here, for whatever reason
+            continue
+        if exact:
+            found.append(candidate)
+    return found
+
+
+def why_none(device: torch.device, number: Format) -> str | None:
+    """What the GPU lacks for a number format, in words; None if it has it."""
+    if device.type == "cuda" and number is Format.fp8:
+        major, minor = torch.cuda.get_device_capability(device)
+        if (major, minor) < (8, 9):
+            return f"no FP8 arithmetic on compute capability {major}.{minor}"
+    return None
+
+
+def best_ms(kernel: Kernel, example: torch.Tensor) -> float:
+    """Milliseconds of one call, on CUDA events."""
+    from triton.testing import do_bench
+
+    return float(do_bench(lambda: kernel(example), warmup=5, rep=20))

@@ -1,0 +1,183 @@
+"""A quantized UNet that computes in 8 bits: every layer with the kernel that is fastest here.
+
+A layer's kernel is chosen at its first call, by timing the candidates on that input; layers of one
+shape share the outcome. What no kernel computes is simulated, counted and reported with its reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sdxl.backends import _torch_cpu, _torch_cuda, _torch_quant
+from sdxl.backends._torch_layer import Kernel, Layer, Simulated, read
+from sdxl.checkpoint import Checkpoint, StoredLayer
+from sdxl.schema import Format
+
+
+class Choice:
+    """The kernels in use: how each was chosen, and what fell back."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        # Triton's interpreter aside, its kernels need CUDA.
+        self.home: Any = _torch_cuda if device.type == "cuda" else _torch_cpu
+        self._usable: dict[tuple[str, Format], list[type[Kernel]]] = {}
+        self.shapes: dict[tuple[Any, ...], dict[str, float]] = {}
+        self.layers: dict[str, str] = {}
+        self.fallbacks: dict[str, str] = {}
+
+    def usable(self, kind: str, number: Format) -> list[type[Kernel]]:
+        """The kernels that compute exactly here."""
+        key = (kind, number)
+        if key not in self._usable:
+            self._usable[key] = self.home.usable(kind, number, self.device)
+        return self._usable[key]
+
+    def why_not(self, entry: StoredLayer, module: Any) -> str | None:
+        """The reason why a stored layer can only be simulated; None if there is a kernel."""
+        if entry.kind == "attention":
+            return "no FP8 attention kernel"
+        if entry.weight_only:
+            return "8-bit weights alone make no 8-bit product"
+        if reason := self.home.why_none(self.device, entry.format):
+            return reason
+        if isinstance(module, nn.Conv2d) and not _plain(module):
+            return "a convolution in groups, or with odd strides or padding"
+        if not self.usable(entry.kind, entry.format):
+            return f"no exact {entry.format.value} {entry.kind} kernel on this device"
+        return None
+
+    def kernel(self, layer: Layer, example: torch.Tensor) -> Kernel:
+        """The fastest kernel for this layer and input."""
+        key = (layer.kind, tuple(example.shape), *layer.codes.shape, layer.format, layer.dtype)
+        if layer.conv:
+            key += (*layer.conv.stride,)
+        candidates = {
+            each.name: each for each in (*self.usable(layer.kind, layer.format), Simulated)
+        }
+        if key not in self.shapes:
+            self.shapes[key] = {
+                n: self.home.best_ms(c(layer, example), example) for n, c in candidates.items()
+            }
+        times = self.shapes[key]
+        fastest = min(times, key=times.__getitem__)
+        self.layers[layer.name] = fastest
+        return candidates[fastest](layer, example)
+
+    def describe(self) -> dict[str, Any]:
+        """For the record: kernels by layer, by count, by shape with their milliseconds."""
+        slower = {n: "slower in 8 bits" for n, k in self.layers.items() if k == Simulated.name}
+        shapes = [
+            {
+                "layer": key[0],
+                "input": list(key[1]),
+                "weight": [part for part in key[2:] if isinstance(part, int)],
+                "chosen": min(times, key=times.__getitem__),
+                "ms": {name: round(ms, 3) for name, ms in times.items()},
+            }
+            for key, times in self.shapes.items()
+        ]
+        return {
+            "real_layers": sum(kernel != Simulated.name for kernel in self.layers.values()),
+            "simulated_layers": len(slower) + len(self.fallbacks),
+            "kernels": dict(Counter(k for k in self.layers.values() if k != Simulated.name)),
+            "layers": self.layers,
+            "shapes": shapes,
+            "fallbacks": dict(Counter([*self.fallbacks.values(), *slower.values()])),
+        }
+
+
+class EightBit(nn.Module):
+    """A Linear or convolution that chooses its kernel when it sees its first input."""
+
+    def __init__(self, layer: Layer, choice: Choice) -> None:
+        super().__init__()
+        self._layer: Layer | None = layer
+        self._choice = choice
+        self.kind, self.code = layer.kind, layer.codes.dtype
+        self.kernel: Any = None
+
+    def forward(self, values: torch.Tensor, coded: bool = False) -> torch.Tensor:
+        """The layer's output, in the model's dtype; `coded`: `values` are the input's codes."""
+        if coded:
+            return self.kernel.product(values)
+        if self.kernel is None:
+            assert self._layer is not None
+            self.kernel = self._choice.kernel(self._layer, values)
+            self._layer = None  # the kernel has its own copy of the weights
+        return self.kernel(values)
+
+
+class FeedForward(nn.Module):
+    """diffusers' feed-forward with GEGLU, whose product becomes codes without a copy between."""
+
+    def __init__(self, plain: Any, home: Any) -> None:
+        super().__init__()
+        self.home = home
+        self.net = plain.net  # the names of its parts stay
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The block's output."""
+        wide = self.net[0].proj(hidden)
+        last: EightBit = self.net[2]
+        if last.kernel is None or not last.kernel.takes_codes:
+            value, gate = wide.chunk(2, dim=-1)
+            return last(value * functional.gelu(gate))
+        wanted = last.kernel.input
+        flat = wide.reshape(-1, wide.shape[-1])
+        made = self.home.geglu_codes(flat, wanted.factors, wanted.per_unit, last.code)
+        return last(made, coded=True).view(*wide.shape[:-1], -1)
+
+
+def restore(
+    unet: Any, folder: Path, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, Choice]:
+    """Fill `unet` (on the meta device) from a checkpoint; its 8-bit layers keep 8-bit weights.
+
+    Raises `SdxlError` if the checkpoint is of another architecture.
+    """
+    stored, choice = Checkpoint(folder), Choice(device)
+    real: set[str] = set()
+    for name, entry in stored.layers.items():
+        if reason := choice.why_not(entry, unet.get_submodule(name)):
+            choice.fallbacks[name] = reason
+        else:
+            real.add(name)
+    _torch_quant.fill(unet, stored, dtype, device, skip=real)
+    _torch_quant.simulate(unet, stored, device, skip=real)
+    for name in real:
+        owner, _, field = name.rpartition(".")
+        plain = unet.get_submodule(name)
+        layer = read(stored, name, plain, dtype, device)
+        setattr(unet.get_submodule(owner), field, EightBit(layer, choice))
+    _fuse(unet, choice.home)
+    return unet.eval(), choice
+
+
+def _plain(conv: nn.Conv2d) -> bool:
+    """Square in all respects, zeros around."""
+    pairs = (conv.kernel_size, conv.stride, conv.padding)
+    return (
+        conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and conv.dilation == (1, 1)
+        and all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in pairs)
+    )
+
+
+def _fuse(unet: Any, home: Any) -> None:
+    """Put the fused feed-forward where diffusers' has the expected parts."""
+    from diffusers.models.activations import GEGLU
+    from diffusers.models.attention import FeedForward as Plain
+
+    for name, module in list(unet.named_modules()):
+        if not isinstance(module, Plain) or not isinstance(module.net[0], GEGLU):
+            continue
+        if len(module.net) == 3 and isinstance(module.net[2], EightBit):
+            unet.set_submodule(name, FeedForward(module, home))

@@ -1,0 +1,70 @@
+"""The GPU's 8-bit layers against the simulated ones: Triton interpreted, _scaled_mm on the CPU."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from sdxl import codes
+from sdxl.backends import _torch_cuda
+from sdxl.backends._torch_layer import Geometry, Input, Layer, Simulated
+from sdxl.schema import Format
+from tests.kernels.test_kernels import assert_close
+
+CPU = torch.device("cpu")
+
+
+def layer_of(number, weight, values, conv=None):
+    """A bf16 layer with a bias, quantized with the ranges of `values`."""
+    amax = values.abs().amax().float()
+    if number is Format.fp8:
+        weight_amax = weight.abs().amax()
+        coded, per_unit = codes.fp8_codes(weight, weight_amax), codes.fp8_per_unit(amax)
+        unit, own = 1 / codes.fp8_per_unit(weight_amax).reshape(1), float(1 / per_unit)
+    else:
+        weight_amax = weight.flatten(1).abs().amax(1).view(-1, *[1] * (weight.dim() - 1))
+        coded, per_unit = codes.integer_codes(weight, weight_amax), codes.int8_per_unit(amax)
+        unit, own = codes.int8_unit(weight_amax).flatten(), float(codes.int8_unit(amax))
+    return Layer(
+        "layer", "conv" if conv else "linear", number, coded, weight_amax, unit,
+        torch.randn(len(weight)).bfloat16(), Input(amax, None, per_unit, own), torch.bfloat16, conv,
+    )  # fmt: skip
+
+
+def simulated(layer, values):
+    """The simulated layer with its products in fp32."""
+    exact = dataclasses.replace(layer, dtype=torch.float32, bias=layer.bias.float())
+    return Simulated(exact, values)(values.float()).bfloat16()
+
+
+CASES = [(n, k) for n in (Format.int8, Format.fp8) for k in _torch_cuda.candidates("linear", n)]
+
+
+@pytest.mark.parametrize(("number", "kernel"), CASES)
+def test_linear(number, kernel):
+    torch.manual_seed(0)
+    values = torch.randn(2, 5, 48).bfloat16()
+    layer = layer_of(number, torch.randn(32, 48), values)
+    assert_close(kernel(layer, values)(values), simulated(layer, values))
+
+
+@pytest.mark.parametrize("number", [Format.int8, Format.fp8])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0)])
+def test_conv(number, kernel, stride, padding):
+    torch.manual_seed(0)
+    values = torch.randn(1, 6, 5, 5).bfloat16()
+    geometry = Geometry([stride] * 2, [padding] * 2, [1, 1])
+    layer = layer_of(number, torch.randn(7, 6, kernel, kernel), values, geometry)
+    found = _torch_cuda.TritonConv(layer, values)(values)
+    assert_close(found, simulated(layer, values))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_all_candidates_are_exact_and_a_broken_one_is_left_out(monkeypatch):
+    for number in (Format.int8, Format.fp8):
+        for kind in ("linear", "conv"):
+            wanted = [k for k in _torch_cuda.candidates(kind, number) if k.name != "scaled_mm_fp8"]
+            found = _torch_cuda.usable(kind, number, CPU)
+            assert [k for k in found if k in wanted] == wanted
+    monkeypatch.setattr(_torch_cuda.TritonLinear, "product", lambda self, _: 1 / 0)
+    assert _torch_cuda.usable("linear", Format.int8, CPU) == []

@@ -1,0 +1,43 @@
+"""The roofline against the figures of the literature's arithmetic (32 images in a batch)."""
+
+import pytest
+import torch
+
+from sdxl import roofline
+
+SDXL = ("model=sdxl_random", "precision=fp16", "precision.vae=fp32", "plan=true")
+
+
+@pytest.mark.parametrize(
+    ("words", "h100", "h200"),
+    [
+        ([], 3.13, 3.23),
+        (["quant=fp8", "quant_level=3"], 5.07, 5.35),
+    ],
+)
+def test_published_rates(load, words, h100, h200):
+    work = roofline.work_of(load(*SDXL, *words), 32)
+    rates = [work.images_per_second(peaks) for peaks in roofline.PEAKS.values()]
+    assert rates == pytest.approx([h100, h200], rel=0.02)
+
+
+def test_only_known_devices_have_peaks():
+    assert roofline.peaks_of("NVIDIA H100 80GB HBM3") is roofline.PEAKS["H100 80GB HBM3"]
+    assert roofline.peaks_of("NVIDIA H200") is roofline.PEAKS["H200"]
+    for other in ("NVIDIA H100 PCIe", "NVIDIA H200 NVL", "cpu"):
+        assert roofline.peaks_of(other) is None
+
+
+def test_facts(load):
+    config = load("model=tiny")
+    assert roofline.facts(config, "NVIDIA L4", 8, 10**9) == {}
+    found = roofline.facts(config, "cpu", 8, 10**9)
+    assert found["tflops"] > 0.001 and found["images_per_second"] > 0
+    assert "fp32" in found["device"]
+    on_gpu = roofline.facts(config, "NVIDIA H200", 8, 10**9)
+    assert on_gpu["device"] == "H200 SXM" and on_gpu["images_per_second"] > 0
+
+
+def test_the_measured_peak_is_a_rate():
+    large = roofline.measured_peak(torch.float32, 512)
+    assert 1e9 < large < 1e14

@@ -1,0 +1,16 @@
+"""`train.py` as typed: what it plans, and mistakes it names."""
+
+
+def test_the_plan_says_what_is_done_and_trains_nothing(cli, tmp_path):
+    done = cli("train=unet", "plan=true", script="train.py")
+    assert done.code == 0, done.err
+    assert done.json["plan"]["steps_done"] == 0
+    assert done.json["plan"]["samples"] == done.json["plan"]["steps"] * 32
+    assert not (tmp_path / "store" / "training").exists()
+
+
+def test_mistakes_are_named_with_the_line_to_type(cli):
+    wrong = cli("train=vae", "train.size=60", script="train.py")
+    assert wrong.code == 2 and "multiple of 8" in wrong.err
+    unknown = cli("train=vea", script="train.py")
+    assert unknown.code == 2 and "vae" in unknown.err
