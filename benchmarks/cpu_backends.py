@@ -25,9 +25,9 @@ from hydra import compose, initialize_config_dir
 
 from sdxl import artifacts, measure, prompts
 from sdxl.config import ROOT, load, register
+from sdxl.generators import open_generator
 from sdxl.quality.twin import compare
 from sdxl.report.progress import Progress
-from sdxl.worker import open_generator
 
 INT8 = ["backend=ort", "quant=int8", "quant.report_prompts=0"]
 CASES = {

@@ -25,7 +25,7 @@ from sdxl import prompts
 from sdxl.bench import loadgen
 from sdxl.bench.keep import Keeper
 from sdxl.config import ROOT, load, register
-from sdxl.worker import open_generator
+from sdxl.generators import open_generator
 
 WANTED = 0.97
 

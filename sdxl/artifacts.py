@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl import config as configuration
-from sdxl import graphs, isolate, store, types, worker
+from sdxl import generators, graphs, isolate, store, types, worker
 from sdxl.schema import Config, Format, TinyModel
 from sdxl.store import Artifact
 
@@ -155,7 +155,7 @@ def _found(names: tuple[str, str]) -> Artifact:
 
 def _use_diffusers(config: Config) -> None:
     if config.model.diffusers_src:
-        worker.use_diffusers(config.model.diffusers_src)
+        generators.use_diffusers(config.model.diffusers_src)
 
 
 @contextmanager
