@@ -55,7 +55,7 @@ def main() -> int:
             settings = loadgen.test_settings(config, count, loadgen.WarmUp(1.0, 1.0))
             keeper = Keeper(Path(folder) / "images", asked, 8, False)
             loadgen.run(
-                config, settings, count, generator.generate, keeper.take, _fail,
+                config, settings, count, [generator.generate], keeper.take, _fail,
                 Path(folder), lambda sut: None,
             )  # fmt: skip
 

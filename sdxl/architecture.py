@@ -1,7 +1,8 @@
 """Configurations of the networks that this project can build without weights.
 
 `SDXL` restates the published shapes of SDXL base 1.0 (stabilityai/stable-diffusion-xl-base-1.0);
-`TINY` is the same architecture in miniature, with every kind of block that SDXL has.
+`TINY` is the same architecture in miniature, with every kind of block that SDXL has; `SCENES` is
+as small, and trained.
 """
 
 from __future__ import annotations
@@ -109,3 +110,42 @@ TINY: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu",
     },
 }
+
+SCENES: dict[str, dict[str, Any]] = {
+    "unet": {
+        **_UNET_COMMON,
+        "sample_size": 8,
+        "block_out_channels": [48, 96, 128],
+        "norm_num_groups": 16,
+        "layers_per_block": 1,
+        "transformer_layers_per_block": [1, 1, 2],
+        "attention_head_dim": [2, 3, 4],
+        "cross_attention_dim": 64 + 96,
+        "addition_time_embed_dim": 16,
+        "projection_class_embeddings_input_dim": 96 + 6 * 16,
+    },
+    "vae": {
+        **_VAE_COMMON,
+        "block_out_channels": [16, 32, 64, 64],
+        "norm_num_groups": 8,
+        "layers_per_block": 1,
+        "sample_size": 64,
+    },
+    "text_encoder": {
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "projection_dim": 64,
+        "hidden_act": "quick_gelu",
+    },
+    "text_encoder_2": {
+        "hidden_size": 96,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "projection_dim": 96,
+        "hidden_act": "gelu",
+    },
+}
+"""The bundled model that we train on rendered scenes: 64 pixels, 8 x 8 latents."""

@@ -121,15 +121,19 @@ def command(main: Callable[[], None]) -> None:
     if len(outcomes) == 1 and not _sweep:
         summary = outcomes[0]
     else:
+        from sdxl.report import latency
         from sdxl.report.table import show_cells
 
         if not (_sweep and _sweep.only_plan):
             show_cells(outcomes)
+            if _sweep:
+                latency.show(outcomes, _sweep.folder)
         summary = _summary(outcomes) | (_sweep.summary() if _sweep else {})
         if stopped:  # perhaps between two cells: what is missing is nobody's outcome
             summary |= {"status": "failed", "reason": "interrupted", "exit_code": FAILED}
     sys.stderr.flush()
-    print(json.dumps(summary, allow_nan=False, default=str), flush=True)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        print(json.dumps(summary, allow_nan=False, default=str), flush=True)
     sys.exit(summary["exit_code"])
 
 
@@ -146,7 +150,11 @@ def _help(name: str) -> str:
     groups = [
         f"  {'+' if group in ('experiment', 'sweep') else ''}{group}: "
         + ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
-        for group in (*GROUPS, "backend", "experiment", "sweep")
+        for group in (
+            *GROUPS,
+            "backend",
+            *(["train"] if name == "train" else ["experiment", "sweep"]),
+        )
     ]
     parts = [text.header, "Groups (group=option):", *groups, "", "Settings (name=value):"]
     return "\n".join([*parts, settings, "", text.footer.rstrip()])
@@ -259,7 +267,7 @@ def _expand(override: str) -> Iterator[str]:
 
 def _is_group(override: str) -> bool:
     name = override.split("=")[0].lstrip("+~")
-    return name in (*GROUPS, "backend", "experiment", "sweep")
+    return name in (*GROUPS, "backend", "experiment", "sweep", "train")
 
 
 def _problem(error: Exception, override: str, cfg: DictConfig) -> Problem:

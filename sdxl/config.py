@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdxl import schema
+from sdxl import schema, schema_train
 from sdxl.errors import ConfigError, Problem, did_you_mean
 from sdxl.rules import problems_of
 from sdxl.schema import GROUPS, Config
@@ -40,6 +40,8 @@ def register() -> None:
     OmegaConf.register_new_resolver("sdxl_root", lambda: str(ROOT), replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config)
+    store.store(group="schema", name="train_config", node=schema_train.TrainConfig)
+    store.store(group="schema/train", name="stage", node=schema_train.Training)
     for group, nodes in GROUPS.items():
         for name, node in nodes.items():
             store.store(group=f"schema/{group}", name=name, node=node)

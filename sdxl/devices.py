@@ -9,13 +9,43 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 LOOK_EVERY_S = 0.5
+
+
+@contextmanager
+def reserve(
+    waiting: Callable[[str], None], wanted: Sequence[int] | None
+) -> Iterator[dict[str, str]]:
+    """The environment of a measurement: `one` GPU, or those of `wanted` for it alone.
+
+    `wanted` are places among the GPUs that may be used, as `backend.devices` has them; the
+    environment stays as it is then, and each worker picks its own.
+    """
+    if wanted is None:
+        with one(waiting) as found:
+            yield found
+        return
+    from filelock import FileLock, Timeout
+
+    places = list(names())
+    folder = _folder()
+    with ExitStack() as held:
+        for number in sorted(each for each in wanted if each < len(places)):  # no deadlock
+            lock = FileLock(folder / f"{places[number]}.lock", timeout=0)
+            while True:
+                try:
+                    held.enter_context(lock)
+                    break
+                except Timeout:
+                    waiting(f"GPU {places[number]} is measuring")
+                    time.sleep(LOOK_EVERY_S)
+        yield {}
 
 
 @contextmanager
@@ -31,8 +61,7 @@ def one(waiting: Callable[[str], None]) -> Iterator[dict[str, str]]:
         return
     from filelock import FileLock, Timeout
 
-    folder = Path(tempfile.gettempdir()) / f"sdxl-gpus-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    folder = _folder()
     with ExitStack() as held:
         while True:
             for place in places:
@@ -44,6 +73,13 @@ def one(waiting: Callable[[str], None]) -> Iterator[dict[str, str]]:
                 return
             waiting(f"all {len(places)} GPUs are measuring")
             time.sleep(LOOK_EVERY_S)
+
+
+def _folder() -> Path:
+    """Where the locks are."""
+    folder = Path(tempfile.gettempdir()) / f"sdxl-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @cache

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sdxl import artifacts, graphs, measure, store
+from sdxl import artifacts, engine_rules, graphs, measure, store
 from sdxl.artifacts import Chain, Piece
 from sdxl.config import backend_modules
 from sdxl.doctor.preflight import preflight
@@ -23,7 +23,8 @@ from sdxl.schema import Config
 
 def run(config: Config, out_dir: Path) -> dict[str, Any]:
     """Make what `config` names; returns the outcome that becomes the JSON line."""
-    if backend_modules()[config.backend.name].LOADS not in ("graphs", "engines"):
+    loads = backend_modules()[config.backend.name].LOADS
+    if loads not in ("graphs", "engines"):
         raise ConfigError(
             [
                 Problem(
@@ -36,7 +37,10 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         )
     if config.plan:
         return _plan(config)
-    if problems := preflight(config, out_dir):
+    problems = preflight(config, out_dir, runs=False)
+    if loads == "engines":
+        problems += engine_rules.missing(config, run=False)
+    if problems:
         raise ConfigError(problems)
     began = time.perf_counter()
     with Progress(f"{config.model.name} {config.backend.name}") as progress:

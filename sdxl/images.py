@@ -11,6 +11,9 @@ import numpy as np
 
 from sdxl.errors import StageError
 
+AMPLIFIED = 8
+"""By how much a sheet of twins shows differences enlarged, around middle gray."""
+
 
 def to_uint8(image: Any) -> np.ndarray:
     """Floats in [-1, 1], NHWC -> uint8 as diffusers rounds them.
@@ -77,6 +80,28 @@ def sheet(paths: Sequence[Path], captions: Sequence[str], target: Path, cell: in
                 picture.convert("RGB").resize((cell, cell), Image.Resampling.BICUBIC), (x, y)
             )
         draw.multiline_text((x, y + cell + 2), _wrap(caption, 31), fill="black")
+    page.save(target)
+
+
+def twin_sheet(
+    pairs: Sequence[tuple[Path, Path]], captions: Sequence[str], target: Path, cell: int = 192
+) -> None:
+    """One row for each pair: the twin's picture, ours, and what differs, amplified; one PNG."""
+    from PIL import Image, ImageDraw
+
+    text_height, gap = 20, 8
+    step_x, step_y = cell + gap, cell + text_height + gap
+    page = Image.new("RGB", (3 * step_x + gap, len(pairs) * step_y + gap), "white")
+    draw = ImageDraw.Draw(page)
+    for row, ((theirs, ours), caption) in enumerate(zip(pairs, captions, strict=True)):
+        one, other = load(theirs), load(ours)
+        gray = 128 + AMPLIFIED * (other.astype(np.int32) - one)
+        shown = (one, other, gray.clip(0, 255).astype(np.uint8))
+        for column, image in enumerate(shown):
+            picture = Image.fromarray(image).resize((cell, cell), Image.Resampling.BICUBIC)
+            page.paste(picture, (gap + column * step_x, gap + row * step_y))
+        words = _wrap(f"{caption} | unquantized, quantized, difference x{AMPLIFIED}", 96, 1)
+        draw.text((gap, gap + row * step_y + cell + 2), words, fill="black")
     page.save(target)
 
 

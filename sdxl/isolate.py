@@ -134,7 +134,7 @@ def _listen(
             if kind == "result":
                 return message
             if kind == "error":
-                raise _rebuilt(message)
+                raise rebuilt(message)
             limit_s = message.pop(LIMIT, limit_s)
             if message != last:
                 last, heard = message, time.monotonic()
@@ -182,8 +182,14 @@ def _child(
     finish(0)
 
 
+before_leaving: list[Callable[[], None]] = []
+"""What a child still does before it leaves, however it ends: give back what outlives it."""
+
+
 def finish(code: int) -> NoReturn:
     """Leave without exit handlers: LoadGen's would abort after an unfinished test."""
+    for action in before_leaving:
+        action()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -200,7 +206,8 @@ def pack(error: BaseException) -> dict[str, Any]:
     }
 
 
-def _rebuilt(message: dict[str, Any]) -> SdxlError:
+def rebuilt(message: dict[str, Any]) -> SdxlError:
+    """What `pack` was given."""
     if not message["problems"]:
         failed = WorkerFailed(f"the worker failed: {message['text']}")
         failed.trace = message["trace"]

@@ -15,6 +15,7 @@ from sdxl import (
     environment,
     isolate,
     ledger,
+    peak,
     prompts,
     records,
     schema,
@@ -41,6 +42,9 @@ def measure(config: Config, folder: Path, record: Record) -> None:
     `performance.repeats` lists the images/s of all runs in their order. Raises the `SdxlError` of
     whatever went wrong; what was known by then stays in the record.
     """
+    if config.find_peak:
+        peak.search(config, folder, record, _once)
+        return
     if config.repeat == 1:
         _once(config, folder, record)
         return
@@ -76,8 +80,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
     with (
         Progress(title) as progress,
-        devices.one(progress.say) as env,
-        Probe() as probe,
+        devices.reserve(progress.say, config.backend.devices) as env,
+        Probe(env.get(devices.VARIABLE)) as probe,
     ):
 
         def report(message: dict[str, Any]) -> None:
@@ -96,6 +100,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     record.performance = _performance(config, result, logs.read(folder / "loadgen"))
     _judge(config, record)
     reasons = _incomparable(config, len(chosen))
+    if deaths := record.performance["generator"].get("deaths"):
+        reasons.append(f"{len(deaths)} workers died and were replaced")
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     if record.images:
         from sdxl.images import sheet
@@ -167,7 +173,7 @@ def child(
 
 def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """Figures from LoadGen's own log; in accuracy mode there are none to report."""
-    same = ("batch_size", "prompts", "counts", "warm_up", "settings", "generator")
+    same = ("batch_size", "prompts", "counts", "warm_up", "stage_ms", "settings", "generator")
     performance: dict[str, Any] = {
         "scenario": config.scenario.name,
         "mode": config.mode.value,
@@ -225,7 +231,8 @@ def _incomparable(config: Config, prompt_count: int) -> list[str]:
     if not backend_modules()[config.backend.name].NEEDS_TORCH:
         reasons.append(f"backend={config.backend.name} draws without a model")
     if not isinstance(model, schema.SdxlModel):
-        reasons.append(f"model={model.name} has random weights")
+        kind = "is a miniature" if isinstance(model, schema.ScenesModel) else "has random weights"
+        reasons.append(f"model={model.name} {kind}")
     elif model.path != schema.SDXL_BASE:
         reasons.append(f"weights from {model.path}: are they SDXL base 1.0's?")
     if config.rules is Rules.open:

@@ -42,6 +42,10 @@ def open_source(model: schema.Model, seed: int) -> Source:
         from sdxl.weights import WeightSource
 
         return WeightSource(model)
+    if isinstance(model, schema.ScenesModel):
+        from sdxl.weights import bundled
+
+        return bundled(model)
     if isinstance(model, schema.RandomModel):
         return RandomSource(architecture.SDXL, seed, model.unet_config, through_fp32=False)
     assert isinstance(model, schema.TinyModel)

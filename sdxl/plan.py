@@ -28,6 +28,8 @@ def show_plan(config: Config) -> Outcome:
         rows += _model_rows(config, batch, facts)
         rows += _quant_rows(config, facts)
     rows.append(_duration(config, count, facts))
+    if config.find_peak:
+        rows.append(("search", "find_peak=true: about 8 such runs, one after the other"))
     rows.append(_disk(config, count, facts))
     rows.append(("round", f"{config.round.value}: {rules_of(config.round, config.seed).status}"))
     print_rows(f"plan: {config.model.name} on {config.backend.name}", rows)

@@ -28,6 +28,10 @@ def load(dataset: schema.Dataset, limit: int | None = None, seed: int = 0) -> li
     """
     if isinstance(dataset, schema.TsvDataset):
         rows = read_tsv(store.resolve(dataset.path), dataset.name)
+    elif isinstance(dataset, schema.ScenesDataset):
+        from sdxl.scenes import captions
+
+        rows = [(caption.text, "") for caption in captions.held_out(dataset.prompts)]
     else:
         rows = [(text, "") for text in BUILTIN.read_text().splitlines() if text]
     if limit is not None and limit > len(rows):

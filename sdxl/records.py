@@ -23,7 +23,7 @@ MEASURE_VERSION = 1
 """Bumped by hand when the sampler or the harness changes what a figure means."""
 
 _NO_PART = {
-    *("tracking", "plan", "build", "rerun", "fail_fast", "timeout_s", "foreign", "quant"),
+    *("tracking", "plan", "build", "rerun", "fail_fast", "timeout_s", "quant"),
     *QUANT_KEYS,
 }
 """Settings that change no figure, or that do so only through the effective quantization."""

@@ -28,6 +28,8 @@ def problems_of(config: Config) -> list[Problem]:
         _model,
         _division,
         rules_quant.problems_of,
+        _peak,
+        _workers,
         _scenario,
         _compliance,
         _ignored,
@@ -49,12 +51,14 @@ def _numbers(c: Config) -> Iterator[Problem]:
     s, m = c.scenario, c.model
     at_least: list[tuple[str, float | None, float]] = [
         ("limit", c.limit, 1),
+        ("dataset.prompts", getattr(c.dataset, "prompts", None), 1),
         ("repeat", c.repeat, 1),
         ("timeout_s", c.timeout_s, 1),
         ("seed", c.seed, 0),
         ("model.steps", m.steps, 1),
         ("model.guidance", m.guidance, 0),
         ("backend.batch_size", c.backend.batch_size, 1),
+        ("backend.restarts", c.backend.restarts, 0),
         ("scenario.min_duration_ms", s.min_duration_ms, 0),
         ("scenario.min_query_count", s.min_query_count, 1),
         ("scenario.performance_sample_count", s.performance_sample_count, 1),
@@ -121,7 +125,7 @@ def _division(c: Config) -> Iterator[Problem]:
         ("model.negative_prompt", m.negative_prompt, MLPERF_NEGATIVE_PROMPT),
         ("model.noise", m.noise.value, Noise.shared.value),
     ]
-    if not isinstance(m, schema.TinyModel):
+    if not isinstance(m, schema.TinyModel | schema.ScenesModel):
         fixed += [("model.height", m.height, 1024), ("model.width", m.width, 1024)]
     for key, got, wanted in fixed:
         if got != wanted:
@@ -131,6 +135,49 @@ def _division(c: Config) -> Iterator[Problem]:
                 f"{wanted}, or the open division",
                 "rules=open",
             )
+
+
+def _peak(c: Config) -> Iterator[Problem]:
+    if not c.find_peak:
+        return
+    if not isinstance(c.scenario, schema.Server) or c.mode is Mode.accuracy or c.compliance:
+        yield Problem(
+            "`find_peak` would be ignored: only Server's performance has a rate to search",
+            f"scenario={c.scenario.name} mode={c.mode.value}",
+            "scenario=Server mode=performance",
+            "scenario=Server find_peak=true",
+        )
+    if c.repeat > 1:
+        yield Problem(
+            "`repeat` would be ignored: the search repeats by itself",
+            f"repeat={c.repeat}",
+            "repeat=1",
+        )
+
+
+def _workers(c: Config) -> Iterator[Problem]:
+    devices = c.backend.devices
+    if devices is None:
+        if c.backend.restarts != 1:
+            yield Problem(
+                "`backend.restarts` would be ignored: there is no worker to replace",
+                f"backend.restarts={c.backend.restarts}",
+                "backend.devices=[0,1], or backend.restarts=1",
+            )
+        return
+    if not devices or len(set(devices)) < len(devices) or min(devices) < 0:
+        got = f"[{','.join(map(str, devices))}]"
+        yield Problem(
+            "`backend.devices` names each device once", got, "numbers from 0, or null",
+            "backend.devices=[0,1]",
+        )  # fmt: skip
+    elif len(devices) > 1 and isinstance(c.scenario, schema.SingleStream):
+        yield Problem(
+            "all but one of `backend.devices` would be idle: SingleStream sends single samples",
+            str(devices),
+            "one device, or another scenario",
+            f"backend.devices=[{devices[0]}]",
+        )
 
 
 def _scenario(c: Config) -> Iterator[Problem]:
@@ -166,6 +213,13 @@ def _compliance(c: Config) -> Iterator[Problem]:
     if c.repeat > 1:
         yield Problem(
             "`repeat` would be ignored: an audit is one run", f"repeat={c.repeat}", "repeat=1"
+        )
+    if c.find_peak:
+        yield Problem(
+            "an audit runs at one rate, that of the run it is judged against",
+            f"{test} find_peak=true",
+            "find_peak=false",
+            "scenario.target_qps=RATE",
         )
     if c.compliance is Compliance.test04 and c.limit and c.limit <= MLPERF_AUDITED_INDEX:
         yield Problem(

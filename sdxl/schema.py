@@ -59,6 +59,11 @@ class TinyModel(Model):
 
 
 @dataclass
+class ScenesModel(Model):
+    """The miniature of SDXL trained on rendered scenes; its weights are in the package."""
+
+
+@dataclass
 class SdxlModel(Model):
     """SDXL weights from a local directory or, failing that, the Hugging Face hub."""
 
@@ -126,11 +131,20 @@ class TsvDataset(Dataset):
 
 
 @dataclass
+class ScenesDataset(Dataset):
+    """Captions of rendered scenes that no training has seen."""
+
+    prompts: int = 2048
+
+
+@dataclass
 class Backend:
     """Who executes the model. Each backend module adds its own fields."""
 
     name: str = MISSING
     batch_size: Optional[int] = None  # images per batch; null: what the scenario wants
+    devices: Optional[list[int]] = None  # one worker process for each; null: no extra process
+    restarts: int = 1  # how often a worker that dies is replaced before the run fails
 
 
 @dataclass
@@ -241,6 +255,7 @@ class Config:
     compliance: Optional[Compliance] = None  # MLPerf's audit in place of a plain measurement
     foreign: Foreign = Foreign.warn  # other people's work on this machine: note it, or fail
     build: Build = Build.auto
+    find_peak: bool = False  # Server: search the highest rate that keeps the latency limit
     repeat: int = 1  # measurements of the cell; the median counts
     rerun: Optional[Rerun] = None  # null: a multirun continues (failed), a single run measures
     fail_fast: bool = False  # a failed cell ends the multirun
@@ -249,10 +264,15 @@ class Config:
 
 
 GROUPS: dict[str, dict[str, type]] = {
-    "model": {"tiny": TinyModel, "sdxl": SdxlModel, "sdxl_random": RandomModel},
+    "model": {
+        "tiny": TinyModel,
+        "scenes": ScenesModel,
+        "sdxl": SdxlModel,
+        "sdxl_random": RandomModel,
+    },
     "precision": {"base": Precision},
     "quant": {"base": Quant},
-    "dataset": {"builtin": Dataset, "tsv": TsvDataset},
+    "dataset": {"builtin": Dataset, "tsv": TsvDataset, "scenes": ScenesDataset},
     "scenario": {
         "Offline": Offline,
         "Server": Server,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -47,12 +48,21 @@ def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(out)
 
 
+Vocabulary = tuple[dict[str, int], list[tuple[str, str]]]
+"""Numbers of tokens, and merges in order."""
+
+
 @cache
-def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def vocabulary() -> Vocabulary:
+    """The vocabulary of the random model, learnt from the built-in prompts."""
+    return learn(BUILTIN.read_text().splitlines())
+
+
+def learn(lines: Sequence[str]) -> Vocabulary:
     """Byte-level BPE in CLIP's form: bytes, bytes at a word's end, merges, two specials.
 
-    Learnt from the built-in prompts; any other text falls back to bytes. Learnt here because the
-    trainer of `tokenizers` breaks ties differently in each process, and a model must not change.
+    Any text falls back to bytes. Learnt here because the trainer of `tokenizers` breaks ties
+    differently in each process, and a model must not change.
     """
     from tokenizers import normalizers, pre_tokenizers
 
@@ -64,7 +74,7 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     room = VOCABULARY - 2 * len(alphabet) - 2
     counts = Counter(
         word
-        for line in BUILTIN.read_text().splitlines()
+        for line in lines
         for word, _ in splitter.pre_tokenize_str(lowercase.normalize_str(line))
     )
     merges = _merges({(*word[:-1], f"{word[-1]}</w>"): n for word, n in counts.items()}, room)
@@ -76,10 +86,15 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def tokenizers() -> tuple[Any, Any]:
+    """The pair of the random model."""
+    return tokenizers_of(vocabulary())
+
+
+def tokenizers_of(words: Vocabulary) -> tuple[Any, Any]:
     """SDXL's pair: the second pads with `!`, as SDXL's does."""
     from transformers import CLIPTokenizer
 
-    vocab, pairs = vocabulary()
+    vocab, pairs = words
     merges: Any = pairs
     first = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
     second = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77, pad_token="!")

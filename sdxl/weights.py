@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,8 @@ from sdxl import schema, store
 from sdxl.errors import UserError
 from sdxl.model import COMPONENTS
 
+BUNDLED = Path(__file__).parent / "data" / "scenes"
+"""The model that we train on rendered scenes, in diffusers' form."""
 _HOW = "python -m sdxl.download sdxl   # then model.path=store:sdxl, or copy the folder there"
 
 
@@ -128,6 +131,22 @@ class WeightSource:
             kind = "CLIPTextModel" if name == "text_encoder" else "CLIPTextModelWithProjection"
             config = transformers.CLIPTextConfig.from_pretrained(folder)
             return getattr(transformers, kind)(config)
+
+
+def bundled(model: schema.ScenesModel) -> WeightSource:
+    """The miniature of SDXL that comes with the package.
+
+    Raises `UserError` while its UNet is not trained.
+    """
+    if not (BUNDLED / "model_index.json").is_file():
+        raise UserError(
+            "the UNet of model=scenes is not trained yet",
+            f"{BUNDLED} without unet/",
+            "a trained UNet in the package",
+            "python train.py train=unet && python -m sdxl.training.bundle scenes sdxl/data/scenes",
+        )
+    settings = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+    return WeightSource(schema.SdxlModel(**settings, path=str(BUNDLED)))
 
 
 def check_safetensors(file: Path) -> None:

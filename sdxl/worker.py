@@ -8,16 +8,16 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdxl import devices, environment, isolate, prompts, schema
+from sdxl import devices, environment, generators, isolate, prompts, schema
+from sdxl.bench.pool import Pool
 from sdxl.bench.sut import Sample, Sut, batch_size
 from sdxl.config import backend_modules
 from sdxl.schema import Mode
-from sdxl.types import Generator, Prompt
 
 REPORT_EVERY_S = 0.25
 BINS = 40
@@ -36,12 +36,14 @@ def measure(
     link.report({"phase": "loading"})
     with _timed(durations, "load_s"):
         if config.model.diffusers_src:
-            use_diffusers(config.model.diffusers_src)
+            generators.use_diffusers(config.model.diffusers_src)
         chosen = prompts.load(config.dataset, config.limit, config.seed)
-        generator = open_generator(config, artifacts, chosen)
+        generator = generators.open_all(config, artifacts, chosen)
+    parts = generator.lanes if isinstance(generator, Pool) else [generator]
+    lanes = [part.generate for part in parts]
     link.report({"phase": "warming up"})
     with _timed(durations, "warm_up_s"):
-        warm = _warm_up(generator, config, len(chosen), link)
+        warm, stage_ms = generators.warm_up(parts, config, len(chosen), link)
     settings = loadgen.test_settings(config, len(chosen), warm)
     expected = _expected_samples(settings, config, len(chosen))
     accuracy = config.mode is Mode.accuracy
@@ -50,9 +52,12 @@ def measure(
     scoring = Scoring(config, chosen)
     scoring.begin()
 
+    taking = threading.Lock()  # lanes call from threads of their own
+
     def on_images(batch: list[Sample], made: Any) -> None:
-        keeper.take(batch, made)
-        scoring.take(batch, made)
+        with taking:
+            keeper.take(batch, made)
+            scoring.take(batch, made)
 
     reporter = _Reporter(link, expected)
     link.report({"phase": "measuring", isolate.LIMIT: _stall_limit(config, settings, warm)})
@@ -61,7 +66,7 @@ def measure(
             config,
             settings,
             len(chosen),
-            generator.generate,
+            lanes,
             on_images,
             link.fail,  # LoadGen would wait for the lost samples
             out_dir / "loadgen",
@@ -79,6 +84,8 @@ def measure(
         "diffusers": environment.diffusers_in_use(),
     }
     generator.close()
+    if isinstance(generator, Pool):
+        memory["peak_rss_bytes"] += generator.peak_rss_bytes
     image_flop = _image_flop(config)
     scores: dict[str, Any] = {}
     if scoring.wanted:
@@ -88,6 +95,7 @@ def measure(
         "counts": vars(sut.counts),
         "latency_histogram": _histogram(sut.latencies_s),
         "warm_up": vars(warm),
+        "stage_ms": stage_ms,
         "settings": loadgen.describe(settings),
         "images": pictures,
         "scores": scores,
@@ -108,7 +116,7 @@ def quantize(link: isolate.Link, config: schema.Config) -> dict[str, Any]:
 
     link.report({"phase": "quantizing"})
     if config.model.diffusers_src:
-        use_diffusers(config.model.diffusers_src)
+        generators.use_diffusers(config.model.diffusers_src)
     from sdxl.quant import progress
 
     progress.listener = lambda text: link.report({"phase": "quantizing", "text": text})
@@ -117,53 +125,6 @@ def quantize(link: isolate.Link, config: schema.Config) -> dict[str, Any]:
     errors = quant.layer_report(config, made)
     manifest = dataclasses.asdict(made.manifest)
     return {"path": str(made.path), "manifest": manifest, "layer_errors": errors}
-
-
-def open_generator(
-    config: schema.Config, artifacts: dict[str, Path], chosen: list[Prompt]
-) -> Generator:
-    """The backend's generator, or a sampler on its stages."""
-    backend: Any = backend_modules()[config.backend.name]
-    if not backend.NEEDS_TORCH:
-        return backend.open(config)
-    from sdxl.model import open_source
-    from sdxl.sampler import Sampler
-
-    source = open_source(config.model, config.seed)
-    return Sampler(backend.open(config, artifacts), source, config, chosen)
-
-
-def use_diffusers(path: str) -> None:
-    """Import diffusers from a checkout; must run before anything imports it."""
-    from sdxl.errors import UserError
-
-    root = Path(path).expanduser().resolve()
-    source = next(
-        (p for p in (root / "src", root) if (p / "diffusers/__init__.py").is_file()), None
-    )
-    if source is None:
-        raise UserError(
-            "`model.diffusers_src` is no diffusers checkout", path, "a folder with src/diffusers/"
-        )
-    assert "diffusers" not in sys.modules, "diffusers was imported before its checkout was chosen"
-    sys.path.insert(0, str(source))
-
-
-def _warm_up(generator: Generator, config: schema.Config, count: int, link: isolate.Link) -> Any:
-    """Run every batch size that the test will see; the last full batches are timed."""
-    from sdxl.bench.loadgen import WarmUp
-
-    size = min(batch_size(config), count)
-    others = {1} if config.scenario.name == "Server" else {count % size or size}
-    for other in sorted(others - {size}):
-        generator.generate(list(range(other)))
-    seconds = []
-    for number in range(config.scenario.warmup_batches):
-        began = time.perf_counter()
-        generator.generate(list(range(size)))
-        seconds.append(time.perf_counter() - began)
-        link.report({"phase": "warming up", "done": number + 1})
-    return WarmUp(query_s=min(seconds), images_per_second=size / min(seconds))
 
 
 def _expected_samples(settings: Any, config: schema.Config, count: int) -> int:
@@ -189,7 +150,9 @@ def _stall_limit(config: schema.Config, settings: Any, warm: Any) -> float:
     """
     server = config.scenario.name == "Server"
     pause_s = 20 / settings.server_target_qps if server else 0.0
-    return max(config.scenario.stall_s, 5 * warm.query_s, pause_s)
+    longest = max(config.scenario.stall_s, 5 * warm.query_s, pause_s)
+    # A pool notices a silent worker by itself, and then loads another.
+    return longest if config.backend.devices is None else 2 * longest + config.scenario.startup_s
 
 
 class _Reporter:
@@ -223,7 +186,7 @@ class _Reporter:
             )
 
 
-def _histogram(latencies_s: list[float]) -> dict[str, list[float]]:
+def _histogram(latencies_s: Sequence[float]) -> dict[str, list[float]]:
     """Latencies in equal bins: `edges_ms` (one more than bins) and `counts`."""
     import numpy as np
 

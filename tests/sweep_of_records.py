@@ -15,7 +15,17 @@ EVIL = "<script>document.title='pwned'</script><img src=x onerror=alert(1)>"
 CONFIG: dict[str, Any] = {
     "model": {"name": "sdxl", "height": 128, "width": 128, "steps": 20},
     "precision": {"text_encoder": "fp16", "unet": "fp16", "vae": "fp16"},
-    "quant": {"name": "none", "format": "none", "level": 2.5, "alpha": 0.8},
+    "quant": {
+        "name": "none",
+        "format": "none",
+        "level": 2.5,
+        "alpha": 0.8,
+        "statistics": None,
+        "calib_dataset": "coco_calibration",
+        "calib_size": 32,
+    },
+    "dataset": {"name": "coco", "shuffle": False},
+    "seed": 0,
     "backend": {"name": "torch"},
     "scenario": {"name": "SingleStream"},
     "tracking": {"name": "off", "uri": None},

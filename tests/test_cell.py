@@ -62,20 +62,6 @@ def test_the_seeds_of_every_round_reach_loadgen(cli, data):
     assert set(ROUNDS) == set(Round) - {Round("custom")}
 
 
-def test_server_that_is_too_slow_is_invalid_with_loadgens_reason(cli):
-    done = cli(*FAST, "scenario=Server", "backend.latency_ms=20", "scenario.target_latency_ms=1")
-    assert done.code == 3, done.err
-    assert done.json["status"] == "invalid" and done.json["exit_code"] == 3
-    assert "Reduce target QPS" in done.json["reason"]
-    assert done.record["status"] == "invalid" and "INVALID" in done.out
-
-
-def test_too_few_queries_for_early_stopping_is_invalid(cli):
-    done = cli(*FAST, "scenario=SingleStream", "scenario.min_query_count=10")
-    assert done.code == 3
-    assert "at least 64 queries" in done.json["reason"]
-
-
 def test_pictures_are_named_by_query_sample_and_are_the_generators(cli, load):
     done = cli(*FAST, "quality.keep_images=5", "seed=3")
     entries = done.record["images"]

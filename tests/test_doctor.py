@@ -48,6 +48,23 @@ def test_this_machine_can_measure(capsys: pytest.CaptureFixture):
     assert summary["missing"] == 0
 
 
+def test_engines_of_either_library(monkeypatch):
+    from sdxl.engines import Flavor
+    from sdxl.gpu import Gpu
+
+    def line(flavor, *device):
+        found = Gpu(*device, 24 << 30, "580.1") if device else None
+        monkeypatch.setattr(checks, "find_gpu", lambda: (found, "no driver"))
+        monkeypatch.setattr(checks.importlib, "import_module", lambda name: name)
+        return checks._engines(flavor)
+
+    assert "runs none: no driver" in line(Flavor.rtx).text
+    assert line(Flavor.rtx, "RTX 4090", (8, 9)).text == "builds and runs on RTX 4090, sm89"
+    assert "H100 (sm90) is no target" in line(Flavor.rtx, "H100", (9, 0)).text
+    assert line(Flavor.tensorrt).state == "warning"
+    assert line(Flavor.tensorrt, "H100", (9, 0)).state == "ok"
+
+
 def test_what_is_missing_exits_with_1(monkeypatch, capsys: pytest.CaptureFixture):
     def gone(name: str):
         raise ImportError(f"No module named {name!r}")

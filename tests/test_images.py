@@ -144,3 +144,20 @@ def test_more_pictures_than_wait_at_most_do_not_block(tmp_path):
     for start in range(0, 200, 50):
         take(kept, *range(start, start + 50))
     assert len(kept.finish(Generator())) == 200
+
+
+def test_a_sheet_of_twins_shows_both_and_what_differs_enlarged(tmp_path):
+    one = np.full((64, 64, 3), 100, np.uint8)
+    other = one.copy()
+    other[16:48, 16:48] = 104
+    for name, image in (("one", one), ("other", other)):
+        images.save(image, tmp_path / f"{name}.png")
+    pair = (tmp_path / "one.png", tmp_path / "other.png")
+    images.twin_sheet([pair, pair], ["a", "b"], tmp_path / "twins.png")
+    page = read(tmp_path / "twins.png")
+    assert page.shape == (2 * 220 + 8, 3 * 200 + 8, 3)
+    middle, corner = (104, 104), (16, 16)
+    for top in (0, 220):
+        row = [page[top : top + 220, left : left + 200] for left in (0, 200, 400)]
+        assert [int(cell[middle][0]) for cell in row] == [100, 104, 128 + 4 * images.AMPLIFIED]
+        assert [int(cell[corner][0]) for cell in row] == [100, 100, 128]

@@ -11,7 +11,8 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "sdxl"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ENTRIES = sorted(ROOT.glob("*.py"))
-GROUND = ("choices", "errors", "config", "schema", "rules", "rules_quant", "types", "store")
+GROUND = ("choices", "errors", "config", "schema", "schema_train", "rules", "rules_quant", "types",
+          "store")  # fmt: skip
 LIGHT = {"hydra", "sdxl.cli", "sdxl.config", "sdxl.errors"}
 
 

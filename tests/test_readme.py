@@ -63,7 +63,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", PYTHON)
 def test_command_runs(command: str, store: Path, tmp_path: Path) -> None:
     words = [sys.executable, *shlex.split(command)[1:]]
-    if words[1] in ("run.py", "quantize.py") and "--help" not in words:
+    if words[1] in ("run.py", "quantize.py", "export.py") and "--help" not in words:
         words += shrunk(words, tmp_path)
     if words[1:3] == ["-m", "sdxl.report"]:
         words.append(str(a_sweep(tmp_path)))

@@ -156,6 +156,7 @@ def wait_for(path, key):
         (["compliance=test01", "mode=accuracy"], "performance mode"),
         (["compliance=test04", "repeat=2"], "`repeat` would be ignored"),
         (["compliance=test04", "limit=3"], "prompt 3 over and over"),
+        (["compliance=test04", "scenario=Server", "find_peak=true"], "runs at one rate"),
     ],
 )
 def test_an_audit_that_cannot_be_one_is_refused(load, words, what):

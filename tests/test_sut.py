@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdxl.bench.sut import Sample, Sut, batch_size
+from sdxl.bench.sut import Pace, Sample, Sut, batch_size
 
 PICTURE = np.zeros((1, 2, 2, 3), np.uint8)
 
@@ -17,8 +17,8 @@ PICTURE = np.zeros((1, 2, 2, 3), np.uint8)
 class Harness:
     """A `Sut` whose generator and completions are written down."""
 
-    def __init__(self, batch=4, inline=False, max_wait_s=0.0, generate=None):
-        self.batches, self.times, self.errors = [], [], []
+    def __init__(self, batch=4, inline=False, max_wait_s=0.0, generate=None, limit_s=None):
+        self.batches, self.times, self.errors, self.inline = [], [], [], inline
         self.failed = threading.Event()
         self.sut = Sut(
             generate or (lambda indices: np.repeat(PICTURE, len(indices), axis=0)),
@@ -27,6 +27,7 @@ class Harness:
             batch_size=batch,
             inline=inline,
             max_wait_s=max_wait_s,
+            limit_s=limit_s,
         )
 
     def complete(self, batch, images):
@@ -52,7 +53,7 @@ class Harness:
         issued = []
         for size in sizes:
             query = [Sample(n, n * 7 % 5) for n in islice(ids, size)]
-            issued += query
+            issued += query if self.inline else sorted(query, key=lambda sample: sample.index)
             self.sut.issue(query)
             time.sleep(pause_s)
         self.close()
@@ -189,3 +190,104 @@ def test_a_generator_that_loses_a_picture_is_an_error(inline):
 )
 def test_the_batch_size_is_the_configured_or_the_scenarios(load, words, size):
     assert batch_size(load(*words)) == size
+
+
+def test_one_query_is_worked_off_in_the_order_of_its_indices():
+    harness = Harness(batch=4)
+    harness.start()
+    harness.sut.issue([Sample(n, index) for n, index in enumerate([5, 0, 3, 5, 1, 4, 2])])
+    harness.close()
+    assert [[s.index for s in batch] for batch in harness.batches] == [[0, 1, 2, 3], [4, 5, 5]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=10), lanes=st.integers(2, 4))
+def test_several_lanes_share_the_work_and_lose_nothing(sizes, lanes):
+    harness = Harness(batch=4, max_wait_s=0.001)
+    mine = [[] for _ in range(lanes)]
+
+    def lane(number):
+        def generate(indices):
+            mine[number].extend(indices)
+            return np.repeat(PICTURE, len(indices), axis=0)
+
+        harness.sut.serve(generate)
+
+    threads = [threading.Thread(target=lane, args=(n,), daemon=True) for n in range(lanes)]
+    for thread in threads:
+        thread.start()
+    total = 0
+    for size in sizes:
+        harness.sut.issue([Sample(total + n, n) for n in range(size)])
+        total += size
+    harness.sut.close()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert sorted(sample.id for sample in harness.done) == list(range(total))
+    assert sum(map(len, mine)) == total == harness.sut.counts.done
+
+
+def test_lanes_of_equal_speed_get_equal_shares():
+    harness = Harness(batch=2)
+    mine = [0, 0]
+
+    def lane(number):
+        def generate(indices):
+            mine[number] += 1
+            time.sleep(0.01)  # the device at work
+            return np.repeat(PICTURE, len(indices), axis=0)
+
+        harness.sut.serve(generate)
+
+    threads = [threading.Thread(target=lane, args=(n,), daemon=True) for n in range(2)]
+    harness.sut.issue([Sample(n, n) for n in range(80)])
+    for thread in threads:
+        thread.start()
+    harness.sut.close()
+    for thread in threads:
+        thread.join(30)
+    assert sum(mine) == 40 and min(mine) >= 15
+
+
+def test_pace_is_learnt_by_size():
+    pace = Pace()
+    assert pace.of(4) == 0.0
+    pace.note(1, 1.0)
+    pace.note(5, 3.0)
+    assert [pace.of(size) for size in (1, 3, 5, 9)] == [1.0, 2.0, 3.0, 3.0]
+    pace.note(5, 4.0)
+    assert 3.0 < pace.of(5) < 4.0
+
+
+def test_a_batch_goes_early_where_its_oldest_sample_would_miss_the_limit():
+    harness = Harness(batch=8, max_wait_s=30.0, limit_s=1.0)
+    harness.sut.pace.note(8, 0.7)
+    harness.start()
+    began = time.perf_counter()
+    harness.sut.issue([Sample(0, 0)])
+    while not harness.done:
+        assert time.perf_counter() - began < 10
+        time.sleep(0.001)
+    assert 0.2 < harness.times[0] - began < 2, "0.95 of the limit less the batch's own time"
+    harness.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [
+        ({1: 0.125, 8: 1.0}, [4, 8]),  # as cheap per image: cut to what ends in time
+        ({1: 0.9, 8: 1.0}, [8, 4]),  # cutting would cost throughput: the full batch, late or not
+    ],
+)
+def test_a_late_batch_is_cut_only_where_that_costs_nothing(seconds, wanted):
+    harness = Harness(batch=8, limit_s=1.0)
+    for size, each in seconds.items():
+        harness.sut.pace.note(size, each)
+    waiting = harness.sut._waiting
+    waiting.extend((Sample(n, 0), time.perf_counter() - 0.4) for n in range(12))
+    assert [len(harness.sut._take())] == wanted[:1]
+    waiting.clear()
+    waiting.extend((Sample(n, 0), time.perf_counter() + 5) for n in range(wanted[1]))
+    harness.sut.close()
+    assert [len(harness.sut._take())] == wanted[1:]

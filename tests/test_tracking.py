@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from sdxl import records, schema, tracking
-from sdxl.tracking import content
+from sdxl.tracking import content, sweeps
 from sdxl.tracking.__main__ import main as commands
+from tests import sweep_of_records
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "limit=8", "scenario.min_duration_ms=0", "backend.sample_ms=0")
@@ -85,6 +86,36 @@ def test_a_record_becomes_a_whole_run(store, measured):
     for index in range(8):  # fixed keys, so that MLflow's image grid compares runs
         assert any(name.startswith(f"images/prompt_{index:02d}") for name in logged)
     assert any(key.startswith("images") or "mlflow.loggedImages" in key for key in tags)
+
+
+def test_a_run_says_what_it_was_made_from(store, measured, tmp_path):
+    folder = shutil.copytree(measured, tmp_path / "cell")
+    record = json.loads((folder / "record.json").read_text())
+    made = {"kind": "checkpoint", "key": "c0ffee", "parents": ["0ddba11"]}
+    record["config"]["quant"] |= {"format": "int8", "calib_size": 16}
+    (folder / "record.json").write_text(json.dumps(record | {"artifacts": [made]}))
+    run = store.client.get_run(tracking.upload(folder / "record.json", store.settings))
+    assert run.data.tags["artifact.checkpoint"] == "c0ffee"
+    assert run.data.tags["artifact.checkpoint.parents"] == "0ddba11"
+    inputs = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
+    assert set(inputs) == {"measurement", "calibration"}
+    assert json.loads(inputs["measurement"].profile)["prompts"] == 8
+    assert json.loads(inputs["calibration"].profile)["prompts"] == 16
+    assert inputs["measurement"].name == "builtin" and len(inputs["measurement"].digest) == 8
+    assert "plots/latency.png" in files(store.client, run.info.run_id)
+
+
+def test_a_sweeps_parent_has_its_table_summary_and_pictures(store, tmp_path):
+    folder = sweep_of_records.sweep(tmp_path / "sweep")
+    parent = sweeps.begin("pareto: alpha", store.settings, folder)
+    outcomes = [{"status": "ok", "exit_code": 0}, {"status": "failed", "exit_code": 1}]
+    sweeps.end(outcomes, folder, interrupted=False)
+    run = store.client.get_run(parent)
+    assert run.info.run_name == "pareto: alpha" and run.info.status == "FAILED"
+    assert run.data.metrics == {"cells": 2, "cells_ok": 1, "cells_failed": 1}
+    logged = files(store.client, parent)
+    assert {"cells.json", "summary.md", "plots/pareto-1.png", "plots/speed-1.png"} <= logged
+    sweeps.end(outcomes, folder, interrupted=False)  # closed already: nothing more happens
 
 
 def test_artifacts_lie_beside_their_database_wherever_we_run(
@@ -261,6 +292,13 @@ def test_a_record_that_a_server_missed_is_uploaded_later(measured, empty, tmp_pa
         (run,) = runs(client, "sdxl")
         assert list(first["runs"].values()) == [run.info.run_id]
         assert "loadgen/mlperf_log_detail.txt" in files(client, run.info.run_id)
+        settings = schema.Tracking("mlflow", True, uri, "sweeps")
+        sweep = sweep_of_records.sweep(tmp_path / "sweep")
+        parent = sweeps.begin("a sweep", settings, sweep)
+        child = tracking.upload(folder / "record.json", settings, parent)
+        sweeps.end([{"status": "ok", "exit_code": 0}], sweep, interrupted=False)
+        assert client.get_run(child).data.tags["mlflow.parentRunId"] == parent
+        assert "plots/pareto-1.png" in files(client, parent)
     finally:
         os.killpg(server.pid, 9)
         server.wait(20)

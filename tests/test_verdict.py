@@ -53,7 +53,7 @@ def test_every_sample_set_fails_just_the_gates_it_should(data, name, accuracy, o
     gates = verdict.gates(record_of(detail, accuracy))
     assert failing(gates, True) == own
     partner = {"performance run" if accuracy else "accuracy run"}
-    scores = {"FID", "CLIP score", "images scored"}
+    scores = {"FID", "CLIP score", "images scored", "official scores"}
     assert failing(gates, False) - partner - scores == official
     assert bool(verdict.invalid_because(gates)) is bool(own)
 
@@ -99,6 +99,9 @@ def test_scores_have_two_bounds_and_margins(data, fid, clip, margins):
     assert [gate.margin for gate in gates[:2]] == list(margins)
     assert [gate.passed for gate in gates[:2]] == ["+" in margin for margin in margins]
     assert gates[2].passed
+    assert not gates[3].passed, "nobody said that these are the published networks'"
+    scores["comparable"] = True
+    assert verdict.score_gates(record_of(detail, True), {"scores": scores})[3].passed
     few = verdict.score_gates(record_of(detail, True), {"scores": {**scores, "images": 4999}})
     assert not few[2].passed and few[2].margin == "-1"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -41,7 +40,7 @@ COUNTED = ("Conv", "Gemm", "MatMul", "Attention")
 
 
 class Runtime:
-    """What the sessions share: the device, its providers, one pool of threads."""
+    """What the sessions share: the device, its providers, the number of threads."""
 
     def __init__(self, config: schema.Config) -> None:
         backend = config.backend
@@ -49,8 +48,7 @@ class Runtime:
         self.settings = backend
         self.device = _device(config, backend.provider)
         self.providers = _providers(backend.provider, self.device)
-        self.threads = backend.threads or len(os.sched_getaffinity(0))
-        ort.set_global_thread_pool_sizes(self.threads, 1)
+        self.threads = backend.threads or torch.get_num_threads()
 
     def session(self, path: Path, profile: Path) -> Any:
         """A session on the graph; the first runs are profiled into `profile`.
@@ -58,7 +56,7 @@ class Runtime:
         Weights are mapped from their file; raises `SdxlError` where no kernel takes the graph.
         """
         backend, options = self.settings, ort.SessionOptions()
-        options.use_per_session_threads = False
+        options.intra_op_num_threads = self.threads
         options.graph_optimization_level = LEVELS[backend.optimization]
         options.enable_cpu_mem_arena = backend.arena
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(backend.spin)))

@@ -116,14 +116,16 @@ class Engine:
         """
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self.flavor is Flavor.rtx:
-            made = self.engine.create_execution_context(self._runtime_config(strategy, cuda_graph))
+            context = self.engine.create_execution_context(
+                self._runtime_config(strategy, cuda_graph)
+            )
         else:
-            made = self.engine.create_execution_context(strategy)
+            context = self.engine.create_execution_context(strategy)
         assert self._memory is not None, "use_memory() first"
-        if made is None:
-            raise self._failed("TensorRT made no execution context")
-        made.set_device_memory(self._memory.data_ptr(), self._memory.nbytes)
-        return made
+        if context is None:
+            raise self._failed("TensorRT context no execution context")
+        context.set_device_memory(self._memory.data_ptr(), self._memory.nbytes)
+        return context
 
     def run(self, inputs: dict[str, torch.Tensor], stream: int) -> dict[str, torch.Tensor]:
         """Outputs of one execution on the CUDA stream `stream`; returns before it has finished.
@@ -226,17 +228,17 @@ class Engine:
             raise self._failed("the weights do not fit the engine")
 
     def _runtime_config(self, strategy: Any, cuda_graph: bool) -> Any:
-        trt, made = self._trt, self.engine.create_runtime_config()
-        made.set_execution_context_allocation_strategy(strategy)
+        trt, runtime_config = self._trt, self.engine.create_runtime_config()
+        runtime_config.set_execution_context_allocation_strategy(strategy)
         # Kernels for a new shape are compiled at once, in the warm-up, not beside the clock.
-        made.dynamic_shapes_kernel_specialization_strategy = (
+        runtime_config.dynamic_shapes_kernel_specialization_strategy = (
             trt.DynamicShapesKernelSpecializationStrategy.EAGER
         )
         if cuda_graph:
-            made.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         if self._cache is not None:
-            made.set_runtime_cache(self._cache)
-        return made
+            runtime_config.set_runtime_cache(self._cache)
+        return runtime_config
 
     def _failed(self, what: str) -> SdxlError:
         said = "; ".join(self._log.errors[-3:]) or "no reason given"

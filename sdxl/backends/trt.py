@@ -32,7 +32,7 @@ def problems_of(config: schema.Config) -> list[Problem]:
 
 
 def missing(config: schema.Config) -> list[Problem]:
-    """What this machine lacks to run engines, found before anything is built."""
+    """What this machine lacks to build engines and to run them, found before any build."""
     return list(engine_rules.missing(config))
 
 

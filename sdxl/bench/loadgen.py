@@ -73,7 +73,7 @@ def run(
     config: schema.Config,
     settings: Any,
     prompts: int,
-    generate: Generate,
+    lanes: Sequence[Generate],
     on_images: Callable[[list[Sample], np.ndarray], None],
     on_error: Callable[[BaseException], None],
     log_dir: Path,
@@ -81,6 +81,7 @@ def run(
 ) -> Sut:
     """Run one test to its end; returns the SUT with its counts. Logs land in `log_dir`.
 
+    Each of `lanes` generates batches in a thread of its own; a single one keeps this thread.
     `on_images` is called after LoadGen has the answers. `on_error` must not return into a test
     that nobody completes: it ends the process.
     """
@@ -101,14 +102,16 @@ def run(
         )
         on_images(batch, images)
 
-    inline = config.scenario.name in ("SingleStream", "MultiStream")
+    inline = config.scenario.name in ("SingleStream", "MultiStream") and len(lanes) == 1
+    server = isinstance(config.scenario, schema.Server) and config.mode is Mode.performance
     sut = Sut(
-        generate,
+        lanes[0],
         complete,
         on_error,
         batch_size=batch_size(config),
         inline=inline,
         max_wait_s=getattr(config.scenario, "max_wait_ms", 0.0) / 1e3,
+        limit_s=getattr(config.scenario, "target_latency_ms", 0.0) / 1e3 if server else None,
     )
 
     def issue(query: Sequence[Any]) -> None:
@@ -141,8 +144,15 @@ def run(
         # cores that costs the bundled model a third of its speed.
         driver = threading.Thread(target=drive, name="loadgen", daemon=True)
         driver.start()
-        sut.serve()
-        driver.join()
+        others = [
+            threading.Thread(target=sut.serve, args=(lane,), name=f"lane-{number}", daemon=True)
+            for number, lane in enumerate(lanes[1:], 1)
+        ]
+        for other in others:
+            other.start()
+        sut.serve(lanes[0])
+        for other in [*others, driver]:
+            other.join()
     lg.DestroyQSL(library)
     lg.DestroySUT(handle)
     return sut

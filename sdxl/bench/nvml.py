@@ -26,24 +26,30 @@ REASONS = {
 
 
 class Gpus:
-    """The GPUs that NVML shows; none without a driver or without nvidia-ml-py."""
+    """The GPUs that NVML shows; none without a driver or without nvidia-ml-py.
 
-    def __init__(self) -> None:
+    `only`: the index or UUID of the one that the measurement was given.
+    """
+
+    def __init__(self, only: str | None = None) -> None:
         self._nvml: Any = None
-        self._handles: list[Any] = []
+        self._handles: dict[int, Any] = {}
         try:
             import pynvml
 
             pynvml.nvmlInit()
             self._nvml = pynvml
             count = pynvml.nvmlDeviceGetCount()
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+            for index in range(count):
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                if only in (None, str(index)) or only == str(pynvml.nvmlDeviceGetUUID(handle)):
+                    self._handles[index] = handle
         except Exception:  # no library, no driver: a machine without NVIDIA GPUs
-            self._handles = []
+            self._handles = {}
 
     def sample(self) -> list[dict[str, Any]]:
         """Numbers, reasons for lower clocks and processes of each GPU."""
-        return [self._one(index, handle) for index, handle in enumerate(self._handles)]
+        return [self._one(index, handle) for index, handle in self._handles.items()]
 
     def close(self) -> None:
         """Let go of the library."""

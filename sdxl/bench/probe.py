@@ -30,10 +30,12 @@ Sample = dict[str, Any]
 class Probe:
     """Samples from `with` to the end of it; `phase` names what the worker is doing.
 
-    `before` are the processes that were on the GPUs when nothing of ours was.
+    `before` are the processes that were on the GPUs when nothing of ours was. `gpu`: the index or
+    UUID of the one to look at; None: all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: str | None = None) -> None:
+        self._gpu = gpu
         self.samples: list[Sample] = []
         self.before: dict[int, set[int]] = {}
         self._phase = ""
@@ -43,7 +45,7 @@ class Probe:
         self._gpus: nvml.Gpus | None = None
 
     def __enter__(self) -> Self:
-        self._cpu, self._gpus = Cpu(), nvml.Gpus()
+        self._cpu, self._gpus = Cpu(), nvml.Gpus(self._gpu)
         self.before = {gpu["index"]: set(gpu["processes"]) for gpu in self._gpus.sample()}
         self._thread.start()
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ Generate = Callable[[Sequence[int]], np.ndarray]
 """qsl indices -> uint8 images (B, H, W, 3)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One outstanding sample: LoadGen's response id and the qsl index."""
 
@@ -39,13 +40,41 @@ class Counts:
 
 Complete = Callable[[list[Sample], np.ndarray], None]
 
+SAFETY = 0.95
+"""Share of the latency limit within which Server's batches are planned to end."""
+EQUAL_COST = 1.05
+"""A smaller batch may cost this much more per image and still be preferred to a late one."""
+MEMORY = 0.3
+"""Weight of the newest batch in what is expected of the next of its size."""
+
+
+class Pace:
+    """How long a batch takes, by its size, learnt from those that ran."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def note(self, size: int, seconds: float) -> None:
+        """A batch of `size` took `seconds`."""
+        before = self._seconds.get(size, seconds)
+        self._seconds = {**self._seconds, size: before + MEMORY * (seconds - before)}
+
+    def of(self, size: int) -> float:
+        """Expected seconds, straight between the sizes seen; 0 as long as none was."""
+        known = self._seconds
+        sizes = sorted(known)
+        return float(np.interp(size, sizes, [known[each] for each in sizes])) if known else 0.0
+
 
 class Sut:
-    """Feeds a generator from LoadGen's queries.
+    """Feeds generators from LoadGen's queries.
 
     `inline` answers in LoadGen's own thread (SingleStream, MultiStream: no queue in the path).
-    Otherwise `serve` takes up to `batch_size` samples at a time, waiting at most `max_wait_s`
-    for a batch to fill (Server). The first exception stops everything and goes to `on_error`.
+    Otherwise each `serve`, of which several may run at once, takes up to `batch_size` samples at
+    a time. Server's batches wait at most `max_wait_s` to fill, and less where the oldest sample
+    would miss `limit_s`; a batch that would end too late is cut if smaller ones are as cheap per
+    image. One query is worked off in the order of its indices, so that its batches do not depend
+    on LoadGen's shuffling. The first exception stops everything and goes to `on_error`.
     """
 
     def __init__(
@@ -57,9 +86,13 @@ class Sut:
         batch_size: int,
         inline: bool,
         max_wait_s: float = 0.0,
+        limit_s: float | None = None,
     ) -> None:
         self.counts = Counts()
-        self.latencies_s: list[float] = []  # of finished samples, from issue to completion
+        self.pace = Pace()
+        self._limit_s = SAFETY * limit_s if limit_s else None
+        self._counting = threading.Lock()
+        self.latencies_s = array("d")  # of finished samples, from issue to completion
         self._issued: dict[int, float] = {}
         self._generate, self._complete, self._on_error = generate, complete, on_error
         self._batch_size, self._inline, self._max_wait_s = batch_size, inline, max_wait_s
@@ -77,42 +110,69 @@ class Sut:
                 if not self._guarded(list(samples[start : start + self._batch_size])):
                     return
             return
+        ordered = sorted(samples, key=_index) if len(samples) > 1 else samples
         with self._changed:
-            self._waiting.extend((sample, now) for sample in samples)
-            self._changed.notify()
+            self._waiting.extend((sample, now) for sample in ordered)
+            self._changed.notify_all()
 
-    def serve(self) -> None:
-        """Work off batches in the calling thread until `close`; nothing to do for an inline SUT."""
+    def serve(self, generate: Generate | None = None) -> None:
+        """Work off batches in the calling thread until `close`; nothing to do for an inline SUT.
+
+        `generate` is this thread's own generator, if it has one.
+        """
         while not self._inline and (batch := self._take()):
-            if not self._guarded(batch):
+            if not self._guarded(batch, generate):
                 return
 
     def close(self) -> None:
         """No more samples will come: `serve` returns once nothing is waiting."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _take(self) -> list[Sample]:
         """The next batch: full, or as full as it got by the deadline of its oldest sample."""
         with self._changed:
-            while not self._waiting:
-                if self._closed:
-                    return []
-                self._changed.wait()
-            deadline = self._waiting[0][1] + self._max_wait_s
-            while len(self._waiting) < self._batch_size and not self._closed:
-                left = deadline - time.perf_counter()
-                if left <= 0 or not self._changed.wait(left):
-                    break
-            size = min(self._batch_size, len(self._waiting))
-            return [self._waiting.popleft()[0] for _ in range(size)]
+            while True:
+                if not self._waiting:
+                    if self._closed:
+                        return []
+                    self._changed.wait()
+                    continue
+                left = self._go_at(self._waiting[0][1]) - time.perf_counter()
+                if len(self._waiting) >= self._batch_size or self._closed or left <= 0:
+                    return [self._waiting.popleft()[0] for _ in range(self._size())]
+                self._changed.wait(left)
 
-    def _guarded(self, batch: list[Sample]) -> bool:
+    def _go_at(self, oldest: float) -> float:
+        """When a batch goes even if it is not full, by the arrival of its oldest sample."""
+        patience = self._max_wait_s
+        if self._limit_s is not None:
+            patience = min(patience, self._limit_s - self.pace.of(self._batch_size))
+        return oldest + patience
+
+    def _size(self) -> int:
+        """How many of the waiting samples go now."""
+        full = min(self._batch_size, len(self._waiting))
+        if self._limit_s is None or full <= 1:
+            return full
+        left = self._waiting[0][1] + self._limit_s - time.perf_counter()
+        if self.pace.of(full) <= left:
+            return full
+        most = EQUAL_COST * self.pace.of(full) / full
+        fitting = (
+            size
+            for size in range(full - 1, 0, -1)
+            if self.pace.of(size) <= left and self.pace.of(size) / size <= most
+        )
+        return next(fitting, full)
+
+    def _guarded(self, batch: list[Sample], generate: Generate | None = None) -> bool:
         """Generate and complete; an exception must not cross into LoadGen, which would abort."""
         began = time.perf_counter()
         try:
-            images = self._generate([sample.index for sample in batch])
+            images = (generate or self._generate)([sample.index for sample in batch])
+            self.pace.note(len(batch), time.perf_counter() - began)
             if len(images) != len(batch):
                 raise RuntimeError(f"{len(batch)} prompts gave {len(images)} pictures")
             self._complete(batch, images)
@@ -120,11 +180,16 @@ class Sut:
             self._on_error(error)
             return False
         now = time.perf_counter()
-        self.latencies_s += [now - self._issued.pop(sample.id) for sample in batch]
-        self.counts.busy_s += now - began
-        self.counts.batches += 1
-        self.counts.done += len(batch)
+        with self._counting:
+            self.latencies_s.extend(now - self._issued.pop(sample.id) for sample in batch)
+            self.counts.busy_s += now - began
+            self.counts.batches += 1
+            self.counts.done += len(batch)
         return True
+
+
+def _index(sample: Sample) -> int:
+    return sample.index
 
 
 def batch_size(config: schema.Config, default: int = DEFAULT_BATCH) -> int:
@@ -134,5 +199,5 @@ def batch_size(config: schema.Config, default: int = DEFAULT_BATCH) -> int:
     if isinstance(config.scenario, schema.SingleStream):
         return 1
     if isinstance(config.scenario, schema.MultiStream):
-        return config.scenario.samples_per_query
+        return -(-config.scenario.samples_per_query // len(config.backend.devices or [0]))
     return default

@@ -89,6 +89,7 @@ def score_gates(record: Record, quality: dict[str, Any]) -> list[Gate]:
         _between("FID", rules.fid, metrics.get("fid")),
         _between("CLIP score", rules.clip, metrics.get("clip_score")),
         _at_least("images scored", rounds.PROMPTS, scores.get("images", 0)),
+        _official_scores(scores),
     ]
 
 
@@ -209,6 +210,13 @@ def _between(name: str, bounds: rounds.Bounds, score: Any) -> Gate:
     nearer = "lower" if below < above else "upper"
     margin = f"{_signed(min(below, above))} to the {nearer} bound"
     return Gate(name, required, f"{score:.6f}", min(below, above) >= 0, margin)
+
+
+def _official_scores(scores: dict[str, Any]) -> Gate:
+    """Published networks and statistics, captions that belong to their pictures."""
+    fair = scores.get("comparable") is True
+    told = scores.get("comparable_reason") if scores else "not measured"
+    return Gate("official scores", "quality=mlperf", "yes" if fair else str(told), fair)
 
 
 def _signed(distance: float) -> str:

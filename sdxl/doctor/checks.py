@@ -15,10 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sdxl import published, store
+from sdxl import engines, published, store
 from sdxl.config import ROOT
 from sdxl.doctor.preflight import INSTALL, existing
+from sdxl.engines import Flavor
 from sdxl.errors import UserError
+from sdxl.gpu import find as find_gpu
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 LITTLE, NOTHING = 10e9, 1e9
@@ -123,6 +125,9 @@ def tensorrt() -> Iterator[Check]:
         return
     described = [f"{n} {version(n)} ({kinds[re.sub(r'-cu[0-9]+$', '', n)]})" for n in found]
     yield Check("TensorRT", "ok", ", ".join(described))
+    for flavor in (Flavor.tensorrt, Flavor.rtx):
+        if engines.installed(flavor):
+            yield _engines(flavor)
 
 
 def disk() -> Iterator[Check]:
@@ -197,6 +202,24 @@ def _files(files: list[published.File], checksums: bool) -> tuple[list[str], lis
         elif file.bytes and size != file.bytes:
             wrong.append(f"{file.path}: {size:,} bytes in place of {file.bytes:,}")
     return absent, wrong
+
+
+def _engines(flavor: Flavor) -> Check:
+    """What one TensorRT library can do on this machine."""
+    name = f"engines, {flavor.value}"
+    try:
+        importlib.import_module(engines.MODULES[flavor])
+    except Exception as error:  # a library it needs is absent or too old
+        return Check(name, "warning", f"cannot be loaded: {type(error).__name__}: {error}")
+    found, reason = find_gpu()
+    if found and (flavor is Flavor.tensorrt or found.target in engines.RTX_TARGETS):
+        return Check(name, "ok", f"builds and runs on {found.name}, {found.target}")
+    here = f"{found.name} ({found.target}) is no target of it" if found else reason
+    if flavor is Flavor.tensorrt:
+        return Check(name, "warning", f"neither builds nor runs: {here}", "backend=ort")
+    targets = " ".join(engines.RTX_TARGETS)
+    text = f"builds ahead of time for {targets}, runs none: {here}"
+    return Check(name, "ok", text, "python export.py backend=trt backend.flavor=rtx")
 
 
 def _torch(seen: int) -> Iterator[Check]:

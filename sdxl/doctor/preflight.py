@@ -11,27 +11,48 @@ from sdxl import store
 from sdxl.bench.compliance import SAMPLED
 from sdxl.config import backend_modules, quality_modules
 from sdxl.errors import Problem
-from sdxl.schema import KEEP_IMAGES, Compliance, Config, Format, Mode, SdxlModel, TinyModel
+from sdxl.schema import (
+    KEEP_IMAGES,
+    Compliance,
+    Config,
+    Format,
+    Mode,
+    ScenesModel,
+    SdxlModel,
+    TinyModel,
+)
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
 MODULES = {"mlperf_loadgen": "LoadGen, which measures", "psutil": "psutil, which counts memory"}
 TORCH_MODULES = {"torch": "PyTorch", "diffusers": "diffusers", "transformers": "transformers"}
+EXPORT_MODULES = {
+    "onnx": "onnx",
+    "onnxscript": "onnxscript, which the exporter needs",
+    "onnxruntime": "ONNX Runtime",
+}
 LOGS_BYTES = 64 << 20
 """LoadGen's trace and the rest of a cell's folder."""
 CHECKPOINT_BYTES = 4 << 30
 """A quantized SDXL UNet with its statistics; the miniature's is a few megabytes."""
+GRAPH_BYTES = 8 << 30
+"""SDXL's four graphs in 16 bits, the VAE in 32."""
 MOST_PROMPTS = 5000
 
 
-def preflight(config: Config, out_dir: Path | None = None) -> list[Problem]:
-    """Missing packages, weights, and disk space for the record, the pictures and the checkpoint.
+def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) -> list[Problem]:
+    """Missing packages, weights, and disk space for the record, the pictures and the artifacts.
 
-    Empty if nothing is known to be wrong. Takes milliseconds: nothing is imported, hashed or asked
-    over a network, so a pass is no proof.
+    `runs`: the backend will run, not only have its artifacts made. Empty if nothing is known to be
+    wrong. Takes milliseconds: nothing is imported, hashed or asked over a network, so a pass is no
+    proof.
     """
+    backend = backend_modules()[config.backend.name]
+    graphs = backend.LOADS in ("graphs", "engines")
     wanted = dict(MODULES)
-    if backend_modules()[config.backend.name].NEEDS_TORCH:
+    if backend.NEEDS_TORCH:
         wanted |= TORCH_MODULES
+    if graphs:
+        wanted |= EXPORT_MODULES
     problems = [
         Problem(f"{what} is not installed", f"no module `{name}`", "the tested set", INSTALL)
         for name, what in wanted.items()
@@ -40,12 +61,13 @@ def preflight(config: Config, out_dir: Path | None = None) -> list[Problem]:
     problems += _weights(config)
     if check := getattr(quality_modules().get(config.quality.name), "preflight", None):
         problems += check(config)
-    if missing := getattr(backend_modules()[config.backend.name], "missing", None):
+    if runs and (missing := getattr(backend, "missing", None)):
         problems += missing(config)
     if out_dir:
         problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
-    if config.quant.format is not Format.none:
-        size = LOGS_BYTES if isinstance(config.model, TinyModel) else CHECKPOINT_BYTES
+    needed = graphs * GRAPH_BYTES + (config.quant.format is not Format.none) * CHECKPOINT_BYTES
+    if needed:
+        size = LOGS_BYTES if isinstance(config.model, TinyModel | ScenesModel) else needed
         problems += _room(store.root(), size, "SDXL_STORE=FOLDER python ...")
     return problems
 

@@ -51,6 +51,7 @@ def verdicts(cells: Sequence[Cell]) -> Markup:
         rows.append([_name(cell), said, *checks, comparable, cell.record.reason or DASH])
     head = ["Setting", "LoadGen says", *names, "Comparable", "Reason"]
     whole = [h("h3", "Verdicts"), table(head, rows, "", "Verdicts")]
+    whole += [_gates(cell) for cell in cells if cell.record.verdict]
     reasons = {c.record.comparable_reason for c in cells if c.record.comparable_reason}
     if len(reasons) > 1:
         lines = [
@@ -60,6 +61,19 @@ def verdicts(cells: Sequence[Cell]) -> Markup:
         ]
         whole.append(h("ul", lines, class_="notes"))
     return join(whole)
+
+
+def _gates(cell: Cell) -> Markup:
+    """The cell's verdict gate by gate, folded away."""
+    rows = [
+        [row["gate"], row["required"], row["measured"], row["margin"],
+         h("span", "yes" if row["pass"] else "no", class_="good" if row["pass"] else "bad")]
+        for row in cell.record.verdict
+    ]  # fmt: skip
+    head = ["Gate", "Required", "Measured", "Margin", "Pass"]
+    passed = sum(row["pass"] for row in cell.record.verdict)
+    title = f" {passed} of {len(rows)} gates of {cell.setting('round')}"
+    return h("details", h("summary", badge(cell), title), table(head, rows, "", title.strip()))
 
 
 def layers(cells: Sequence[Cell]) -> Markup | None:

@@ -121,6 +121,8 @@ def _experiment(client: Any, name: str, uri: str) -> str:
         # MLflow's default would be ./mlruns of whatever folder we run in: beside the database.
         database = Path(uri.removeprefix(SQLITE)).resolve()
         place = (database.parent / "mlruns" / name).as_uri()
+    elif not uri.startswith("http"):  # another database, without a server
+        place = (ROOT / "mlruns" / name).as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=place))
     except Exception:  # another process was faster

@@ -71,6 +71,7 @@ def metrics(record: Record) -> dict[str, float]:
     numbers: dict[str, Any] = {
         "images_per_second": found.get("images_per_second"),
         "tflops": found.get("tflops"),
+        "peak_qps": (found.get("peak") or {}).get("qps"),
         "speed_up": found.get("speed_up"),
         **{f"twin_{n}": v for n, v in record.quality.get("twin", {}).items() if n in TWIN},
         **record.quality.get("scores", {}).get("metrics", {}),
@@ -127,6 +128,7 @@ def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
         ("worker.log", None),
         ("probe.jsonl", None),
         ("images.png", None),
+        ("twins.png", None),
         (".hydra/config.yaml", "hydra"),
         (".hydra/overrides.yaml", "hydra"),
         ("loadgen/mlperf_log_summary.txt", "loadgen"),

@@ -124,7 +124,7 @@ def _refused(run: Run, asked: Asked) -> Iterator[Problem]:
 
 _JUDGED_IN_PAIRS = {
     "same artifact", "same software", "same images for the same index",
-    "FID", "CLIP score", "images scored",
+    "FID", "CLIP score", "images scored", "official scores",
 }  # fmt: skip
 """Gates that the record's own verdict judged beside another partner than the submission's."""
 

@@ -152,13 +152,13 @@ def _set_profile(builder: Any, target: Any, network: Any, graph: str, config: Co
     profile = builder.create_optimization_profile()
     free = False
     for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        shape = tuple(tensor.shape)
+        entry = network.get_input(index)
+        shape = tuple(entry.shape)
         if -1 not in shape:
             if len(shape) > 1 and not least == usual == most == shape[0]:
                 raise SdxlError(
                     f"the graph of {graph} is for {shape[0]} rows only",
-                    f"{tensor.name} {shape}, rows wanted {least} to {most}",
+                    f"{entry.name} {shape}, rows wanted {least} to {most}",
                     "a graph with a free batch",
                     "export it again",
                 )
@@ -166,7 +166,7 @@ def _set_profile(builder: Any, target: Any, network: Any, graph: str, config: Co
         free = True
         fixed = tuple(size[axis - 2] if dim == -1 and axis >= 2 else dim
                       for axis, dim in enumerate(shape))  # fmt: skip
-        profile.set_shape(tensor.name, *((rows, *fixed[1:]) for rows in (least, usual, most)))
+        profile.set_shape(entry.name, *((rows, *fixed[1:]) for rows in (least, usual, most)))
     if free and target.add_optimization_profile(profile) < 0:
         raise SdxlError(
             f"TensorRT refuses the profile of {graph}",

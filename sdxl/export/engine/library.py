@@ -57,8 +57,7 @@ def configure(trt: Any, target: Any, config: Config) -> None:
     if flavor is Flavor.rtx:
         _set_targets(trt, target, engines.targets(config))
     elif wanted.hardware_compatibility is not Compatibility.none:
-        level = wanted.hardware_compatibility.value.upper()
-        target.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+        target.hardware_compatibility_level = _level(trt, wanted.hardware_compatibility)
 
 
 def flags(config: Config) -> list[str]:
@@ -82,3 +81,15 @@ def _set_targets(trt: Any, target: Any, names: list[str]) -> None:
                 "one it can compile for",
                 "backend.compute_capabilities=[sm89]",
             )
+
+
+def _level(trt: Any, wanted: Compatibility) -> Any:
+    known = trt.HardwareCompatibilityLevel.__members__
+    if wanted.value.upper() not in known:  # 10.2 has two levels, 10.13 three
+        raise SdxlError(
+            f"TensorRT {trt.__version__} has no such level of hardware compatibility",
+            wanted.value,
+            " ".join(name.lower() for name in known),
+            "backend.hardware_compatibility=none",
+        )
+    return known[wanted.value.upper()]

@@ -1,0 +1,88 @@
+"""What the load benchmarks share: the fake backend under LoadGen, every sample accounted for."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from array import array
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+
+from sdxl import prompts
+from sdxl.backends import fake
+from sdxl.bench import loadgen, logs
+from sdxl.bench.keep import Keeper
+from sdxl.bench.sut import Sut
+from sdxl.config import ROOT, load, register
+
+
+def configure(*words: str):
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return load(compose("run", ["backend=fake", *words]))
+
+
+def open_fake(config):
+    """What a worker opens; it and `config` are sent there."""
+    return fake.open(config)
+
+
+class Account:
+    """Who was issued, who was answered, and with which picture: by id, by index, by content."""
+
+    def __init__(self, config, count: int) -> None:
+        drawn = fake.open(config).generate(list(range(count)))
+        self.expected = drawn[:, ::64, ::64].copy()
+        self.answered = array("Q")  # ids, packed: the account must not be what grows
+        self.wrong = 0
+        self._lock = threading.Lock()
+
+    def take(self, batch, pictures) -> None:
+        indices = [sample.index for sample in batch]
+        right = (pictures[:, ::64, ::64] == self.expected[indices]).all(axis=(1, 2, 3))
+        with self._lock:
+            self.answered.extend(sample.id for sample in batch)
+            self.wrong += int(len(batch) - np.count_nonzero(right))
+
+    def lost(self, sut: Sut, detail: dict) -> list[str]:
+        """What does not add up; empty if every sample was answered once with its own picture."""
+        issued = sut.counts.issued
+        answered = len(np.unique(np.array(self.answered)))
+        each = {"answered": answered, "done": sut.counts.done}
+        if "result_query_count" in detail:
+            queries, size = detail["result_query_count"], detail["effective_samples_per_query"]
+            each["LoadGen's"] = queries * size
+        found = [f"{n} {v:,} of {issued:,}" for n, v in each.items() if v != issued]
+        twice = len(self.answered) - answered
+        found += [f"{twice} answered twice"] if twice else []
+        return found + ([f"{self.wrong} with another's picture"] if self.wrong else [])
+
+
+def measure(config, lanes, folder: Path, rate: float):
+    """One LoadGen test; returns its detail log, what was lost, and the SUT."""
+    count = len(prompts.load(config.dataset, config.limit, config.seed))
+    account = Account(config, count)
+    keeper = Keeper(folder / "images", prompts.load(config.dataset), 8, False)
+
+    def on_images(batch, pictures) -> None:
+        keeper.take(batch, pictures)
+        account.take(batch, pictures)
+
+    def on_error(error: BaseException) -> None:
+        raise SystemExit(f"failed: {error}")
+
+    settings = loadgen.test_settings(config, count, loadgen.WarmUp(1 / rate, rate))
+    sut = loadgen.run(
+        config, settings, count, lanes, on_images, on_error, folder, lambda started: None
+    )
+    detail = logs.parse_detail(folder / "mlperf_log_detail.txt")
+    return detail, account.lost(sut, detail), sut
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

@@ -1,0 +1,97 @@
+"""Which backend is fastest on this CPU, and what its pictures lose: the bundled model.
+
+    python benchmarks/cpu_backends.py --rounds 5
+
+One process, every backend drawing the same eight pictures in turn, the median of the rounds
+printed; pictures are compared with those of torch eager in fp32. Exits 1 if ONNX Runtime in fp32
+is slower than torch eager.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from hydra import compose, initialize_config_dir
+
+from sdxl import artifacts, measure, prompts
+from sdxl.config import ROOT, load, register
+from sdxl.quality.twin import compare
+from sdxl.report.progress import Progress
+from sdxl.worker import open_generator
+
+INT8 = ["backend=ort", "quant=int8", "quant.report_prompts=0"]
+CASES = {
+    "torch eager": ["backend=torch"],
+    "torch compile": ["backend=torch", "backend.compile=default"],
+    "ort fp32": ["backend=ort"],
+    **{
+        f"ort int8 level {level}": [*INT8, f"quant_level={level}"]
+        for level in ("1", "2", "2.5", "3")
+    },
+}
+
+
+def main() -> int:
+    """Open every backend, draw in turn, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--calib-size", type=int, default=8)
+    chosen = parser.parse_args()
+    register()
+    indices = list(range(chosen.images))
+    generators: dict[str, Any] = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+    ):
+        for name, words in CASES.items():
+            size = [f"calib_size={chosen.calib_size}"] if "int8" in name else []
+            config = load(compose("run", [*words, *size, f"limit={chosen.images}"]))
+            with Progress(name) as progress:
+                child = functools.partial(measure.child, config, Path(folder), progress.report, {})
+                loads = artifacts.build(config, child).loads
+            asked = prompts.load(config.dataset, config.limit, config.seed)
+            generators[name] = open_generator(config, loads, asked)
+    pictures = {name: list(each.generate(indices)) for name, each in generators.items()}
+    rates: dict[str, list[float]] = {name: [] for name in generators}
+    for _ in range(chosen.rounds):
+        for name, each in generators.items():
+            began = time.perf_counter()
+            each.generate(indices)
+            rates[name].append(len(indices) / (time.perf_counter() - began))
+    eager = rates["torch eager"]
+    rows = {}
+    print(f"{'':20} images/s   of eager   PSNR dB    SSIM   integer / float kernels of the UNet")
+    for name, found in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(found, eager, strict=True))
+        beside = compare(pictures["torch eager"], pictures[name])
+        kernels = generators[name].describe().get("kernels", {}).get("unet")
+        rows[name] = {
+            "images_per_second": statistics.median(found),
+            "over_torch_eager": ratio,
+            "psnr_db": beside["psnr_db"],
+            "ssim": beside["ssim"],
+        }
+        psnr = "same" if beside["psnr_db"] is None else f"{beside['psnr_db']:.1f}"
+        counts = [sum(kernels[kind].values()) for kind in ("integer", "float")] if kernels else []
+        print(
+            f"{name:20} {rows[name]['images_per_second']:8.3f} {ratio:10.3f} {psnr:>9} "
+            f"{beside['ssim']:7.4f}   {' / '.join(map(str, counts))}"
+        )
+    print(json.dumps(rows))
+    return int(rows["ort fp32"]["over_torch_eager"] < 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

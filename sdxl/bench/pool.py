@@ -1,0 +1,246 @@
+"""Several generators at once: one process per device, pictures through shared memory.
+
+A worker that dies or falls silent is replaced, and its batch given to the new one, as often as
+`restarts` allows; then the run fails. Every death is written down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import numpy as np
+
+from sdxl import isolate
+from sdxl.types import Generator
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+Open = Callable[..., Generator]
+"""Opens a generator inside a worker; it and its arguments are sent there."""
+
+
+class Lane:
+    """One worker seen from the process that drives it: a `generate` that survives its death."""
+
+    def __init__(self, pool: Pool, number: int, device: int, block_bytes: int) -> None:
+        self._pool, self.number, self.device = pool, number, device
+        name = f"sdxl-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._block = SharedMemory(name, create=True, size=block_bytes)
+        self._process: Any = None
+        self._line: Connection | None = None
+        self.facts: dict[str, Any] = {}
+        self.restarts = 0
+
+    @property
+    def pid(self) -> int:
+        """The worker's process."""
+        return int(self._process.pid)
+
+    def start(self) -> None:
+        """Start the worker and wait until its generator is open."""
+        context: Any = multiprocessing.get_context("forkserver" if self._pool.preload else "spawn")
+        if self._pool.preload:
+            context.set_forkserver_preload(["sdxl.preload"])
+        ours, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_work,
+            args=(theirs, self._block.name, self.device, self._pool.open, self._pool.args),
+            name=f"device-{self.device}",
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+        self._line = ours
+        self.facts = self._answer(self._pool.startup_s)
+
+    def generate(self, indices: Sequence[int]) -> np.ndarray:
+        """Pictures (B, H, W, 3) in the shared block: they last until the next call."""
+        while True:
+            try:
+                assert self._line
+                self._line.send(list(indices))
+                shape = self._answer(self._pool.silence_s)
+                return np.ndarray(shape, np.uint8, self._block.buf)
+            except (EOFError, OSError) as error:
+                self._replace(error, len(indices))
+
+    def stop(self) -> dict[str, Any]:
+        """End the worker; returns its peak memory if it still answers."""
+        found: dict[str, Any] = {}
+        try:
+            if self._line:
+                self._line.send(None)
+                found = self._answer(5.0)
+        except (EOFError, OSError):
+            found = {}
+        self._end()
+        with contextlib.suppress(FileNotFoundError):
+            self._block.unlink()
+        with contextlib.suppress(BufferError):  # somebody still looks at the last batch
+            self._block.close()
+        return found
+
+    def abandon(self) -> None:
+        """Kill the worker and give the shared block's name back, whoever still looks at it."""
+        if self._process:
+            self._process.kill()
+        with contextlib.suppress(FileNotFoundError):
+            self._block.unlink()
+
+    def _answer(self, limit_s: float) -> Any:
+        assert self._line
+        if not self._line.poll(limit_s):
+            raise TimeoutError(f"silent for {limit_s:g} s")
+        kind, message = self._line.recv()
+        if kind == "error":
+            raise isolate.rebuilt(message)
+        return message
+
+    def _replace(self, error: Exception, batch: int) -> None:
+        """Note the death; start another worker, or raise `WorkerDied`."""
+        how = str(error) if isinstance(error, TimeoutError) else self.exit()
+        self._end()
+        self.restarts += 1
+        again = self.restarts <= self._pool.restarts
+        self._pool.note(self, how, batch, again)
+        if not again:
+            raise isolate.WorkerDied(
+                f"the worker of device {self.device} died: {how}",
+                f"{self.restarts} times, with a batch of {batch} samples",
+                "a worker that lives",
+                f"backend.restarts={4 * max(1, self._pool.restarts)}",
+            )
+        try:
+            self.start()
+        except (EOFError, OSError) as second:
+            self._replace(second, batch)
+
+    @property
+    def over(self) -> bool:
+        """Whether the worker's process has ended."""
+        return self._process is not None and not self._process.is_alive()
+
+    def exit(self) -> str:
+        """How it ended: a signal's name or an exit code."""
+        self._process.join(5)
+        code = self._process.exitcode
+        return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+
+    def _end(self) -> None:
+        if self._line:
+            self._line.close()
+            self._line = None
+        if self._process:
+            self._process.kill()
+            self._process.join(10)
+
+
+class Pool:
+    """The workers of `devices`; itself a `Generator`, which draws with the first of them."""
+
+    def __init__(
+        self,
+        open_generator: Open,
+        args: tuple[Any, ...],
+        devices: Sequence[int],
+        block_bytes: int,
+        *,
+        preload: bool,
+        restarts: int,
+        startup_s: float,
+        silence_s: float,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.open, self.args, self.preload, self.restarts = open_generator, args, preload, restarts
+        self.startup_s, self.silence_s, self._on_death = startup_s, silence_s, on_death
+        self.deaths: list[dict[str, Any]] = []
+        self.peak_rss_bytes = 0
+        self._began, self._lock = time.monotonic(), threading.Lock()
+        isolate.before_leaving.append(self.abandon)
+        self.lanes: list[Lane] = []
+        self.lanes += [
+            Lane(self, number, device, block_bytes) for number, device in enumerate(devices)
+        ]
+        try:
+            with ThreadPoolExecutor(len(self.lanes)) as threads:
+                list(threads.map(Lane.start, self.lanes))
+        except (EOFError, OSError) as error:
+            ends = [f"device {each.device}: {each.exit()}" for each in self.lanes if each.over]
+            self.close()
+            said = "; ".join(ends) or str(error)
+            raise isolate.WorkerDied("a worker died while loading", said) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(self, indices: Sequence[int]) -> np.ndarray:
+        """One batch on the first device."""
+        return self.lanes[0].generate(indices)
+
+    def describe(self) -> dict[str, Any]:
+        """The first worker's facts, the devices, and who died."""
+        devices = [lane.device for lane in self.lanes]
+        return {**self.lanes[0].facts, "devices": devices, "deaths": self.deaths}
+
+    def close(self) -> None:
+        """End every worker; `peak_rss_bytes` is their sum afterwards."""
+        found = [lane.stop() for lane in self.lanes]
+        self.peak_rss_bytes = sum(facts.get("peak_rss_bytes", 0) for facts in found)
+
+    def abandon(self) -> None:
+        """Before this process leaves in a hurry: no worker and no shared block stays behind."""
+        for lane in self.lanes:
+            lane.abandon()
+
+    def note(self, lane: Lane, how: str, batch: int, again: bool) -> None:
+        """Write a death down."""
+        with self._lock:
+            self.deaths.append(
+                {
+                    "device": lane.device,
+                    "how": how,
+                    "after_s": round(time.monotonic() - self._began, 3),
+                    "samples_issued_again": batch if again else 0,
+                }
+            )
+        self._on_death()
+
+
+def _work(
+    line: Connection, block_name: str, device: int, open_generator: Open, args: tuple[Any, ...]
+) -> None:
+    """In the worker: open, then a batch per message, until the line closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Before anything touches CUDA: this process sees one device, which is its device 0.
+    visible = os.environ.get(VISIBLE)
+    listed = visible.split(",") if visible else []
+    os.environ[VISIBLE] = listed[device] if device < len(listed) else str(device)
+    block = SharedMemory(block_name)
+    try:
+        generator = open_generator(*args)
+        line.send(("facts", generator.describe()))
+        while (indices := line.recv()) is not None:
+            pictures = generator.generate(indices)
+            np.ndarray(pictures.shape, np.uint8, block.buf)[:] = pictures
+            line.send(("shape", pictures.shape))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        generator.close()
+        line.send(("memory", {"peak_rss_bytes": peak}))
+    except (EOFError, BrokenPipeError):
+        return  # the one that asked is gone
+    except BaseException as error:
+        line.send(("error", isolate.pack(error)))
+    finally:
+        block.close()

@@ -1,0 +1,40 @@
+"""Scores that need no download: our own networks on scenes, an independent judge on anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional
+
+from sdxl import schema
+from sdxl.errors import Problem
+
+if TYPE_CHECKING:
+    from sdxl.types import Prompt, Scorer
+
+SCENES = "scenes"
+"""The dataset whose prompts the scene networks understand."""
+
+
+@dataclass
+class Config(schema.Quality):
+    """What `fd_efficientnet` and `kid_efficientnet` compare with; scenes need nothing."""
+
+    reference: Optional[str] = None  # a folder of real pictures; null: rendered scenes, or no FD
+
+
+def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
+    """The scorer of a run, its networks loaded."""
+    from sdxl.quality.quick import Quick
+
+    return Quick(config, prompts)
+
+
+def problems_of(config: schema.Config) -> list[Problem]:
+    """A reference that nothing could be compared by."""
+    import importlib.util
+
+    assert isinstance(config.quality, Config)
+    if config.quality.reference and not importlib.util.find_spec("efficientnet_lite_pytorch"):
+        install = "python -m pip install -c constraints.txt -e '.[judge]'"
+        return [Problem("`quality.reference` would be ignored: no EfficientNet", fix=install)]
+    return []

@@ -1,0 +1,180 @@
+"""The scores of `quality=fast`: scenes by our own networks, anything by EfficientNet's features.
+
+None is an official metric. `clip_scenes` is 100 x the cosine of caption and picture in our
+contrastive pair; `fid_scenes` the Frechet distance to rendered held-out scenes in the features of
+our picture encoder; `*_accuracy` the shares of pictures in which our detector finds what the
+caption asks for. They know rendered scenes only. `fd_efficientnet` and `kid_efficientnet` compare
+ImageNet features of any two sets of pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdxl import schema, store
+from sdxl.quality import efficientnet, fast, frechet
+from sdxl.types import Prompt
+
+_REASON = "own scores (quality=fast), not the official metrics"
+
+
+class Quick:
+    """Scores pictures as they come."""
+
+    def __init__(self, config: schema.Config, prompts: Sequence[Prompt]) -> None:
+        assert isinstance(config.quality, fast.Config)
+        self.scenes = Scenes(config, prompts) if config.dataset.name == fast.SCENES else None
+        self.judge = _judge(config.quality.reference, self.scenes is not None, config.model.height)
+
+    def add(self, indices: Sequence[int], images: np.ndarray) -> None:
+        """Score uint8 images (B, H, W, 3) of these prompts."""
+        for part in (self.scenes, self.judge):
+            if part:
+                part.add(indices, images)
+
+    def result(self) -> dict[str, Any]:
+        """The scores; never comparable with published ones."""
+        metrics: dict[str, float] = {}
+        found: dict[str, Any] = {}
+        if self.scenes:
+            metrics |= self.scenes.metrics()
+            found["unrelated"] = self.scenes.unrelated()
+        if self.judge:
+            metrics |= self.judge.metrics()
+        return {"metrics": metrics, "comparable": False, "comparable_reason": _REASON, **found}
+
+
+class Scenes:
+    """Alignment, distance and correctness of pictures of scenes."""
+
+    def __init__(self, config: schema.Config, prompts: Sequence[Prompt]) -> None:
+        from sdxl.scenes import captions, looking
+        from sdxl.weights import BUNDLED
+
+        self.prompts = prompts
+        assert isinstance(config.dataset, schema.ScenesDataset)
+        wanted = captions.held_out(config.dataset.prompts)
+        self.captions = [wanted[prompt.row] for prompt in prompts]
+        self.encoder, self.detector = looking.picture_encoder(), looking.detector()
+        self.alignment = looking.Alignment()
+        reference = BUNDLED / looking.FOLDER / looking.REFERENCE
+        self.reference = frechet.read(reference, looking.FEATURES)
+        self.moments = frechet.Moments(looking.FEATURES)
+        self.found: dict[int, Any] = {}
+        self.pictures: list[np.ndarray] = []
+        self.texts: list[np.ndarray] = []
+
+    def add(self, indices: Sequence[int], images: np.ndarray) -> None:
+        """Score these pictures."""
+        from sdxl.scenes import looking
+
+        features = looking.features(self.encoder, images)
+        self.moments.add(features)
+        self.pictures.append(self.alignment.pictures(features))
+        self.texts.append(self.alignment.captions([self.prompts[i].text for i in indices]))
+        seen = self.detector.find(looking.to_tensor(images))
+        self.found |= dict(zip(indices, seen, strict=True))
+
+    def metrics(self) -> dict[str, float]:
+        """By name; `fid_scenes` needs two pictures."""
+        from sdxl.scenes import judge
+
+        own = (np.concatenate(self.pictures) * np.concatenate(self.texts)).sum(axis=1)
+        scores = {"clip_scenes": 100 * float(own.mean())}
+        if self.moments.count > 1:
+            scores["fid_scenes"] = frechet.distance(self.moments.statistics(), self.reference)
+        order = sorted(self.found)
+        shares = judge.accuracy([self.captions[i] for i in order], [self.found[i] for i in order])
+        return {**scores, **shares}
+
+    def unrelated(self) -> float | None:
+        """What `clip_scenes` would be with each picture under another's caption."""
+        pictures, texts = np.concatenate(self.pictures), np.concatenate(self.texts)
+        count = len(pictures)
+        if count < 2:
+            return None
+        every = float((pictures.sum(axis=0) * texts.sum(axis=0)).sum())
+        return 100 * (every - float((pictures * texts).sum())) / (count * (count - 1))
+
+
+class Judge:
+    """Frechet and kernel distance of EfficientNet-Lite0 features to those of real pictures."""
+
+    def __init__(self, reference: np.ndarray) -> None:
+        self.network = efficientnet.load()
+        self.reference = reference
+        self.features: list[np.ndarray] = []
+
+    def add(self, _: Sequence[int], images: np.ndarray) -> None:
+        """Take these pictures' features."""
+        self.features.append(efficientnet.features(self.network, images))
+
+    def metrics(self) -> dict[str, float]:
+        """Both distances; they need two pictures."""
+        ours = np.concatenate(self.features)
+        if len(ours) < 2:
+            return {}
+        statistics = []
+        for features in (ours, self.reference):
+            moments = frechet.Moments(efficientnet.FEATURES)
+            moments.add(features)
+            statistics.append(moments.statistics())
+        return {
+            "fd_efficientnet": frechet.distance(*statistics),
+            "kid_efficientnet": kernel_distance(ours, self.reference),
+        }
+
+
+def kernel_distance(ours: np.ndarray, reference: np.ndarray) -> float:
+    """KID: unbiased squared MMD with the kernel (x.y/d + 1)^3 (Binkowski et al. 2018)."""
+
+    def mean(one: np.ndarray, other: np.ndarray, same: bool) -> float:
+        values = (one.astype(float) @ other.T.astype(float) / one.shape[1] + 1) ** 3
+        if not same:
+            return float(values.mean())
+        count = len(one)
+        return float(values.sum() - np.trace(values)) / (count * (count - 1))
+
+    return (
+        mean(ours, ours, True) + mean(reference, reference, True) - 2 * mean(ours, reference, False)
+    )
+
+
+REFERENCE_SCENES = 512
+"""Rendered scenes that stand for real pictures of scenes."""
+
+
+def _judge(reference: str | None, scenes: bool, size: int) -> Judge | None:
+    """The independent judge where its package and something to compare with are there."""
+    if not efficientnet.installed() or not (reference or scenes):
+        return None
+    network = efficientnet.load()
+    if reference:
+        folder = store.resolve(reference)
+        batches = efficientnet.folder(folder)
+        settings: dict[str, Any] = {"pictures": store.fingerprint(folder)}
+    else:
+        batches = _rendered(size)
+        settings = {"scenes": REFERENCE_SCENES, "size": size}
+
+    def build(target: Path) -> dict[str, Any]:
+        found = np.concatenate([efficientnet.features(network, batch) for batch in batches])
+        np.save(target / "features.npy", found.astype(np.float32))
+        return {}
+
+    from sdxl.config import key
+
+    settings["features"] = "efficientnet-lite0-57934424"
+    made = store.get("features", key(settings), build, settings=settings)
+    return Judge(np.load(made.path / "features.npy", allow_pickle=False))
+
+
+def _rendered(size: int) -> Any:
+    from sdxl.scenes import render, world
+
+    for start in range(0, REFERENCE_SCENES, 32):
+        yield render.render([world.held_out_scene(9, n) for n in range(start, start + 32)], size)

@@ -1,0 +1,67 @@
+"""Curves and pictures of a training in MLflow, which may fail without harm."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from sdxl import schema, tracking
+
+
+class Curves:
+    """One MLflow run that grows while something is trained; a resumed training goes on in it."""
+
+    def __init__(
+        self, settings: schema.Tracking, name: str, params: dict[str, Any], known: str | None
+    ) -> None:
+        self.settings, self.run_id, self.dead = settings, known, not settings.enabled
+        self.step = 0
+        self._try(self._open, name, params)
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        """One point of each curve."""
+        self.step = step
+        self._try(self._log, figures)
+
+    def picture(self, name: str, image: Any) -> None:
+        """A picture (uint8 array) under a fixed key, so that steps can be compared."""
+        self._try(self._picture, name, image)
+
+    def close(self, status: str) -> None:
+        """End the run: FINISHED, FAILED or KILLED."""
+        self._try(self._close, status)
+
+    def _try(self, action: Any, *words: Any) -> None:
+        if self.dead:
+            return
+        try:
+            with tracking.opened(self.settings) as (client, experiment):
+                action(client, experiment, *words)
+        except Exception as error:  # a dead server must not cost a training
+            self.dead = True
+            print(f"warning: MLflow takes no curves: {tracking._reason(error, self.settings)}",
+                  file=sys.stderr)  # fmt: skip
+
+    def _open(self, client: Any, experiment: str, name: str, params: dict[str, Any]) -> None:
+        if self.run_id:
+            client.update_run(self.run_id, status="RUNNING")
+            return
+        run = client.create_run(experiment, run_name=name, tags={"training": name})
+        self.run_id = str(run.info.run_id)
+        for key, value in params.items():
+            client.log_param(self.run_id, f"train.{key}", value)
+
+    def _log(self, client: Any, _: str, figures: dict[str, float]) -> None:
+        from time import time
+
+        from mlflow.entities import Metric
+
+        now = int(time() * 1000)
+        points = [Metric(key, value, now, self.step) for key, value in figures.items()]
+        client.log_batch(self.run_id, points)
+
+    def _picture(self, client: Any, _: str, name: str, image: Any) -> None:
+        client.log_image(self.run_id, image, key=name.removesuffix(".png"), step=self.step)
+
+    def _close(self, client: Any, _: str, status: str) -> None:
+        client.set_terminated(self.run_id, status)

@@ -1,0 +1,1 @@
+"""Training: one loop, a stage per network, everything resumable to the bit."""

@@ -1,0 +1,114 @@
+"""Pack a run's networks as one diffusers folder.   python -m sdxl.training.bundle RUN FOLDER
+
+The folder loads with `StableDiffusionXLPipeline.from_pretrained(FOLDER)`. Weights are fp16. Beside
+the pipeline, `judge/` holds the picture encoder, the detector and reference statistics of rendered
+scenes for `quality=fast`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from sdxl import architecture
+from sdxl.errors import UserError
+from sdxl.quality import frechet
+from sdxl.scenes import looking, render, world
+from sdxl.training import scene_data
+
+REFERENCE_SCENES = 2048
+"""Rendered held-out scenes behind the shipped statistics."""
+_REFERENCE_SEED = 7
+
+
+def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, Any]:
+    """Write what the run has trained; returns the bytes and the stages that are missing.
+
+    The VAE, the text encoders and the judge come first; without a UNet the folder serves
+    `quality=fast` alone and is no pipeline yet.
+    """
+    parts = {s: scene_data.stage_folder(run, s) / "model" for s in ("vae", "clip", "judge", "unet")}
+    missing = [stage for stage, part in parts.items() if not part.is_dir()]
+    if set(missing) - {"unet"}:
+        raise UserError(
+            f"run `{run}` lacks stages",
+            " ".join(missing),
+            "vae, clip and judge trained",
+            f"python train.py -m train={','.join(missing)}",
+        )
+    half = torch.float16
+    vae: Any = scene_data.autoencoder(run)
+    vae.to(half).save_pretrained(folder / "vae")
+    names = ("text_encoder", "text_encoder_2")
+    for name, encoder in zip(names, scene_data.text_encoders(run), strict=True):
+        encoder.to(half).save_pretrained(folder / name)
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(parts["clip"] / name, folder / name, dirs_exist_ok=True)
+    judge = folder / looking.FOLDER
+    judge.mkdir(exist_ok=True)
+    for file in (parts["clip"] / looking.ENCODER, parts["judge"] / looking.DETECTOR):
+        save_file({k: v.to(half) for k, v in load_file(file).items()}, judge / file.name)
+    frechet.write(judge / looking.REFERENCE, _reference(folder, scenes))
+    if not missing:
+        _pipeline(parts["unet"], folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return {"bytes": size, "missing": missing}
+
+
+def _pipeline(trained: Path, folder: Path) -> None:
+    """The UNet, the scheduler and the index that makes the folder a pipeline."""
+    from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(trained, torch_dtype=torch.float16)
+    unet.save_pretrained(folder / "unet")
+    EulerDiscreteScheduler(**architecture.SCHEDULER).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
+
+
+def _reference(folder: Path, count: int) -> frechet.Statistics:
+    """Features of rendered held-out scenes."""
+    encoder = looking.picture_encoder(folder)
+    moments = frechet.Moments(looking.FEATURES)
+    for start in range(0, count, 64):
+        block = range(start, min(start + 64, count))
+        pictures = render.render(world.held_out_scene(_REFERENCE_SEED, n) for n in block)
+        moments.add(looking.features(encoder, pictures))
+    found = moments.statistics()
+    return frechet.Statistics(found.mu.astype(np.float32), found.sigma.astype(np.float32))
+
+
+_INDEX = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "_diffusers_version": "0.35.0",
+    "force_zeros_for_empty_prompt": False,
+    "add_watermarker": False,
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "image_encoder": [None, None],
+    "feature_extractor": [None, None],
+}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run")
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    print(json.dumps(bundle(given.run, given.folder)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""All that a training needs to go on, in one safetensors file: no pickle, never half written."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sdxl.errors import UserError
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save(
+    path: Path, step: int, module: nn.Module, average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer, settings: dict[str, Any],
+) -> None:  # fmt: skip
+    """Weights, their average, the optimizer's moments and the number of steps done."""
+    tensors = {f"model/{k}": v for k, v in module.state_dict().items()}
+    tensors |= {f"average/{k}": v for k, v in average.items()}
+    for name, parameter in module.named_parameters():
+        state = optimizer.state.get(parameter)
+        if state:
+            tensors |= {f"{moment}/{name}": state[moment] for moment in _MOMENTS}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, {"step": str(step), "settings": json.dumps(settings)})
+    temporary.replace(path)
+
+
+def load(
+    path: Path, module: nn.Module, average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer, settings: dict[str, Any],
+) -> int:  # fmt: skip
+    """Restore what `save` wrote; returns the number of steps done.
+
+    Raises `UserError` if the checkpoint is of other settings than those that may change.
+    """
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+        found = json.loads(facts["settings"])
+        other = [k for k in settings if found.get(k) != settings[k]]
+        if other:
+            raise UserError(
+                f"{path} was made with other settings: {' '.join(other)}",
+                " ".join(f"train.{k}={found.get(k)}" for k in other),
+                " ".join(f"train.{k}={settings[k]}" for k in other),
+                "train.restart=true, or train.run=ANOTHER_NAME",
+            )
+        step = int(facts["step"])
+        names = set(file.keys())
+        module.load_state_dict({k: file.get_tensor(f"model/{k}") for k in module.state_dict()})
+        for name, value in average.items():
+            value.copy_(file.get_tensor(f"average/{name}"))
+        for name, parameter in module.named_parameters():
+            if f"exp_avg/{name}" in names:
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(step)),
+                    **{m: file.get_tensor(f"{m}/{name}").to(parameter.device) for m in _MOMENTS},
+                }
+    return step
+
+
+def averaged(path: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint."""
+    with safe_open(path, "pt") as file:
+        names = [k for k in file.keys() if k.startswith("average/")]  # noqa: SIM118
+        return {name.removeprefix("average/"): file.get_tensor(name) for name in names}
+
+
+def steps_done(path: Path) -> int:
+    """How many steps a checkpoint holds; 0 if there is none."""
+    if not path.is_file():
+        return 0
+    with safe_open(path, "pt") as file:
+        return int(file.metadata()["step"])

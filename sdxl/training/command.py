@@ -1,0 +1,125 @@
+"""What `train.py` does: the plan, or one stage with its log, curves and pictures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sdxl.errors import UserError
+from sdxl.schema_train import TrainConfig, Training
+
+STAGES = ("vae", "clip", "judge", "unet")
+SHOW_EVERY_S = 5.0
+"""Seconds between two lines on the terminal, and between two points of a curve."""
+
+
+def run(config: Any, _out_dir: Path) -> dict[str, Any]:
+    """Train as `config.train` says; returns the outcome that becomes the JSON line."""
+    assert isinstance(config, TrainConfig)
+    settings = config.train
+    problems(settings)
+    from sdxl.training import checkpoint, loop, scene_data
+
+    folder = scene_data.stage_folder(settings.run, settings.name)
+    done = checkpoint.steps_done(folder / loop.FILE)
+    if config.plan:
+        plan = {
+            "stage": settings.name,
+            "folder": str(folder),
+            "steps_done": done,
+            "steps": settings.steps,
+            "samples": settings.steps * settings.batch,
+        }
+        line = f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}"
+        print(line, file=sys.stderr)
+        return {"status": "ok", "exit_code": 0, "record": None, "plan": plan}
+    stage = importlib.import_module(f"sdxl.training.{settings.name}").Stage(settings, config.seed)
+    main = int(os.environ.get("RANK", "0")) == 0
+    reporter = _Reporter(config, folder, done) if main else None
+    began = time.perf_counter()
+    status = "FAILED"
+    try:
+        figures = loop.train(stage, settings, config.seed, folder, reporter or _silent)
+        status = "FINISHED"
+    finally:
+        if reporter:
+            reporter.close(status)
+    return {
+        "status": "ok",
+        "exit_code": 0,
+        "record": None,
+        "stage": settings.name,
+        "folder": str(folder),
+        "seconds": round(time.perf_counter() - began, 1),
+        **{name: round(value, 6) for name, value in figures.items()},
+    }
+
+
+def problems(settings: Training) -> None:
+    """Raise `UserError` for a stage that does not exist or figures that cannot be."""
+    if settings.name not in STAGES:
+        raise UserError("there is no such stage", f"train.name={settings.name}", " ".join(STAGES))
+    for name in ("scenes", "size", "steps", "batch"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"`train.{name}` is too small", getattr(settings, name), "at least 1")
+    if settings.size % 8:
+        raise UserError("`train.size` must be a multiple of 8 pixels", settings.size, "64")
+
+
+def _silent(*_: Any) -> None:
+    """The other processes say nothing."""
+
+
+class _Reporter:
+    """The log beside the checkpoint, the terminal, MLflow's curves and MLPerf's log lines."""
+
+    def __init__(self, config: TrainConfig, folder: Path, done: int) -> None:
+        from sdxl.config import plain
+        from sdxl.tracking.curves import Curves
+        from sdxl.training.mllog import Log
+
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = config.train
+        self.folder, self.settings = folder, settings
+        again = done > 0 and not settings.restart
+        self.mllog = Log(folder / "mllog.txt", again)
+        self.mllog.begin(settings, config.seed, again)
+        self.log = folder / "log.jsonl"
+        if not again:
+            self.log.unlink(missing_ok=True)
+        name = f"train {settings.run} {settings.name}"
+        kept = folder / "mlflow_run"
+        known = kept.read_text().strip() if again and kept.is_file() else None
+        self.curves = Curves(config.tracking, name, plain(settings), known)
+        if self.curves.run_id:
+            kept.write_text(self.curves.run_id + "\n")
+        self.shown = 0.0
+
+    def __call__(self, kind: str, samples: int, figures: dict[str, float], picture: Any) -> None:
+        step = samples // self.settings.batch
+        with self.log.open("a") as stream:
+            stream.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")
+        if picture is not None:
+            from PIL import Image
+
+            Image.fromarray(picture).save(self.folder / f"evaluation-{samples:09d}.png")
+            self.curves.picture(f"{self.settings.name}.png", picture)
+        if kind == "evaluation":
+            self.mllog.evaluation(samples, figures)
+        now = time.monotonic()
+        if kind == "evaluation" or now - self.shown > SHOW_EVERY_S:
+            self.shown = now
+            self.curves.log(step, figures)
+            words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            place = f"{self.settings.name} {step:,}/{self.settings.steps:,}"
+            print(f"{place}  {words}", file=sys.stderr)
+
+    def close(self, status: str) -> None:
+        """End MLflow's run and MLPerf's log."""
+        self.mllog.end(status)
+        self.curves.close(status)

@@ -1,0 +1,226 @@
+"""The one training loop: every random number is a function of the step, so any run can go on.
+
+The global batch, its noise and its order depend on the seed and the step alone; each process takes
+its share. One process or several, unbroken or resumed: the losses are the same up to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sdxl.choices import DType
+from sdxl.errors import SdxlError, UserError
+from sdxl.schema_train import Training
+from sdxl.training import checkpoint
+
+FILE = "checkpoint.safetensors"
+_MAY_CHANGE = ("steps", "decay_share", "checkpoint_s", "evaluate_every", "max_s", "restart", "run")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a step: rows of the data, and the step's random numbers."""
+
+    step: int
+    rows: NDArray[np.int64]
+    share: slice
+    whole: int
+    seed: int
+
+    def draw(self, name: str, *shape: int, uniform: bool = False) -> Tensor:
+        """Normal (or uniform) numbers for these rows, (rows, *shape), float32 on the CPU.
+
+        Drawn for the whole batch, so the share does not depend on the number of processes.
+        """
+        digest = hashlib.sha256(f"{self.seed}/{self.step}/{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        drawn = torch.rand if uniform else torch.randn
+        return drawn((self.whole, *shape), generator=generator)[self.share]
+
+
+class Stage(Protocol):
+    """What is trained: a module whose forward returns losses, `loss` being the one minimised."""
+
+    module: nn.Module
+    count: int
+
+    def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
+        """The arguments of the module's forward for these rows."""
+        ...
+
+    def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
+        """Figures of the module as it is now, and a picture (uint8 array) or None."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write the module's networks as others load them."""
+        ...
+
+
+Report = Callable[[str, int, dict[str, float], Any], None]
+"""(`step` or `evaluation`, samples seen, figures, picture)."""
+
+
+def rows_of(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
+    """The rows of a step: epoch after epoch, each in an order of its own."""
+    places = np.arange(step * batch, (step + 1) * batch)
+    orders = {
+        epoch: np.random.default_rng([seed, epoch]).permutation(count)
+        for epoch in np.unique(places // count)
+    }
+    return np.array([orders[p // count][p % count] for p in places], dtype=np.int64)
+
+
+def rate(step: int, settings: Training) -> float:
+    """The learning rate of a step: linear warm-up, constant, cosine to zero at the end."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    decay = settings.decay_share * settings.steps
+    left = settings.steps - step
+    fall = 0.5 - 0.5 * math.cos(math.pi * left / decay) if left < decay else 1.0
+    return settings.lr * warm * fall
+
+
+def train(
+    stage: Stage, settings: Training, seed: int, folder: Path, report: Report
+) -> dict[str, Any]:
+    """Train until `settings.steps`, or `max_s`; returns the last figures."""
+    accelerator, device = _accelerator(settings)
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    if settings.batch % processes:
+        raise UserError(
+            "the batch does not divide among the processes",
+            f"train.batch={settings.batch}, {processes} processes",
+            "a multiple of the number of processes",
+        )
+    share = settings.batch // processes
+    stage.module.to(device)
+    average = {k: v.detach().clone() for k, v in stage.module.named_parameters()}
+    optimizer = torch.optim.AdamW(_groups(stage.module, settings.weight_decay), betas=(0.9, 0.99))
+    kept = {k: v for k, v in _plain(settings).items() if k not in _MAY_CHANGE} | {"seed": seed}
+    file = folder / FILE
+    first = 0
+    if file.is_file() and not settings.restart:
+        first = checkpoint.load(file, stage.module, average, optimizer, kept)
+    model, optimizer = accelerator.prepare(stage.module, optimizer)
+    began = saved = time.monotonic()
+    figures: dict[str, Any] = {}
+    step = first
+    while step < settings.steps:
+        batch = Batch(
+            step,
+            rows_of(step, settings.batch, stage.count, seed)[rank * share : (rank + 1) * share],
+            slice(rank * share, (rank + 1) * share),
+            settings.batch,
+            seed,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, settings)
+        with accelerator.autocast():
+            losses = model(**stage.batch(batch, device))
+        accelerator.backward(losses["loss"])
+        norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        _follow(average, stage.module, min(settings.ema, step / (step + 10)))
+        values = _mean(accelerator, losses)
+        if not math.isfinite(values["loss"]):
+            raise SdxlError(f"the loss of step {step} is not finite", str(values["loss"]))
+        samples = step * settings.batch
+        figures = {**values, "lr": rate(step - 1, settings), "grad_norm": float(norm)}
+        if accelerator.is_main_process:
+            report("step", samples, figures, None)
+            now = time.monotonic()
+            over = settings.max_s is not None and now - began > settings.max_s
+            last = step == settings.steps or over
+            if last or now - saved > settings.checkpoint_s:
+                checkpoint.save(file, step, stage.module, average, optimizer, kept)
+                saved = now
+            if last or samples % settings.evaluate_every < settings.batch:
+                with Averaged(stage.module, average):
+                    found, picture = stage.evaluate(device)
+                    stage.export(folder / "model")
+                figures |= found
+                report("evaluation", samples, found, picture)
+        stop = torch.tensor(
+            float(settings.max_s is not None and time.monotonic() - began > settings.max_s)
+        )
+        if float(accelerator.reduce(stop.to(device), "max")):
+            break
+    accelerator.end_training()
+    return {"step": step, "resumed_at": first, **figures}
+
+
+class Averaged:
+    """While this lasts the module has the averaged weights."""
+
+    def __init__(self, module: nn.Module, average: dict[str, Tensor]) -> None:
+        self.module, self.average = module, average
+
+    def __enter__(self) -> None:
+        self._swap()
+        self.module.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+        self.module.train()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.module.named_parameters():
+            other = self.average[name]
+            kept = parameter.detach().clone()
+            parameter.copy_(other)
+            other.copy_(kept)
+
+
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
+    names, now = zip(*module.named_parameters(), strict=True)
+    torch._foreach_lerp_([average[name] for name in names], [p.detach() for p in now], 1 - decay)
+
+
+def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; norms and biases do not."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _accelerator(settings: Training) -> tuple[Any, torch.device]:
+    from accelerate import Accelerator
+
+    if settings.arithmetic is DType.fp16:
+        raise UserError(
+            "fp16 needs loss scaling, whose state would not resume exactly",
+            "train.arithmetic=fp16",
+            "fp32 or bf16",
+            "train.arithmetic=bf16",
+        )
+    mixed = "bf16" if settings.arithmetic is DType.bf16 else "no"
+    accelerator = Accelerator(mixed_precision=mixed)
+    return accelerator, accelerator.device
+
+
+def _mean(accelerator: Any, losses: dict[str, Tensor]) -> dict[str, float]:
+    """The losses over the whole batch."""
+    names: Sequence[str] = sorted(losses)
+    stacked = torch.stack([losses[name].detach().float() for name in names])
+    return dict(zip(names, accelerator.reduce(stacked, "mean").tolist(), strict=True))
+
+
+def _plain(settings: Training) -> dict[str, Any]:
+    return {**vars(settings), "arithmetic": settings.arithmetic.value}

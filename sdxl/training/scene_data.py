@@ -1,0 +1,138 @@
+"""Scenes for training: pictures, captions and token ids, rendered once and memory-mapped."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from sdxl import config, prompts, store
+from sdxl.errors import UserError
+from sdxl.scenes import captions, render, world
+from sdxl.scenes.captions import Caption
+from sdxl.scenes.world import Scene
+
+NEGATIVE = "normal quality, low quality, worst quality, low res, blurry, nsfw, nude"
+"""The negative prompt of MLPerf; a share of the unconditional training rows is this text."""
+UNCONDITIONAL = ("", NEGATIVE)
+
+_BLOCK = 256
+_LOOK = 1
+"""Raise when the renderer draws the same scenes differently: it makes new folders."""
+
+
+def scenes(seed: int, count: int) -> list[Scene]:
+    """The training scenes of a seed."""
+    return [world.training_scene(seed, number) for number in range(count)]
+
+
+def wordings(seed: int, count: int) -> list[Caption]:
+    """One caption for each training scene."""
+    drawn = scenes(seed, count)
+    return [captions.describe(s, random.Random(f"words/{seed}/{n}")) for n, s in enumerate(drawn)]
+
+
+def pictures(seed: int, count: int, size: int, kind: str = "training") -> NDArray[np.uint8]:
+    """uint8 (count, size, size, 3), memory-mapped; rendered at the first use.
+
+    kind: `training` scenes, or `any`, which have the held-out combinations too.
+    """
+    scene_of = {"training": world.training_scene, "any": world.any_scene}[kind]
+
+    def build(folder: Path) -> dict[str, Any]:
+        shape = (count, size, size, 3)
+        out = open_memmap(folder / "pictures.npy", mode="w+", dtype=np.uint8, shape=shape)
+        for start in range(0, count, _BLOCK):
+            block = [scene_of(seed, n) for n in range(start, min(start + _BLOCK, count))]
+            out[start : start + len(block)] = render.render(block, size)
+        out.flush()
+        return {}
+
+    settings: dict[str, Any] = {"seed": seed, "count": count, "size": size, "look": _LOOK}
+    if kind != "training":
+        settings["kind"] = kind
+    made = store.get("scenes", config.key(settings), build, settings=settings)
+    found: NDArray[np.uint8] = np.load(made.path / "pictures.npy", mmap_mode="r")
+    return found
+
+
+@cache
+def tokenizers() -> tuple[Any, Any]:
+    """The pair of the scenes' model, learnt from captions and the negative prompt."""
+    from sdxl import tiny
+
+    lines = [caption.text for caption in wordings(0, 2000)]
+    return tiny.tokenizers_of(tiny.learn([*lines, *UNCONDITIONAL]))
+
+
+def token_ids(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids (N, 77) for each of the two encoders."""
+    ids = prompts.tokenize(texts, tokenizers())
+    return ids.first, ids.second
+
+
+def stage_folder(run: str, stage: str) -> Path:
+    """Where a stage keeps its checkpoint, its log and, below `model`, its networks."""
+    return store.root() / "training" / run / stage
+
+
+def autoencoder(run: str) -> Any:
+    """The VAE that this run has trained, or None if there is none yet."""
+    from diffusers import AutoencoderKL
+
+    folder = stage_folder(run, "vae") / "model"
+    if not (folder / "config.json").is_file():
+        return None
+    return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+
+
+def rebuilt(run: str, first: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pictures as the run's VAE shows them; none if it is not trained yet."""
+    import torch
+
+    from sdxl.training import vae as stage
+
+    network = autoencoder(run)
+    if network is None:
+        return np.empty((0, *first.shape[1:]), np.uint8)
+    parts = []
+    with torch.inference_mode():
+        for part in np.array_split(first, max(1, len(first) // 64)):
+            latents = network.encode(stage.tensor(part)).latent_dist.mean
+            parts.append(stage.uint8(network.decode(latents).sample))
+    return np.concatenate(parts)
+
+
+def text_encoders(run: str) -> tuple[Any, Any]:
+    """Both text encoders that this run has trained."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    folder = stage_folder(run, "clip") / "model"
+    if not folder.is_dir():
+        raise UserError(
+            f"the text encoders of run `{run}` are not trained yet",
+            str(folder),
+            fix=f"python train.py train=clip train.run={run}",
+        )
+    first = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2")
+    return first.eval(), second.eval()
+
+
+def detector(run: str) -> Any:
+    """The detector that this run has trained, or None if there is none yet."""
+    from safetensors.torch import load_model
+
+    from sdxl.scenes.encoder import Detector
+
+    file = stage_folder(run, "judge") / "model" / "detector.safetensors"
+    if not file.is_file():
+        return None
+    network = Detector()
+    load_model(network, str(file))
+    return network.eval()

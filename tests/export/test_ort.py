@@ -1,0 +1,122 @@
+"""The ONNX Runtime backend draws what torch draws, in integer kernels where quantized."""
+
+import numpy as np
+import pytest
+
+from sdxl import prompts
+from sdxl.config import backend_modules
+from sdxl.config import load as check
+from sdxl.errors import ConfigError, StageError
+from sdxl.images import load as picture
+from sdxl.model import open_source
+from sdxl.quality.twin import compare
+from sdxl.sampler import Sampler
+
+
+@pytest.fixture
+def draw(exported, composed, chain_of):
+    """Words -> pictures of three prompts and the backend's facts."""
+
+    def pictures(*words):
+        config = check(composed(*exported.words, "limit=3", *words))
+        chosen = prompts.load(config.dataset, config.limit, config.seed)
+        stages = backend_modules()[config.backend.name].open(config, chain_of(config).loads)
+        sampler = Sampler(stages, open_source(config.model, config.seed), config, chosen)
+        images = np.concatenate([sampler.generate([0, 1]), sampler.generate([2])])
+        facts = sampler.describe()
+        sampler.close()
+        return images, facts
+
+    return pictures
+
+
+def test_both_backends_draw_the_same_through_loadgen(exported, cli):
+    done = cli(
+        "-m", "backend=torch,ort", "limit=2", "scenario.min_query_count=2",
+        "scenario.min_duration_ms=0", "scenario.warmup_batches=1", "backend.batch_size=2",
+        *exported.words, env={"SDXL_STORE": str(exported.store)}, timeout=900,
+    )  # fmt: skip
+    assert done.json["ok"] + done.json["invalid"] == 2, done.out + done.err
+    folders = [done.dir / "0", done.dir / "1"]
+    ours, theirs = ([picture(f / "images" / f"{n:06d}.png") for n in (0, 1)] for f in folders)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert np.abs(mine.astype(int) - other).max() <= 2
+    record = next(r for r in done.records() if r["config"]["backend"]["name"] == "ort")
+    assert [a["kind"] for a in record["artifacts"]] == ["onnx"] * 4
+    assert record["durations"]["export_s"] > 0
+    unet = record["performance"]["generator"]["kernels"]["unet"]
+    assert sum(unet["float"].values()) > 50 and not unet["integer"]
+
+
+def test_int8_runs_on_integers_as_near_to_the_simulation_as_rounding_allows(draw):
+    recipe = ("quant=int8", "quant_level=3", "calib_size=1", "quant.report_prompts=0")
+    plain, _ = draw("backend=torch")
+    simulated, said = draw("backend=torch", *recipe)
+    real, facts = draw("backend=ort", *recipe)
+    assert said["simulated"] and not facts["simulated"]
+    kernels = facts["kernels"]["unet"]
+    assert sum(kernels["integer"].values()) > sum(kernels["float"].values()) > 0
+    noise = compare(list(plain), list(simulated))["psnr_db"]
+    assert compare(list(real), list(simulated))["psnr_db"] > noise - 3
+    assert compare(list(real), list(plain))["psnr_db"] > noise - 3
+
+
+@pytest.mark.parametrize("words", [
+    ["backend.optimization=disabled"],
+    ["backend.prepack=false", "backend.arena=false", "backend.spin=false", "backend.threads=1"],
+    ["backend.decode_batch_size=1"],
+])  # fmt: skip
+def test_settings_change_no_picture(draw, words):
+    usual, _ = draw("backend=ort")
+    other, facts = draw("backend=ort", *words)
+    assert np.abs(usual.astype(int) - other).max() <= 2
+    assert facts["device"] == "cpu" and facts["providers"] == ["CPUExecutionProvider"]
+
+
+def test_a_picture_of_nan_is_refused(draw, monkeypatch):
+    from sdxl.backends import _ort_session
+
+    plain = _ort_session.Graph.__call__
+    monkeypatch.setattr(
+        _ort_session.Graph, "__call__",
+        lambda self, *t: [out * float("nan") for out in plain(self, *t)]
+        if self._names == ("latents",) else plain(self, *t),
+    )  # fmt: skip
+    with pytest.raises(StageError, match="NaN"):
+        draw("backend=ort")
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["backend.threads=0"], "backend.threads"),
+    (["model.device=cpu", "backend.provider=cuda"], "needs a CUDA device"),
+    (["model.device=cuda", "backend.provider=cpu"], "would be ignored"),
+    (["model.device=mps"], "no MPS provider"),
+    (["export.opset=17"], r"export\.opset"),
+])  # fmt: skip
+def test_settings_that_cannot_be(composed, words, said):
+    with pytest.raises(ConfigError, match=said):
+        check(composed("backend=ort", *words))
+
+
+def test_a_provider_that_is_not_here_is_named(exported, composed, chain_of):
+    config = check(composed(*exported.words, "backend=ort", "backend.provider=cuda"))
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is here")
+    with pytest.raises(ValueError, match="cannot use CUDAExecutionProvider here"):
+        backend_modules()["ort"].open(config, chain_of(config).loads)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_pictures_are_the_same(draw):
+    torch = pytest.importorskip("torch")
+    ort = pytest.importorskip("onnxruntime")
+    if (
+        not torch.cuda.is_available()
+        or "CUDAExecutionProvider" not in ort.get_available_providers()
+    ):
+        pytest.skip("needs a CUDA device and onnxruntime-gpu")
+    here, _ = draw("backend=ort", "backend.provider=cpu")
+    there, facts = draw("backend=ort", "backend.provider=cuda")
+    assert facts["providers"][0] == "CUDAExecutionProvider"
+    assert np.abs(here.astype(int) - there).max() <= 3

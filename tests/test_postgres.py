@@ -1,0 +1,66 @@
+"""MLflow on PostgreSQL, where it is installed: a sweep, its cells, nothing lost between them."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sdxl import schema, tracking
+from sdxl.tracking import sweeps
+from tests import sweep_of_records
+
+BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+INITDB = str(BINARIES[-1]) if BINARIES else shutil.which("initdb")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not INITDB, reason="no PostgreSQL here"),
+    pytest.mark.skipif(not importlib.util.find_spec("psycopg2"), reason="no psycopg2 here"),
+]
+
+
+@pytest.fixture
+def database(tmp_path):
+    """The address of an empty database on a PostgreSQL of this test's own."""
+    place = Path(shutil.copytree(tmp_path, f"/tmp/sdxl-pg-{os.getpid()}"))
+    user = None
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        user = "nobody"
+        shutil.chown(place, user)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def call(program, *words):
+        line = [str(Path(INITDB).with_name(program)), *words]
+        subprocess.run(line, check=True, capture_output=True, timeout=60, user=user, cwd=place)
+
+    call("initdb", "-D", "data", "-U", "mlflow", "-A", "trust", "-N")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {place} -c fsync=off"
+    try:
+        call("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", options, "start")
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        call("pg_ctl", "-D", "data", "-m", "immediate", "stop")
+        shutil.rmtree(place)
+
+
+def test_a_sweep_and_its_cells(database, tmp_path):
+    settings = schema.Tracking("mlflow", True, database, "trial")
+    client = tracking._client(database)
+    client.create_experiment("trial", artifact_location=(tmp_path / "artifacts").as_uri())
+    folder = sweep_of_records.sweep(tmp_path / "sweep")
+    parent = sweeps.begin("level x alpha", settings, folder)
+    for number in range(3):
+        tracking.upload(folder / str(number) / "record.json", settings, parent)
+    sweeps.end([{"status": "ok", "exit_code": 0}] * 3, folder, interrupted=False)
+    experiment = client.get_experiment_by_name("trial").experiment_id
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert len(children) == 3
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert client.get_run(parent).data.metrics["cells_ok"] == 3
+    assert (tmp_path / "artifacts" / parent / "artifacts/plots/pareto-1.png").is_file()

@@ -1,0 +1,175 @@
+"""Training: the same losses whether unbroken or resumed, in one process or in two."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sdxl.errors import UserError
+from sdxl.schema_train import Training
+from sdxl.training import checkpoint, loop, vae
+from tests.conftest import ROOT
+
+
+class Fit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def forward(self, x, noise):
+        return {"loss": (self.net(x + 0.1 * noise) - x.sum(1, keepdim=True)).square().mean()}
+
+
+class Stage:
+    """A small regression in place of a network."""
+
+    count = 40
+
+    def __init__(self):
+        self.module = Fit()
+        self.data = torch.randn(self.count, 4, generator=torch.Generator().manual_seed(1))
+        self.exported = []
+
+    def batch(self, batch, device):
+        return {"x": self.data[torch.from_numpy(batch.rows)], "noise": batch.draw("noise", 4)}
+
+    def evaluate(self, device):
+        return {"weight": float(self.module.net[0].weight.detach().sum())}, None
+
+    def export(self, folder):
+        self.exported.append(folder)
+
+
+def settings(**changes):
+    base = {
+        "name": "fit",
+        "steps": 12,
+        "batch": 8,
+        "warmup_steps": 2,
+        "lr": 0.05,
+        "checkpoint_s": 1e9,
+    }
+    return Training(**{**base, **changes})
+
+
+def losses(folder, **changes):
+    seen = {}
+    stage = Stage()
+
+    def report(kind, samples, figures, picture):
+        if kind == "step":
+            seen[samples // 8] = figures["loss"]
+
+    found = loop.train(stage, settings(**changes), 0, folder, report)
+    return seen, stage, found
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_bit(tmp_path):
+    whole, stage, _ = losses(tmp_path / "whole")
+    first, *_ = losses(tmp_path / "parts", max_s=0.0)  # stops, resumable, after the first step
+    assert list(first) == [1]
+    rest, resumed, found = losses(tmp_path / "parts")
+    assert found["resumed_at"] == 1 and found["step"] == 12
+    assert first | rest == whole
+    for one, other in zip(stage.module.parameters(), resumed.module.parameters(), strict=True):
+        assert torch.equal(one, other)
+    averages = [checkpoint.averaged(tmp_path / name / loop.FILE) for name in ("whole", "parts")]
+    assert all(torch.equal(averages[0][k], averages[1][k]) for k in averages[0])
+    assert whole[12] < whole[1] / 2, "it learns"
+    again, *_ = losses(tmp_path / "parts")
+    assert not again, "nothing is left to do"
+
+
+def test_other_settings_do_not_resume(tmp_path):
+    losses(tmp_path)
+    with pytest.raises(UserError, match="lr"):
+        losses(tmp_path, lr=0.5)
+    seen, *_ = losses(tmp_path, lr=0.5, restart=True)
+    assert len(seen) == 12
+
+
+def test_evaluation_is_of_the_averaged_weights_and_training_goes_on_with_its_own(tmp_path):
+    _, stage, found = losses(tmp_path)
+    average = checkpoint.averaged(tmp_path / loop.FILE)["net.0.weight"]
+    assert found["weight"] == pytest.approx(float(average.sum()), abs=1e-6)
+    assert not torch.equal(stage.module.net[0].weight, average)
+    assert stage.exported == [tmp_path / "model"]
+
+
+def test_a_checkpoint_is_replaced_whole(tmp_path, monkeypatch):
+    losses(tmp_path)
+    before = (tmp_path / loop.FILE).read_bytes()
+    monkeypatch.setattr(checkpoint, "save_file", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        losses(tmp_path, restart=True)
+    assert (tmp_path / loop.FILE).read_bytes() == before
+
+
+def test_every_row_comes_once_in_an_epoch_and_epochs_differ():
+    rows = [loop.rows_of(step, 8, 40, 0) for step in range(10)]
+    first, second = (np.concatenate(rows[half]).tolist() for half in (slice(5), slice(5, 10)))
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+
+
+def test_the_rate_warms_up_stays_and_falls():
+    given = settings(steps=100, warmup_steps=10, decay_share=0.2, lr=1.0)
+    rates = [loop.rate(step, given) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == rates[80] == 1.0
+    assert rates[90] == pytest.approx(0.5) and rates[99] < 0.01
+    longer = settings(steps=200, warmup_steps=10, decay_share=0.2, lr=1.0)
+    assert loop.rate(70, longer) == rates[70], "a longer training begins the same"
+
+
+def test_moving_the_latents_does_not_move_the_pictures():
+    from diffusers import AutoencoderKL
+
+    from sdxl import architecture
+
+    torch.manual_seed(0)
+    network = AutoencoderKL(**architecture.SCENES["vae"]).eval()
+    pixels = torch.randn(8, 3, 32, 32)
+    with torch.no_grad():
+        before = network.encode(pixels).latent_dist
+        picture = network.decode(before.mean).sample
+        vae.normalize(network, before.mean)
+        after = network.encode(pixels).latent_dist
+        assert torch.allclose(network.decode(after.mean).sample, picture, atol=1e-4)
+    spread = after.mean.std((0, 2, 3)) * network.config.scaling_factor
+    assert torch.allclose(spread, torch.ones(4), atol=1e-3)
+    assert after.mean.mean((0, 2, 3)).abs().max() < 1e-3
+    ratio = (after.mean.std((0, 2, 3)) / before.mean.std((0, 2, 3)))[:, None, None]
+    assert torch.allclose(after.std, before.std * ratio, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tmp_path, cli):
+    given = ["train=smoke", "train.steps=3", "train.scenes=128", "tracking=off"]
+    alone = cli(*given, "train.run=one", script="train.py", timeout=300)
+    assert alone.code == 0, alone.err
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29713"]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    pair = subprocess.run(
+        [sys.executable, *command, "train.py", *given, "train.run=two"],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert pair.returncode == 0, pair.stderr[-3000:]
+    values = []
+    for run in ("one", "two"):
+        log = tmp_path / "store" / "training" / run / "vae" / "log.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        values.append([line["loss"] for line in lines if line["kind"] == "step"])
+    assert len(values[0]) == 3
+    assert values[1] == pytest.approx(values[0], rel=1e-4)
+    mllog = (tmp_path / "store" / "training" / "one" / "vae" / "mllog.txt").read_text()
+    lines = [json.loads(line.removeprefix(":::MLLOG ")) for line in mllog.splitlines()]
+    keys = [line["key"] for line in lines]
+    assert {"seed", "global_batch_size", "eval_accuracy"} < set(keys)
+    assert keys.index("init_start") < keys.index("init_stop") < keys.index("run_start")
+    assert keys[-1] == "run_stop" and lines[-1]["metadata"]["status"] == "success"

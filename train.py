@@ -1,0 +1,19 @@
+"""Train one network of the bundled model; `python train.py --help` lists what can be set."""
+
+import hydra
+
+from sdxl.cli import command, job
+from sdxl.config import register
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg):
+    from sdxl.training.command import run
+
+    job(run, cfg)
+
+
+if __name__ == "__main__":
+    command(main)
