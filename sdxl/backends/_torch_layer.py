@@ -108,7 +108,7 @@ def read(
     per_unit = codes.fp8_per_unit(amax) if fp8 else codes.int8_per_unit(amax)
     unit = 1 / per_unit if fp8 else codes.int8_unit(amax)
     weight_unit = 1 / codes.fp8_per_unit(weight_amax) if fp8 else codes.int8_unit(weight_amax)
-    conv = None
+    bias, conv = module._parameters["bias"], None
     if isinstance(module, nn.Conv2d):
         assert isinstance(module.padding, tuple)
         conv = Geometry(list(module.stride), list(module.padding), list(module.dilation))
@@ -119,7 +119,7 @@ def read(
         stored.tensor(f"{name}.weight").to(device),
         weight_amax.to(device),
         weight_unit.reshape(-1).to(device),
-        None if module.bias is None else module.bias.detach(),  # type: ignore[union-attr]
+        None if bias is None else bias.detach(),
         Input(
             amax.to(device),
             None if factors is None else factors.to(device, dtype),
