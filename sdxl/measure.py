@@ -167,7 +167,7 @@ def child(
 
 def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """Figures from LoadGen's own log; in accuracy mode there are none to report."""
-    same = ("batch_size", "prompts", "counts", "warm_up", "settings", "generator")
+    same = ("batch_size", "prompts", "counts", "warm_up", "stage_ms", "settings", "generator")
     performance: dict[str, Any] = {
         "scenario": config.scenario.name,
         "mode": config.mode.value,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdxl import devices, environment, isolate, prompts, schema
+from sdxl import devices, environment, isolate, prompts, schema, stage_clock
 from sdxl.bench.sut import Sample, Sut, batch_size
 from sdxl.config import backend_modules
 from sdxl.schema import Mode
@@ -41,7 +41,7 @@ def measure(
         generator = open_generator(config, artifacts, chosen)
     link.report({"phase": "warming up"})
     with _timed(durations, "warm_up_s"):
-        warm = _warm_up(generator, config, len(chosen), link)
+        warm, stage_ms = _warm_up(generator, config, len(chosen), link)
     settings = loadgen.test_settings(config, len(chosen), warm)
     expected = _expected_samples(settings, config, len(chosen))
     accuracy = config.mode is Mode.accuracy
@@ -87,6 +87,7 @@ def measure(
         "counts": vars(sut.counts),
         "latency_histogram": _histogram(sut.latencies_s),
         "warm_up": vars(warm),
+        "stage_ms": stage_ms,
         "settings": loadgen.describe(settings),
         "images": pictures,
         "scores": scores,
@@ -147,21 +148,29 @@ def use_diffusers(path: str) -> None:
     sys.path.insert(0, str(source))
 
 
-def _warm_up(generator: Generator, config: schema.Config, count: int, link: isolate.Link) -> Any:
-    """Run every batch size that the test will see; the last full batches are timed."""
+def _warm_up(
+    generator: Generator, config: schema.Config, count: int, link: isolate.Link
+) -> tuple[Any, dict[str, float]]:
+    """Run every batch size that the test will see; the last full batches are timed.
+
+    Returns the rates, and the stages' milliseconds in the fastest full batch.
+    """
     from sdxl.bench.loadgen import WarmUp
 
     size = min(batch_size(config), count)
     others = {1} if config.scenario.name == "Server" else {count % size or size}
     for other in sorted(others - {size}):
         generator.generate(list(range(other)))
-    seconds = []
+    timed: list[tuple[float, dict[str, float]]] = []
     for number in range(config.scenario.warmup_batches):
-        began = time.perf_counter()
-        generator.generate(list(range(size)))
-        seconds.append(time.perf_counter() - began)
+        with stage_clock.watching(generator) as watched:
+            began = time.perf_counter()
+            generator.generate(list(range(size)))
+            seconds = time.perf_counter() - began
+        timed.append((seconds, stage_clock.milliseconds(watched, seconds)))
         link.report({"phase": "warming up", "done": number + 1})
-    return WarmUp(query_s=min(seconds), images_per_second=size / min(seconds))
+    fastest, stage_ms = min(timed, key=lambda each: each[0])
+    return WarmUp(query_s=fastest, images_per_second=size / fastest), stage_ms
 
 
 def _expected_samples(settings: Any, config: schema.Config, count: int) -> int:

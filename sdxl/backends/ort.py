@@ -64,6 +64,15 @@ def problems_of(config: schema.Config) -> list[Problem]:
         for name in ("threads", "decode_batch_size")
         if (value := getattr(backend, name)) is not None and value < 1
     ]
+    if _fuses_fp8(config, backend):
+        problems.append(
+            Problem(
+                "ONNX Runtime's fusions break FP8 graphs (1.31: they take FP8 for INT8)",
+                f"quant={config.quant.name} backend.optimization={backend.optimization.value}",
+                "backend.optimization=basic or disabled, at float speed; or INT8",
+                f"quant={config.quant.name} backend.optimization=basic",
+            )
+        )
     on_cpu = config.model.device in (schema.Device.cpu, schema.Device.mps)
     if on_cpu and backend.provider in (Provider.cuda, Provider.tensorrt):
         problems.append(
@@ -87,6 +96,13 @@ def problems_of(config: schema.Config) -> list[Problem]:
                     "model.device=cpu")
         )  # fmt: skip
     return problems
+
+
+def _fuses_fp8(config: schema.Config, backend: Config) -> bool:
+    """Whether FP8 layers, perhaps among others, would meet fusions made for INT8."""
+    eight = config.quant.format in (schema.Format.fp8, schema.Format.auto_mixed)
+    careful = backend.optimization in (Optimization.disabled, Optimization.basic)
+    return eight and not careful and backend.provider is not Provider.tensorrt
 
 
 def open(config: schema.Config, artifacts: dict[str, Path]) -> OrtStages:
@@ -157,7 +173,8 @@ class OrtStages:
             "backend": "ort",
             **self.runtime.describe(),
             "quantization": self.quantization,
-            "simulated": False,  # 8-bit layers run in integer kernels: `kernels` counts them
+            # INT8 layers run in integer kernels, `kernels` counts them; FP8 ones in float kernels.
+            "simulated": self.quantization == schema.Format.fp8.value,
             "precision": self.precision,
             "kernels": {name: found for name, found in kernels.items() if found},
         }

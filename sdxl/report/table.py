@@ -94,6 +94,8 @@ def _speed(record: Record) -> list[Row]:
     latency = found.get("latency_ms") or {}
     if latency:
         rows.append(("latency", ", ".join(f"{n} {v:,.1f} ms" for n, v in latency.items())))
+    if stages := found.get("stage_ms"):
+        rows.append(("stages", _stages(stages, found["batch_size"])))
     if rates := found.get("repeats"):
         each = " ".join(f"{rate:.3f}" for rate in rates)
         rows.append(
@@ -110,6 +112,18 @@ def _speed(record: Record) -> list[Row]:
         text = "too few queries for an estimate" if value is None else f"{value:,.4g} ms"
         rows.append((found["metric"], text))
     return rows
+
+
+def _stages(stage_ms: dict[str, float], batch: int) -> str:
+    """Milliseconds of each stage in the warm-up's fastest batch."""
+    calls = stage_ms.get("unet_calls", 0)
+    parts = []
+    for name, ms in stage_ms.items():
+        if name == "unet":
+            parts.append(f"unet {calls:.0f} x {ms / calls:,.1f}")
+        elif name != "unet_calls":
+            parts.append(f"{name} {ms:,.1f}")
+    return f"{', '.join(parts)} ms in a warm-up batch of {batch}"
 
 
 def _quality(record: Record) -> list[Row]:

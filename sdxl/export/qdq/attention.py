@@ -12,7 +12,6 @@ import torch
 
 from sdxl.checkpoint import StoredLayer
 from sdxl.errors import SdxlError
-from sdxl.export.qdq.graph import module_of
 
 if TYPE_CHECKING:
     from sdxl.export.qdq.edit import Edit
@@ -33,7 +32,7 @@ def quantize(edit: Edit, layer: StoredLayer) -> None:
 
 def products(graph: Any, name: str) -> tuple[Any, Any]:
     """The MatMul of queries and keys, and that of the softmax and the values."""
-    ours = [n for n in graph.nodes if n.op_type in ("MatMul", "Softmax") and module_of(n) == name]
+    ours = [node for node in graph.of_module[name] if node.op_type in ("MatMul", "Softmax")]
     if [node.op_type for node in ours] != ["MatMul", "Softmax", "MatMul"]:
         raise SdxlError(
             f"{name} is not two products around a softmax",

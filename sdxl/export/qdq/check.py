@@ -8,7 +8,7 @@ import onnx
 
 from sdxl.checkpoint import StoredLayer
 from sdxl.errors import SdxlError
-from sdxl.export.qdq.graph import Graph, module_of
+from sdxl.export.qdq.graph import Graph
 
 READERS = ("Conv", "Gemm", "MatMul")
 MOVES = ("Transpose", "Reshape")
@@ -23,10 +23,9 @@ def complete(model: Any, expected: dict[str, StoredLayer]) -> None:
     """
     graph = Graph(model)
     sides: dict[str, list[bool]] = {}
-    for node in graph.nodes:
-        if node.op_type in READERS:
-            found = [_dequantized(graph, name) for name in node.input[:2]]
-            sides.setdefault(module_of(node), []).extend(found)
+    for name, nodes in graph.of_module.items():
+        read = [input for node in nodes if node.op_type in READERS for input in node.input[:2]]
+        sides[name] = [_dequantized(graph, tensor) for tensor in read]
     inserted = {name for name, found in sides.items() if any(found)}
     whole = {name for name in inserted & set(expected) if sides[name] == _wanted(expected[name])}
     for what, names in (

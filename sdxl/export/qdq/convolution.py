@@ -17,14 +17,12 @@ from sdxl.errors import SdxlError
 if TYPE_CHECKING:
     from sdxl.export.qdq.edit import Edit
 
-ZERO = 128
-"""uint8 code of zero: Concat of int8 hides the pattern from ONNX Runtime 1.31."""
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 """Channels to the last place, and back."""
 
 
 def as_product(edit: Edit, layer: StoredLayer, node: Any) -> None:
-    """Replace `node` by slices, one Concat and a MatMul; weight-only layers keep their input."""
+    """Replace `node` by slices, one Concat and a MatMul."""
     graph, name = edit.graph, layer.name
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if settings.get("group", 1) != 1 or any(n != 1 for n in settings.get("dilations", [])):
@@ -34,12 +32,9 @@ def as_product(edit: Edit, layer: StoredLayer, node: Any) -> None:
     steps = settings.get("strides", [1, 1])
     source = node.input[0]
 
-    if layer.weight_only:
-        node.input[1] = edit.weight(layer, node, None)
-        return
     amax = edit.stored.tensor(f"{name}.input_amax")
     scale = edit.scale(layer, f"{name}/input_scale", amax.reshape(()), edit.type_of(layer))
-    zero = graph.constant("zero_uint8", ZERO, TensorProto.UINT8)
+    zero = edit.zero(layer)
     found = graph.add(node, "QuantizeLinear", [source, scale, zero], f"{name}/input_quantized")
     found = graph.add(node, "Transpose", [found], f"{name}/input_last", perm=TO_LAST)
     if any(pads):

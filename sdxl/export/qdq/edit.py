@@ -15,7 +15,7 @@ from sdxl.choices import Convolutions
 from sdxl.errors import SdxlError, UserError
 from sdxl.export.qdq import attention, convolution
 from sdxl.export.qdq.graph import Graph, module_of
-from sdxl.export.qdq.options import Options, Weights
+from sdxl.export.qdq.options import Layout, Options
 from sdxl.schema import Format
 
 CODES = {
@@ -33,6 +33,8 @@ BOUND = {
 """The code of amax."""
 PRECISE = 0.01
 """Largest relative error of a scale in the graph's own type: below fp16's normal range it grows."""
+UNSIGNED_ZERO = 128
+"""uint8 code of zero: the integers of int8, shifted."""
 BLOCK_OPSET = 21
 
 
@@ -57,14 +59,14 @@ class Edit:
                 attention.quantize(self, layer)
                 continue
             node = self._node(layer)
-            if layer.kind == "conv" and self.options.convolutions is Convolutions.product:
+            if self._as_product(layer):
                 convolution.as_product(self, layer, node)
                 continue
             if not layer.weight_only:
                 node.input[0] = self.input(layer, node)
             transpose = _transposed(node)
             node.input[1] = self.weight(layer, node, [1, 0] if transpose else None)
-            if transpose and self.options.weights is Weights.transpose_first:
+            if transpose and self.options.layout is Layout.integer:
                 self._keep_apart(node)
         self.graph.finish()
 
@@ -102,13 +104,15 @@ class Edit:
     ) -> str:
         """`source` through QuantizeLinear and DequantizeLinear, per tensor, before `node`."""
         scale = self.scale(layer, f"{name}_scale", amax.reshape(()), kind)
-        zero = self.graph.constant(f"zero_{layer.format.value}", 0, CODES[layer.format])
-        quantized = self.graph.add(
-            node, "QuantizeLinear", [source, scale, zero], f"{name}_quantized"
-        )
-        return self.graph.add(
-            node, "DequantizeLinear", [quantized, scale, zero], f"{name}_dequantized"
-        )
+        zero = self.zero(layer)
+        codes = self.graph.add(node, "QuantizeLinear", [source, scale, zero], f"{name}_quantized")
+        return self.graph.add(node, "DequantizeLinear", [codes, scale, zero], f"{name}_dequantized")
+
+    def zero(self, layer: StoredLayer) -> str:
+        """The zero point of inputs, which also says the type of their codes."""
+        if layer.format is Format.int8 and self.options.layout is Layout.integer:
+            return self.graph.constant("zero_uint8", UNSIGNED_ZERO, TensorProto.UINT8)
+        return self.graph.constant(f"zero_{layer.format.value}", 0, CODES[layer.format])
 
     def weight(self, layer: StoredLayer, node: Any, order: list[int] | None) -> str:
         """The dequantized weight from the checkpoint's codes, transposed by `order` if given."""
@@ -117,7 +121,7 @@ class Edit:
         amax = self.stored.tensor(f"{layer.name}.weight_amax")
         settings: dict[str, Any] = {}
         axis = 0
-        if order and self.options.weights is Weights.transpose_first and not layer.block_size:
+        if order and self.options.layout is Layout.integer and not layer.block_size:
             quantized = graph.add(node, "Transpose", [quantized], f"{name}_transposed", perm=order)
             order, axis = None, 1
         if layer.block_size:
@@ -172,6 +176,11 @@ class Edit:
                 f"{exact.min():.3g}", "a wider one", "precision.unet=fp32",
             )  # fmt: skip
         return constant
+
+    def _as_product(self, layer: StoredLayer) -> bool:
+        """Whether it is a convolution to be written as a product: a matter of INT8 inputs."""
+        wanted = self.options.convolutions is Convolutions.product
+        return wanted and layer.kind == "conv" and layer.format is Format.int8
 
     def _node(self, layer: StoredLayer) -> Any:
         """The node that reads the layer's weight."""

@@ -1,4 +1,4 @@
-"""An ONNX graph under edit: who makes a tensor, who reads it, what goes where."""
+"""An ONNX graph under edit: who makes a tensor, who reads it, whose module it is, what goes in."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ class Graph:
         self.initializers: dict[str, Any] = {t.name: t for t in self.proto.initializer}
         self.makers: dict[str, Any] = {}
         self.readers: dict[str, list[Any]] = defaultdict(list)
+        self.of_module: dict[str, list[Any]] = defaultdict(list)
         for node in self.nodes:
             self.makers.update(dict.fromkeys(node.output, node))
             for name in node.input:
                 self.readers[name].append(node)
+            self.of_module[module_of(node)].append(node)
         self.added: list[Any] = []
         self._before: dict[int, list[Any]] = defaultdict(list)
         self._gone: set[int] = set()

@@ -1,7 +1,7 @@
 """How Q and DQ are laid out; every layout holds the same integers and scales.
 
 TensorRT and ONNX Runtime turn different patterns into 8-bit kernels. What each of them takes was
-tried (docs/qdq.md has the figures).
+tried: docs/qdq.md has the figures.
 """
 
 from __future__ import annotations
@@ -14,33 +14,32 @@ from sdxl.choices import Convolutions
 from sdxl.schema import Config
 
 
-class Weights(str, Enum):
-    """On which side of a matrix's transpose its DequantizeLinear stands.
+class Layout(str, Enum):
+    """Where a matrix is transposed, and how codes of inputs are written.
 
-    TensorRT allows an 8-bit constant only right before it; ONNX Runtime fuses only a
-    DequantizeLinear right before the MatMul, and folds the transpose of 8-bit constants.
+    TensorRT allows an 8-bit constant only right before its DequantizeLinear, and int8 alone.
+    ONNX Runtime wants the DequantizeLinear right before the MatMul, folds a transpose of codes,
+    and on x64 takes uint8 inputs: zero is 128, the integers are the same, shifted.
     """
 
-    dequantize_first = "dequantize_first"
-    transpose_first = "transpose_first"
+    standard = "standard"
+    integer = "integer"
 
 
 @dataclass(frozen=True)
 class Options:
-    """The layout for one runtime."""
+    """The form of the graph for one runtime."""
 
-    weights: Weights = Weights.dequantize_first
+    layout: Layout = Layout.standard
     convolutions: Convolutions = Convolutions.conv
 
     def plain(self) -> dict[str, Any]:
         """For content keys and manifests."""
-        return {"weights": self.weights.value, "convolutions": self.convolutions.value}
+        return {"layout": self.layout.value, "convolutions": self.convolutions.value}
 
 
 TENSORRT = Options()
-ONNX_RUNTIME = Options(Weights.transpose_first, Convolutions.product)
-
-
+ONNX_RUNTIME = Options(Layout.integer, Convolutions.product)
 DEFAULTS = {"ort": ONNX_RUNTIME, "trt": TENSORRT}
 
 

@@ -1,0 +1,1 @@
+"""Tests of Q/DQ by graph edit."""
