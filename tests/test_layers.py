@@ -90,6 +90,7 @@ def test_the_libraries_are_looked_for_by_their_right_names():
     """Guards the test above: the homes that exist today do import their library."""
     assert "sdxl.tracking" in importers("mlflow")
     assert "sdxl.bench.loadgen" in importers("mlperf_loadgen")
+    assert "sdxl.export.engine.library" in importers("tensorrt_rtx") & importers("tensorrt")
 
 
 @pytest.mark.parametrize("name", GROUND)

@@ -1,0 +1,37 @@
+"""The chain of a small SDXL to engines: export, Q/DQ, TensorRT-RTX."""
+
+import pytest
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+
+RTX = ("backend=trt", "backend.flavor=rtx", "backend.compute_capabilities=[sm89]",
+       "precision.unet=fp16", "backend.batch_size=4")  # fmt: skip
+QUANTIZED = {
+    "int8": ("quant=int8", "quant_level=3", "calib_size=1"),
+    "fp8": ("quant=fp8", "quant_level=4", "calib_size=1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["none", *QUANTIZED])
+def test_every_graph_becomes_an_engine(kind, exported, composed, chain_of):
+    from sdxl import config, graphs
+
+    words = [*exported.words, *RTX, *QUANTIZED.get(kind, ())]
+    chain = chain_of(config.load(composed(*words)))
+    assert {piece.graph: piece.manifest["kind"] for piece in chain.pieces[-4:]} == dict.fromkeys(
+        graphs.GRAPHS, "engine"
+    )
+    assert all((folder / "model.engine").is_file() for folder in chain.loads.values())
+    unet = chain.piece("unet").manifest["settings"]
+    assert unet["rows"] == [2, 8, 8]
+    counts = {bits: sum(unet["layers"][product].get(bits, 0) for product in ("conv", "matmul"))
+              for bits in ("8", "16", "32")}  # fmt: skip
+    assert counts["32"] == 0
+    if kind == "none":
+        assert counts["8"] == 0
+    else:
+        assert counts["8"] > counts["16"]
+    again = chain_of(config.load(composed(*words)))
+    assert again.loads == chain.loads
+    assert not any(piece.built for piece in again.pieces if piece.manifest["kind"] == "engine")
