@@ -58,7 +58,7 @@ class Choice:
         key = (layer.kind, tuple(example.shape), *layer.codes.shape, layer.format, layer.dtype)
         if layer.conv:
             key += (*layer.conv.stride,)
-        candidates = {
+        candidates: dict[str, Any] = {
             each.name: each for each in (*self.usable(layer.kind, layer.format), Simulated)
         }
         if key not in self.shapes:

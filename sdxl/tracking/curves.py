@@ -39,7 +39,7 @@ class Curves:
                 action(client, experiment, *words)
         except Exception as error:  # a dead server must not cost a training
             self.dead = True
-            print(f"warning: MLflow takes no curves: {tracking._reason(error, self.settings)}",
+            print(f"warning: MLflow takes no curves: {tracking.reason(error, self.settings)}",
                   file=sys.stderr)  # fmt: skip
 
     def _open(self, client: Any, experiment: str, name: str, params: dict[str, Any]) -> None:

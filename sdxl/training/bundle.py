@@ -68,7 +68,8 @@ def _pipeline(trained: Path, folder: Path) -> None:
 
     unet = UNet2DConditionModel.from_pretrained(trained, torch_dtype=torch.float16)
     unet.save_pretrained(folder / "unet")
-    EulerDiscreteScheduler(**architecture.SCHEDULER).save_pretrained(folder / "scheduler")
+    scheduler: Any = EulerDiscreteScheduler(**architecture.SCHEDULER)
+    scheduler.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
 
 

@@ -64,7 +64,7 @@ class Pair(nn.Module):
                 functional.cross_entropy(logits, target)
                 + functional.cross_entropy(logits.T, target)
             ) / 2
-        return {"loss": sum(losses.values()), **losses}
+        return {"loss": losses["first"] + losses["second"], **losses}
 
     def texts(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Projected texts of both encoders."""

@@ -75,7 +75,8 @@ class Stage:
 
         torch.manual_seed(seed)
         self.run, self.size, self.count = settings.run, settings.size, settings.scenes
-        self.module = Denoiser(UNet2DConditionModel(**architecture.SCENES["unet"]))
+        unet: Any = UNet2DConditionModel(**architecture.SCENES["unet"])
+        self.module = Denoiser(unet)
         folder = training_set(settings.run, seed, settings.scenes, settings.size)
         names = ("latents", "hidden", "pooled", "none_hidden", "none_pooled")
         self.data = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
@@ -123,10 +124,11 @@ class Stage:
         vae = scene_data.autoencoder(self.run)
         one, other = scene_data.tokenizers()
         module: Any = self.module
-        pipe = StableDiffusionXLPipeline(
+        pipe: Any = StableDiffusionXLPipeline(
             vae, first, second, one, other, module.unet,
             EulerDiscreteScheduler(**architecture.SCHEDULER), add_watermarker=False,
-        ).to(device)  # fmt: skip
+        )  # fmt: skip
+        pipe.to(device)
         pipe.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(0)
         made = pipe(

@@ -39,7 +39,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         from diffusers import AutoencoderKL
 
-        self.vae = AutoencoderKL(**architecture.SCENES["vae"])
+        self.vae: Any = AutoencoderKL(**architecture.SCENES["vae"])
 
     def forward(self, pixels: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """pixels (B, 3, H, W) in -1..1; noise (B, 4, H/8, W/8) samples the latents."""
