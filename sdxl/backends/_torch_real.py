@@ -58,9 +58,8 @@ class Choice:
         key = (layer.kind, tuple(example.shape), *layer.codes.shape, layer.format, layer.dtype)
         if layer.conv:
             key += (*layer.conv.stride,)
-        candidates: dict[str, Any] = {
-            each.name: each for each in (*self.usable(layer.kind, layer.format), Simulated)
-        }
+        kernels: list[Any] = [*self.usable(layer.kind, layer.format), Simulated]
+        candidates = {each.name: each for each in kernels}
         if key not in self.shapes:
             self.shapes[key] = {
                 n: self.home.best_ms(c(layer, example), example) for n, c in candidates.items()
