@@ -22,7 +22,7 @@ NEEDS = {  # what an option asks of others
 }
 
 
-OVERLAYS = ("experiment", "sweep", "latency")
+OVERLAYS = ("experiment", "sweep", "latency", "rung")
 """Groups that are added to a command and change others."""
 
 
@@ -34,8 +34,10 @@ def name(path):
 def test_every_option_composes_and_keeps_the_rules(path, composed):
     group, option = path.parent.name, path.stem
     plus = "+" if group in OVERLAYS else ""
-    found = config.load(composed(f"{plus}{group}={option}", *NEEDS.get(name(path), ())))
-    if group not in (*OVERLAYS, "precision"):
+    command = "train" if group == "train" else "run"
+    words = (f"{plus}{group}={option}", *NEEDS.get(name(path), ()))
+    found = config.load(composed(*words, name=command))
+    if group not in (*OVERLAYS, "precision", "train"):  # the name in `train` is a stage
         assert getattr(found, group).name == option
 
 
