@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl import config as configuration
-from sdxl import generators, graphs, isolate, store, types, worker
+from sdxl import generators, graphs, isolate, store, worker
 from sdxl.schema import Config, Format, TinyModel
 from sdxl.store import Artifact
 
@@ -54,9 +54,8 @@ def build(config: Config, child: Child) -> Chain:
     loads = configuration.backend_modules()[config.backend.name].LOADS
     if loads != "nothing" and config.quant.format is not Format.none:
         with _timed(chain, "quantize_s"):
-            began = types.now()
             found = child(worker.quantize)
-            _take(chain, {"unet": found}, began)
+            _take(chain, {"unet": found})
             chain.layer_errors = found["layer_errors"]
     if loads in ("graphs", "engines"):
         checkpoint = chain.pieces[0] if chain.pieces else None
@@ -64,15 +63,13 @@ def build(config: Config, child: Child) -> Chain:
             _graphs(chain, config, child)
         if checkpoint:
             with _timed(chain, "qdq_s"):
-                began = types.now()
                 parents = _names(chain.piece("unet")), _names(checkpoint)
-                _take(chain, {"unet": child(quantize_graph, *parents)}, began)
+                _take(chain, {"unet": child(quantize_graph, *parents)})
     if loads == "engines":
         with _timed(chain, "engine_s"):
             for graph in graphs.GRAPHS:
-                began = types.now()
                 made = child(build_engine, graph, _names(chain.piece(graph)))
-                _take(chain, {graph: made}, began)
+                _take(chain, {graph: made})
     return chain
 
 
@@ -81,8 +78,7 @@ def _graphs(chain: Chain, config: Config, child: Child) -> None:
     small = isinstance(config.model, TinyModel)
     batches = [graphs.GRAPHS] if small else [(graph,) for graph in graphs.GRAPHS]
     for batch in batches:
-        began = types.now()
-        _take(chain, child(export_graphs, batch), began)
+        _take(chain, child(export_graphs, batch))
     if config.export.parity:
         for batch in batches:
             chain.parity |= child(check_parity, {graph: chain.loads[graph] for graph in batch})
@@ -132,15 +128,15 @@ def build_engine(
     return _packed(engine.get(config, graph, _found(source), link.report))
 
 
-def _take(chain: Chain, found: dict[str, dict[str, Any]], began: str) -> None:
+def _take(chain: Chain, found: dict[str, dict[str, Any]]) -> None:
     for graph, each in found.items():
-        built = each["manifest"]["created"] >= began
-        chain.pieces.append(Piece(graph, Path(each["path"]), each["manifest"], built))
+        chain.pieces.append(Piece(graph, Path(each["path"]), each["manifest"], each["built"]))
         chain.loads[graph] = Path(each["path"])
 
 
 def _packed(artifact: Artifact) -> dict[str, Any]:
-    return {"path": str(artifact.path), "manifest": dataclasses.asdict(artifact.manifest)}
+    manifest = dataclasses.asdict(artifact.manifest)
+    return {"path": str(artifact.path), "manifest": manifest, "built": artifact.built}
 
 
 def _names(piece: Piece) -> tuple[str, str]:

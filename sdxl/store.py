@@ -28,10 +28,11 @@ _WHOLE, _PIECES, _PIECE = 64 << 20, 256, 64 << 10
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published artifact: its folder and its manifest."""
+    """A published artifact: its folder, its manifest, and who made it."""
 
     path: Path
     manifest: Manifest
+    built: bool = False  # by this call of `get`, rather than found
 
 
 def root() -> Path:
@@ -107,7 +108,7 @@ def get(
         raise disk_error(error, root()) from error
     found = find(kind, key)
     assert found, f"{target} vanished after it was published"
-    return found
+    return dataclasses.replace(found, built=True)
 
 
 def disk_error(error: OSError, place: Path, fix: str = "SDXL_STORE=FOLDER python ...") -> SdxlError:

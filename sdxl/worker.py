@@ -124,7 +124,8 @@ def quantize(link: isolate.Link, config: schema.Config) -> dict[str, Any]:
     link.report({"phase": "quantizing: errors per layer"})
     errors = quant.layer_report(config, made)
     manifest = dataclasses.asdict(made.manifest)
-    return {"path": str(made.path), "manifest": manifest, "layer_errors": errors}
+    found = {"path": str(made.path), "manifest": manifest, "built": made.built}
+    return {**found, "layer_errors": errors}
 
 
 def _expected_samples(settings: Any, config: schema.Config, count: int) -> int:
