@@ -32,7 +32,7 @@ class Artifact:
 
     path: Path
     manifest: Manifest
-    built: bool = False  # by this call of `get`, rather than found
+    built: bool = dataclasses.field(default=False, compare=False)  # by this call of `get`
 
 
 def root() -> Path:
