@@ -20,14 +20,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdxl import isolate, ledger, records, schema, shared
+from sdxl import isolate, ledger, records, schema
 from sdxl.cli import Outcome
 from sdxl.config import QUANT_KEYS, backend_modules
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import SHEET_IMAGES, measure
 from sdxl.report import table
 from sdxl.schema import Compliance, Config, Format, Mode, Rerun
-from sdxl.shared import Shared
+from sdxl.sweep import shared
+from sdxl.sweep.shared import Shared
 from sdxl.types import Record
 
 EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}

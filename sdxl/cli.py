@@ -44,7 +44,7 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
     """Run one job of a command; whatever happens becomes an outcome, so a multirun goes on."""
     from hydra.core.hydra_config import HydraConfig
 
-    from sdxl import shared
+    from sdxl.sweep import shared
 
     out_dir = Path(HydraConfig.get().runtime.output_dir)
     if _sweep:
@@ -166,7 +166,7 @@ def _only_planned() -> bool:
     multirun = any(word in ("-m", "--multirun") for word in sys.argv[1:])
     if not multirun or Path(sys.argv[0]).stem != "run":
         return False
-    from sdxl.sweep import Sweep
+    from sdxl.sweep.run import Sweep
 
     _sweep = Sweep("run", [word for word in sys.argv[1:] if not word.startswith("-")])
     _sweep.announce()

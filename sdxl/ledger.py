@@ -20,8 +20,7 @@ from sdxl.schema import Config, Mode, Rerun
 from sdxl.types import Record
 
 _NO_MEASURE = (
-    *("report", "download", "fetch", "published", "doctor", "tracking", "plan", "compose"),
-    *("search", "shared", "sweep", "sweep_cells", "sweep_watch"),
+    *("report", "download", "fetch", "published", "doctor", "tracking", "plan", "sweep"),
 )
 """Modules that cannot change a figure."""
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sdxl import search
-from sdxl.compose import Composer
-from sdxl.sweep_cells import Cell, combinations
+from sdxl.sweep import search
+from sdxl.sweep.cells import Cell, combinations
+from sdxl.sweep.compose import Composer
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1")
 

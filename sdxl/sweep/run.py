@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdxl import records, shared
+from sdxl import records
 from sdxl.cli import Outcome
-from sdxl.compose import Composer
 from sdxl.config import ROOT
 from sdxl.errors import FAILED, OK, USER, UserError
 from sdxl.report.sweep_view import View
-from sdxl.sweep_cells import Cell, combinations, differing, look_ahead, twin_key, varying
+from sdxl.sweep import shared
+from sdxl.sweep.cells import Cell, combinations, differing, look_ahead, twin_key, varying
+from sdxl.sweep.compose import Composer
 from sdxl.types import now
 
 STOPPED = "not started: fail_fast=true and an earlier cell failed"
@@ -47,7 +48,7 @@ class Sweep:
         _refuse_subdir(hydra)
         self.search: Any = None
         if hydra.sweeper.get("trials"):
-            from sdxl.search import Search
+            from sdxl.sweep.search import Search
 
             self.search = Search(self.composer, fixed, self.space, hydra.sweeper)
             points = self.search.known
@@ -159,7 +160,7 @@ class Sweep:
     @contextmanager
     def _watching(self, cells: Sequence[Cell]) -> Iterator[None]:
         """While other processes work on `cells`: show each that begins or ends."""
-        from sdxl.sweep_watch import Watch
+        from sdxl.sweep.watch import Watch
 
         watch = Watch(self.folder, cells, self.started, self.view.running, self._ended)
         watch.start()

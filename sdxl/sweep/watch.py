@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdxl import records
 from sdxl.cli import Outcome
-from sdxl.sweep_cells import Cell
+from sdxl.sweep.cells import Cell
 
 LOOK_EVERY_S = 0.5
 

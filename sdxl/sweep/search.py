@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from sdxl import ledger, records
-from sdxl.compose import Composer
 from sdxl.config import plain
 from sdxl.errors import ConfigError, UserError
 from sdxl.report.cells import Cell as Measured
-from sdxl.sweep_cells import Cell, Space
+from sdxl.sweep.cells import Cell, Space
+from sdxl.sweep.compose import Composer
 
 TRIES = 200
 """Proposals in a row that are known or refused, after which the space counts as exhausted."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from sdxl import estimate, ledger, prompts, records
 from sdxl.cli import Outcome
-from sdxl.compose import Composer
 from sdxl.errors import ConfigError, UserError, one_line
 from sdxl.schema import Config, Format
+from sdxl.sweep.compose import Composer
 from sdxl.types import Record
 
 
