@@ -93,6 +93,8 @@ def shrunk(words: list[str], folder: Path) -> list[str]:
     """Overrides that make a command take seconds and keep its results out of the project."""
     extra = [f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep"]
     text = " ".join(words)
+    if "-m" not in words and "tracking" not in text:  # the sweeps' runs go to MLflow
+        extra.append("tracking=off")
     if "plan=true" in words:
         return extra
     if words[1] == "run.py":
