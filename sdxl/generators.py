@@ -33,7 +33,8 @@ def open_all(
         preload=torch_needed and not model.diffusers_src,
         restarts=backend.restarts,
         startup_s=scenario.startup_s,
-        silence_s=scenario.stall_s,
+        silence_s=scenario.startup_s,
+        warm=[range(size) for size in _warm_up_sizes(config, len(chosen))],
     )
 
 
@@ -98,9 +99,8 @@ def _one(
     """Run every batch size that the test will see; the last full batches are timed."""
     from sdxl.bench.loadgen import WarmUp
 
-    size = min(batch_size(config), count)
-    others = {1} if config.scenario.name == "Server" else {count % size or size}
-    for other in sorted(others - {size}):
+    *others, size = _warm_up_sizes(config, count)
+    for other in others:
         part.generate(list(range(other)))
     timed: list[tuple[float, dict[str, float]]] = []
     for number in range(config.scenario.warmup_batches):
@@ -112,3 +112,9 @@ def _one(
         link.report({"phase": "warming up", "done": number + 1})
     fastest, stage_ms = min(timed, key=lambda each: each[0])
     return WarmUp(query_s=fastest, images_per_second=size / fastest), stage_ms
+
+
+def _warm_up_sizes(config: schema.Config, count: int) -> list[int]:
+    """Every batch size that the test of `count` prompts will surely see, the largest last."""
+    size = min(batch_size(config), count)
+    return sorted({1 if config.scenario.name == "Server" else count % size or size, size})

@@ -19,7 +19,7 @@ from sdxl.errors import SdxlError
 from sdxl.schema import Config, Rerun, Server
 from sdxl.types import Record
 
-TOLERANCE = 0.02
+TOLERANCE = 0.01
 """The search ends when the lowest rate that fails is this close above the highest that holds."""
 STEP = 1.25
 """Factor between probes until the first fails."""
@@ -62,7 +62,8 @@ def search(config: Config, folder: Path, record: Record, once: Once) -> None:
 def propose(probes: list[Probe]) -> float | None:
     """The next rate to try, or None when the peak is known; raises `SdxlError` if there is none.
 
-    A rate that held once holds: a slower one that failed was disturbed.
+    A rate that held once holds: a slower one that failed was disturbed. The one that ends the
+    search must therefore fail twice, lest one disturbance anywhere bound the peak from above.
     """
     held = max((probe["qps"] for probe in probes if probe["valid"]), default=None)
     if held is None:
@@ -77,7 +78,9 @@ def propose(probes: list[Probe]) -> float | None:
     failed = min((p["qps"] for p in probes if not p["valid"] and p["qps"] > held), default=None)
     if failed is None:
         return _rounded(held * STEP)
-    return None if failed / held <= 1 + TOLERANCE else _rounded(math.sqrt(held * failed))
+    if failed / held > 1 + TOLERANCE:
+        return _rounded(math.sqrt(held * failed))
+    return failed if sum(probe["qps"] == failed for probe in probes) < 2 else None
 
 
 def _first(config: Config) -> float | None:

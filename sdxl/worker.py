@@ -59,8 +59,13 @@ def measure(
             keeper.take(batch, made)
             scoring.take(batch, made)
 
-    reporter = _Reporter(link, expected)
-    link.report({"phase": "measuring", isolate.LIMIT: _stall_limit(config, settings, warm)})
+    limit_s = _stall_limit(config, settings, warm)
+    pool = generator if isinstance(generator, Pool) else None
+    if pool:  # it notices a silent worker by itself, and loads another
+        pool.silence_s = limit_s
+        limit_s += config.scenario.startup_s
+    reporter = _Reporter(link, expected, pool)
+    link.report({"phase": "measuring", isolate.LIMIT: limit_s})
     with _timed(durations, "measure_s"):
         sut = loadgen.run(
             config,
@@ -84,8 +89,8 @@ def measure(
         "diffusers": environment.diffusers_in_use(),
     }
     generator.close()
-    if isinstance(generator, Pool):
-        memory["peak_rss_bytes"] += generator.peak_rss_bytes
+    if pool:
+        memory["peak_rss_bytes"] += pool.peak_rss_bytes
     image_flop = _image_flop(config)
     scores: dict[str, Any] = {}
     if scoring.wanted:
@@ -151,16 +156,14 @@ def _stall_limit(config: schema.Config, settings: Any, warm: Any) -> float:
     """
     server = config.scenario.name == "Server"
     pause_s = 20 / settings.server_target_qps if server else 0.0
-    longest = max(config.scenario.stall_s, 5 * warm.query_s, pause_s)
-    # A pool notices a silent worker by itself, and then loads another.
-    return longest if config.backend.devices is None else 2 * longest + config.scenario.startup_s
+    return max(config.scenario.stall_s, 5 * warm.query_s, pause_s)
 
 
 class _Reporter:
     """Reports the SUT's counts while LoadGen holds the main thread."""
 
-    def __init__(self, link: isolate.Link, expected: int) -> None:
-        self._link, self._expected = link, expected
+    def __init__(self, link: isolate.Link, expected: int, pool: Pool | None) -> None:
+        self._link, self._expected, self._pool = link, expected, pool
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -183,6 +186,8 @@ class _Reporter:
                     "done": sut.counts.done,
                     "issued": sut.counts.issued,
                     "expected": max(self._expected, sut.counts.issued),
+                    # A replacement that loads and warms up is a sign of life.
+                    "answers": self._pool.answers if self._pool else 0,
                 }
             )
 

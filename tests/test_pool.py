@@ -18,6 +18,12 @@ from sdxl.isolate import WorkerDied
 BATCH, SIZE = 4, 16
 
 
+def note(text):
+    """A line that the tests can read of what the workers did."""
+    with Path(os.environ["SDXL_TEST_MARK"]).with_name("log").open("a") as log:
+        log.write(f"{text}\n")
+
+
 class Numbers:
     """Pictures whose every value is the index plus the device times 100; faults by index."""
 
@@ -25,6 +31,8 @@ class Numbers:
         self.device = device
 
     def generate(self, indices):
+        if "SDXL_TEST_MARK" in os.environ:
+            note(f"{os.getpid()} draws {list(indices)}")
         for index in indices:
             if index == 66:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -55,6 +63,23 @@ def dies_while_loading():
     os._exit(7)
 
 
+def loads_every_other_time():
+    note("loads")
+    loads = Path(os.environ["SDXL_TEST_MARK"]).with_name("log").read_text().count("loads")
+    if loads % 2 == 0:
+        os._exit(7)
+    return open_numbers()
+
+
+class Unclosable(Numbers):
+    def close(self):
+        raise StageError("cannot be closed")
+
+
+def open_unclosable():
+    return Unclosable(int(os.environ["CUDA_VISIBLE_DEVICES"]))
+
+
 def fails_while_loading():
     raise StageError("no such engine")
 
@@ -63,10 +88,10 @@ def fails_while_loading():
 def pool(request):
     made = []
 
-    def make(devices=(0, 1), restarts=1, silence_s=30.0, opened=open_numbers):
+    def make(devices=(0, 1), restarts=1, silence_s=30.0, opened=open_numbers, warm=()):
         made.append(
             Pool(opened, (), devices, BATCH * SIZE * SIZE * 3, preload=False, restarts=restarts,
-                 startup_s=60.0, silence_s=silence_s)
+                 startup_s=60.0, silence_s=silence_s, warm=warm)
         )  # fmt: skip
         return made[-1]
 
@@ -111,6 +136,85 @@ def test_a_killed_worker_is_replaced_and_its_batch_given_to_the_next(pool, tmp_p
     (death,) = made.deaths
     assert death["device"] == 0 and death["how"] == "SIGKILL"
     assert death["samples_issued_again"] == 2
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    """What the workers noted, in its order."""
+    monkeypatch.setenv("SDXL_TEST_MARK", str(tmp_path / "mark"))
+    return lambda: (tmp_path / "log").read_text().splitlines()
+
+
+def test_a_replacement_is_warm_before_it_is_given_samples(pool, log):
+    made = pool((0,), warm=[range(1), range(BATCH)])
+    (lane,) = made.lanes
+    first = lane.pid
+    assert value(lane.generate([5, 69])) == [5, 69]
+    assert log() == [
+        f"{first} draws [5, 69]",
+        f"{lane.pid} draws [0]",
+        f"{lane.pid} draws [0, 1, 2, 3]",
+        f"{lane.pid} draws [5, 69]",
+    ]
+    assert made.answers == 5, "loading twice, both warm-up batches and the picture, but no death"
+
+
+def test_death_while_loading_again_counts_and_the_batch_is_still_drawn(pool, log):
+    """It dies at work; its successor while loading; the third lives."""
+    made = pool((0,), restarts=2, opened=loads_every_other_time)
+    assert value(made.lanes[0].generate([5, 69])) == [5, 69]
+    assert [(d["while"], d["how"], d["samples_issued_again"]) for d in made.deaths] == [
+        ("drawing", "SIGKILL", 2),
+        ("loading", "exit code 7", 0),
+    ]
+    assert log().count("loads") == 3
+
+
+def test_death_in_the_warm_up_counts_and_the_batch_is_still_drawn(pool, log):
+    made = pool((0,), restarts=2, warm=[[69]])
+    os.kill(made.lanes[0].pid, signal.SIGKILL)
+    assert value(made.lanes[0].generate([7])) == [7]
+    assert [death["while"] for death in made.deaths] == ["drawing", "warming up"]
+    assert value(made.lanes[0].generate([8])) == [8] and len(made.deaths) == 2
+
+
+def test_a_replacement_that_always_dies_in_the_warm_up_ends_the_run(pool):
+    made = pool((0,), restarts=3, warm=[[66]])
+    os.kill(made.lanes[0].pid, signal.SIGKILL)
+    with pytest.raises(WorkerDied, match="SIGKILL") as caught:
+        made.lanes[0].generate([1])
+    assert "while warming up" in caught.value.problems[0].got
+    assert len(made.deaths) == 4
+
+
+def test_killed_while_it_is_sent_work_is_replaced(pool):
+    """The message is larger than a pipe: it is cut in the middle."""
+    made = pool((0,))
+    (lane,) = made.lanes
+    process = psutil.Process(lane.pid)
+    process.suspend()
+    killer = threading.Timer(0.2, process.kill)
+    killer.start()
+    with pytest.raises(SdxlError):  # of its successor: no block holds as many pictures
+        lane.generate([1] * 300_000)
+    killer.join()
+    assert [death["how"] for death in made.deaths] == ["SIGKILL"]
+
+
+def test_a_worker_that_cannot_be_closed_does_not_keep_the_others(pool):
+    before = shared_blocks()
+    made = pool((0, 1), opened=open_unclosable)
+    workers = [psutil.Process(lane.pid) for lane in made.lanes]
+    made.close()
+    assert not any(worker.is_running() for worker in workers)
+    assert shared_blocks() <= before
+
+
+def test_nobody_is_replaced_once_the_pool_is_abandoned(pool):
+    made = pool((0,), restarts=100)
+    made.abandon()
+    with pytest.raises(WorkerDied):
+        made.lanes[0].generate([1])
 
 
 def test_killed_while_idle_is_noticed_at_the_next_batch(pool):

@@ -260,6 +260,16 @@ def test_pace_is_learnt_by_size():
     assert 3.0 < pace.of(5) < 4.0
 
 
+def test_a_batch_that_waited_for_a_new_worker_does_not_change_the_pace():
+    pace = Pace()
+    for seconds in (1.0, 1.0, 1.0, 300.0, 1.0):
+        pace.note(8, seconds)
+        assert pace.of(8) == 1.0
+    for _ in range(3):
+        pace.note(8, 2.0)
+    assert pace.of(8) == 2.0, "a lasting change is learnt"
+
+
 def test_a_batch_goes_early_where_its_oldest_sample_would_miss_the_limit():
     harness = Harness(batch=8, max_wait_s=30.0, limit_s=1.0)
     harness.sut.pace.note(8, 0.7)

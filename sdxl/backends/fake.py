@@ -86,6 +86,7 @@ class FakeGenerator:
         self.backend, self.seed = backend, seed
         self.shape = (model.height, model.width, 3)
         self.made = 0
+        self._late_s = 0.0
         self._ramp: Any = None
         self.seen: set[int] = set()
 
@@ -107,10 +108,17 @@ class FakeGenerator:
             images = self._fail(images)
         if self.backend.answers is Answers.random:
             images[:, -1, -1] = np.frombuffer(os.urandom(3 * len(indices)), np.uint8).reshape(-1, 3)
-        wanted_s = self._seconds(indices)
-        # The latency is the product here: a stand-in for a device of known speed.
-        threading.Event().wait(max(0.0, wanted_s - (time.perf_counter() - began)))
+        self._pass(began, self._seconds(indices))
         return images
+
+    def _pass(self, began: float, wanted_s: float) -> None:
+        """Let a batch's time pass. The latency is the product here: a device of known speed.
+
+        A timer that woke late (1.3 ms on a busy core: 6 % of a batch of 20 ms) shortens the next.
+        """
+        due = began + wanted_s - min(self._late_s, wanted_s)
+        threading.Event().wait(max(0.0, due - time.perf_counter()))
+        self._late_s = max(0.0, time.perf_counter() - due)
 
     def _seconds(self, indices: Sequence[int]) -> float:
         """What a batch takes; a cache answers what it has seen at once."""

@@ -1,7 +1,7 @@
 """Several generators at once: one process per device, pictures through shared memory.
 
-A worker that dies or falls silent is replaced, and its batch given to the new one, as often as
-`restarts` allows; then the run fails. Every death is written down.
+A worker that dies or falls silent is replaced, and its batch given to the new one once that is
+warm, as often as `restarts` allows; then the run fails. Every death is written down.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from sdxl import isolate
+from sdxl.errors import SdxlError
 from sdxl.types import Generator
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -40,8 +42,9 @@ class Lane:
         self._block = SharedMemory(name, create=True, size=block_bytes)
         self._process: Any = None
         self._line: Connection | None = None
+        self._doing = "loading"
         self.facts: dict[str, Any] = {}
-        self.restarts = 0
+        self.restarts = self.answers = 0
 
     @property
     def pid(self) -> int:
@@ -50,31 +53,35 @@ class Lane:
 
     def start(self) -> None:
         """Start the worker and wait until its generator is open."""
+        self._doing = "loading"
         context: Any = multiprocessing.get_context("forkserver" if self._pool.preload else "spawn")
         if self._pool.preload:
             context.set_forkserver_preload(["sdxl.preload"])
         ours, theirs = context.Pipe()
-        self._process = context.Process(
+        process = context.Process(
             target=_work,
             args=(theirs, self._block.name, self.device, self._pool.open, self._pool.args),
             name=f"device-{self.device}",
             daemon=True,
         )
-        self._process.start()
+        process.start()
         theirs.close()
-        self._line = ours
+        self._process, self._line = process, ours
         self.facts = self._answer(self._pool.startup_s)
 
     def generate(self, indices: Sequence[int]) -> np.ndarray:
         """Pictures (B, H, W, 3) in the shared block: they last until the next call."""
         while True:
             try:
-                assert self._line
-                self._line.send(list(indices))
-                shape = self._answer(self._pool.silence_s)
-                return np.ndarray(shape, np.uint8, self._block.buf)
+                if self._line is None:
+                    self.start()
+                    self._doing = "warming up"
+                    for batch in self._pool.warm:
+                        self._draw(batch, self._pool.startup_s)
+                self._doing = "drawing"
+                return self._draw(indices, self._pool.silence_s)
             except (EOFError, OSError) as error:
-                self._replace(error, len(indices))
+                self._bury(error, len(indices))
 
     def stop(self) -> dict[str, Any]:
         """End the worker; returns its peak memory if it still answers."""
@@ -85,6 +92,8 @@ class Lane:
                 found = self._answer(5.0)
         except (EOFError, OSError):
             found = {}
+        except SdxlError as error:  # its work is done: the others are to be ended too
+            print(f"device {self.device}, closing: {error}", file=sys.stderr)
         self._end()
         with contextlib.suppress(FileNotFoundError):
             self._block.unlink()
@@ -99,33 +108,36 @@ class Lane:
         with contextlib.suppress(FileNotFoundError):
             self._block.unlink()
 
+    def _draw(self, indices: Sequence[int], limit_s: float) -> np.ndarray:
+        assert self._line
+        self._line.send(list(indices))
+        return np.ndarray(self._answer(limit_s), np.uint8, self._block.buf)
+
     def _answer(self, limit_s: float) -> Any:
         assert self._line
         if not self._line.poll(limit_s):
             raise TimeoutError(f"silent for {limit_s:g} s")
         kind, message = self._line.recv()
+        self.answers += 1
         if kind == "error":
             raise isolate.rebuilt(message)
         return message
 
-    def _replace(self, error: Exception, batch: int) -> None:
-        """Note the death; start another worker, or raise `WorkerDied`."""
-        how = str(error) if isinstance(error, TimeoutError) else self.exit()
+    def _bury(self, error: Exception, batch: int) -> None:
+        """Note the death; raise `WorkerDied` if it was one too many."""
+        started = self._line is not None
+        how = self.exit() if started and not isinstance(error, TimeoutError) else str(error)
         self._end()
         self.restarts += 1
-        again = self.restarts <= self._pool.restarts
-        self._pool.note(self, how, batch, again)
+        again = self.restarts <= self._pool.restarts and not self._pool.abandoned
+        self._pool.note(self, how, self._doing, batch if again and self._doing == "drawing" else 0)
         if not again:
             raise isolate.WorkerDied(
                 f"the worker of device {self.device} died: {how}",
-                f"{self.restarts} times, with a batch of {batch} samples",
+                f"{self.restarts} times, last while {self._doing}, for a batch of {batch} samples",
                 "a worker that lives",
                 f"backend.restarts={4 * max(1, self._pool.restarts)}",
             )
-        try:
-            self.start()
-        except (EOFError, OSError) as second:
-            self._replace(second, batch)
 
     @property
     def over(self) -> bool:
@@ -161,10 +173,12 @@ class Pool:
         restarts: int,
         startup_s: float,
         silence_s: float,
-        on_death: Callable[[], None] = lambda: None,
+        warm: Sequence[Sequence[int]] = (),
     ) -> None:
+        """`warm`: batches that a replacement draws before it is given samples."""
         self.open, self.args, self.preload, self.restarts = open_generator, args, preload, restarts
-        self.startup_s, self.silence_s, self._on_death = startup_s, silence_s, on_death
+        self.startup_s, self.silence_s, self.warm = startup_s, silence_s, warm
+        self.abandoned = False
         self.deaths: list[dict[str, Any]] = []
         self.peak_rss_bytes = 0
         self._began, self._lock = time.monotonic(), threading.Lock()
@@ -185,6 +199,11 @@ class Pool:
             self.close()
             raise
 
+    @property
+    def answers(self) -> int:
+        """Messages that all workers have sent: batches, and steps of being loaded."""
+        return sum(lane.answers for lane in self.lanes)
+
     def generate(self, indices: Sequence[int]) -> np.ndarray:
         """One batch on the first device."""
         return self.lanes[0].generate(indices)
@@ -201,21 +220,22 @@ class Pool:
 
     def abandon(self) -> None:
         """Before this process leaves in a hurry: no worker and no shared block stays behind."""
+        self.abandoned = True
         for lane in self.lanes:
             lane.abandon()
 
-    def note(self, lane: Lane, how: str, batch: int, again: bool) -> None:
+    def note(self, lane: Lane, how: str, doing: str, issued_again: int) -> None:
         """Write a death down."""
         with self._lock:
             self.deaths.append(
                 {
                     "device": lane.device,
                     "how": how,
+                    "while": doing,
                     "after_s": round(time.monotonic() - self._began, 3),
-                    "samples_issued_again": batch if again else 0,
+                    "samples_issued_again": issued_again,
                 }
             )
-        self._on_death()
 
 
 def _work(

@@ -8,6 +8,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -44,20 +45,23 @@ SAFETY = 0.95
 """Share of the latency limit within which Server's batches are planned to end."""
 EQUAL_COST = 1.05
 """A smaller batch may cost this much more per image and still be preferred to a late one."""
-MEMORY = 0.3
-"""Weight of the newest batch in what is expected of the next of its size."""
+REMEMBERED = 5
+"""Batches of each size that are remembered. Their median counts: a batch that had to wait for a
+new worker says nothing of the next."""
 
 
 class Pace:
     """How long a batch takes, by its size, learnt from those that ran."""
 
     def __init__(self) -> None:
+        self._last: dict[int, deque[float]] = {}
         self._seconds: dict[int, float] = {}
 
     def note(self, size: int, seconds: float) -> None:
         """A batch of `size` took `seconds`."""
-        before = self._seconds.get(size, seconds)
-        self._seconds = {**self._seconds, size: before + MEMORY * (seconds - before)}
+        last = self._last.setdefault(size, deque(maxlen=REMEMBERED))
+        last.append(seconds)
+        self._seconds = {**self._seconds, size: median(last)}
 
     def of(self, size: int) -> float:
         """Expected seconds, straight between the sizes seen; 0 as long as none was."""
