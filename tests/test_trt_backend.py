@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sdxl.backends._trt_clock import Clock
 from sdxl.backends._trt_engine import Engine, Recorded, check
 from sdxl.engines import Flavor
 from sdxl.errors import SdxlError, UserError
@@ -194,36 +193,6 @@ def test_a_recorded_execution_has_buffers_of_its_own(engine):
     assert torch.equal(noise, 2 * first["sample"] + 1)
 
 
-def test_the_clock_reads_events_only_when_asked():
-    waited = []
-
-    class Event:
-        now = 0
-
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self):
-            Event.now += 10
-            self.at = Event.now
-
-        def synchronize(self):
-            waited.append(self.at)
-
-        def elapsed_time(self, end):
-            return end.at - self.at
-
-    clock = Clock(Event)
-    for _ in range(3):
-        with clock.time("unet"):
-            pass
-    with clock.time("decode"):
-        Event.now += 20
-    assert not waited
-    assert clock.means_ms() == {"unet": 10, "decode": 30}
-    assert len(waited) == 2
-
-
 def test_the_real_library_reads_no_engine_here_and_the_reason_is_passed_on(tmp_path, load):
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     from sdxl.backends.trt import _logger
@@ -239,6 +208,4 @@ def test_the_real_library_reads_no_engine_here_and_the_reason_is_passed_on(tmp_p
 def test_the_whole_pipeline_on_a_gpu(cli):
     ours = cli("backend=trt", "precision=fp16", "limit=4", timeout=600)
     assert ours.code in (0, 3), ours.err
-    assert ours.record["performance"]["generator"]["stage_ms"].keys() == {
-        "encode", "unet", "decode",
-    }  # fmt: skip
+    assert ours.record["performance"]["stage_ms"].keys() >= {"encode", "unet", "decode", "rest"}
