@@ -29,18 +29,31 @@ def get(config: Config, graph: str, source: Artifact, on_progress: Report) -> Ar
 
     Build it in a process of its own: the whole network is in memory several times over.
     """
-    described = {**settings(config, graph), "source": [source.manifest.kind, source.manifest.key]}
-    hashes = {name: facts["sha256"] for name, facts in source.manifest.files.items()}
+    described = _described(config, graph, source)
 
     def make(folder: Path) -> dict[str, Any]:
         made = build(source.path, folder, graph, config, on_progress)
         return {**made, "settings": {**described, **made["settings"]}}
 
     return store.get(
-        KIND, configuration.key(KIND, described, hashes), make, settings=described,
+        KIND, _key(described, source), make, settings=described,
         parents=[source.manifest.key], allow=config.build,
         command="python export.py backend=trt",
     )  # fmt: skip
+
+
+def key(config: Config, graph: str, source: Artifact) -> str:
+    """Content key over `settings` and the bytes of the graph and its weights."""
+    return _key(_described(config, graph, source), source)
+
+
+def _described(config: Config, graph: str, source: Artifact) -> dict[str, Any]:
+    return {**settings(config, graph), "source": [source.manifest.kind, source.manifest.key]}
+
+
+def _key(described: dict[str, Any], source: Artifact) -> str:
+    hashes = {name: facts["sha256"] for name, facts in source.manifest.files.items()}
+    return configuration.key(KIND, described, hashes)
 
 
 def settings(config: Config, graph: str) -> dict[str, Any]:
