@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sdxl.backends import _trt_engine
 from sdxl.backends._trt_engine import Engine, Recorded, check
 from sdxl.engines import Flavor
 from sdxl.errors import SdxlError, UserError
@@ -84,6 +85,8 @@ class Context:
         return shape[0] <= 8
 
     def set_tensor_address(self, name, address):
+        if address % _trt_engine.ALIGNMENT:
+            return False
         self.addresses[name] = address
         return True
 
@@ -126,8 +129,9 @@ class FakeEngine:
 
 
 @pytest.fixture
-def engine(tmp_path, load):
-    """An `Engine` whose library is the stand-in."""
+def engine(tmp_path, load, monkeypatch):
+    """An `Engine` whose library is the stand-in; torch's CPU memory begins at multiples of 64."""
+    monkeypatch.setattr(_trt_engine, "ALIGNMENT", 64)
     fake = FakeEngine()
     trt = SimpleNamespace(
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda data: fake),
@@ -160,6 +164,21 @@ def test_other_types_and_strides_are_converted(engine):
     sample = torch.randn(3, 4, dtype=torch.float64).t()
     noise = engine.run({"sample": sample, "timestep": torch.tensor([1])}, stream=7)["noise"]
     assert torch.equal(noise, 2 * sample.float() + 1)
+
+
+def test_every_step_of_a_schedule_reaches_the_engine(engine):
+    """A schedule's steps lie side by side: all but the first at addresses that TensorRT refuses."""
+    sample = torch.zeros(4, 3)
+    for step in torch.tensor([999.0, 949.0, 899.0]):
+        noise = engine.run({"sample": sample, "timestep": step.reshape(1)}, stream=7)["noise"]
+        assert torch.equal(noise, step.expand(4, 3))
+
+
+def test_a_refused_address_is_no_silent_matter(engine):
+    context = Context()
+    context.set_tensor_address = lambda name, address: name == "sample"
+    with pytest.raises(SdxlError, match="refuses the address of timestep"):
+        engine.bind(context, {"sample": torch.zeros(4, 3), "timestep": torch.zeros(1)})
 
 
 def test_a_short_batch_is_padded_and_cut_again(engine):

@@ -109,9 +109,8 @@ def build(
         progress = listen.monitor(trt, log, phase, on_progress)
         target.progress_monitor = progress
         _set_profile(builder, target, network, graph, config)
-        cache = _timing(config, described)
-        if cache:
-            timing.attach(target, cache)
+        place = _timing(config, described)
+        cache = timing.attach(target, place) if place else None
         parsed = time.perf_counter()
         serialized = builder.build_serialized_network(network, target)
         if serialized is None:
@@ -121,10 +120,10 @@ def build(
                 "a graph, shapes and limits that it can build",
                 f"backend.workspace_gib=null   # if it says so; all it said: {file.name}",
             )
-        if cache:
-            timing.keep(target, cache)
-    (folder / ENGINE).write_bytes(memoryview(serialized))
-    found, origin = _layers(trt, log, serialized)
+        if place and cache is not None:
+            timing.keep(target, cache, place)
+        (folder / ENGINE).write_bytes(memoryview(serialized))
+        found, origin = _layers(trt, log, serialized)
     table = layers.summary(found)
     (folder / LAYERS).write_text(
         json.dumps({"origin": origin, "summary": table, "layers": [asdict(n) for n in found]})
