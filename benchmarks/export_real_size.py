@@ -34,6 +34,7 @@ def main() -> int:
             "model=sdxl_random",
             f"precision={chosen.precision}",
             f"export.parity={str(chosen.parity).lower()}",
+            "scenario.startup_s=7200",  # beside other work the UNet has taken half an hour
             f"hydra.run.dir={folder}/run",
         ]
         done = subprocess.run(

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sdxl import artifacts, engine_rules, graphs, measure, store
+from sdxl import artifacts, engine_rules, export_plan, measure
 from sdxl.artifacts import Chain, Piece
 from sdxl.config import backend_modules
 from sdxl.doctor.preflight import preflight
-from sdxl.errors import ConfigError, Problem, UserError
+from sdxl.errors import ConfigError, Problem
 from sdxl.report.progress import Progress
 from sdxl.schema import Config
 
@@ -107,26 +107,27 @@ def _parity(found: dict[str, Any]) -> str:
 
 
 def _plan(config: Config) -> dict[str, Any]:
-    """Which graphs the store has; nothing is made."""
-    from sdxl.export import onnx
-
-    table = _table("component", "precision", "opset", "size", "key", "")
-    rows: list[dict[str, Any]] = []
-    for graph in graphs.GRAPHS:
-        settings = onnx.settings(config, graph)
-        row = {"graph": graph, "dtype": settings["dtype"], "opset": settings["opset"]}
-        try:
-            row["key"] = onnx.key(config, graph)
-            row["there"] = store.find(onnx.KIND, row["key"]) is not None
-        except UserError:  # weights that are not here have no key
-            row["key"] = row["there"] = None
-        rows.append(row)
-        table.add_row(
-            graph, row["dtype"], str(row["opset"]), str(settings.get("size", "-")),
-            row["key"] or "-", {True: "there", False: "to make", None: "-"}[row["there"]],
-        )  # fmt: skip
-    _console().print(table)
-    return {"status": "ok", "exit_code": 0, "record": None, "plan": rows}
+    """What the chain consists of, and which of it the store has; nothing is made."""
+    rows, problems = export_plan.rows(config), []
+    if config.backend.name == "trt":
+        problems = list(engine_rules.missing(config, run=False))
+    table = _table("component", "is", "key", "as", "")
+    for row in rows:
+        state = {True: "cached", False: "to build", None: "-"}[row["there"]]
+        table.add_row(row["graph"], row["kind"], row["key"] or "-", row["as"], state)
+    console = _console()
+    console.print(table)
+    for problem in problems:
+        console.print(Text(f"not buildable here: {problem.what}: {problem.got}"))
+    return {
+        "status": "ok",
+        "exit_code": 0,
+        "record": None,
+        "plan": rows,
+        "to_build": sum(row["there"] is False for row in rows),
+        "cached": sum(row["there"] is True for row in rows),
+        "missing": [problem.what for problem in problems],
+    }
 
 
 def _table(*headings: str) -> Table:

@@ -82,7 +82,7 @@ def get(
 
     `build(folder)` writes files into an empty folder and returns extra manifest fields. One process
     builds at a time per key; the others wait and then read. A build that fails or is killed
-    leaves nothing behind that looks finished.
+    leaves nothing behind that looks finished. Files hard-linked from a parent are not hashed again.
     """
     from filelock import FileLock
 
@@ -179,8 +179,10 @@ def _publish(
     began = time.perf_counter()
     try:
         extra = build(folder)
+        known = _known(parents)
         files = {
-            str(f.relative_to(folder)): {"sha256": sha256(f), "bytes": f.stat().st_size}
+            str(f.relative_to(folder)): known.get(_inode(f))
+            or {"sha256": sha256(f), "bytes": f.stat().st_size}
             for f in sorted(folder.rglob("*"))
             if f.is_file()
         }
@@ -192,6 +194,27 @@ def _publish(
         folder.replace(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _known(parents: list[str]) -> dict[tuple[int, int], dict[str, Any]]:
+    """(device, inode) -> hash and size of the parents' files, which a child may hard-link.
+
+    A file written after the manifest that lists it is not what the manifest says: left out.
+    """
+    found = {}
+    for parent in parents:
+        for listing in root().glob(f"*/{parent}/manifest.json"):
+            listed = listing.stat().st_mtime_ns
+            for name, facts in json.loads(listing.read_text())["files"].items():
+                file = listing.parent / name
+                if file.is_file() and file.stat().st_mtime_ns <= listed:
+                    found[_inode(file)] = {"sha256": facts["sha256"], "bytes": facts["bytes"]}
+    return found
+
+
+def _inode(file: Path) -> tuple[int, int]:
+    facts = file.stat()
+    return facts.st_dev, facts.st_ino
 
 
 def _broken(folder: Path, what: str) -> SdxlError:

@@ -25,6 +25,7 @@ if "_refuse" not in vars(sitecustomize):  # the interpreter brought one of its o
     exec(compile((OFFLINE / "sitecustomize.py").read_text(), "sitecustomize.py", "exec"))
 
 from sdxl import config  # noqa: E402
+from tests import small  # noqa: E402
 
 config.register()
 
@@ -71,6 +72,20 @@ def composed():
 def load(composed):
     """Overrides of run.py -> the checked `Config`."""
     return lambda *overrides: config.load(composed(*overrides))
+
+
+@pytest.fixture(scope="session")
+def exported_once(tmp_path_factory):
+    """The small model's graphs, exported once for all workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    return small.export((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported")
+
+
+@pytest.fixture
+def exported(exported_once, monkeypatch):
+    """The exported graphs, their store in use."""
+    monkeypatch.setenv("SDXL_STORE", str(exported_once.store))
+    return exported_once
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """The store: whole artifacts or none, built once, whatever dies on the way."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +128,47 @@ def test_damage_is_named_with_the_way_out(damage, said):
     with pytest.raises(SdxlError) as caught:
         get()
     assert said in str(caught.value) and f"rm -r {path}" in str(caught.value)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Names of the files that were hashed, in order."""
+    names, plain = [], store.sha256
+    monkeypatch.setattr(store, "sha256", lambda path: names.append(path.name) or plain(path))
+    return names
+
+
+def linked(parent, key):
+    """A child of `parent` with a hard link to its file, a copy of it, and a file of its own."""
+
+    def make(folder):
+        os.link(parent.path / "a.txt", folder / "link.txt")
+        shutil.copy2(parent.path / "a.txt", folder / "copy.txt")
+        (folder / "own.txt").write_text("own")
+        return {}
+
+    return store.get("qdq", key, make, settings={}, parents=[parent.manifest.key, "foreign"])
+
+
+def test_what_is_linked_from_a_parent_is_hashed_once(hashed):
+    parent = get()
+    assert hashed == ["a.txt", "b.bin"]
+    children = [linked(parent, f"{n}" * 16) for n in (1, 2)]
+    assert hashed[2:] == ["copy.txt", "own.txt"] * 2
+    for child in children:
+        for name in ("link.txt", "copy.txt"):
+            assert child.manifest.files[name] == parent.manifest.files["a.txt"]
+
+
+def test_a_parents_file_that_changed_since_is_hashed_again(hashed):
+    parent = get()
+    file = parent.path / "a.txt"
+    file.write_text("HELLO")
+    later = (parent.path / "manifest.json").stat().st_mtime_ns + 1
+    os.utime(file, ns=(later, later))
+    child = linked(parent, "1" * 16)
+    assert "link.txt" in hashed
+    assert child.manifest.files["link.txt"]["sha256"] == store.sha256(file)
 
 
 def test_an_unwritable_store_is_said_plainly(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sdxl.backends._trt_clock import Clock
+from sdxl.backends import _trt_engine
 from sdxl.backends._trt_engine import Engine, Recorded, check
 from sdxl.engines import Flavor
 from sdxl.errors import SdxlError, UserError
@@ -85,6 +85,8 @@ class Context:
         return shape[0] <= 8
 
     def set_tensor_address(self, name, address):
+        if address % _trt_engine.ALIGNMENT:
+            return False
         self.addresses[name] = address
         return True
 
@@ -127,8 +129,9 @@ class FakeEngine:
 
 
 @pytest.fixture
-def engine(tmp_path, load):
-    """An `Engine` whose library is the stand-in."""
+def engine(tmp_path, load, monkeypatch):
+    """An `Engine` whose library is the stand-in; torch's CPU memory begins at multiples of 64."""
+    monkeypatch.setattr(_trt_engine, "ALIGNMENT", 64)
     fake = FakeEngine()
     trt = SimpleNamespace(
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda data: fake),
@@ -163,6 +166,21 @@ def test_other_types_and_strides_are_converted(engine):
     assert torch.equal(noise, 2 * sample.float() + 1)
 
 
+def test_every_step_of_a_schedule_reaches_the_engine(engine):
+    """A schedule's steps lie side by side: all but the first at addresses that TensorRT refuses."""
+    sample = torch.zeros(4, 3)
+    for step in torch.tensor([999.0, 949.0, 899.0]):
+        noise = engine.run({"sample": sample, "timestep": step.reshape(1)}, stream=7)["noise"]
+        assert torch.equal(noise, step.expand(4, 3))
+
+
+def test_a_refused_address_is_no_silent_matter(engine):
+    context = Context()
+    context.set_tensor_address = lambda name, address: name == "sample"
+    with pytest.raises(SdxlError, match="refuses the address of timestep"):
+        engine.bind(context, {"sample": torch.zeros(4, 3), "timestep": torch.zeros(1)})
+
+
 def test_a_short_batch_is_padded_and_cut_again(engine):
     sample = torch.randn(1, 3)
     noise = engine.run({"sample": sample, "timestep": torch.tensor([0.0])}, stream=7)["noise"]
@@ -194,36 +212,6 @@ def test_a_recorded_execution_has_buffers_of_its_own(engine):
     assert torch.equal(noise, 2 * first["sample"] + 1)
 
 
-def test_the_clock_reads_events_only_when_asked():
-    waited = []
-
-    class Event:
-        now = 0
-
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self):
-            Event.now += 10
-            self.at = Event.now
-
-        def synchronize(self):
-            waited.append(self.at)
-
-        def elapsed_time(self, end):
-            return end.at - self.at
-
-    clock = Clock(Event)
-    for _ in range(3):
-        with clock.time("unet"):
-            pass
-    with clock.time("decode"):
-        Event.now += 20
-    assert not waited
-    assert clock.means_ms() == {"unet": 10, "decode": 30}
-    assert len(waited) == 2
-
-
 def test_the_real_library_reads_no_engine_here_and_the_reason_is_passed_on(tmp_path, load):
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     from sdxl.backends.trt import _logger
@@ -239,6 +227,4 @@ def test_the_real_library_reads_no_engine_here_and_the_reason_is_passed_on(tmp_p
 def test_the_whole_pipeline_on_a_gpu(cli):
     ours = cli("backend=trt", "precision=fp16", "limit=4", timeout=600)
     assert ours.code in (0, 3), ours.err
-    assert ours.record["performance"]["generator"]["stage_ms"].keys() == {
-        "encode", "unet", "decode",
-    }  # fmt: skip
+    assert ours.record["performance"]["stage_ms"].keys() >= {"encode", "unet", "decode", "rest"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from sdxl.engines import Flavor, Settings
 from sdxl.errors import SdxlError, UserError
 
 GIB = 1 << 30
+ALIGNMENT = 256
+"""Bytes: TensorRT refuses a tensor whose address is no multiple (NvInferRuntime.h)."""
 REBUILD = "python export.py backend=trt   # or build=auto: what does not fit is built again"
 
 DTYPES = {
@@ -123,14 +126,14 @@ class Engine:
             context = self.engine.create_execution_context(strategy)
         assert self._memory is not None, "use_memory() first"
         if context is None:
-            raise self._failed("TensorRT context no execution context")
+            raise self._failed("TensorRT made no execution context")
         context.set_device_memory(self._memory.data_ptr(), self._memory.nbytes)
         return context
 
     def run(self, inputs: dict[str, torch.Tensor], stream: int) -> dict[str, torch.Tensor]:
         """Outputs of one execution on the CUDA stream `stream`; returns before it has finished.
 
-        Short batches are padded to the engine's smallest; nothing else is copied.
+        Short batches are padded to the engine's smallest; nothing else of size is copied.
         """
         count = max(len(tensor) for tensor in inputs.values())
         padded = self.pad(inputs)
@@ -141,7 +144,10 @@ class Engine:
         return {name: tensor[:count] for name, tensor in outputs.items()}
 
     def pad(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Inputs in the engine's types, with their last row repeated up to its smallest batch."""
+        """Inputs in the engine's types, with their last row repeated up to its smallest batch.
+
+        Views into other tensors (a timestep of the schedule) move to an address TensorRT takes.
+        """
         found = {}
         for name in self.inputs:
             tensor = inputs[name].to(self.dtype(name)).contiguous()
@@ -154,7 +160,7 @@ class Engine:
             short = 0 if name == "timestep" else self.least - len(tensor)
             if short > 0:
                 tensor = torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])])
-            found[name] = tensor
+            found[name] = tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
         return found
 
     def bind(self, context: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -162,14 +168,18 @@ class Engine:
         for name, tensor in inputs.items():
             if not context.set_input_shape(name, tuple(tensor.shape)):
                 raise self._failed(f"TensorRT refuses {name} of shape {tuple(tensor.shape)}")
-            context.set_tensor_address(name, tensor.data_ptr())
+            self._place(context, name, tensor)
         device = next(iter(inputs.values())).device
         outputs = {}
         for name in self.outputs:
             shape = tuple(context.get_tensor_shape(name))
             outputs[name] = torch.empty(shape, dtype=self.dtype(name), device=device)
-            context.set_tensor_address(name, outputs[name].data_ptr())
+            self._place(context, name, outputs[name])
         return outputs
+
+    def _place(self, context: Any, name: str, tensor: torch.Tensor) -> None:
+        if not context.set_tensor_address(name, tensor.data_ptr()):
+            raise self._failed(f"TensorRT refuses the address of {name}, {tensor.data_ptr():#x}")
 
     def execute(self, context: Any, stream: int) -> None:
         """Enqueue one execution."""
@@ -181,7 +191,7 @@ class Engine:
         if self._cache is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
+        temporary = path.with_suffix(f".{os.getpid()}")  # workers on equal GPUs share the file
         temporary.write_bytes(memoryview(self._cache.serialize()))
         temporary.replace(path)
 

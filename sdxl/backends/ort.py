@@ -90,12 +90,45 @@ def problems_of(config: schema.Config) -> list[Problem]:
                 "one place", "model.device=auto",
             )
         )  # fmt: skip
+    on_cpu = on_cpu or backend.provider is Provider.cpu
+    if on_cpu and (problem := _bf16(config)):
+        problems.append(problem)
     if config.model.device is schema.Device.mps:
         problems.append(
             Problem("ONNX Runtime has no MPS provider", "model.device=mps", "cpu or cuda",
                     "model.device=cpu")
         )  # fmt: skip
     return problems
+
+
+def missing(config: schema.Config) -> list[Problem]:
+    """What this machine lacks to run the graphs, found before they are made."""
+    from importlib.util import find_spec
+
+    from sdxl import gpu
+
+    problem = _bf16(config)
+    # onnxruntime-gpu installs the same module; its CUDA provider is a library inside.
+    spec = find_spec("onnxruntime")
+    places = spec.submodule_search_locations if spec else None
+    cuda = any(list(Path(place).glob("capi/*providers_cuda*")) for place in places or [])
+    return [problem] if problem and not (cuda and gpu.find()[0]) else []
+
+
+def _bf16(config: schema.Config) -> Problem | None:
+    """The CPU provider (1.31.1) has Transpose, Gather and LayerNormalization in bf16, no product
+    or sum."""
+    from sdxl import graphs
+
+    found = [g for g in graphs.GRAPHS if graphs.dtype_of(config, g) is schema.DType.bf16]
+    if not found:
+        return None
+    return Problem(
+        "ONNX Runtime has no bf16 arithmetic on a CPU",
+        f"bf16 for {', '.join(found)}",
+        "fp32 or fp16; or a GPU, with onnxruntime-gpu",
+        "precision=fp32   # or: backend=torch",
+    )
 
 
 def _fuses_fp8(config: schema.Config, backend: Config) -> bool:

@@ -77,7 +77,6 @@ class TrtStages:
         import torch
 
         from sdxl import gpu, graphs, store
-        from sdxl.backends._trt_clock import Clock
         from sdxl.backends._trt_engine import Engine, Recorded, check
 
         self.settings = engines.settings_of(config)
@@ -90,7 +89,6 @@ class TrtStages:
         self.gpu = {"name": found.name, "capability": found.target}
         self.device = torch.device("cuda")
         self.stream = torch.cuda.Stream(self.device)
-        self.clock = Clock()
         self.engines: dict[str, Any] = {}
         self._caches: dict[str, Path] = {}
         for graph in graphs.GRAPHS:
@@ -116,7 +114,7 @@ class TrtStages:
         from sdxl.types import Embeddings
 
         self._take_stream()
-        with torch.inference_mode(), self.clock.time("encode"):
+        with torch.inference_mode():
             found = [
                 self._run(graph, {"input_ids": torch.as_tensor(tokens).to(self.device)})
                 for graph, tokens in (("text_encoder", ids.first), ("text_encoder_2", ids.second))
@@ -137,15 +135,14 @@ class TrtStages:
             "text_embeds": embeddings.pooled,
             "time_ids": embeddings.time_ids,
         }
-        with self.clock.time("unet"):
-            if not self.settings.cuda_graphs:
-                return self._run("unet", inputs)["noise"]
-            engine = self.engines["unet"]
-            padded = engine.pad(inputs)
-            rows = len(padded["sample"])
-            if rows not in self._recorded:
-                self._recorded[rows] = self._record(engine, padded, self.stream)
-            return self._recorded[rows](padded)["noise"][: len(sample)]
+        if not self.settings.cuda_graphs:
+            return self._run("unet", inputs)["noise"]
+        engine = self.engines["unet"]
+        padded = engine.pad(inputs)
+        rows = len(padded["sample"])
+        if rows not in self._recorded:
+            self._recorded[rows] = self._record(engine, padded, self.stream)
+        return self._recorded[rows](padded)["noise"][: len(sample)]
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""
@@ -155,7 +152,7 @@ class TrtStages:
 
         self._take_stream()
         parts = []
-        with torch.inference_mode(), self.clock.time("decode"):
+        with torch.inference_mode():
             for chunk in latents.split(self.settings.decode_batch_size or len(latents)):
                 image = self._run("vae_decoder", {"latents": chunk})["image"]
                 parts.append(image.permute(0, 2, 3, 1).float())
@@ -167,7 +164,7 @@ class TrtStages:
         return pixels.cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
-        """Library, GPU, number formats, layers by format, memory, time per stage."""
+        """Library, GPU, number formats, layers by format, memory."""
         return {
             "backend": "trt",
             "flavor": self.flavor.value,
@@ -187,7 +184,6 @@ class TrtStages:
             "activation_bytes": self.activation_bytes,
             "weight_streaming": self.settings.weight_streaming,
             "cuda_graphs": self.settings.cuda_graphs,
-            "stage_ms": self.clock.means_ms(),
         }
 
     def close(self) -> None:

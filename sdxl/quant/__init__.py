@@ -26,6 +26,13 @@ def plan(config: Config) -> list[dict[str, Any]]:
     return build.plan(config)
 
 
+def keys(config: Config) -> dict[str, str]:
+    """Content keys by kind of what `prepare` finds or makes: statistics, checkpoint."""
+    from sdxl.quant import build
+
+    return build.keys(config)
+
+
 def effective(config: Config) -> dict[str, Any]:
     """The quantization settings that have an effect, for content keys."""
     from sdxl.quant import settings

@@ -110,6 +110,13 @@ def statistics_of(config: Config, chosen: list[Layer]) -> Statistics | None:
     return found
 
 
+def keys(config: Config) -> dict[str, str]:
+    """Content keys of the statistics, where the recipe collects any, and of the checkpoint."""
+    key, parent, _ = _identity(config, selection(config))
+    made = {} if config.quant.statistics or not parent else {stats.KIND: parent}
+    return {**made, KIND: key}
+
+
 def plan(config: Config) -> list[dict[str, Any]]:
     """The level table of this recipe for this model, and which parts are already in the store.
 

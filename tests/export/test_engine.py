@@ -14,7 +14,7 @@ from sdxl import config as configuration
 from sdxl import engines, store
 from sdxl.errors import ConfigError, SdxlError
 from sdxl.export import engine
-from sdxl.export.engine import library
+from sdxl.export.engine import library, listen
 from sdxl.schema import Build
 from tests.conftest import ROOT
 from tests.export import small_graph
@@ -171,6 +171,16 @@ def test_what_tensorrt_refuses_is_said_in_its_own_words(usual, tmp_path):
         engine.get(usual, "unet", small_graph.artifact(folder), lambda _: None)
     assert "NoSuchOperator" in str(caught.value)
     assert "relu" in str(caught.value)
+
+
+def test_the_library_may_talk_after_its_log_is_closed(tmp_path):
+    """An exception in a logger ends the process: TensorRT calls it from C++."""
+    with (tmp_path / "build.log").open("w") as file:
+        log = listen.logger(trt, file)
+        log.log(trt.ILogger.WARNING, "during")
+    log.log(trt.ILogger.ERROR, "after")
+    assert (tmp_path / "build.log").read_text() == "warning: during\n"
+    assert log.errors == ["after"]
 
 
 def test_a_workspace_too_small_fails_and_leaves_nothing(usual, tmp_path):

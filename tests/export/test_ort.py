@@ -1,9 +1,14 @@
 """The ONNX Runtime backend draws what torch draws, in integer kernels where quantized."""
 
-import numpy as np
-import pytest
+import contextlib
 
-from sdxl import prompts
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+from sdxl import prompts, store
 from sdxl.config import backend_modules
 from sdxl.config import load as check
 from sdxl.errors import ConfigError, StageError
@@ -92,10 +97,36 @@ def test_a_picture_of_nan_is_refused(draw, monkeypatch):
     (["model.device=cuda", "backend.provider=cpu"], "would be ignored"),
     (["model.device=mps"], "no MPS provider"),
     (["export.opset=17"], r"export\.opset"),
+    (["model.device=cpu", "precision.unet=bf16"], "no bf16 arithmetic on a CPU"),
+    (["backend.provider=cpu", "precision.vae=bf16"], "no bf16 arithmetic on a CPU"),
 ])  # fmt: skip
 def test_settings_that_cannot_be(composed, words, said):
     with pytest.raises(ConfigError, match=said):
         check(composed("backend=ort", *words))
+
+
+def test_bf16_is_refused_before_anything_is_made_where_only_a_cpu_can_run_it(cli, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = cli("backend=ort", "precision=bf16")
+    assert done.code == 2
+    assert "bf16 for text_encoder, text_encoder_2, unet, vae_decoder" in done.err
+    assert not list(store.root().glob("onnx/*"))
+
+
+def test_the_cpu_provider_still_has_no_bf16_product():
+    """If this fails, ONNX Runtime has learnt it: then `sdxl.backends.ort` need not refuse."""
+    kinds = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
+    taken = set()
+    for name, kind in kinds.items():
+        a, b, c = (helper.make_tensor_value_info(n, kind, [4, 4]) for n in "abc")
+        graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "g", [a, b], [c])
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10
+        ).SerializeToString()
+        with contextlib.suppress(NoKernel):
+            onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+            taken.add(name)
+    assert taken == {"fp16"}
 
 
 def test_a_provider_that_is_not_here_is_named(exported, composed, chain_of):

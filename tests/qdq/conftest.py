@@ -1,51 +1,42 @@
-"""One small UNet, exported once in fp32, and its checkpoints, shared by the Q/DQ tests."""
+"""The small UNet, exported once in fp32, and its checkpoints, shared by the Q/DQ tests."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from onnxscript import version_converter
 
-from sdxl import architecture, quant
+from sdxl import graphs, quant
 from sdxl.config import ROOT, load, register
-from sdxl.export import onnx, qdq
+from sdxl.export import modules, qdq
+from sdxl.export import onnx as export
 from sdxl.export.qdq.options import ONNX_RUNTIME, Options
+from sdxl.model import open_source
 from sdxl.schema import Config
 from sdxl.store import Artifact
-
-SMALL = {
-    **architecture.TINY["unet"],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [32, 64],
-    "transformer_layers_per_block": [1, 1],
-    "attention_head_dim": [2, 4],
-}
-"""SDXL's kinds of layers in half the blocks of `tiny`: the exporter's time is what tests pay."""
+from tests.small import Exported
 
 register()
 
 
 @dataclass
 class Bench:
-    """A store with the exported UNet; makes checkpoints and quantized graphs in it."""
+    """The store with the exported UNet; makes checkpoints and quantized graphs in it."""
 
-    folder: Path
-    unet_config: Path
+    exported: Exported
 
     def config(self, *words: str) -> Config:
         """A checked configuration of the small model for ONNX Runtime."""
         GlobalHydra.instance().clear()
-        base = ["rules=open", "model.steps=2", "model.height=64", "model.width=64",
-                "backend=ort", "export.opset=21",
-                f"model.unet_config={self.unet_config}"]  # fmt: skip
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return load(compose("run", overrides=[*base, *words]))
+            return load(compose("run", overrides=[*self.exported.words, "backend=ort", *words]))
 
     def recipe(self, *words: str) -> Config:
         """The same with a quantization; calibrated on one prompt where it needs one."""
@@ -53,29 +44,51 @@ class Bench:
         return self.config(*words, *size)
 
     def graph(self, config: Config) -> Artifact:
-        return onnx.get(config, "unet")
+        return export.get(config, "unet")
 
     def checkpoint(self, config: Config) -> Artifact:
         return quant.prepare(config)
 
-    def edited(self, config: Config, folder: Path, options: Options = ONNX_RUNTIME) -> dict:
-        """The quantized graph in `folder`; returns the manifest fields."""
+    def edited(
+        self,
+        config: Config,
+        folder: Path,
+        options: Options = ONNX_RUNTIME,
+        graph: Path | None = None,
+    ) -> dict:
+        """The quantized graph in `folder`, by default of the export; returns manifest fields."""
         folder.mkdir(parents=True, exist_ok=True)
-        graph, checkpoint = self.graph(config).path, self.checkpoint(config).path
-        return qdq.quantize(graph, checkpoint, folder, options)
+        source, checkpoint = graph or self.graph(config).path, self.checkpoint(config).path
+        return qdq.quantize(source, checkpoint, folder, options)
+
+    def newer(self, folder: Path, opset: int) -> Path:
+        """The exported UNet in a higher opset, by the exporter's own converter."""
+        source = self.graph(self.config()).path
+        model = ir.from_proto(onnx.load(source / graphs.MODEL, load_external_data=False))
+        version_converter.convert_version(model, opset)
+        folder.mkdir()
+        onnx.save(ir.to_proto(model), folder / graphs.MODEL)
+        (folder / graphs.WEIGHTS).hardlink_to(source / graphs.WEIGHTS)
+        return folder
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory) -> Bench:
-    folder = tmp_path_factory.mktemp("qdq")
-    unet_config = folder / "unet.json"
-    unet_config.write_text(json.dumps(SMALL))
+def kept(exported_once) -> Bench:
     torch.set_num_threads(1)
-    return Bench(folder, unet_config)
+    return Bench(exported_once)
 
 
 @pytest.fixture
 def bench(kept, monkeypatch) -> Bench:
     """The shared bench with its store in use."""
-    monkeypatch.setenv("SDXL_STORE", str(kept.folder / "store"))
+    monkeypatch.setenv("SDXL_STORE", str(kept.exported.store))
     return kept
+
+
+@pytest.fixture(scope="session")
+def network(kept) -> modules.Exportable:
+    """The unquantized UNet with inputs for two images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDXL_STORE", str(kept.exported.store))
+        config = kept.config()
+        return modules.prepare(config, open_source(config.model, config.seed), "unet", 2)

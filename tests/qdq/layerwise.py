@@ -18,6 +18,12 @@ from sdxl.schema import Format
 
 PLAIN = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
 ALL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+NAMES = graphs.INPUTS["unet"]
+
+
+def load(folder: Path) -> onnx.ModelProto:
+    """A graph without its weights."""
+    return onnx.load(folder / graphs.MODEL, load_external_data=False)
 
 
 @dataclass
@@ -38,7 +44,7 @@ def session(folder: Path, taps: list[str] = (), level=ALL, profile: str = ""):
     options.graph_optimization_level = level
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
-    model = onnx.load(folder / graphs.MODEL, load_external_data=False)
+    model = load(folder)
     if taps:
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps)
@@ -50,17 +56,17 @@ def session(folder: Path, taps: list[str] = (), level=ALL, profile: str = ""):
     )
 
 
-def differences(folder: Path, checkpoint: Path, inputs, names, level=ALL) -> dict[str, Difference]:
+def differences(folder: Path, checkpoint: Path, inputs, level=ALL) -> dict[str, Difference]:
     """What each weighted layer's graph makes of the input that really reaches it."""
     stored = Checkpoint(checkpoint)
-    model = onnx.load(folder / graphs.MODEL, load_external_data=False)
+    model = load(folder)
     graph = Graph(model)
     places = {}
     for name, layer in stored.layers.items():
         if layer.kind != "attention":
             places[name] = _place(graph, name)
     taps = sorted({tap for place in places.values() for tap in place if tap})
-    found = dict(zip(taps, session(folder, taps, level).run(taps, _feed(inputs, names)),
+    found = dict(zip(taps, session(folder, taps, level).run(taps, _feed(inputs)),
                      strict=True))  # fmt: skip
     return {
         name: _difference(stored, stored.layers[name], *(found.get(tap) for tap in place))
@@ -68,8 +74,8 @@ def differences(folder: Path, checkpoint: Path, inputs, names, level=ALL) -> dic
     }
 
 
-def _feed(inputs, names):
-    return {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+def _feed(inputs):
+    return {name: tensor.numpy() for name, tensor in zip(NAMES, inputs, strict=True)}
 
 
 def _place(graph, name):

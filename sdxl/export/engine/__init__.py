@@ -1,5 +1,5 @@
 """TensorRT engines from ONNX graphs, by either of the two libraries."""
 
-from sdxl.export.engine.build import build, get, settings
+from sdxl.export.engine.build import build, get, key, settings
 
-__all__ = ["build", "get", "settings"]
+__all__ = ["build", "get", "key", "settings"]

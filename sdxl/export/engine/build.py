@@ -29,18 +29,31 @@ def get(config: Config, graph: str, source: Artifact, on_progress: Report) -> Ar
 
     Build it in a process of its own: the whole network is in memory several times over.
     """
-    described = {**settings(config, graph), "source": [source.manifest.kind, source.manifest.key]}
-    hashes = {name: facts["sha256"] for name, facts in source.manifest.files.items()}
+    described = _described(config, graph, source)
 
     def make(folder: Path) -> dict[str, Any]:
         made = build(source.path, folder, graph, config, on_progress)
         return {**made, "settings": {**described, **made["settings"]}}
 
     return store.get(
-        KIND, configuration.key(KIND, described, hashes), make, settings=described,
+        KIND, _key(described, source), make, settings=described,
         parents=[source.manifest.key], allow=config.build,
         command="python export.py backend=trt",
     )  # fmt: skip
+
+
+def key(config: Config, graph: str, source: Artifact) -> str:
+    """Content key over `settings` and the bytes of the graph and its weights."""
+    return _key(_described(config, graph, source), source)
+
+
+def _described(config: Config, graph: str, source: Artifact) -> dict[str, Any]:
+    return {**settings(config, graph), "source": [source.manifest.kind, source.manifest.key]}
+
+
+def _key(described: dict[str, Any], source: Artifact) -> str:
+    hashes = {name: facts["sha256"] for name, facts in source.manifest.files.items()}
+    return configuration.key(KIND, described, hashes)
 
 
 def settings(config: Config, graph: str) -> dict[str, Any]:
@@ -96,9 +109,8 @@ def build(
         progress = listen.monitor(trt, log, phase, on_progress)
         target.progress_monitor = progress
         _set_profile(builder, target, network, graph, config)
-        cache = _timing(config, described)
-        if cache:
-            timing.attach(target, cache)
+        place = _timing(config, described)
+        cache = timing.attach(target, place) if place else None
         parsed = time.perf_counter()
         serialized = builder.build_serialized_network(network, target)
         if serialized is None:
@@ -108,10 +120,10 @@ def build(
                 "a graph, shapes and limits that it can build",
                 f"backend.workspace_gib=null   # if it says so; all it said: {file.name}",
             )
-        if cache:
-            timing.keep(target, cache)
-    (folder / ENGINE).write_bytes(memoryview(serialized))
-    found, origin = _layers(trt, log, serialized)
+        if place and cache is not None:
+            timing.keep(target, cache, place)
+        (folder / ENGINE).write_bytes(memoryview(serialized))
+        found, origin = _layers(trt, log, serialized)
     table = layers.summary(found)
     (folder / LAYERS).write_text(
         json.dumps({"origin": origin, "summary": table, "layers": [asdict(n) for n in found]})

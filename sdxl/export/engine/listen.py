@@ -15,7 +15,7 @@ KEPT_ERRORS = 20
 
 
 def logger(trt: Any, file: TextIO) -> Any:
-    """A TensorRT logger that writes to `file` all but the verbose chatter.
+    """A TensorRT logger that writes to `file`, while it is open, all but the verbose chatter.
 
     `.errors` holds the last error messages, `.listing` the engine's layers as the builder lists
     them (`ProfilingVerbosity.DETAILED`), `.heard` the number of messages of any kind.
@@ -43,8 +43,9 @@ def logger(trt: Any, file: TextIO) -> Any:
                 return
             if name.endswith("error"):
                 self.errors = [*self.errors, msg.strip()][-KEPT_ERRORS:]
-            file.write(f"{name}: {msg}\n")
-            file.flush()
+            if not file.closed:  # TensorRT's objects still talk when they are freed
+                file.write(f"{name}: {msg}\n")
+                file.flush()
 
     return Log()
 

@@ -19,23 +19,28 @@ def path(version: str, gpu: str) -> Path:
     return store.root() / "timing" / f"{place}.cache"
 
 
-def attach(target: Any, file: Path) -> None:
-    """Give the builder configuration what is known; an unreadable file counts as none."""
-    known = file.read_bytes() if file.is_file() else b""
-    if known and target.set_timing_cache(target.create_timing_cache(known), False):
-        return
-    target.set_timing_cache(target.create_timing_cache(b""), False)
+def attach(target: Any, file: Path) -> Any:
+    """Give the builder configuration what is known; an unreadable file counts as none.
+
+    Returns the cache, which must live as long as the build.
+    """
+    for known in (file.read_bytes() if file.is_file() else b"", b""):
+        cache = target.create_timing_cache(known)
+        if cache is not None and target.set_timing_cache(cache, False):
+            return cache
+    return None
 
 
-def keep(target: Any, file: Path) -> None:
-    """Add what was timed to the file, beside what other builds have added meanwhile."""
+def keep(target: Any, ours: Any, file: Path) -> None:
+    """Add the build's cache to the file, beside what other builds have added meanwhile."""
     from filelock import FileLock
 
-    ours = target.get_timing_cache()
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         if file.is_file():
-            ours.combine(target.create_timing_cache(file.read_bytes()), False)
+            theirs = target.create_timing_cache(file.read_bytes())
+            if theirs is not None:
+                ours.combine(theirs, False)
         temporary = file.with_suffix(".part")
         temporary.write_bytes(memoryview(ours.serialize()))
         temporary.replace(file)

@@ -27,16 +27,21 @@ VERSION = 1
 def get(config: Config, graph: Artifact, checkpoint: Artifact) -> Artifact:
     """The quantized UNet as `config.backend` wants it, found in the store or made now."""
     options = options_of(config)
-    parents = [graph.manifest.key, checkpoint.manifest.key]
+    parents = graph.manifest.key, checkpoint.manifest.key
 
     def build(folder: Path) -> dict[str, Any]:
         return quantize(graph.path, checkpoint.path, folder, options)
 
     return store.get(
-        KIND, configuration.key(KIND, VERSION, options.plain(), parents), build,
-        settings={"version": VERSION, "options": options.plain()}, parents=parents,
+        KIND, key(config, *parents), build,
+        settings={"version": VERSION, "options": options.plain()}, parents=list(parents),
         allow=config.build, command=f"python export.py backend={config.backend.name}",
     )  # fmt: skip
+
+
+def key(config: Config, graph: str, checkpoint: str) -> str:
+    """Content key over both parents' keys and the form that the backend wants."""
+    return configuration.key(KIND, VERSION, options_of(config).plain(), [graph, checkpoint])
 
 
 def quantize(source: Path, checkpoint: Path, folder: Path, options: Options) -> dict[str, Any]:
