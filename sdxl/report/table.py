@@ -130,8 +130,8 @@ def _stages(stage_ms: dict[str, float], batch: int) -> str:
     calls = stage_ms.get("unet_calls", 0)
     parts = []
     for name, ms in stage_ms.items():
-        if name == "unet":
-            parts.append(f"unet {calls:.0f} x {ms / calls:,.1f}")
+        if name in ("unet", "denoise") and calls:
+            parts.append(f"{name} {calls:.0f} x {ms / calls:,.1f}")
         elif name != "unet_calls":
             parts.append(f"{name} {ms:,.1f}")
     return f"{', '.join(parts)} ms in a warm-up batch of {batch}"
