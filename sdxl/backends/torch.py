@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 NEEDS_TORCH = True
 LOADS = "checkpoint"
+PROFILES = True
+"""Has `modules`, and `eager()` in which they run one by one."""
 
 
 # OmegaConf matches an enum by its members' names, and torch's modes have hyphens.
