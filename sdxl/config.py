@@ -93,6 +93,8 @@ def load(cfg: DictConfig) -> Config:
     for module in (backend, quality_modules().get(config.quality.name)):
         if check := getattr(module, "problems_of", None):
             problems += check(config)
+    if config.profile:
+        problems += _unprofiled(config, getattr(backend, "PROFILES", False))
     if backend.LOADS in ("nothing", "checkpoint"):
         problems += _ignored_export(config)
     if problems:
@@ -119,6 +121,22 @@ def _settle_quant(config: Config) -> list[Problem]:
     for key, value in given.items():
         setattr(quant, QUANT_KEYS[key], value)
     return []
+
+
+def _unprofiled(config: Config, able: bool) -> list[Problem]:
+    """`profile=true` where nobody could watch."""
+    name = config.backend.name
+    reasons = {
+        f"backend={name} has no modules to time": not able,
+        f"backend.devices={config.backend.devices}: workers draw": config.backend.devices
+        is not None,
+        "find_peak=true runs many times": config.find_peak,
+    }
+    return [
+        Problem("`profile` would be ignored", reason, "a run that can be watched", "profile=false")
+        for reason, holds in reasons.items()
+        if holds
+    ]
 
 
 def _ignored_export(config: Config) -> list[Problem]:

@@ -180,6 +180,8 @@ def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) 
         **{name: result[name] for name in same},
         "loadgen": found,
     }
+    if result["profile"]:
+        performance["profile"] = result["profile"]
     if config.mode is Mode.accuracy:
         return performance
     rate, metric = _figure(config, found["detail"])

@@ -32,7 +32,8 @@ class ModuleTimes:
         self._kinds = {name: _kind(module) for name, module in network.named_modules()}
         self._open: list[tuple[float, float]] = []
         self._handles: list[Any] = []
-        self._cuda = any(parameter.is_cuda for parameter in network.parameters())
+        held = [*network.parameters(), *network.buffers()]
+        self._cuda = any(each.is_cuda for each in held)
 
     def __enter__(self) -> ModuleTimes:
         for name, module in self.network.named_modules():

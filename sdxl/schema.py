@@ -260,6 +260,7 @@ class Config:
     rerun: Optional[Rerun] = None  # null: a multirun continues (failed), a single run measures
     fail_fast: bool = False  # a failed cell ends the multirun
     timeout_s: Optional[float] = None  # longest a measurement may take; null: only `stall_s`
+    profile: bool = False  # after the measurement: time by module and kernel, and a trace
     plan: bool = False
 
 

@@ -53,12 +53,14 @@ def watching(generator: Any) -> Iterator[Watched | None]:
 def milliseconds(watched: Watched | None, seconds: float) -> dict[str, float]:
     """Milliseconds of a finished batch that took `seconds`: each stage, all its calls together.
 
-    `unet_calls` says how many; `rest` is the batch's time outside the stages (scheduler, guidance).
+    `unet_calls` says how many UNet calls there were, also inside a backend's own loop (`denoise`);
+    `rest` is the batch's time outside the stages (the sampler's scheduler and guidance).
     """
     if watched is None:
         return {}
     spent: dict[str, float] = {}
-    calls = sum(name == "unet" for name, _, _ in watched.marks)
+    inside = {"unet": 1, "denoise": getattr(watched, "steps", 0)}
+    calls = sum(inside.get(name, 0) for name, _, _ in watched.marks)
     for name, begin, end in watched.marks:
         spent[name] = spent.get(name, 0.0) + _between(begin, end)
     found = {name: round(ms, 3) for name, ms in spent.items()}

@@ -83,6 +83,13 @@ def measure(
         pictures = keeper.finish(generator)
     facts = generator.describe()
     memory = _memory()
+    profile: dict[str, Any] = {}
+    if config.profile:
+        from sdxl import profiling
+
+        link.report({"phase": "profiling"})
+        with _timed(durations, "profile_s"):
+            profile = profiling.run(generator, min(batch_size(config), len(chosen)), out_dir)
     seen = {
         "accelerators": environment.accelerators(),
         devices.VARIABLE.lower(): os.environ.get(devices.VARIABLE),
@@ -105,6 +112,7 @@ def measure(
         "images": pictures,
         "scores": scores,
         "generator": facts,
+        "profile": profile,
         "environment": seen,
         "image_flop": image_flop,
         "roofline": _roofline(config, facts, image_flop),

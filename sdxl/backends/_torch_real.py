@@ -135,7 +135,7 @@ class FeedForward(nn.Module):
 
 
 def restore(
-    unet: Any, folder: Path, dtype: torch.dtype, device: torch.device
+    unet: Any, folder: Path, dtype: torch.dtype, device: torch.device, fusion: bool = True
 ) -> tuple[Any, Choice]:
     """Fill `unet` (on the meta device) from a checkpoint; its 8-bit layers keep 8-bit weights.
 
@@ -155,7 +155,8 @@ def restore(
         plain = unet.get_submodule(name)
         layer = read(stored, name, plain, dtype, device)
         setattr(unet.get_submodule(owner), field, EightBit(layer, choice))
-    _fuse(unet, choice.home)
+    if fusion:
+        _fuse(unet, choice.home)
     return unet.eval(), choice
 
 

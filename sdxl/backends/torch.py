@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from sdxl import schema
-from sdxl.errors import Problem
+from sdxl.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 NEEDS_TORCH = True
 LOADS = "checkpoint"
+PROFILES = True
+"""Has `modules`, and `eager()` in which they run one by one."""
 
 
 # OmegaConf matches an enum by its members' names, and torch's modes have hyphens.
@@ -35,6 +39,34 @@ Compile = Enum(
 Compile.__doc__ = "torch.compile's mode for UNet and VAE."
 
 
+class Loop(str, Enum):
+    """Who goes through the denoising steps."""
+
+    static = "static"  # this backend, with buffers that stay, latents in fp32
+    scheduler = "scheduler"  # the sampler's own loop, which all backends share
+    pipeline = "pipeline"  # diffusers' own pipeline, for comparison
+
+
+class Graphs(str, Enum):
+    """What one CUDA graph holds."""
+
+    auto = "auto"  # a step on CUDA, nothing elsewhere or where torch.compile has its own
+    none = "none"
+    step = "step"
+    loop = "loop"
+
+
+class Attention(str, Enum):
+    """The kernel of attention."""
+
+    torch = "torch"  # PyTorch's own order
+    auto = "auto"  # timed for each shape in the warm-up
+    math = "math"
+    flash = "flash"
+    efficient = "efficient"
+    cudnn = "cudnn"
+
+
 class Execution(str, Enum):
     """How a quantized UNet computes: in 8 bits, or in its own dtype with rounded numbers."""
 
@@ -42,10 +74,7 @@ class Execution(str, Enum):
     real = "real"
 
 
-REAL_FORMATS = (schema.Format.int8, schema.Format.fp8, schema.Format.auto_mixed)
-"""Formats in which both factors of a product have 8 bits."""
-
-QUANTIZED_ONLY = ("execution",)
+QUANTIZED_ONLY = ("execution", "fusion")
 """Settings that an unquantized model ignores; its twin has their defaults."""
 
 
@@ -58,47 +87,35 @@ class Config(schema.Backend):
     threads: Optional[int] = None  # CPU threads; null: torch's own choice
     decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
     execution: Execution = Execution.simulated  # real: INT8 and FP8 layers compute in 8 bits
+    fusion: bool = True  # real: norms, GEGLU, residuals and q/k/v fused with the 8-bit products
+    attention: Attention = Attention.torch
+    loop: Loop = Loop.static
+    graphs: Graphs = Graphs.auto
+    overlap: bool = False  # CUDA: a batch is decoded while the next one is denoised
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
     """Rules of this backend's own settings."""
-    backend = config.backend
-    assert isinstance(backend, Config)
-    problems = [
-        Problem(f"`backend.{name}` is too small", str(value), "at least 1")
-        for name in ("threads", "decode_batch_size")
-        if (value := getattr(backend, name)) is not None and value < 1
-    ]
-    if backend.execution is Execution.real:
-        problems += _problems_of_real(config, backend)
-    return problems
+    from sdxl.backends import _torch_rules
+
+    return list(_torch_rules.problems_of(config))
 
 
-def _problems_of_real(config: schema.Config, backend: Config) -> list[Problem]:
-    found = []
-    if config.quant.format not in REAL_FORMATS:
-        found.append(
-            Problem(
-                "`backend.execution=real` would be ignored: the products stay in 16 or 32 bits",
-                f"quant={config.quant.name}",
-                "a recipe that quantizes weights and inputs",
-                "quant=int8 backend.execution=real",
-            )
-        )
-    if backend.compile.value != "none":
-        found.append(
-            Problem(
-                "8-bit layers choose their kernels by timing, which torch.compile cannot trace",
-                f"backend.execution=real backend.compile={backend.compile.value}",
-                "one of both",
-                "backend.compile=none",
-            )
-        )
-    return found
+def missing(config: schema.Config) -> list[Problem]:
+    """What this machine lacks for the settings, as far as the driver tells."""
+    from sdxl.backends import _torch_rules
+
+    return list(_torch_rules.missing(config))
 
 
 def open(config: schema.Config, artifacts: dict[str, Path]) -> TorchStages:
     """Load the model onto its device, ready to run; `artifacts["unet"]`: a quantized checkpoint."""
+    from sdxl.backends import _torch_rules
+    from sdxl.model import torch_device
+
+    device = torch_device(config.model.device).type
+    if problems := list(_torch_rules.missing(config, device)):
+        raise ConfigError(problems)
     return TorchStages(config, artifacts)
 
 
@@ -137,14 +154,61 @@ class TorchStages:
             dtype = torch_dtype(config.precision.unet)
             self._restore(source.component("unet", dtype, torch.device("meta")), quantized, dtype)
         self.quantization = config.quant.format.value if quantized else "none"
-        self._unet, self._vae = self.modules["unet"], self.modules["vae"]
         if backend.channels_last:
-            for module in (self._unet, self._vae):
-                module.to(memory_format=torch.channels_last)
-        self._decode = self._vae.decode
+            for name in ("unet", "vae"):
+                self.modules[name].to(memory_format=torch.channels_last)
+        self.attention: Any = None
+        if backend.attention is not Attention.torch:
+            from sdxl.backends import _torch_attention
+
+            networks = [self.modules["unet"], self.modules["vae"]]
+            self.attention = _torch_attention.install(networks, backend.attention, self.device)
+        self._unet, self._decode = self.modules["unet"], self.modules["vae"].decode
+        self.compiled: Any = None
+        if self.device.type == "cuda" or backend.compile.value != "none":
+            from sdxl.backends import _torch_compile
+
+            _torch_compile.use_store()
         if backend.compile.value != "none":
-            self._unet = torch.compile(self._unet, mode=backend.compile.value)
-            self._decode = torch.compile(self._decode, mode=backend.compile.value)
+            self.compiled = _torch_compile.Cache(backend.compile.value)
+            early = self.attention is not None
+            self._unet = self.compiled.compile(self._unet, early)
+            self._decode = self.compiled.compile(self._decode, early)
+        self.steps = config.model.steps
+        self.loop = self._loop(config, source.scheduler())
+        if self.loop:
+            self.denoise = self.loop
+
+    def _loop(self, config: schema.Config, scheduler: Any) -> Any:
+        """The whole denoise loop, unless the sampler's own is to run."""
+        from sdxl.backends import _torch_loop
+
+        kind, steps, guidance = self.settings.loop, config.model.steps, config.model.guidance
+        if kind is Loop.pipeline:
+            return _torch_loop.Pipeline(self.modules, scheduler, steps, guidance)
+        if kind is Loop.scheduler or scheduler.config.prediction_type != "epsilon":
+            return None
+        graphs = self.settings.graphs
+        if graphs is Graphs.auto:
+            from sdxl.backends._torch_rules import OWN_GRAPHS
+
+            ours = self.device.type == "cuda" and self.settings.compile not in OWN_GRAPHS
+            graphs = Graphs.step if ours else Graphs.none
+        return _torch_loop.Denoiser(
+            lambda *given: self.unet(*given), scheduler, steps, guidance, self.device, graphs
+        )
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """The sampler's own loop over modules that are not compiled: what hooks can watch."""
+        kept = self._unet, self._decode, self.__dict__.pop("denoise", None)
+        self._unet, self._decode = self.modules["unet"], self.modules["vae"].decode
+        try:
+            yield
+        finally:
+            self._unet, self._decode, loop = kept
+            if loop:
+                self.denoise = loop
 
     def _restore(self, shapes: Any, folder: Path, dtype: torch.dtype) -> None:
         """The quantized UNet from its checkpoint, to compute as asked."""
@@ -152,7 +216,7 @@ class TorchStages:
         if self.settings.execution is Execution.real:
             from sdxl.backends import _torch_real
 
-            found = _torch_real.restore(shapes, folder, dtype, self.device)
+            found = _torch_real.restore(shapes, folder, dtype, self.device, self.settings.fusion)
             self.modules["unet"], self.choice = found
         else:
             from sdxl.backends import _torch_quant
@@ -203,6 +267,9 @@ class TorchStages:
                 torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
             ),
             "compile": self.settings.compile.value,
+            "compile_cache": self.compiled.describe() if self.compiled else {},
+            "loop": self.loop.describe() if self.loop else {"kind": "scheduler"},
+            "attention": self.attention.describe() if self.attention else {"wanted": "torch"},
             "quantization": self.quantization,
             # 8-bit numbers in 16- or 32-bit arithmetic: quality counts, speed does not.
             "simulated": self.quantization != "none" and not executed.get("real_layers"),

@@ -102,7 +102,8 @@ def _cells(outcomes: list[dict[str, Any]]) -> list[Cell]:
 
 def _stages(stage_ms: dict[str, float]) -> tuple[str, str, str, str]:
     calls = stage_ms.get("unet_calls")
-    unet = f"{calls:.0f} x {stage_ms['unet'] / calls:,.2f}" if calls else ""
+    spent = stage_ms.get("unet", stage_ms.get("denoise", 0.0))
+    unet = f"{calls:.0f} x {spent / calls:,.2f}" if calls else ""
     return (
         _number(stage_ms.get("encode")),
         unet,

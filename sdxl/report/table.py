@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from sdxl.report import gates
+from sdxl.report import gates, profile
 from sdxl.types import Record
 
 Row = tuple[str, str]
@@ -20,6 +20,7 @@ def show(record: Record, out_dir: str) -> None:
             *_verdict(record),
             *_speed(record),
             *_quality(record),
+            *_profile(record),
             *_work(record),
             *_where(record, out_dir),
         ],
@@ -130,8 +131,8 @@ def _stages(stage_ms: dict[str, float], batch: int) -> str:
     calls = stage_ms.get("unet_calls", 0)
     parts = []
     for name, ms in stage_ms.items():
-        if name == "unet":
-            parts.append(f"unet {calls:.0f} x {ms / calls:,.1f}")
+        if name in ("unet", "denoise") and calls:
+            parts.append(f"{name} {calls:.0f} x {ms / calls:,.1f}")
         elif name != "unet_calls":
             parts.append(f"{name} {ms:,.1f}")
     return f"{', '.join(parts)} ms in a warm-up batch of {batch}"
@@ -157,6 +158,11 @@ def _quality(record: Record) -> list[Row]:
         worst = ", ".join(f"{row['layer']} {row['error']:.1%}" for row in errors[:3])
         rows.append((f"worst of {len(errors)} layers", worst))
     return rows
+
+
+def _profile(record: Record) -> list[Row]:
+    found = record.performance.get("profile")
+    return profile.rows(found) if found else []
 
 
 def _work(record: Record) -> list[Row]:
