@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import os
 import shlex
-import shutil
 import signal
 import threading
 import traceback
@@ -20,18 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdxl import isolate, ledger, records, schema
+from sdxl import isolate, ledger, outcomes, records, schema
 from sdxl.cli import Outcome
 from sdxl.config import QUANT_KEYS, backend_modules
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import SHEET_IMAGES, measure
-from sdxl.report import table
 from sdxl.schema import Compliance, Config, Format, Mode, Rerun
 from sdxl.sweep import shared
 from sdxl.sweep.shared import Shared
 from sdxl.types import Record
-
-EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,7 +49,7 @@ def run(config: Config, out_dir: Path) -> Outcome:
     sweep = shared.of_cell(out_dir)
     policy = ledger.policy_of(config, multirun=sweep is not None)
     if found := ledger.recall(record.key, policy, sweep.started if sweep else ""):
-        return take_over(out_dir, *found)
+        return outcomes.take_over(out_dir, *found)
     if config.compliance:
         return _audit(config, out_dir, record, sweep)
     judge: Callable[[], None] | None = None
@@ -68,7 +63,7 @@ def run(config: Config, out_dir: Path) -> Outcome:
         judge = functools.partial(_compare, record, out_dir, twin)
     with _turn(record.key, policy, sweep) as known:
         if known:
-            return take_over(out_dir, *known)
+            return outcomes.take_over(out_dir, *known)
         return _one(config, out_dir, record, sweep, judge)
 
 
@@ -191,7 +186,7 @@ def _one(
         measure(config, folder, record)
         if judge:
             judge()
-        exit_code = EXIT_CODES[record.status]
+        exit_code = outcomes.EXIT_CODES[record.status]
     except SdxlError as found:
         error, exit_code = found, found.exit_code
         record.status = "timeout" if isinstance(found, isolate.WorkerStalled) else "failed"
@@ -208,88 +203,10 @@ def _one(
         record.status, record.reason = "failed", f"{type(found).__name__}: {found}"
         record.environment["traceback"] = traceback.format_exc()
     interrupted = isinstance(error, KeyboardInterrupt)
-    outcome = _finish(config, folder, record, exit_code, sweep, interrupted)
+    outcome = outcomes.finish(config, folder, record, exit_code, sweep, interrupted)
     if interrupted:
         raise Interrupted(outcome)
     return outcome
-
-
-def _finish(
-    config: Config,
-    folder: Path,
-    record: Record,
-    exit_code: int,
-    sweep: Shared | None,
-    interrupted: bool = False,
-) -> Outcome:
-    """Record first, then the table, then MLflow; returns the outcome."""
-    path: Path | None = None
-    try:
-        path = records.write(record, folder)
-        if not interrupted and record.status != "skipped":
-            ledger.remember(record, path)
-    except (SdxlError, OSError) as error:  # a full disk: the figures are still shown
-        show(error if isinstance(error, SdxlError) else SdxlError(f"the ledger: {error}"))
-        exit_code = FAILED
-    if not interrupted and not sweep:
-        table.show(record, str(folder))
-    tracked: dict[str, Any] = {}
-    if path and not interrupted and config.tracking.enabled and exit_code != 2:
-        from sdxl import tracking
-
-        tracked = tracking.log(path, config.tracking, sweep.mlflow_parent if sweep else None)
-        if tracked["mlflow_run"] and not sweep:
-            print(f"MLflow run {tracked['mlflow_run']}; to look: make ui")
-    return {**outcome_of(record, path), **tracked, "exit_code": exit_code}
-
-
-def outcome_of(record: Record, path: Path | None) -> Outcome:
-    """The JSON line of a record."""
-    figures = ("images_per_second", "metric", "value", "speed_up")
-    return {
-        "status": record.status,
-        "reason": record.reason or None,
-        "record": str(path) if path else None,
-        **{name: record.performance.get(name) for name in figures},
-        "psnr_db": record.quality.get("twin", {}).get("psnr_db"),
-        "comparable": record.comparable,
-        "command": record.command,
-        "exit_code": EXIT_CODES.get(record.status, FAILED),
-    }
-
-
-def take_over(folder: Path, path: Path, record: Record) -> Outcome:
-    """The cell as another sweep left it: the same record, its files linked into this folder."""
-    if path.parent.resolve() != folder.resolve():
-        folder.mkdir(parents=True, exist_ok=True)
-        for part in ("images", "images.png", "twins.png", "loadgen"):
-            _link(path.parent / part, folder / part)
-        shutil.copyfile(path, folder / "record.json")
-    outcome = outcome_of(record, folder / "record.json")
-    return {**outcome, "cached": f"measured {record.started}, rerun=all to measure again"}
-
-
-def _link(source: Path, target: Path) -> None:
-    if source.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        for each in source.iterdir():
-            _link(each, target / each.name)
-    elif source.is_file() and not target.exists():
-        try:
-            os.link(source, target)
-        except OSError:  # another disk
-            shutil.copyfile(source, target)
-
-
-def skip(config: Config, folder: Path, record: Record, equal: Path, number: int) -> Outcome:
-    """A record of a cell that could only repeat cell `number`, whose record is `equal`."""
-    other = records.read(equal)
-    record.status, record.reason = "skipped", f"the same work as {number}"
-    record.performance = {"equal_to": str(equal)}
-    record.quality, record.artifacts = other.quality, other.artifacts
-    outcome = _finish(config, folder, record, OK, shared.of_cell(folder))
-    figures = ("images_per_second", "metric", "value", "speed_up")
-    return {**outcome, **{name: other.performance.get(name) for name in figures}}
 
 
 def _compare(record: Record, folder: Path, twin_path: Path) -> None:

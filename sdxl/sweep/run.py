@@ -126,7 +126,7 @@ class Sweep:
         return cell
 
     def _run(self, cells: Sequence[Cell], launch: Launch) -> None:
-        from sdxl.cell import take_over
+        from sdxl.outcomes import take_over
 
         for cell in cells:
             if cell.problem:
@@ -205,7 +205,7 @@ class Sweep:
 
     def _equal(self, cell: Cell) -> Outcome:
         """A cell that could only repeat another one."""
-        from sdxl.cell import skip
+        from sdxl.outcomes import skip
 
         assert cell.equal is not None and cell.config is not None
         other = self.cells[cell.equal]

@@ -65,7 +65,7 @@ def outcome_in(folder: Path, key: str, since: str) -> Outcome | None:
 
     An older record counts if it has figures: another sweep measured the cell.
     """
-    from sdxl.cell import outcome_of
+    from sdxl.outcomes import outcome_of
 
     path = folder / "record.json"
     try:
