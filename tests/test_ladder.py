@@ -81,7 +81,7 @@ def test_the_ladder_on_a_cpu(cli):
     """Four rungs from end to end; all of them take minutes, torch.compile's above all."""
     done = cli("-m", "+experiment=gpu_ladder", "+rung=plain,eager,conv_8bit,graphs",
                "precision=fp32", "limit=2",
-               "calib_size=1", "rules=open", "model.steps=2", "model.height=64", "model.width=64",
+               "rules=open", "model.steps=2", "model.height=64", "model.width=64",
                "scenario.min_duration_ms=1", "scenario.warmup_batches=1", "backend.batch_size=2",
                timeout=290)  # fmt: skip
     assert done.code == 0, done.err
