@@ -1,68 +1,105 @@
-"""The whole measurement on a fresh GPU machine: kernels, then the ladder, in one command.
+"""The whole measurement on a fresh GPU machine in one command, at most ten minutes of it.
 
     python benchmarks/gpu_session.py
-    python benchmarks/gpu_session.py model=tiny precision=fp32 rules=open model.steps=2 limit=2
+    python benchmarks/gpu_session.py --only ladder
+    python benchmarks/gpu_session.py model=tiny precision=fp32 limit=2 model.height=64 model.width=64
 
-Words are handed to `run.py`; without any: `model=sdxl_random precision=bf16`, 16 pictures in
-batches of 8. Nothing is downloaded. A machine with torch and Triton needs the wheels named in
+Kernels alone, the ladder (Offline, batches of 8), its best rung at other batch sizes, then as
+Server with the 20 s limit and as SingleStream. Words are handed to every `run.py`. What ten minutes
+do not hold is named at the end; the same command typed again goes on there, because finished cells
+are found in the ledger. Nothing is downloaded. A machine with torch and Triton needs the wheels of
 `gpu_wheels.txt` besides:  pip install --no-index --find-links wheels -r benchmarks/gpu_wheels.txt
 Neither this command on a GPU nor that list on a fresh machine has been tried yet.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+LIMIT_S = 570
+"""Ten minutes, less what starting and stopping takes."""
 
-WORDS = (
-    "model=sdxl_random", "precision=bf16", "limit=16", "backend.batch_size=8", "rules=open",
-    "scenario.min_duration_ms=1", "scenario.warmup_batches=1", "calib_size=1",
-    "quant.report_prompts=0",
-)  # fmt: skip
-
-
-def ladder(words: list[str]) -> list[dict[str, Any]]:
-    """Run the ladder; its records in the order of the rungs."""
-    line = [sys.executable, "run.py", "-m", "+experiment=gpu_ladder", "tracking=off", *words]
-    done = subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    print(done.stdout)
-    outcome = json.loads(done.stdout.splitlines()[-1])
-    return [json.loads(Path(path).read_text()) for path in outcome["records"] if path]
+WORDS = ("tracking=off", "rules=open", "scenario.min_duration_ms=1", "scenario.warmup_batches=1",
+         "model=sdxl_random")  # fmt: skip
+STAGES = ("kernels", "ladder", "batches", "scenarios")
 
 
-def show(records: list[dict[str, Any]]) -> None:
-    """One line per rung, and its ratio to the first."""
-    names = ("rung", "images/s", "ms/image", "TFLOP/s", "roofline", "GiB", "ratio")
-    print("  ".join(f"{name:>12}" for name in names))
-    first = None
-    for record in records:
-        found = record["performance"]
-        rung = next(w for w in record["command"].split() if w.startswith("+rung="))[6:]
-        rate = found.get("images_per_second")
-        if not rate:
-            print(f"{rung:>12}  {record['status']}: {record['reason']}")
-            continue
-        first = first or rate
-        memory = record["resources"]
-        peak = memory.get("cuda_peak_bytes") or memory["peak_rss_bytes"]
-        share = found.get("roofline", {}).get("share")
-        cells = (
-            rung, f"{rate:.3f}", f"{1e3 / rate:.1f}", f"{found['tflops']:.2f}",
-            "-" if share is None else f"{share:.1%}", f"{peak / 2**30:.2f}", f"{rate / first:.3f}",
+class Session:
+    """The commands run so far, and the time that is left."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words, self.began = words, time.monotonic()
+        self.left_out: list[str] = []
+
+    def run(self, *line: str) -> str:
+        """Standard output of a command, shown as well; empty if its time was up."""
+        left = LIMIT_S - (time.monotonic() - self.began)
+        if left <= 0:
+            self.left_out.append(" ".join(line))
+            return ""
+        print(f"# {' '.join(line)}", flush=True)
+        process = subprocess.Popen(
+            [sys.executable, *line], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+            start_new_session=True,
         )  # fmt: skip
-        print("  ".join(f"{cell:>12}" for cell in cells))
+        try:
+            out, _ = process.communicate(timeout=left)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGTERM)
+            out, _ = process.communicate()
+            self.left_out.append(f"the end of: {' '.join(line)}")
+        print(out, flush=True)
+        return out
+
+    def cells(self, *words: str) -> list[dict[str, Any]]:
+        """The records of a sweep over rungs that have figures."""
+        given = {word.partition("=")[0] for word in self.words}
+        usual = [word for word in WORDS if word.partition("=")[0] not in given]
+        out = self.run("run.py", "-m", "+experiment=gpu_ladder", *usual, *words, *self.words)
+        try:
+            paths = json.loads(out.splitlines()[-1])["records"]
+        except (IndexError, ValueError, KeyError):
+            return []
+        found = [json.loads(Path(path).read_text()) for path in paths if path]
+        return [record for record in found if record["performance"].get("images_per_second")]
+
+
+def rung_of(record: dict[str, Any]) -> str:
+    """The word that names a record's rung."""
+    return next(word for word in record["command"].split() if word.startswith("+rung="))
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    if not words:
-        subprocess.run([sys.executable, "benchmarks/kernels.py"], cwd=ROOT)
-    show(ladder(words or list(WORDS)))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=STAGES, action="append")
+    arguments, words = parser.parse_known_args()
+    wanted = arguments.only or STAGES
+    session = Session(words)
+    if "kernels" in wanted:
+        session.run("benchmarks/kernels.py")
+    best = "+rung=graphs"
+    if {"ladder", "batches", "scenarios"} & set(wanted):
+        ladder = session.cells("limit=8")  # where it was measured before, it costs a second
+        if ladder:
+            rates = {rung_of(each): each["performance"]["images_per_second"] for each in ladder}
+            best = max(rates, key=rates.__getitem__)
+    if "batches" in wanted:
+        session.cells("limit=32", f"+rung=plain,{best[6:]}", "backend.batch_size=1,32")
+    if "scenarios" in wanted:
+        session.cells("limit=32", best, "scenario=Server", "scenario.min_duration_ms=30000")
+        session.cells("limit=8", best, "scenario=SingleStream", "backend.batch_size=null",
+                      "scenario.min_query_count=8")  # fmt: skip
+    for line in session.left_out:
+        print(f"# no time for: {line}")
 
 
 if __name__ == "__main__":

@@ -121,13 +121,14 @@ def command(main: Callable[[], None]) -> None:
     if len(outcomes) == 1 and not _sweep:
         summary = outcomes[0]
     else:
-        from sdxl.report import latency
+        from sdxl.report import ladder, latency
         from sdxl.report.table import show_cells
 
         if not (_sweep and _sweep.only_plan):
             show_cells(outcomes)
             if _sweep:
                 latency.show(outcomes, _sweep.folder)
+                ladder.show(outcomes)
         summary = _summary(outcomes) | (_sweep.summary() if _sweep else {})
         if stopped:  # perhaps between two cells: what is missing is nobody's outcome
             summary |= {"status": "failed", "reason": "interrupted", "exit_code": FAILED}

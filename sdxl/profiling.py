@@ -52,10 +52,11 @@ def run(generator: Any, images: int, folder: Path) -> dict[str, Any]:
     watched.export_chrome_trace(str(folder / TRACE))
     kinds = {name: times.by_kind() for name, times in timed.items()}
     modules = [
-        {"module": f"{name}.{module}" if module else name, "kind": kind, "ms": _ms(spent)}
+        (spent, kind, f"{name}.{module}" if module else name)
         for name, times in timed.items()
         for module, kind, spent in times.longest(TOP)
     ]
+    modules.sort(reverse=True)
     return {
         "images": images,
         "modules_ms": _ms(eager_s),
@@ -64,7 +65,10 @@ def run(generator: Any, images: int, folder: Path) -> dict[str, Any]:
             name: {kind: _ms(spent) for kind, spent in found.items()}
             for name, found in kinds.items()
         },
-        "modules": sorted(modules, key=lambda each: -each["ms"])[:TOP],
+        "modules": [
+            {"module": module, "kind": kind, "ms": _ms(spent)}
+            for spent, kind, module in modules[:TOP]
+        ],
         "kernels": _kernels(watched.key_averages(), on_gpu),
         "trace": TRACE,
     }

@@ -21,6 +21,9 @@ from sdxl.prompts import MAX_TOKENS
 from sdxl.sampler import LATENT_SCALE
 from sdxl.schema import DType, Format
 
+GPU_SIZE = 8192
+"""Rows of the matrices whose product is a GPU's measured peak: less does not fill it."""
+
 VAE_SHARE = 0.6
 """Of the 16-bit peak: what its wide, thin convolutions can reach."""
 
@@ -97,31 +100,43 @@ def work_of(config: schema.Config, batch: int, counted: cost.Cost | None = None)
     )
 
 
-def measured_peak(dtype: torch.dtype, size: int = 1024) -> float:
-    """Operations/s of this processor's best of a few square matrix products."""
-    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+def measured_peak(dtype: torch.dtype, size: int = 1024, device: str = "cpu") -> float:
+    """Operations/s of this device's best of a few square matrix products."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     with torch.inference_mode():
         for _ in range(4):
             began = time.perf_counter()
             left @ right
+            if device != "cpu":
+                torch.cuda.synchronize()
             best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
 
 
-def facts(config: schema.Config, device_name: str, batch: int, image_flop: int) -> dict[str, Any]:
-    """What the record says about the limit: of a known GPU, or measured on a CPU."""
+def facts(
+    config: schema.Config, device_name: str, batch: int, image_flop: int, on_gpu: bool = False
+) -> dict[str, Any]:
+    """What the record says about the limit: of a known GPU by layer, else by what was measured.
+
+    `matrix_tflops`: the best of a few matrix products in the UNet's dtype, measured here and now
+    (`on_gpu`: there).
+    """
+    dtype, matrix = config.precision.unet, None
+    if on_gpu:
+        matrix = measured_peak(torch_dtype(dtype), GPU_SIZE, "cuda")
+    elif device_name == "cpu":
+        matrix = measured_peak(torch_dtype(dtype))
+    measured = {"matrix_tflops": matrix / 1e12} if matrix else {}
     if peaks := peaks_of(device_name):
         rate = work_of(config, batch).images_per_second(peaks)
-        return {"device": peaks.name, "images_per_second": rate}
-    if device_name != "cpu":
+        return {"device": peaks.name, "images_per_second": rate, **measured}
+    if not matrix:
         return {}
-    dtype = config.precision.unet
-    peak = measured_peak(torch_dtype(dtype))
     return {
         "device": f"{dtype.value} matrix products as measured here",
-        "images_per_second": peak / image_flop,
-        "tflops": peak / 1e12,
+        "images_per_second": matrix / image_flop,
+        **measured,
     }
 
 

@@ -215,7 +215,8 @@ def _roofline(config: schema.Config, facts: dict[str, Any], image_flop: int) -> 
         return {}
     from sdxl import roofline
 
-    return roofline.facts(config, name, batch_size(config), image_flop)
+    on_gpu = str(facts.get("device")).startswith("cuda")
+    return roofline.facts(config, name, batch_size(config), image_flop, on_gpu)
 
 
 def _image_flop(config: schema.Config) -> int:

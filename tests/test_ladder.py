@@ -1,34 +1,35 @@
-"""The GPU ladder: its rungs compose, and its table reads what the records hold."""
+"""The GPU ladder: its rungs compose and climb, what needs CUDA is skipped, the table reads records."""
 
-import importlib.util
+import dataclasses
 
 import pytest
 
+from sdxl import records
+from sdxl.report import ladder
 from tests.conftest import ROOT
 
 RUNGS = sorted(file.stem for file in (ROOT / "conf/rung").glob("*.yaml"))
-
-
-def session():
-    """The benchmark as a module."""
-    spec = importlib.util.spec_from_file_location("gpu_session", ROOT / "benchmarks/gpu_session.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+EIGHT_BIT = ("linear_8bit", "fusion", "conv_8bit", "graphs", "fp8")
+CUDA = ("graphs_16bit", "graphs", "fp8")
 
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_a_rung_is_a_valid_configuration(load, rung):
     config = load(f"+rung={rung}")
-    eight_bit = config.backend.execution.value == "real"
-    assert eight_bit == (config.quant.format.value == "int8") == rung.endswith("8bit")
+    assert (config.backend.execution.value == "real") == (rung in EIGHT_BIT)
+    assert (config.backend.graphs.value == "step") == (rung in CUDA)
+    assert config.quant.format.value == ("fp8" if rung == "fp8" else
+                                         "int8" if rung in EIGHT_BIT else "none")  # fmt: skip
+    assert load(f"+rung={rung}", "precision=fp32").precision.unet.value == "fp32"
+
+
+def listed():
+    text = (ROOT / "conf/experiment/gpu_ladder.yaml").read_text()
+    return text.split("+rung: ")[1].split("\n")[0].split(",")
 
 
 def test_the_ladder_climbs_every_rung():
-    text = (ROOT / "conf/experiment/gpu_ladder.yaml").read_text()
-    listed = text.split("+rung: ")[1].split("\n")[0].split(",")
-    assert sorted(listed) == RUNGS and listed[0] == "plain"
+    assert sorted(listed()) == RUNGS and listed()[0] == "plain"
 
 
 def test_linear_8bit_leaves_convolutions_alone(load):
@@ -37,24 +38,59 @@ def test_linear_8bit_leaves_convolutions_alone(load):
     from sdxl.model import shapes_source
     from sdxl.quant import levels
 
-    config = load("+rung=linear_8bit")
-    unet = shapes_source(config.model, 0).component("unet", torch.float32, torch.device("meta"))
-    kinds = {layer.kind.value for layer in levels.select(levels.layers_of(unet), config.quant)}
-    assert kinds == {"linear"}
+    for rung, kinds in (("linear_8bit", {"linear"}), ("conv_8bit", {"linear", "conv"})):
+        config = load(f"+rung={rung}")
+        unet = shapes_source(config.model, 0).component("unet", torch.float32, torch.device("meta"))
+        chosen = levels.select(levels.layers_of(unet), config.quant)
+        assert {layer.kind.value for layer in chosen} == kinds
 
 
-def test_the_table(capsys):
-    def record(rung, rate, **more):
-        return {
-            "command": f"python run.py +rung={rung} tracking=off", "status": "ok", "reason": "",
-            "performance": {"images_per_second": rate, "tflops": 2.0, **more},
-            "resources": {"peak_rss_bytes": 2**31},
-        }  # fmt: skip
+def outcome(folder, load, rung, rate, share=None, fallbacks=None):
+    """A record's outcome as the sweep has it."""
+    record = records.new(load(f"+rung={rung}", "tracking=off"))
+    record.status, record.command = "ok", f"python run.py +rung={rung} tracking=off"
+    limit = {"matrix_tflops": 8.0, **({"share": share} if share else {})}
+    record.performance = {
+        "scenario": "Offline", "batch_size": 8, "images_per_second": rate, "tflops": 2.0,
+        "roofline": limit, "generator": {"execution": {"fallbacks": fallbacks or {}}},
+    }  # fmt: skip
+    record.resources = {"peak_rss_bytes": 2**31}
+    path = records.write(dataclasses.replace(record), folder / rung)
+    return {"status": "ok", "record": str(path), "images_per_second": rate,
+            "command": record.command}  # fmt: skip
 
-    failed = {**record("compiled", None), "status": "failed", "reason": "no compiler"}
-    rows = [record("plain", 2.0), failed, record("conv_8bit", 5.0, roofline={"share": 0.25})]
-    session().show(rows)
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert lines[0] == ["plain", "2.000", "500.0", "2.00", "-", "2.00", "1.000"]
-    assert lines[1] == ["compiled", "failed:", "no", "compiler"]
-    assert lines[2] == ["conv_8bit", "5.000", "200.0", "2.00", "25.0%", "2.00", "2.500"]
+
+def test_the_table(load, tmp_path, capsys):
+    skipped = {"status": "skipped", "reason": "no CUDA", "record": None,
+               "command": "python run.py +rung=graphs"}  # fmt: skip
+    rows = ladder.table([
+        outcome(tmp_path, load, "plain", 2.0),
+        skipped,
+        outcome(tmp_path, load, "conv_8bit", 5.0, 0.25, {"no kernel": 3}),
+    ])  # fmt: skip
+    assert rows[0] == ("plain", "Offline", "8", "2.000", "500.0", "2.00", "25.0%", "-", "2.00",
+                       "1.000", "")  # fmt: skip
+    assert rows[1] == ("graphs", *[""] * 9, "skipped: no CUDA")
+    assert rows[2][-4:] == ("25.0%", "2.00", "2.500", "3 x no kernel")
+    ladder.show([{"status": "ok", "command": "python run.py limit=2", "record": None}])
+    assert not capsys.readouterr().out, "no rungs, no table"
+
+
+@pytest.mark.slow
+def test_the_ladder_on_a_cpu(cli):
+    """Four rungs from end to end; all of them take minutes, torch.compile's above all."""
+    done = cli("-m", "+experiment=gpu_ladder", "+rung=plain,eager,conv_8bit,graphs",
+               "precision=fp32", "limit=2",
+               "rules=open", "model.steps=2", "model.height=64", "model.width=64",
+               "scenario.min_duration_ms=1", "scenario.warmup_batches=1", "backend.batch_size=2",
+               timeout=290)  # fmt: skip
+    assert done.code == 0, done.err
+    summary = done.json
+    assert summary["skipped"] == 1 and summary["ok"] == 3, done.out
+    assert "needs CUDA" in done.out and "of matrix peak" in done.out
+    found = {record["command"].split("+rung=")[1].split()[0]: record for record in done.records()}
+    kinds = {rung: each["performance"]["generator"] for rung, each in found.items()}
+    assert kinds["plain"]["loop"]["kind"] == "pipeline"
+    assert kinds["eager"]["loop"]["kind"] == "static"
+    assert kinds["conv_8bit"]["attention"]["shapes"]
+    assert all("twin" not in each["quality"] for each in found.values())

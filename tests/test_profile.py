@@ -31,7 +31,8 @@ def test_a_profiled_cell(cli):
     names = {each["kernel"] for each in found["kernels"]}
     assert any("mm" in name or "convolution" in name for name in names), names
     assert len(found["modules"]) == TOP
-    trace = json.loads(gzip.decompress((done.dir / TRACE).read_bytes()))
+    with gzip.open(done.dir / TRACE) as file:
+        trace = json.loads(file.read())
     calls = {each["name"] for each in trace["traceEvents"] if each.get("cat") == "cpu_op"}
     assert "aten::scaled_dot_product_attention" in calls
     for words in ("time in unet", "longest kernels", "longest modules", TRACE):

@@ -32,7 +32,7 @@ def test_facts(load):
     config = load("model=tiny")
     assert roofline.facts(config, "NVIDIA L4", 8, 10**9) == {}
     found = roofline.facts(config, "cpu", 8, 10**9)
-    assert found["tflops"] > 0.001 and found["images_per_second"] > 0
+    assert found["matrix_tflops"] > 0.001 and found["images_per_second"] > 0
     assert "fp32" in found["device"]
     on_gpu = roofline.facts(config, "NVIDIA H200", 8, 10**9)
     assert on_gpu["device"] == "H200 SXM" and on_gpu["images_per_second"] > 0

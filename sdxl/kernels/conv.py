@@ -8,8 +8,9 @@ import torch
 import triton
 import triton.language as tl
 
+from sdxl.kernels.epilogue import keep, scaled
 from sdxl.kernels.gemm import TILES, Tile, _place
-from sdxl.kernels.rounding import narrow, or_any
+from sdxl.kernels.rounding import or_any
 
 
 @triton.jit
@@ -47,15 +48,8 @@ def _conv(
                 mask=(n < columns)[None, :] & there[:, None], other=0.0,
             )  # fmt: skip
             found = tl.dot(a, b, found, out_dtype=kind)
-    inside = n < columns
-    value = found.to(tl.float32) * tl.load(scale + n, mask=inside, other=0.0)[None, :]
-    if BIAS:
-        value += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[None, :]
-    place = m.to(tl.int64)[:, None] * columns + n[None, :]
-    both = (m < rows)[:, None] & inside[None, :]
-    if RESIDUAL:
-        value += tl.load(residual + place, mask=both, other=0.0).to(tl.float32)
-    tl.store(out + place, narrow(value, out.dtype.element_ty), mask=both)
+    value = scaled(found, scale, bias, n, columns, BIAS)
+    keep(value, residual, out, m, n, rows, columns, RESIDUAL)
 
 
 def conv(

@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
+from sdxl.kernels.epilogue import keep, scaled
 from sdxl.kernels.rounding import TRITON_DTYPE, codes_like, gelu, narrow, or_any, to_codes
 
 
@@ -78,25 +79,19 @@ def _gemm(
             gate_at += BK
         left_at += BK
         right_at += BK
-    inside = n < columns
-    value = found.to(tl.float32) * tl.load(scale + n, mask=inside, other=0.0)[None, :]
-    if BIAS:
-        value += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[None, :]
-    place = m.to(tl.int64)[:, None] * columns + n[None, :]
-    both = (m < rows)[:, None] & inside[None, :]
+    value = scaled(found, scale, bias, n, columns, BIAS)
     if GEGLU:
-        other = gate.to(tl.float32) * tl.load(scale + columns + n, mask=inside, other=0.0)[None, :]
-        if BIAS:
-            other += tl.load(bias + columns + n, mask=inside, other=0.0).to(tl.float32)[None, :]
+        other = scaled(gate, scale + columns, bias + columns, n, columns, BIAS)
         value = narrow(value * gelu(other), MODEL).to(tl.float32)
+        inside = n < columns
         if SMOOTH:
             factor = tl.load(factors + n, mask=inside, other=0.0).to(tl.float32)
             value = narrow(value * factor[None, :], MODEL).to(tl.float32)
+        place = m.to(tl.int64)[:, None] * columns + n[None, :]
+        both = (m < rows)[:, None] & inside[None, :]
         tl.store(out + place, to_codes(value, tl.load(per_unit), INTEGER), mask=both)
     else:
-        if RESIDUAL:
-            value += tl.load(residual + place, mask=both, other=0.0).to(tl.float32)
-        tl.store(out + place, narrow(value, MODEL), mask=both)
+        keep(value, residual, out, m, n, rows, columns, RESIDUAL)
 
 
 def gemm(

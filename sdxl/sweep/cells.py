@@ -9,6 +9,11 @@ from typing import Any
 
 from sdxl import estimate, ledger, prompts, records
 from sdxl.cli import Outcome
+<<<<<<< HEAD:sdxl/sweep/cells.py
+=======
+from sdxl.compose import Composer
+from sdxl.config import backend_modules
+>>>>>>> exec:sdxl/sweep_cells.py
 from sdxl.errors import ConfigError, UserError, one_line
 from sdxl.schema import Config, Format
 from sdxl.sweep.compose import Composer
@@ -23,6 +28,7 @@ class Cell:
     overrides: list[str]
     config: Config | None = None
     problem: str = ""  # why it is refused
+    unable: str = ""  # what this machine lacks for it
     key: str = ""
     found: tuple[Path, Record] | None = None  # a record that may stand for it
     equal: int | None = None  # the earlier cell whose work it would repeat
@@ -41,11 +47,11 @@ class Cell:
     @property
     def done(self) -> bool:
         """Whether nothing has to be launched for it."""
-        return bool(self.problem or self.cached)
+        return bool(self.problem or self.unable or self.cached)
 
     def ahead(self) -> tuple[str, float | None]:
         """What the plan says of the cell, and its estimated seconds (0: nothing runs)."""
-        done = self.problem or self.cached
+        done = self.problem or (f"skipped: {self.unable}" if self.unable else self.cached)
         return (done, 0.0) if done else ("to measure", self.seconds)
 
 
@@ -56,6 +62,10 @@ def look_ahead(cell: Cell, composer: Composer, seen: dict[str, int]) -> None:
     except ConfigError as error:
         cell.problem = f"refused: {one_line(error.problems)}"
         return
+    if any(word.startswith("+rung=") for word in cell.overrides):
+        cell.unable = _lacks(cell.config)
+        if cell.unable:
+            return
     cell.key = records.identity(cell.config)
     if cell.key in seen:
         cell.equal = seen[cell.key]
@@ -64,6 +74,12 @@ def look_ahead(cell: Cell, composer: Composer, seen: dict[str, int]) -> None:
     cell.found = ledger.recall(cell.key, ledger.policy_of(cell.config, multirun=True))
     if not cell.found:
         cell.seconds = _estimate(cell.config)
+
+
+def _lacks(config: Config) -> str:
+    """What the backend misses on this machine, in one line: a ladder goes on without the rung."""
+    missing = getattr(backend_modules()[config.backend.name], "missing", None)
+    return one_line(missing(config)) if missing else ""
 
 
 Space = dict[str, Any]

@@ -131,6 +131,8 @@ class Sweep:
         for cell in cells:
             if cell.problem:
                 self._settle(cell, _failed(cell.problem, USER))
+            elif cell.unable:
+                self._settle(cell, _skipped(cell.unable))
             elif cell.found:
                 self._settle(cell, take_over(self.folder / str(cell.number), *cell.found))
         missing = [cell for cell in cells if not cell.done]
@@ -201,7 +203,7 @@ class Sweep:
 
     def not_started(self) -> Outcome:
         """The outcome of a cell after `fail_fast` ended the sweep."""
-        return {"status": "skipped", "reason": STOPPED, "record": None, "exit_code": 0}
+        return _skipped(STOPPED)
 
     def _equal(self, cell: Cell) -> Outcome:
         """A cell that could only repeat another one."""
@@ -212,7 +214,7 @@ class Sweep:
         path = other.outcome.get("record")
         if not path or other.outcome.get("exit_code") not in (0, 3):
             reason = f"the same work as {other.number}, which gave no figures"
-            return {"status": "skipped", "reason": reason, "record": None, "exit_code": OK}
+            return _skipped(reason)
         record = records.new(cell.config)
         record.command = self.command(cell)
         return skip(cell.config, self.folder / str(cell.number), record, Path(path), other.number)
@@ -241,6 +243,10 @@ class Sweep:
 
 def _failed(reason: str, exit_code: int) -> Outcome:
     return {"status": "failed", "reason": reason, "record": None, "exit_code": exit_code}
+
+
+def _skipped(reason: str) -> Outcome:
+    return {"status": "skipped", "reason": reason, "record": None, "exit_code": OK}
 
 
 def _batches(cells: list[Cell], size: int | None) -> Iterator[list[Cell]]:
