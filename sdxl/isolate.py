@@ -81,6 +81,12 @@ def run(
     """
     for noisy in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(noisy, "error")
+    # The server process looks for what it preloads without our sys.path (python/cpython#117378),
+    # and would take the code of an installed checkout in place of this one.
+    code = str(Path(__file__).resolve().parent.parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if paths[0] != code:
+        os.environ["PYTHONPATH"] = os.pathsep.join([code, *filter(None, paths)])
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         # joblib's name for its own way, which a child of ours would be told to use and not know.
         multiprocessing.set_start_method("spawn", force=True)

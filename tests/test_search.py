@@ -12,18 +12,16 @@ FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_i
 @pytest.mark.slow
 def test_a_search_finds_the_fast_end_and_goes_on_where_records_end(cli):
     space = ("backend.sample_ms=range(1,41)", "backend.batch_size=1,2,4,8")
-    first = cli("-m", *FAST, *space, "hydra.sweeper.trials=12", "hydra.sweeper.seed=3")
+    first = cli("-m", *FAST, *space, "hydra.sweeper.trials=5", "hydra.sweeper.seed=3")
     assert first.code == 0, first.err
-    assert first.json["ok"] == first.json["trials"] == first.json["measured"] == 12
-    assert "12 trials to choose among 160 settings" in first.err
+    assert first.json["ok"] == first.json["trials"] == first.json["measured"] == 5
+    assert "5 trials to choose among 160 settings" in first.err
     rates = [r["performance"]["images_per_second"] for r in first.records()]
     assert first.json["pareto"] == [rates.index(max(rates))], "nothing is lost: one axis"
-    more = cli("-m", *FAST, *space, "hydra.sweeper.trials=14", "hydra.sweeper.seed=3")
-    assert more.json["cached"] == 12 and more.json["ok"] == 14
+    more = cli("-m", *FAST, *space, "hydra.sweeper.trials=6", "hydra.sweeper.seed=3")
+    assert more.json["cached"] == 5 and more.json["ok"] == 6
     keys = {r["key"] for r in more.records()}
-    assert len(keys) == 14 and {r["key"] for r in first.records()} < keys
-    over = cli("-m", *FAST, *space, "hydra.sweeper.trials=14", "hydra.sweeper.seed=3")
-    assert over.json["cached"] == 14
+    assert len(keys) == 6 and {r["key"] for r in first.records()} < keys
 
 
 @pytest.mark.slow

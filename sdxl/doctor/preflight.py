@@ -59,10 +59,9 @@ def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) ->
         if not installed(name)
     ]
     problems += _weights(config)
-    if check := getattr(quality_modules().get(config.quality.name), "preflight", None):
-        problems += check(config)
-    if runs and (missing := getattr(backend, "missing", None)):
-        problems += missing(config)
+    for module in (quality_modules().get(config.quality.name), backend if runs else None):
+        if missing := getattr(module, "missing", None):
+            problems += missing(config)
     if out_dir:
         problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
     needed = graphs * GRAPH_BYTES + (config.quant.format is not Format.none) * CHECKPOINT_BYTES

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sdxl.types import Prompt, Scorer
 
 BUNDLE = "python -m sdxl.training.bundle scenes sdxl/data/scenes"
+INSTALL = "python -m pip install -c constraints.txt -e '.[judge]'"
 JUDGE = Path(__file__).parents[1] / "data" / "scenes" / "judge"
 SCENES = "scenes"
 """The dataset whose prompts the scene networks understand."""
@@ -32,7 +33,7 @@ def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     return Quick(config, prompts)
 
 
-def preflight(config: schema.Config) -> list[Problem]:
+def missing(config: schema.Config) -> list[Problem]:
     """The scene networks, where they are needed and not there."""
     if config.dataset.name != SCENES or JUDGE.is_dir():
         return []
@@ -47,6 +48,5 @@ def problems_of(config: schema.Config) -> list[Problem]:
 
     assert isinstance(config.quality, Config)
     if config.quality.reference and not importlib.util.find_spec("efficientnet_lite_pytorch"):
-        install = "python -m pip install -c constraints.txt -e '.[judge]'"
-        return [Problem("`quality.reference` would be ignored: no EfficientNet", fix=install)]
+        return [Problem("`quality.reference` would be ignored: no EfficientNet", fix=INSTALL)]
     return []

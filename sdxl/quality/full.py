@@ -31,7 +31,7 @@ def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     return Official(config, prompts)
 
 
-def preflight(config: schema.Config) -> list[Problem]:
+def missing(config: schema.Config) -> list[Problem]:
     """Files that are not there, and scipy, which FID needs."""
     import importlib.util
 

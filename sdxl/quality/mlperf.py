@@ -26,7 +26,7 @@ def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     return Official(config, prompts, published_only=True)
 
 
-preflight = full.preflight
+missing = full.missing
 
 
 def problems_of(config: schema.Config) -> list[Problem]:

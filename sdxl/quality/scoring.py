@@ -2,7 +2,7 @@
 
 An option is `conf/quality/NAME.yaml` beside `sdxl/quality/NAME.py` with a light top part: `Config`
 (a subclass of `schema.Quality`), `open(config, prompts) -> Scorer`, and if wanted
-`problems_of(config)` and `preflight(config)`, both returning problems. `none` has no module.
+`problems_of(config)` and `missing(config)`, both returning problems. `none` has no module.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def _speed(record: Record) -> list[Row]:
         text = f"{peak['qps']:.4g} queries/s keep the limit, {peak['fails_at']:.4g} do not"
         rows.append(("peak", f"{text}; {len(peak['probes'])} probes"))
     if stages := found.get("stage_ms"):
-        rows.append(("stages", _stages(stages, found["batch_size"])))
+        rows.append(("stages", _stages(stages, min(found["batch_size"], found["prompts"]))))
     if rates := found.get("repeats"):
         each = " ".join(f"{rate:.3f}" for rate in rates)
         rows.append(
@@ -151,8 +151,11 @@ def _quality(record: Record) -> list[Row]:
         )
     if scores := record.quality.get("scores"):
         text = ", ".join(f"{name} {value:,.5g}" for name, value in scores["metrics"].items())
-        rows.append((f"quality={scores['by']}", f"{text} over {scores['images']} pictures"))
-        if not scores["comparable"]:
+        text = f"{text} over {scores['images']} pictures" if text else "nothing could be scored"
+        rows.append((f"quality={scores['by']}", text))
+        for names, reason in scores.get("unscored", {}).items():
+            rows.append(("", f"no {names}: {reason}"))
+        if scores["metrics"] and not scores["comparable"]:
             rows.append(("", f"not comparable: {scores['comparable_reason']}"))
     if errors := record.quality.get("layer_errors"):
         worst = ", ".join(f"{row['layer']} {row['error']:.1%}" for row in errors[:3])

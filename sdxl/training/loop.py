@@ -96,6 +96,24 @@ def train(
 ) -> dict[str, Any]:
     """Train until `settings.steps`, or `max_s`; returns the last figures."""
     accelerator, device = _accelerator(settings)
+    figures = _steps(accelerator, device, stage, settings, seed, folder, report)
+    # The distributed model has to go before its process group: as the last that holds it, it would
+    # wait with the interpreter's lock for gloo's threads, and they for the lock, to free the
+    # tensors of the last reduction (pytorch/pytorch#56297).
+    accelerator.free_memory()
+    accelerator.end_training()
+    return figures
+
+
+def _steps(
+    accelerator: Any,
+    device: torch.device,
+    stage: Stage,
+    settings: Training,
+    seed: int,
+    folder: Path,
+    report: Report,
+) -> dict[str, Any]:
     processes, rank = accelerator.num_processes, accelerator.process_index
     if settings.batch % processes:
         raise UserError(
@@ -139,11 +157,11 @@ def train(
             raise SdxlError(f"the loss of step {step} is not finite", str(values["loss"]))
         samples = step * settings.batch
         figures = {**values, "lr": rate(step - 1, settings), "grad_norm": float(norm)}
+        now = time.monotonic()
+        stop = settings.max_s is not None and _any(accelerator, now - began > settings.max_s)
         if accelerator.is_main_process:
             report("step", samples, figures, None)
-            now = time.monotonic()
-            over = settings.max_s is not None and now - began > settings.max_s
-            last = step == settings.steps or over
+            last = step == settings.steps or stop
             if last or now - saved > settings.checkpoint_s:
                 checkpoint.save(file, step, stage.module, average, optimizer, kept)
                 saved = now
@@ -153,12 +171,8 @@ def train(
                     stage.export(folder / "model")
                 figures |= found
                 report("evaluation", samples, found, picture)
-        stop = torch.tensor(
-            float(settings.max_s is not None and time.monotonic() - began > settings.max_s)
-        )
-        if float(accelerator.reduce(stop.to(device), "max")):
+        if stop:
             break
-    accelerator.end_training()
     return {"step": step, "resumed_at": first, **figures}
 
 
@@ -220,6 +234,11 @@ def _mean(accelerator: Any, losses: dict[str, Tensor]) -> dict[str, float]:
     names: Sequence[str] = sorted(losses)
     stacked = torch.stack([losses[name].detach().float() for name in names])
     return dict(zip(names, accelerator.reduce(stacked, "mean").tolist(), strict=True))
+
+
+def _any(accelerator: Any, here: bool) -> bool:
+    """Whether it is so in any process: all of them stop after the same step."""
+    return bool(accelerator.reduce(torch.tensor(float(here), device=accelerator.device), "max"))
 
 
 def _plain(settings: Training) -> dict[str, Any]:

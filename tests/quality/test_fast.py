@@ -88,13 +88,6 @@ def test_the_scorer_says_it_is_not_official(config, asked, real, monkeypatch):
     assert not any("efficientnet" in name for name in found["metrics"])
 
 
-def test_other_datasets_get_no_scene_scores(load, asked, monkeypatch):
-    monkeypatch.setattr(efficientnet, "installed", lambda: False)
-    scorer = fast.open(load("quality=fast"), asked)
-    scorer.add([0], np.zeros((1, 64, 64, 3), np.uint8))
-    assert scorer.result()["metrics"] == {}
-
-
 def test_the_kernel_distance_is_zero_for_one_distribution_and_grows_with_a_shift():
     random = np.random.default_rng(0)
     one, other = random.normal(size=(2, 400, 16))

@@ -1,4 +1,4 @@
-"""Submissions: two whole trees from runs of the fake backend, and every way to spoil them."""
+"""Submissions: two whole trees from runs of the fake backend, and the runs that are refused."""
 
 import hashlib
 import json
@@ -12,55 +12,9 @@ from sdxl.bench.submission import __main__ as command
 from sdxl.bench.submission import describe, systems
 from sdxl.bench.submission.check import check
 from sdxl.bench.submission.truncate import truncate
-from sdxl.schema import Round
 from sdxl.types import Record
-from tests.official import edit, measure, officialise
-
-V61, V51 = Round("v6.1"), Round("v5.1")
-EDGE, DATACENTER = ("Offline", "SingleStream"), ("Offline", "Server")
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    return measure(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(scope="session")
-def edge(runs, tmp_path_factory):
-    return officialise(runs, tmp_path_factory.mktemp("edge") / "runs", V61, EDGE)
-
-
-@pytest.fixture(scope="session")
-def datacenter(runs, tmp_path_factory):
-    return officialise(runs, tmp_path_factory.mktemp("datacenter") / "runs", V51, DATACENTER)
-
-
-@pytest.fixture
-def system(tmp_path):
-    """A complete description."""
-    path = tmp_path / "box.json"
-    assert command.main(["describe", str(path)]) == 0
-    found = json.loads(path.read_text())
-    path.write_text(json.dumps({**dict.fromkeys(found, "told"), **{k: v for k, v in found.items()
-                                                                   if v}}))  # fmt: skip
-    return path
-
-
-def build(places, system, out, *words):
-    return command.main(["build", str(places), "--system", str(system), "--submitter", "Us",
-                         "--out", str(out), *words])  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def tree(edge, tmp_path_factory):
-    """The v6.1 edge tree, to copy and spoil."""
-    folder = tmp_path_factory.mktemp("tree")
-    path = folder / "box.json"
-    facts = systems.describe()
-    path.write_text(json.dumps({name: value or "told" for name, value in facts.items()}))
-    assert build(edge, path, folder / "out") == 0
-    return folder / "out"
-
+from tests.submission.conftest import DATACENTER, EDGE
+from tests.submission.official import V51, V61, build, edit, words_only
 
 RUN = {"mlperf_log_detail.txt", "mlperf_log_summary.txt"}
 SCENARIO_V6 = {
@@ -147,11 +101,6 @@ def test_a_round_takes_only_what_it_has(datacenter, edge, system, tmp_path, caps
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
-def words_only(value):
-    """Functions have no name that two test processes agree on; pytest numbers them."""
-    return value if isinstance(value, str) else None
-
-
 REFUSED = [
     ("Offline/performance", lambda r: vars(r).update(status="invalid", reason="too slow"),
      "is invalid"),
@@ -219,95 +168,6 @@ def test_a_description_must_say_something(edge, tmp_path, capsys):
     assert build(edge, path, tmp_path / "out") == 2
     assert "cooling says nothing" in capsys.readouterr().err
     assert build(edge, tmp_path / "none.json", tmp_path / "out") == 2
-
-
-RESULTS = "closed/Us/results/box/stable-diffusion-xl"
-DETAIL = "performance/run_1/mlperf_log_detail.txt"
-
-
-def replace(old, new):
-    def change(path):
-        text = path.read_text()
-        assert old in text, path
-        path.write_text(text.replace(old, new))
-
-    return change
-
-
-def remove(path):
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-SPOILED = [  # what, how, what the check says of it
-    (f"{RESULTS}/Offline/README.md", remove, "missing"),
-    (f"{RESULTS}/Offline/user.conf", remove, "missing"),
-    (f"{RESULTS}/Offline/user.conf", lambda p: p.write_text(""), "empty"),
-    (f"{RESULTS}/Offline/measurements.json", remove, "missing or not a JSON object"),
-    (f"{RESULTS}/Offline/measurements.json", replace('"No"', '""'), "retraining"),
-    (f"{RESULTS}/Offline/accuracy/mlperf_log_accuracy.json", remove, "missing"),
-    (f"{RESULTS}/Offline/accuracy/mlperf_log_accuracy.json",
-     lambda p: p.write_text("x" * 10241), "not truncated"),
-    (f"{RESULTS}/Offline/accuracy/accuracy.txt", replace("hash=", "md5="), "no line hash"),
-    (f"{RESULTS}/Offline/accuracy/accuracy.txt", replace("23.5", "23.96"), "FID_SCORE 23.96"),
-    (f"{RESULTS}/Offline/accuracy/accuracy.txt", replace("23.5", "22.9"), "FID_SCORE 22.9"),
-    (f"{RESULTS}/Offline/accuracy/accuracy.txt", replace("31.75", "31.82"), "CLIP_SCORE 31.82"),
-    (f"{RESULTS}/Offline/accuracy/accuracy.txt", replace("31.75", "31.60"), "CLIP_SCORE 31.60"),
-    (f"{RESULTS}/Offline/accuracy/mlperf_log_detail.txt",
-     replace('"effective_accuracy_sample_count", "value": 5000',
-             '"effective_accuracy_sample_count", "value": 4999'), "accuracy samples"),
-    (f"{RESULTS}/Offline/TEST01", remove, "missing"),
-    (f"{RESULTS}/Offline/TEST04", remove, "missing"),
-    (f"{RESULTS}/Offline/TEST01/verify_accuracy.txt", replace("PASS", "FAIL"), "TEST PASS"),
-    (f"{RESULTS}/Offline/TEST04/performance/run_1/more.txt", lambda p: p.write_text("x"),
-     "has no place here"),
-    (f"{RESULTS}/Offline/TEST04/{DETAIL}", replace(': "VALID"', ': "INVALID"'), "INVALID"),
-    (f"{RESULTS}/Offline/{DETAIL}", replace(': "VALID"', ': "INVALID"'), "INVALID"),
-    (f"{RESULTS}/Offline/{DETAIL}", replace(": 600000", ": 60000"), "min_duration_ms"),
-    (f"{RESULTS}/Offline/{DETAIL}", replace("2085463073848966840", "1"), "seeds"),
-    (f"{RESULTS}/Offline/{DETAIL}",
-     replace('"effective_performance_sample_count", "value": 5000',
-             '"effective_performance_sample_count", "value": 64'), "performance_sample_count"),
-    (f"{RESULTS}/Offline/{DETAIL}",
-     replace('"effective_samples_per_query", "value": 5000',
-             '"effective_samples_per_query", "value": 500'), "samples per query"),
-    (f"{RESULTS}/Offline/{DETAIL}", lambda p: p.write_text(p.read_text()[:3000]), "stops half-way"),
-    (f"{RESULTS}/SingleStream/{DETAIL}",
-     replace('"early_stopping_met", "value": true', '"early_stopping_met", "value": false'),
-     "early stopping"),
-    (f"{RESULTS}/SingleStream", remove, "must have it"),
-    (f"{RESULTS}/MultiStream", lambda p: p.mkdir(), "unknown scenario"),
-    (f"{RESULTS}/Offline/performance/power", lambda p: p.mkdir(), "empty"),
-    ("closed/Us/src", remove, "missing"),
-    ("closed/Us/systems/box.json", remove, "missing or not a JSON object"),
-    ("closed/Us/systems/box.json", replace('"Us"', '"You"'), "submitter is You"),
-    ("closed/Us/systems/box.json", replace('"available"', '"soon"'), "status is soon"),
-    ("closed/Us/systems/box.json", replace('"cooling": "told"', '"cooling": ""'), "cooling"),
-    ("closed/Us/systems/box.json", replace('"cooling"', '"colling"'), "no field cooling"),
-    ("half-open", lambda p: p.mkdir(), "a division is one of"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "change", "what"), SPOILED, ids=words_only)
-def test_a_spoiled_tree_is_noticed(tree, tmp_path, name, change, what):
-    """The first ones fail the official checker too; it lets INVALID results pass."""
-    copy = tmp_path / "copy"
-    shutil.copytree(tree, copy, ignore=shutil.ignore_patterns("sdxl", "conf"))
-    assert not check(copy, V61)
-    change(copy / name)
-    found = check(copy, V61)
-    assert any(what in each.text for each in found), found
-
-
-def test_the_check_is_a_command_of_its_own(tree, tmp_path, capsys):
-    assert command.main(["check", str(tree)]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["status"] == "ok"
-    assert command.main(["check", str(tree), "--round", "v6.0"]) == 1
-    assert "seeds" in capsys.readouterr().err
-    assert command.main(["check", str(tmp_path)]) == 1
-    assert command.main(["check", str(tmp_path / "nowhere")]) == 2
 
 
 @pytest.mark.parametrize("size", [0, 100, 10_240, 10_241, 2_000_003])

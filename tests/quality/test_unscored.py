@@ -1,0 +1,56 @@
+"""`quality=fast` where it has nothing to compare with: it says what is not scored and why."""
+
+import numpy as np
+import pytest
+
+from sdxl import prompts
+from sdxl.quality import efficientnet, fast
+
+SCENES = "clip_scenes, fid_scenes, *_accuracy"
+DISTANCES = "fd_efficientnet, kid_efficientnet"
+
+
+def test_a_run_that_cannot_be_scored_is_ok_and_says_so(cli):
+    done = cli("backend=fake", "scenario.min_duration_ms=0", "limit=4", "quality=fast")
+    assert done.code == 0, done.err
+    scores = done.record["quality"]["scores"]
+    assert scores["metrics"] == {} and scores["images"] == 4
+    assert scores["comparable_reason"] == "nothing was scored"
+    assert "dataset=builtin" in scores["unscored"][SCENES]
+    assert "nothing could be scored" in done.out
+    for names, reason in scores["unscored"].items():
+        assert f"no {names}: {reason}" in done.out
+
+
+@pytest.fixture
+def scored(load):
+    def score(count, *words):
+        config = load("quality=fast", "limit=4", *words)
+        scorer = fast.open(config, prompts.load(config.dataset, config.limit))
+        pictures = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
+        scorer.add(range(count), pictures)
+        return scorer.result()
+
+    return score
+
+
+def test_without_the_judge_it_names_the_package_to_install(scored, monkeypatch):
+    monkeypatch.setattr(efficientnet, "installed", lambda: False)
+    assert "[judge]" in scored(2)["unscored"][DISTANCES]
+
+
+@pytest.mark.skipif(not efficientnet.installed(), reason="the extra `judge` is not installed")
+def test_a_folder_of_real_pictures_gives_distances(scored, tmp_path, monkeypatch):
+    from PIL import Image
+
+    assert "quality.reference=FOLDER" in scored(2)["unscored"][DISTANCES]
+    monkeypatch.setenv("SDXL_STORE", str(tmp_path / "store"))
+    (tmp_path / "real").mkdir()
+    for number in range(3):
+        picture = np.full((64, 64, 3), 60 * number, np.uint8)
+        Image.fromarray(picture).save(tmp_path / "real" / f"{number}.png")
+    reference = f"quality.reference={tmp_path / 'real'}"
+    found = scored(2, reference)
+    assert set(found["metrics"]) == {"fd_efficientnet", "kid_efficientnet"}
+    assert set(found["unscored"]) == {SCENES}
+    assert scored(1, reference)["unscored"][DISTANCES] == "they need two pictures"
