@@ -17,7 +17,6 @@ from sdxl.model import open_source
 from sdxl.quality.twin import compare
 from sdxl.sampler import Sampler
 
-
 CLEARLY = 6
 
 
