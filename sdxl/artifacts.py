@@ -92,7 +92,7 @@ def export_graphs(link: isolate.Link, config: Config, names: Sequence[str]) -> d
     found = {}
     for name in names:
         link.report({"phase": f"exporting {name}"})
-        found[name] = _packed(onnx.get(config, name))
+        found[name] = _packed(onnx.get(config, name, link.report))
     return found
 
 

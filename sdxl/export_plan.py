@@ -6,6 +6,7 @@ from typing import Any
 
 from sdxl import engine_rules, engines, generators, graphs, store
 from sdxl.config import backend_modules
+from sdxl.engines import Flavor
 from sdxl.errors import UserError
 from sdxl.schema import Config, Format
 
@@ -86,7 +87,12 @@ def _engine(config: Config, source: dict[str, Any]) -> dict[str, Any]:
     """An engine; its `there` is None also where this machine lacks what its key is made of."""
     graph = source["graph"]
     least, usual, most = engines.rows(config, graph)
-    words = f"{engines.choose(config).value}, rows {least} to {most}, best at {usual}"
+    flavor = engines.choose(config)
+    words = f"{flavor.value}, rows {most}"
+    if least < most:
+        words = f"{flavor.value}, rows {least} to {most}, best at {usual}"
+    if flavor is Flavor.rtx:
+        words += f", {' '.join(engines.targets(config))}"
     if list(engine_rules.missing(config, run=False)) or source["there"] is None:
         return _row(graph, engines.KIND, UNKNOWN, words)
     if not source["there"]:

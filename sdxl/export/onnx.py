@@ -6,6 +6,7 @@ import importlib.metadata
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,22 @@ from sdxl.model import Source, open_source
 from sdxl.schema import Config, DType
 from sdxl.store import Artifact
 
+Report = Callable[[dict[str, Any]], None]
+"""Takes `phase` and `text`."""
+
 KIND = "onnx"
 VERSION = 1
 """Bumped by hand when the same settings make another graph."""
 PACKAGES = ("torch", "onnx-ir", "onnxscript", "diffusers", "transformers")
 
 
-def get(config: Config, graph: str) -> Artifact:
+def get(config: Config, graph: str, on_progress: Report = lambda _: None) -> Artifact:
     """The graph, found in the store or exported now with only this network in memory."""
     source = open_source(config.model, config.seed)
     described = settings(config, graph)
 
     def build(folder: Path) -> dict[str, Any]:
-        return _export(config, source, graph, folder)
+        return _export(config, source, graph, folder, on_progress)
 
     return store.get(
         KIND, key(config, graph, source), build, settings=described, allow=config.build,
@@ -63,17 +67,25 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def _export(config: Config, source: Source, graph: str, folder: Path) -> dict[str, Any]:
+def _export(
+    config: Config, source: Source, graph: str, folder: Path, on_progress: Report
+) -> dict[str, Any]:
     from sdxl.export import modules, onnx_check, onnx_graph
 
+    def tell(text: str) -> None:
+        on_progress({"phase": f"exporting {graph}", "text": text})
+
     began = time.perf_counter()
+    tell("loading")
     network = modules.prepare(config, source, graph, modules.EXAMPLE_IMAGES)
     if graph == "vae_decoder" and graphs.dtype_of(config, graph) is not DType.fp32:
         onnx_check.decodes(network)
     loaded = time.perf_counter()
-    model = onnx_graph.build(network, graphs.opset(config, graph))
+    model = onnx_graph.build(network, graphs.opset(config, graph), tell)
     built = time.perf_counter()
+    tell("writing")
     onnx_graph.save(model, folder)
+    tell("checking")
     facts = onnx_check.check(folder)
     unit = 1 if sys.platform == "darwin" else 1024
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ KEPT = ("namespace", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scop
 """Node metadata that stays: which module a node belongs to."""
 
 
-def build(source: Exportable, opset: int) -> ir.Model:
-    """The network's graph, its weights still torch's own memory."""
+def build(source: Exportable, opset: int, tell: Callable[[str], None] = lambda _: None) -> ir.Model:
+    """The network's graph, its weights still torch's own memory; `tell` hears of each step."""
+    tell("tracing")
     with _quiet():
         program = torch.onnx.export(
             source.module,
@@ -46,6 +47,7 @@ def build(source: Exportable, opset: int) -> ir.Model:
             verbose=False,
         )
     assert program is not None
+    tell("simplifying")
     model = program.model
     weights = _take_weights(model, set(source.module.state_dict(keep_vars=True)))
     with _quiet():

@@ -40,10 +40,37 @@ def test_a_second_export_finds_all_and_says_so(exported, asked, chain_of, capsys
     assert [piece.built for piece in chain.pieces] == [False] * 4
     export_run._show(chain)
     assert capsys.readouterr().err.count("cached: the same key") == 4
+
+
+def test_a_plan_lists_the_whole_chain_and_what_is_cached(exported, asked, composed, capsys):
     plan = export_run.run(asked("plan=true"), exported.store)
-    assert [row["there"] for row in plan["plan"]] == [True] * 4
-    assert [row["there"] for row in export_run.run(asked("plan=true", "seed=1"), exported.store)[
-        "plan"]] == [False] * 4  # fmt: skip
+    assert [row["graph"] for row in plan["plan"]] == list(graphs.GRAPHS)
+    assert (plan["cached"], plan["to_build"]) == (4, 0)
+    assert capsys.readouterr().err.count("cached") == 4
+    other = export_run.run(asked("plan=true", "seed=1"), exported.store)
+    assert (other["cached"], other["to_build"]) == (0, 4)
+    words = ["quant=int8", "quant_level=2", "calib_size=3", "plan=true"]
+    quantized = export_run.run(asked(*words), exported.store)
+    assert [(row["kind"], row["there"]) for row in quantized["plan"]] == [
+        ("statistics", False), ("checkpoint", False), *[("onnx", True)] * 4, ("qdq", False),
+    ]  # fmt: skip
+    assert all(row["key"] for row in quantized["plan"])
+
+
+def test_a_plan_of_engines_names_what_cannot_be_told_yet(exported, composed, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    words = [*exported.words, "backend=trt", "plan=true"]
+    there = check(composed(*words, "backend.flavor=tensorrt"))
+    plan = export_run.run(there, exported.store)
+    assert [row["kind"] for row in plan["plan"]] == ["onnx"] * 4 + ["engine"] * 4
+    assert [row["there"] for row in plan["plan"]] == [True] * 4 + [None] * 4
+    assert any("only on the GPU it builds for" in what for what in plan["missing"])
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    rtx = export_run.run(check(composed(*words, "backend.flavor=rtx")), exported.store)
+    assert [row["there"] for row in rtx["plan"]] == [True] * 4 + [False] * 4
+    assert all(row["key"] for row in rtx["plan"]) and not rtx["missing"]
+    other = export_run.run(check(composed(*words, "backend.flavor=rtx", "seed=1")), exported.store)
+    assert [(row["key"] is None, row["there"]) for row in other["plan"][4:]] == [(True, False)] * 4
 
 
 def test_weights_keep_their_names_and_nodes_their_modules(exported, asked):

@@ -17,6 +17,8 @@ from sdxl.model import open_source
 from sdxl.quality.twin import compare
 from sdxl.sampler import Sampler
 
+CLEARLY = 6
+
 
 @pytest.fixture
 def draw(exported, composed, chain_of):
@@ -51,6 +53,34 @@ def test_both_backends_draw_the_same_through_loadgen(exported, cli):
     assert record["durations"]["export_s"] > 0
     unet = record["performance"]["generator"]["kernels"]["unet"]
     assert sum(unet["float"].values()) > 50 and not unet["integer"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_int8_through_loadgen_draws_what_the_simulation_draws(exported, cli):
+    """Nearer to the simulated twin than that is to its own unquantized twin: CLEARLY dB at least.
+
+    They cannot be equal: sums in another order flip ties, and a flipped code is a whole step.
+    """
+    levels = ("1", "3")
+    done = cli(
+        "-m", "backend=torch,ort", f"quant_level={','.join(levels)}", "quant=int8", "calib_size=1",
+        "quant.report_prompts=0", "limit=4", "scenario.min_query_count=4",
+        "scenario.min_duration_ms=0", "scenario.warmup_batches=1", "backend.batch_size=4",
+        *exported.words, env={"SDXL_STORE": str(exported.store)}, timeout=900,
+    )  # fmt: skip
+    assert done.json["ok"] + done.json["invalid"] == 4, done.out + done.err
+    records = done.records()
+    for place, level in enumerate(levels):
+        simulated, real = records[place], records[place + len(levels)]
+        assert simulated["performance"]["generator"]["simulated"]
+        assert real["performance"]["generator"]["kernels"]["unet"]["integer"]
+        folders = [done.dir / str(number) for number in (place, place + len(levels))]
+        drawn = [[picture(f / "images" / f"{n:06d}.png") for n in range(4)] for f in folders]
+        noise = simulated["quality"]["twin"]["psnr_db"]
+        found = compare(*drawn)["psnr_db"]
+        print(f"level {level}: simulated to fp32 {noise:.1f} dB, to ONNX Runtime {found:.1f} dB")
+        assert found > noise + CLEARLY, level
 
 
 def test_int8_runs_on_integers_as_near_to_the_simulation_as_rounding_allows(draw):
