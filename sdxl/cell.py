@@ -22,7 +22,7 @@ from typing import Any
 
 from sdxl import isolate, ledger, records, schema, shared
 from sdxl.cli import Outcome
-from sdxl.config import QUANT_KEYS, backend_modules
+from sdxl.config import QUANT_KEYS, backend_modules, quality_modules
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import SHEET_IMAGES, measure
 from sdxl.report import table
@@ -64,7 +64,7 @@ def run(config: Config, out_dir: Path) -> Outcome:
         twin, failure = _other(twin_of(config), out_dir / "twin", command, policy, sweep)
         if not twin:
             return {**failure, "reason": f"the unquantized twin: {failure['reason']}"}
-        judge = functools.partial(_compare, record, out_dir, twin)
+        judge = functools.partial(_compare, config, record, out_dir, twin)
     with _turn(record.key, policy, sweep) as known:
         if known:
             return take_over(out_dir, *known)
@@ -291,7 +291,7 @@ def skip(config: Config, folder: Path, record: Record, equal: Path, number: int)
     return {**outcome, **{name: other.performance.get(name) for name in figures}}
 
 
-def _compare(record: Record, folder: Path, twin_path: Path) -> None:
+def _compare(config: Config, record: Record, folder: Path, twin_path: Path) -> None:
     """Speed and pictures beside the unquantized twin's."""
     from sdxl.images import load, twin_sheet
     from sdxl.quality.twin import compare
@@ -300,7 +300,10 @@ def _compare(record: Record, folder: Path, twin_path: Path) -> None:
     theirs = {image["index"]: image for image in twin.images}
     pairs = [(theirs[image["index"]], image) for image in record.images if image["index"] in theirs]
     files = [(twin_path.parent / one["file"], folder / other["file"]) for one, other in pairs]
-    found = compare([load(one) for one, _ in files], [load(other) for _, other in files])
+    pictures = [load(one) for one, _ in files], [load(other) for _, other in files]
+    found = compare(*pictures)
+    if more := getattr(quality_modules().get(config.quality.name), "against_twin", None):
+        found |= more(config, *pictures)
     shown = slice(SHEET_IMAGES)
     captions = [image["caption"] for image, _ in pairs]
     twin_sheet(files[shown], captions[shown], folder / "twins.png")
