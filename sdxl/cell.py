@@ -20,7 +20,7 @@ from typing import Any
 
 from sdxl import isolate, ledger, outcomes, records, schema
 from sdxl.cli import Outcome
-from sdxl.config import QUANT_KEYS, backend_modules
+from sdxl.config import QUANT_KEYS, backend_modules, quality_modules
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import SHEET_IMAGES, measure
 from sdxl.schema import Compliance, Config, Format, Mode, Rerun
@@ -60,7 +60,7 @@ def run(config: Config, out_dir: Path) -> Outcome:
         twin, failure = _other(twin_of(config), out_dir / "twin", command, policy, sweep)
         if not twin:
             return {**failure, "reason": f"the unquantized twin: {failure['reason']}"}
-        judge = functools.partial(_compare, record, out_dir, twin)
+        judge = functools.partial(_compare, config, record, out_dir, twin)
     with _turn(record.key, policy, sweep) as known:
         if known:
             return outcomes.take_over(out_dir, *known)
@@ -209,7 +209,7 @@ def _one(
     return outcome
 
 
-def _compare(record: Record, folder: Path, twin_path: Path) -> None:
+def _compare(config: Config, record: Record, folder: Path, twin_path: Path) -> None:
     """Speed and pictures beside the unquantized twin's."""
     from sdxl.images import load, twin_sheet
     from sdxl.quality.twin import compare
@@ -218,7 +218,10 @@ def _compare(record: Record, folder: Path, twin_path: Path) -> None:
     theirs = {image["index"]: image for image in twin.images}
     pairs = [(theirs[image["index"]], image) for image in record.images if image["index"] in theirs]
     files = [(twin_path.parent / one["file"], folder / other["file"]) for one, other in pairs]
-    found = compare([load(one) for one, _ in files], [load(other) for _, other in files])
+    pictures = [load(one) for one, _ in files], [load(other) for _, other in files]
+    found = compare(*pictures)
+    if more := getattr(quality_modules().get(config.quality.name), "against_twin", None):
+        found |= more(config, *pictures)
     shown = slice(SHEET_IMAGES)
     captions = [image["caption"] for image, _ in pairs]
     twin_sheet(files[shown], captions[shown], folder / "twins.png")

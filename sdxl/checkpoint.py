@@ -24,6 +24,8 @@ from sdxl.schema import Format
 
 WEIGHTS = "unet.safetensors"
 LAYERS = "layers.json"
+TUNED = "tuned.json"
+"""Beside a checkpoint that `train=qat` wrote: the key of the one it started from."""
 VERSION = 1
 ATTENTION_PARTS = ("q", "k", "v", "softmax")
 

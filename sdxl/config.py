@@ -42,6 +42,7 @@ def register() -> None:
     store.store(group="schema", name="config", node=Config)
     store.store(group="schema", name="train_config", node=schema_train.TrainConfig)
     store.store(group="schema/train", name="stage", node=schema_train.Training)
+    store.store(group="schema/train", name="tuning", node=schema_train.Tuning)
     for group, nodes in GROUPS.items():
         for name, node in nodes.items():
             store.store(group=f"schema/{group}", name=name, node=node)

@@ -90,6 +90,11 @@ def _ignored(c: Config) -> Iterator[Problem]:
     """Settings that a recipe would silently ignore."""
     q = c.quant
     if q.format is Format.none:
+        if q.tuned:
+            yield Problem(
+                "`quant.tuned` would be ignored: nothing is quantized", f"quant={q.name}",
+                "the recipe that the training began with",
+            )  # fmt: skip
         return
     if q.target is not None and q.format is not Format.auto_mixed:
         yield Problem(
@@ -117,6 +122,13 @@ def _ignored(c: Config) -> Iterator[Problem]:
                 f"quant={q.name}",
                 "quant.statistics=null",
             )
+    if q.tuned and q.modelopt:
+        yield Problem(
+            "a tuned checkpoint has no copy in ModelOpt's own form",
+            "quant.tuned with quant.modelopt=true",
+            "one of both",
+            "quant.modelopt=false",
+        )
     if q.statistics and c.calib_size is not None:
         yield Problem(
             "`calib_size` would be ignored: the statistics come from a file",

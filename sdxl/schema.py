@@ -110,6 +110,7 @@ class Quant:
     calib_size: int = 32  # calibration prompts
     calib_dataset: str = "builtin"  # builtin, coco_calibration, or a TSV of captions
     statistics: Optional[str] = None  # a statistics file in place of a calibration
+    tuned: Optional[str] = None  # the `model` folder of a `train=qat` that began with this recipe
     report_prompts: int = 1  # calibration prompts of the per-layer error report; 0: no report
     target: Optional[float] = None  # auto_mixed: bound of the combined relative output error
     modelopt: bool = False  # keep ModelOpt's own full-size checkpoint too

@@ -17,7 +17,7 @@ from sdxl.schema import Config
 class Training:
     """A stage: what it trains on, for how long, how fast."""
 
-    name: str = MISSING  # the stage: vae, clip, judge, unet
+    name: str = MISSING  # the stage: vae, clip, judge, unet, qat, finetune
     run: str = "scenes"  # folder of checkpoints below <store>/training
     scenes: int = 20000  # rendered scenes of the training set
     size: int = 64  # pixels
@@ -34,6 +34,13 @@ class Training:
     evaluate_every: int = 50000  # samples between evaluations
     max_s: Optional[float] = None  # stop, resumable, after so many seconds
     restart: bool = False  # begin anew instead of resuming
+
+
+@dataclass
+class Tuning(Training):
+    """A stage that goes on from the UNet of `model=`; qat from what `quant=` makes of it."""
+
+    shards: Optional[str] = None  # tar files with latents, FOLDER or GLOB; null: rendered scenes
 
 
 @dataclass

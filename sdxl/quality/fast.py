@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -10,6 +11,8 @@ from sdxl import schema
 from sdxl.errors import Problem
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sdxl.types import Prompt, Scorer
 
 BUNDLE = "python -m sdxl.training.bundle scenes sdxl/data/scenes"
@@ -31,6 +34,24 @@ def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     from sdxl.quality.quick import Quick
 
     return Quick(config, prompts)
+
+
+def against_twin(
+    config: schema.Config, theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Further distances to the unquantized twin's pictures (uint8), averages over the pairs.
+
+    `perceptual_scenes` is our own, on our picture encoder's features; scenes only.
+    """
+    if config.dataset.name != SCENES:
+        return {}
+    import numpy as np
+
+    from sdxl.scenes import looking
+
+    encoder = looking.picture_encoder()
+    found = looking.perceptual(encoder, np.stack(theirs), np.stack(ours))
+    return {"perceptual_scenes": float(found.mean())}
 
 
 def missing(config: schema.Config) -> list[Problem]:

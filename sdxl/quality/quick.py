@@ -68,6 +68,7 @@ class Quick:
             found["unrelated"] = self.scenes.unrelated()
         if self.judge:
             metrics |= self.judge.metrics()
+            found["floor"] = self.judge.floor()
         return {
             "metrics": metrics,
             "unscored": unscored,
@@ -144,18 +145,31 @@ class Judge:
 
     def metrics(self) -> dict[str, float]:
         """Both distances; they need two pictures."""
-        ours = np.concatenate(self.features)
-        if len(ours) < 2:
-            return {}
-        statistics = []
-        for features in (ours, self.reference):
-            moments = frechet.Moments(efficientnet.FEATURES)
-            moments.add(features)
-            statistics.append(moments.statistics())
-        return {
-            "fd_efficientnet": frechet.distance(*statistics),
-            "kid_efficientnet": kernel_distance(ours, self.reference),
-        }
+        return _both(np.concatenate(self.features), self.reference)
+
+    def floor(self) -> dict[str, float]:
+        """What as many real pictures would score against the rest of them, at most half of all.
+
+        Few pictures raise the Frechet distance even where nothing is wrong; the kernel one not.
+        """
+        count = min(sum(map(len, self.features)), len(self.reference) // 2)
+        order = np.random.default_rng(0).permutation(len(self.reference))
+        return _both(self.reference[order[:count]], self.reference[order[count:]])
+
+
+def _both(ours: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Frechet and kernel distance; none below two pictures."""
+    if min(len(ours), len(reference)) < 2:
+        return {}
+    statistics = []
+    for features in (ours, reference):
+        moments = frechet.Moments(efficientnet.FEATURES)
+        moments.add(features)
+        statistics.append(moments.statistics())
+    return {
+        "fd_efficientnet": frechet.distance(*statistics),
+        "kid_efficientnet": kernel_distance(ours, reference),
+    }
 
 
 def kernel_distance(ours: np.ndarray, reference: np.ndarray) -> float:

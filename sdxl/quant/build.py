@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gc
 import importlib.metadata
+import json
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Any
 
 import torch
 
+from sdxl import checkpoint, store
 from sdxl import config as configuration
-from sdxl import store
 from sdxl.errors import UserError
 from sdxl.model import open_source, shapes_source, torch_device, torch_dtype
 from sdxl.quant import device, levels, stats, tables
@@ -47,10 +49,16 @@ def prepare(config: Config) -> Artifact:
     device.check(quant.format, where)
     chosen = selection(config)
     key, parent, settings = _identity(config, chosen)
+    if quant.tuned:
+        parent = _start_of(config)
 
     def build(folder: Path) -> dict[str, Any]:
         from sdxl.quant import apply
 
+        if quant.tuned:
+            for name in (checkpoint.WEIGHTS, checkpoint.LAYERS):
+                shutil.copyfile(store.resolve(quant.tuned) / name, folder / name)
+            return {"settings": settings}
         began = time.perf_counter()
         unet, kept, formats = _quantized(config, chosen, folder)
         apply.write(unet, kept, quant, folder, formats)
@@ -185,7 +193,9 @@ def _identity(config: Config, chosen: list[Layer]) -> tuple[str, str | None, dic
     quant = config.quant
     model = stats.model_settings(open_source(config.model, config.seed), config)
     parent = None
-    if quant.statistics:
+    if quant.tuned:
+        parent = store.sha256(_existing(store.resolve(quant.tuned) / checkpoint.WEIGHTS))
+    elif quant.statistics:
         parent = store.sha256(_existing(store.resolve(quant.statistics)))
     elif quant.format not in WEIGHT_ONLY:
         needed = stats.settings_of(config, _attention(chosen))
@@ -200,13 +210,44 @@ def _identity(config: Config, chosen: list[Layer]) -> tuple[str, str | None, dic
     return configuration.key(settings, model, parent), parent, settings
 
 
+def key_of(config: Config) -> str:
+    """The key of the quantized checkpoint of `config`; nothing is made."""
+    return _identity(config, selection(config))[0]
+
+
+def _start_of(config: Config) -> str:
+    """The key of the checkpoint that the tuned one began with.
+
+    Raises `UserError` if it is not the one that the other settings of `config` make.
+    """
+    quant = config.quant
+    assert quant.tuned
+    folder = store.resolve(quant.tuned)
+    try:
+        facts = json.loads((folder / checkpoint.TUNED).read_text())
+        began, settings = facts["checkpoint"], facts["settings"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            "`quant.tuned` is no trained checkpoint", f"{folder}: {error}",
+            "the folder `model` of a finished `train=qat`", "python train.py train=qat quant=int8",
+        ) from error  # fmt: skip
+    wanted = key_of(dataclasses.replace(config, quant=dataclasses.replace(quant, tuned=None)))
+    if began != wanted:
+        raise UserError(
+            "`quant.tuned` began with another checkpoint: another model, or other settings",
+            json.dumps({**settings["quant"], "dtype": settings["dtype"]}),
+            json.dumps({**effective(config), "dtype": config.precision.unet.value}),
+        )
+    return str(began)
+
+
 def _attention(chosen: list[Layer]) -> bool:
     return any(layer.kind is Kind.attention for layer in chosen)
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise UserError("`quant.statistics` is not there", str(path), "a statistics file")
+        raise UserError("a file that the recipe names is not there", str(path))
     return path
 
 

@@ -6,6 +6,7 @@ percentiles that end at the same step) have one key, one checkpoint and one meas
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from sdxl.rules_quant import WEIGHT_ONLY
@@ -20,6 +21,9 @@ def effective(config: Config) -> dict[str, Any]:
     quant = config.quant
     if quant.format is Format.none:
         return {"format": "none"}
+    if quant.tuned:
+        plain = dataclasses.replace(config, quant=dataclasses.replace(quant, tuned=None))
+        return {**effective(plain), "tuned": quant.tuned}
     found: dict[str, Any] = {
         "format": quant.format.value,
         "level": float(quant.level),

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdxl.report import sections
+from sdxl.report import sections, seeds
 from sdxl.report.cells import Cell, Cells
 from sdxl.report.charts import Point, bars, scatter, strips
 from sdxl.report.choose import Answer, Limits, answer, front
-from sdxl.report.markup import Markup, h, join
+from sdxl.report.markup import Markup, h, join, table
 from sdxl.report.pictures import grid
 from sdxl.report.values import rate
 
@@ -100,6 +100,7 @@ def _group(title: str, cells: Sequence[Cell], found: Answer, prompts: int) -> Ma
         h("h2", title),
         _plot(cells),
         sections.results(cells, found),
+        _seeds(cells),
         _speed_ups(cells),
         _latencies(cells),
         h("h3", "Power"),
@@ -109,6 +110,16 @@ def _group(title: str, cells: Sequence[Cell], found: Answer, prompts: int) -> Ma
         sections.layers(cells),
         sections.verdicts(cells),
     )
+
+
+def _seeds(cells: Sequence[Cell]) -> list[Any]:
+    """Scores over seeds, where a setting has several."""
+    head, rows = seeds.table(cells)
+    if not rows:
+        return []
+    named = [[row[1], row[0], *row[2:]] for row in rows]
+    head = ["Setting", "Row", "Seeds", *head[3:]]
+    return [h("h3", "Over seeds"), h("p", seeds.NOTE), table(head, named, "numbers", "Over seeds")]
 
 
 def _plot(cells: Sequence[Cell]) -> Markup:

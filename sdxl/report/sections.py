@@ -178,9 +178,11 @@ def surroundings(cell: Cell) -> dict[str, Any]:
 
 
 def other_scores(cell: Cell) -> dict[str, float]:
-    """Quality scores beside the comparison with the twin, such as FID or CLIP."""
+    """Quality scores beside PSNR and SSIM, such as FID or CLIP."""
     flat = flatten({k: v for k, v in cell.record.quality.items() if k not in ("twin",
                     "layer_errors")})  # fmt: skip
+    if near := cell.against_twin.get("perceptual_scenes"):
+        flat["twin.perceptual_scenes"] = near
     return {k: v for k, v in ((k, number(v)) for k, v in flat.items()) if v is not None}
 
 

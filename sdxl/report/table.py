@@ -141,12 +141,14 @@ def _stages(stage_ms: dict[str, float], batch: int) -> str:
 def _quality(record: Record) -> list[Row]:
     rows: list[Row] = []
     if twin := record.quality.get("twin"):
+        near = twin.get("perceptual_scenes")
+        own = f", perceptual_scenes {near:.4f} (our own, not LPIPS)" if near is not None else ""
         psnr = "identical" if twin["psnr_db"] is None else f"PSNR {twin['psnr_db']:.1f} dB"
         rows.append(
             (
                 "against the twin",
                 f"{psnr}, SSIM {twin['ssim']:.4f}, largest deviation {twin['max_deviation']}/255 "
-                f"over {twin['images']} pictures",
+                f"over {twin['images']} pictures{own}",
             )
         )
     if scores := record.quality.get("scores"):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sdxl.report import seeds
 from sdxl.report.cells import Cell, Cells
 from sdxl.report.choose import Limits, answer, front, machine
 from sdxl.report.sections import DASH, STATUS_WORD, other_scores
@@ -33,6 +34,12 @@ def show(found: Cells, limits: Limits) -> None:
             table.add_row(*map(Text, row))
         console.print(Text(said.sentence, style="bold"))
         console.print(table)
+        over, spreads = seeds.table(cells)
+        if spreads:
+            table = RichTable(*map(Text, over), title=Text(seeds.NOTE), title_justify="left")
+            for row in spreads:
+                table.add_row(*map(Text, row))
+            console.print(table)
         for note in said.notes:
             console.print(Text(f"  {note}"))
         console.print()
@@ -48,6 +55,10 @@ def markdown(found: Cells, limits: Limits) -> str:
         head, rows = results(cells, limits)
         parts += [f"**{escape(title)}.** {escape(said.sentence)}"]
         parts.append("\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)]))
+        over, spreads = seeds.table(cells)
+        if spreads:
+            lines = [_line(over), _line(["---"] * len(over)), *map(_line, spreads)]
+            parts += [escape(seeds.NOTE), "\n".join(lines)]
         parts.append("\n".join(f"- {escape(note)}" for note in said.notes))
         parts.append(f"Measured on {escape(', '.join(sorted({machine(c) for c in cells})))}.")
     if missing := unfinished(found):
@@ -72,6 +83,17 @@ def data(found: Cells, limits: Limits) -> dict[str, Any]:
                 "pareto": [cell.number for cell in front(cells)],
                 "notes": said.notes,
                 "cells": [cell.number for cell in cells],
+                "over_seeds": [
+                    {
+                        "setting": each.label,
+                        "cells": [cell.number for cell in each.cells],
+                        "scores": {
+                            name: {"mean": s.mean, "half_95": s.half, "values": list(s.values)}
+                            for name, s in each.scores.items()
+                        },
+                    }
+                    for each in seeds.settings(cells)
+                ],
                 "breaking_limits": {str(cell.number): why for cell, why in said.refused},
             }
         )

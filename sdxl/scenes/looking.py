@@ -51,6 +51,26 @@ def features(encoder: PictureEncoder, pictures: np.ndarray) -> np.ndarray:
     return found
 
 
+@torch.inference_mode()
+def perceptual(encoder: PictureEncoder, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Distances (B,) of uint8 pictures (B, H, W, 3), pair by pair: 0 for equal ones, at most 16.
+
+    LPIPS' form (Zhang et al. 2018) on our encoder, all channels alike: after each of the four
+    blocks the features of every place are made unit vectors; their squared differences are
+    averaged over places and summed over blocks. Not LPIPS: neither its network nor its weights.
+    """
+    sides = [to_tensor(pictures) for pictures in (one, other)]
+    if sides[0].shape[-1] != 64:
+        sides = [nn.functional.interpolate(side, (64, 64), mode="area") for side in sides]
+    total = torch.zeros(len(one))
+    for block in encoder.blocks:
+        sides = [block(side) for side in sides]
+        first, second = (nn.functional.normalize(side, dim=1) for side in sides)
+        total += (first - second).square().sum(1).mean((1, 2))
+    found: np.ndarray = total.numpy()
+    return found
+
+
 class Alignment:
     """How well captions and pictures fit, by the contrastive pair: cosines of -1 to 1."""
 

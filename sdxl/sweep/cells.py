@@ -9,11 +9,7 @@ from typing import Any
 
 from sdxl import estimate, ledger, prompts, records
 from sdxl.cli import Outcome
-<<<<<<< HEAD:sdxl/sweep/cells.py
-=======
-from sdxl.compose import Composer
 from sdxl.config import backend_modules
->>>>>>> exec:sdxl/sweep_cells.py
 from sdxl.errors import ConfigError, UserError, one_line
 from sdxl.schema import Config, Format
 from sdxl.sweep.compose import Composer

@@ -15,7 +15,8 @@ METRICS_A_BATCH = 1000
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
 IMAGES = 8
-TWIN = ("psnr_db", "psnr_min_db", "ssim", "ssim_min", "max_deviation")
+TWIN = ("psnr_db", "psnr_min_db", "ssim", "ssim_min", "max_deviation",
+        "perceptual_scenes")  # fmt: skip
 
 
 def name(record: Record) -> str:

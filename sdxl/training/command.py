@@ -14,6 +14,8 @@ from sdxl.errors import UserError
 from sdxl.schema_train import TrainConfig, Training
 
 STAGES = ("vae", "clip", "judge", "unet")
+TUNING = ("qat",)
+"""Stages that go on from a model: they have the whole configuration and a folder of their own."""
 SHOW_EVERY_S = 5.0
 """Seconds between two lines on the terminal, and between two points of a curve."""
 
@@ -25,7 +27,11 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
     problems(settings)
     from sdxl.training import checkpoint, loop, scene_data
 
-    folder = scene_data.stage_folder(settings.run, settings.name)
+    module = importlib.import_module(f"sdxl.training.{settings.name}")
+    tunes = settings.name in TUNING
+    folder = (
+        module.folder_of(config) if tunes else scene_data.stage_folder(settings.run, settings.name)
+    )
     done = checkpoint.steps_done(folder / loop.FILE)
     if config.plan:
         plan = {
@@ -38,13 +44,16 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
         line = f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}"
         print(line, file=sys.stderr)
         return {"status": "ok", "exit_code": 0, "record": None, "plan": plan}
-    stage = importlib.import_module(f"sdxl.training.{settings.name}").Stage(settings, config.seed)
+    stage = module.Stage(config) if tunes else module.Stage(settings, config.seed)
     main = int(os.environ.get("RANK", "0")) == 0
     reporter = _Reporter(config, folder, done) if main else None
     began = time.perf_counter()
     status = "FAILED"
     try:
-        figures = loop.train(stage, settings, config.seed, folder, reporter or _silent)
+        figures = loop.train(
+            stage, settings, config.seed, folder, reporter or _silent,
+            getattr(stage, "identity", None),
+        )  # fmt: skip
         status = "FINISHED"
     finally:
         if reporter:
@@ -57,13 +66,15 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
         "folder": str(folder),
         "seconds": round(time.perf_counter() - began, 1),
         **{name: round(value, 6) for name, value in figures.items()},
+        **(module.outcome(config, folder / "model") if tunes else {}),
     }
 
 
 def problems(settings: Training) -> None:
     """Raise `UserError` for a stage that does not exist or figures that cannot be."""
-    if settings.name not in STAGES:
-        raise UserError("there is no such stage", f"train.name={settings.name}", " ".join(STAGES))
+    known = (*STAGES, *TUNING)
+    if settings.name not in known:
+        raise UserError("there is no such stage", f"train.name={settings.name}", " ".join(known))
     for name in ("scenes", "size", "steps", "batch"):
         if getattr(settings, name) < 1:
             raise UserError(f"`train.{name}` is too small", getattr(settings, name), "at least 1")

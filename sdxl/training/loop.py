@@ -92,9 +92,13 @@ def rate(step: int, settings: Training) -> float:
 
 
 def train(
-    stage: Stage, settings: Training, seed: int, folder: Path, report: Report
-) -> dict[str, Any]:
-    """Train until `settings.steps`, or `max_s`; returns the last figures."""
+    stage: Stage, settings: Training, seed: int, folder: Path, report: Report,
+    identity: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train until `settings.steps`, or `max_s`; returns the last figures.
+
+    `identity`: what else must be the same when the training goes on.
+    """
     accelerator, device = _accelerator(settings)
     figures = _steps(accelerator, device, stage, settings, seed, folder, report)
     # The distributed model has to go before its process group: as the last that holds it, it would
@@ -126,6 +130,7 @@ def _steps(
     average = {k: v.detach().clone() for k, v in stage.module.named_parameters()}
     optimizer = torch.optim.AdamW(_groups(stage.module, settings.weight_decay), betas=(0.9, 0.99))
     kept = {k: v for k, v in _plain(settings).items() if k not in _MAY_CHANGE} | {"seed": seed}
+    kept |= identity or {}
     file = folder / FILE
     first = 0
     if file.is_file() and not settings.restart:

@@ -7,6 +7,7 @@ against either. Losses are weighted by min-SNR (Hang et al. 2023, arXiv:2303.095
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ GUIDANCE = 8.0
 """MLPerf's, as the bundled model is run with."""
 _BLOCK = 250
 _EVALUATED = 32
+Tokenize = Callable[[Sequence[str]], TokenIds]
 
 
 def noise_schedule() -> Tensor:
@@ -145,6 +147,10 @@ class Stage:
         module.unet.save_pretrained(folder)
 
 
+def _ids(texts: Sequence[str]) -> TokenIds:
+    return TokenIds(*scene_data.token_ids(list(texts)))
+
+
 def training_set(run: str, seed: int, count: int, size: int) -> Path:
     """Latents (N, 4, h, w) of unit variance; hidden (N, 77, D) and pooled (N, P) states in fp16."""
     folders = [scene_data.stage_folder(run, stage) / "model" for stage in ("vae", "clip")]
@@ -154,18 +160,20 @@ def training_set(run: str, seed: int, count: int, size: int) -> Path:
     }  # fmt: skip
 
     def build(folder: Path) -> dict[str, Any]:
-        _write_latents(folder, run, seed, count, size)
-        _write_embeddings(folder, run, seed, count)
+        write_latents(folder, scene_data.autoencoder(run), scene_data.pictures(seed, count, size))
+        texts = [caption.text for caption in scene_data.wordings(seed, count)]
+        encoders, none = scene_data.text_encoders(run), scene_data.UNCONDITIONAL
+        write_embeddings(folder, encoders, _ids, texts, none)
         return {}
 
     return store.get("latents", config.key(settings), build, settings=settings).path
 
 
 @torch.inference_mode()
-def _write_latents(folder: Path, run: str, seed: int, count: int, size: int) -> None:
-    vae = scene_data.autoencoder(run)
-    pictures = scene_data.pictures(seed, count, size)
-    shape = (count, 4, size // 8, size // 8)
+def write_latents(folder: Path, vae: Any, pictures: np.ndarray) -> None:
+    """`latents.npy` of uint8 pictures (N, H, W, 3)."""
+    count, height, width = pictures.shape[:3]
+    shape = (count, 4, height // 8, width // 8)
     out = open_memmap(folder / "latents.npy", mode="w+", dtype=np.float32, shape=shape)
     for start in range(0, count, _BLOCK):
         mean = vae.encode(tensor(pictures[start : start + _BLOCK])).latent_dist.mean
@@ -173,12 +181,14 @@ def _write_latents(folder: Path, run: str, seed: int, count: int, size: int) -> 
     out.flush()
 
 
-def _write_embeddings(folder: Path, run: str, seed: int, count: int) -> None:
-    texts = [caption.text for caption in scene_data.wordings(seed, count)]
-    encoders = scene_data.text_encoders(run)
+def write_embeddings(
+    folder: Path, encoders: Sequence[Any], tokenize: Tokenize, texts: Sequence[str],
+    unconditional: Sequence[str],
+) -> None:  # fmt: skip
+    """`hidden.npy` and `pooled.npy` of the texts, `none_*.npy` of the unconditional ones; fp16."""
     files: dict[str, Any] = {}
-    for name, lines in (("", texts), ("none_", list(scene_data.UNCONDITIONAL))):
-        ids = TokenIds(*scene_data.token_ids(lines))
+    for name, lines in (("", list(texts)), ("none_", list(unconditional))):
+        ids = tokenize(lines)
         for start in range(0, len(lines), _BLOCK):
             rows = ids.rows(slice(start, start + _BLOCK))
             made = networks.encode(*encoders, rows, torch.float32)

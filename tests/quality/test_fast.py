@@ -107,3 +107,24 @@ def test_the_independent_judge_sees_noise(real):
     clean, noisy = judge.metrics(), spoilt.metrics()
     assert noisy["fd_efficientnet"] > 1.5 * clean["fd_efficientnet"]
     assert noisy["kid_efficientnet"] > clean["kid_efficientnet"]
+    floor = judge.floor()
+    assert floor.keys() == clean.keys()
+    assert floor["fd_efficientnet"] < noisy["fd_efficientnet"]
+
+
+def test_the_perceptual_distance_is_zero_for_equal_pictures_and_grows(real, config):
+    random = np.random.default_rng(0)
+    noise = random.normal(size=real[:16].shape)
+    noisy = [
+        (real[:16] + strength * noise).clip(0, 255).astype(np.uint8) for strength in (0, 5, 25)
+    ]
+    near = [
+        fast.against_twin(config, list(real[:16]), list(each))["perceptual_scenes"]
+        for each in (*noisy, np.roll(real[:16], 1, axis=0))
+    ]
+    assert near[0] == 0 and near == sorted(near)
+    assert near[2] > 3 * near[1] > 0
+
+
+def test_only_scenes_have_a_perceptual_distance(load, real):
+    assert fast.against_twin(load("quality=fast"), [real[0]], [real[0]]) == {}

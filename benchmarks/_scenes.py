@@ -1,0 +1,138 @@
+"""What the quality benchmarks share: pictures of scenes by one setting, and their scores."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+
+from sdxl import architecture, prompts, quant
+from sdxl.config import ROOT, backend_modules, load, register
+from sdxl.model import open_source
+from sdxl.quality import fast, quick, twin
+from sdxl.sampler import Sampler
+from sdxl.scenes import render, world
+from sdxl.schema import Config, Format
+from sdxl.tiny import RandomSource
+from sdxl.types import Prompt
+from sdxl.weights import BUNDLED
+
+SETTINGS = {
+    "unquantized": ["quant=none"],
+    "int8_level1": ["quant=int8", "quant_level=1"],
+    "int8_level3": ["quant=int8", "quant_level=3"],
+    "int4_weights": ["quant=int4_weight_only"],
+    "random": ["quant=none"],
+}
+"""Words of run.py; `random` has the same shapes with random weights in the UNet."""
+_LINKS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "vae",
+          "model_index.json")  # fmt: skip
+
+
+def configure(words: Sequence[str], seed: int = 0, model: Path = BUNDLED) -> Config:
+    """A setting on the model in a diffusers folder of 64 pixels, noise of its own per prompt."""
+    register()
+    base = [
+        "model=sdxl", f"model.path={model}", "model.height=64", "model.width=64", "dataset=scenes",
+        "quality=fast", "rules=open", "tracking=off", "model.noise=per_prompt", f"seed={seed}",
+    ]  # fmt: skip
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return load(compose("run", overrides=[*base, *words]))
+
+
+def random_model(folder: Path, model: Path = BUNDLED) -> Path:
+    """The model with random weights in its UNet, in `folder`."""
+    for name in _LINKS:
+        (folder / name).symlink_to((model / name).resolve())
+    source = RandomSource({"unet": architecture.SCENES["unet"]}, 0)
+    unet = source.component("unet", torch.float32, torch.device("cpu"))
+    unet.save_pretrained(folder / "unet")
+    return folder
+
+
+def chosen(config: Config, count: int, seed: int) -> list[Prompt]:
+    """`count` held-out captions, others for each seed."""
+    every = prompts.load(config.dataset)
+    first = seed * count % (len(every) - count + 1)
+    return every[first : first + count]
+
+
+def draw(config: Config, asked: Sequence[Prompt], checkpoint: Path | None, batch: int = 16):
+    """uint8 pictures (N, 64, 64, 3) by the torch backend and the one denoise loop."""
+    artifacts = {"unet": checkpoint} if checkpoint else {}
+    stages = backend_modules()["torch"].open(config, artifacts)
+    sampler = Sampler(stages, open_source(config.model, config.seed), config, asked)
+    places = range(len(asked))
+    made = [sampler.generate(places[i : i + batch]) for i in range(0, len(asked), batch)]
+    sampler.close()
+    return np.concatenate(made)
+
+
+def checkpoint_of(config: Config) -> Path | None:
+    """The quantized UNet; its calibration is that of seed 0, whatever the pictures' seed."""
+    return None if config.quant.format is Format.none else quant.prepare(config).path
+
+
+def rendered(asked: Sequence[Prompt]) -> np.ndarray:
+    """Real pictures: renders of the scenes that the captions describe."""
+    return render.render(world.held_out_scene(0, prompt.row) for prompt in asked)
+
+
+def score(config: Config, asked: Sequence[Prompt], pictures: np.ndarray) -> dict[str, float]:
+    """The scene scores of `quality=fast`, and `clip_shuffled`: every picture, another caption."""
+    scorer = quick.Scenes(config, asked)
+    for start in range(0, len(pictures), 64):
+        places = range(start, min(start + 64, len(pictures)))
+        scorer.add(places, pictures[places.start : places.stop])
+    return scorer.metrics() | {"clip_shuffled": scorer.unrelated()}
+
+
+def against(config: Config, theirs: np.ndarray, ours: np.ndarray) -> dict[str, float]:
+    """Distances to the unquantized twin's pictures."""
+    found = twin.compare(list(theirs), list(ours))
+    near = fast.against_twin(config, list(theirs), list(ours))
+    return {"psnr_db": found["psnr_db"] or float("nan"), "ssim": found["ssim"], **near}
+
+
+def measure(
+    names: Sequence[str], count: int, seeds: Sequence[int], model: Path = BUNDLED,
+    tuned: dict[str, Path] | None = None, say=lambda line: None,
+) -> dict[str, list[dict[str, float]]]:  # fmt: skip
+    """Scores by setting, one row for each seed; `real` are renders; `unquantized` is always drawn.
+
+    `tuned`: checkpoint folders of `train=qat` by the setting they began with, rows `SETTING+qat`.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        random = random_model(Path(temporary), model) if "random" in names else model
+        runs = {"unquantized": (SETTINGS["unquantized"], None)}
+        for name in names:
+            if name != "real":
+                start = configure(SETTINGS[name], 0, random if name == "random" else model)
+                runs[name] = (SETTINGS[name], checkpoint_of(start))
+        for name, folder in (tuned or {}).items():
+            words = [*SETTINGS[name], f"quant.tuned={folder}"]
+            runs[f"{name}+qat"] = (words, checkpoint_of(configure(words, 0, model)))
+        for seed in seeds:
+            base = None
+            plain = configure(SETTINGS["unquantized"], seed, model)
+            asked = chosen(plain, count, seed)
+            if "real" in names:
+                found.setdefault("real", []).append(score(plain, asked, rendered(asked)))
+            for name, (words, checkpoint) in runs.items():
+                config = configure(words, seed, random if name == "random" else model)
+                pictures = draw(config, asked, checkpoint)
+                base = pictures if base is None else base
+                row = score(plain, asked, pictures)
+                if name not in ("unquantized", "random"):
+                    row |= against(plain, base, pictures)
+                found.setdefault(name, []).append(row)
+                say(f"seed {seed} {name}: fid_scenes {row['fid_scenes']:.2f}")
+    return found

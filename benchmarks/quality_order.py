@@ -1,0 +1,128 @@
+"""Do the quality scores put the settings in the order that they must?
+
+    python benchmarks/quality_order.py                       3 seeds, 256 captions each
+    python benchmarks/quality_order.py --prompts 32 --seeds 0 1 --settings unquantized int4_weights
+    python benchmarks/quality_order.py --tuned int4_weights=FOLDER   what `train=qat` won back
+
+In `fid_scenes`: real renders < unquantized <= INT8 level 1 <= level 3 < INT4 weights < random
+weights; in accuracy the reverse. Every seed has its own noise and its own held-out captions; all
+settings have the same. Two settings that differ by less than two seeds of one of them do are equal.
+Runs in one process without LoadGen. The last line is JSON; exit 1 if the order is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import _scenes
+import torch
+
+from sdxl.report.seeds import Spread
+from sdxl.weights import BUNDLED
+
+ORDER = ("real", "unquantized", "int8_level1", "int8_level3", "int4_weights", "random")
+STRICT = {("real", "unquantized"), ("int8_level3", "int4_weights"), ("int4_weights", "random")}
+"""Neighbours that must be told apart; the others may be equal."""
+SHOWN = ("fid_scenes", "attribute_accuracy", "attribute_1_accuracy", "attribute_2_accuracy",
+         "clip_scenes", "clip_shuffled", "psnr_db", "ssim", "perceptual_scenes")  # fmt: skip
+RISING = {"fid_scenes": True, "attribute_accuracy": False}
+
+
+def spreads(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Spread]]:
+    """setting -> score -> spread over the seeds."""
+    return {
+        name: {key: Spread(tuple(row[key] for row in rows)) for key in rows[0]}
+        for name, rows in found.items()
+    }
+
+
+def verdicts(found: dict[str, dict[str, Spread]]) -> list[dict[str, str]]:
+    """What each pair of neighbours shows, by score: right, equal, or WRONG."""
+    rows = []
+    for one, other in pairwise(name for name in ORDER if name in found):
+        for key, rising in RISING.items():
+            low, high = found[one][key], found[other][key]
+            gap = (high.mean - low.mean) * (1 if rising else -1)
+            said = "equal" if low.equals(high) else "right" if gap > 0 else "WRONG"
+            needed = (one, other) in STRICT
+            ok = said == "right" or (said == "equal" and not needed)
+            rows.append({"score": key, "pair": f"{one} -> {other}", "said": said,
+                         "needed": "apart" if needed else "not reversed", "ok": ok})  # fmt: skip
+    return rows
+
+
+def recovered(found: dict[str, dict[str, Spread]]) -> dict[str, dict[str, float | None]]:
+    """By tuned setting and score, the share of the loss that training won back.
+
+    `psnr_db` is the gain in dB. None where the loss itself is inside the noise of the seeds.
+    """
+    shares: dict[str, dict[str, float | None]] = {}
+    base = found["unquantized"]
+    for name in (n for n in found if n.endswith("+qat")):
+        start, end = found[name.removesuffix("+qat")], found[name]
+        row: dict[str, float | None] = {"psnr_db": end["psnr_db"].mean - start["psnr_db"].mean}
+        for key in RISING:
+            lost = start[key].mean - base[key].mean
+            won = start[key].mean - end[key].mean
+            row[key] = None if start[key].equals(base[key]) else won / lost
+        near = start["perceptual_scenes"].mean, end["perceptual_scenes"].mean
+        row["perceptual_scenes"] = 1 - near[1] / near[0]
+        shares[name] = row
+    return shares
+
+
+def main() -> None:
+    """Measure, print a table, the verdicts and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--settings", nargs="+", choices=ORDER, default=list(ORDER))
+    parser.add_argument("--model", type=Path, default=BUNDLED, help="a diffusers folder, 64 pixels")
+    parser.add_argument("--tuned", nargs="*", default=[], metavar="SETTING=FOLDER")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    tuned = {name: Path(place) for name, _, place in (t.partition("=") for t in given.tuned)}
+    names = list(dict.fromkeys([*given.settings, *tuned]))
+    found = spreads(
+        _scenes.measure(names, given.prompts, given.seeds, given.model, tuned,
+                        lambda line: print(line, file=sys.stderr, flush=True))
+    )  # fmt: skip
+    print(f"{len(given.seeds)} seeds, {given.prompts} held-out captions each; mean ± 95 %")
+    print("| setting | " + " | ".join(SHOWN) + " |")
+    print("|---" * (len(SHOWN) + 1) + "|")
+    shown = [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
+    for name in shown:
+        row = [str(found[name][key]) if key in found[name] else "-" for key in SHOWN]
+        print(f"| {name} | " + " | ".join(row) + " |")
+    rows = verdicts(found)
+    for row in rows:
+        print(f"{row['score']}: {row['pair']}: {row['said']} (needed: {row['needed']})")
+    won = recovered(found)
+    for name, shares in won.items():
+        print(
+            f"{name} won back: "
+            + ", ".join(
+                f"{k} {'inside the noise' if v is None else f'{v:+.3g}'}" for k, v in shares.items()
+            )
+        )
+    result = {
+        "prompts": given.prompts,
+        "seeds": given.seeds,
+        "settings": {
+            name: {key: {"mean": s.mean, "values": s.values} for key, s in scores.items()}
+            for name, scores in found.items()
+        },
+        "verdicts": rows,
+        "recovered": won,
+    }
+    print(json.dumps(result))
+    sys.exit(0 if all(row["ok"] for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()
