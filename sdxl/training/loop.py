@@ -100,7 +100,7 @@ def train(
     `identity`: what else must be the same when the training goes on.
     """
     accelerator, device = _accelerator(settings)
-    figures = _steps(accelerator, device, stage, settings, seed, folder, report)
+    figures = _steps(accelerator, device, stage, settings, seed, folder, report, identity or {})
     # The distributed model has to go before its process group: as the last that holds it, it would
     # wait with the interpreter's lock for gloo's threads, and they for the lock, to free the
     # tensors of the last reduction (pytorch/pytorch#56297).
@@ -117,6 +117,7 @@ def _steps(
     seed: int,
     folder: Path,
     report: Report,
+    identity: dict[str, Any],
 ) -> dict[str, Any]:
     processes, rank = accelerator.num_processes, accelerator.process_index
     if settings.batch % processes:
@@ -130,7 +131,7 @@ def _steps(
     average = {k: v.detach().clone() for k, v in stage.module.named_parameters()}
     optimizer = torch.optim.AdamW(_groups(stage.module, settings.weight_decay), betas=(0.9, 0.99))
     kept = {k: v for k, v in _plain(settings).items() if k not in _MAY_CHANGE} | {"seed": seed}
-    kept |= identity or {}
+    kept |= identity
     file = folder / FILE
     first = 0
     if file.is_file() and not settings.restart:
