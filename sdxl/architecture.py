@@ -114,7 +114,7 @@ TINY: dict[str, dict[str, Any]] = {
 SCENES: dict[str, dict[str, Any]] = {
     "unet": {
         **_UNET_COMMON,
-        "sample_size": 8,
+        "sample_size": 16,
         "block_out_channels": [48, 96, 128],
         "norm_num_groups": 16,
         "layers_per_block": 1,

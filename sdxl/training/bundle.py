@@ -34,9 +34,10 @@ def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, 
     The VAE, the text encoders and the judge come first; without a UNet the folder serves
     `quality=fast` alone and is no pipeline yet.
     """
-    parts = {s: scene_data.stage_folder(run, s) / "model" for s in ("vae", "clip", "judge", "unet")}
+    stages = ("vae", "clip", "judge", "unet_large")
+    parts = {stage: scene_data.stage_folder(run, stage) / "model" for stage in stages}
     missing = [stage for stage, part in parts.items() if not part.is_dir()]
-    if set(missing) - {"unet"}:
+    if set(missing) - {"unet_large"}:
         raise UserError(
             f"run `{run}` lacks stages",
             " ".join(missing),
@@ -57,7 +58,7 @@ def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, 
         save_file({k: v.to(half) for k, v in load_file(file).items()}, judge / file.name)
     frechet.write(judge / looking.REFERENCE, _reference(folder, scenes))
     if not missing:
-        _pipeline(parts["unet"], folder)
+        _pipeline(parts["unet_large"], folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return {"bytes": size, "missing": missing}
 
