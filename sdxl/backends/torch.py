@@ -91,7 +91,6 @@ class Config(schema.Backend):
     attention: Attention = Attention.torch
     loop: Loop = Loop.static
     graphs: Graphs = Graphs.auto
-    overlap: bool = False  # CUDA: a batch is decoded while the next one is denoised
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
