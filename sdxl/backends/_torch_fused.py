@@ -25,6 +25,14 @@ def takes_codes(layer: Any) -> bool:
     return bool(getattr(getattr(layer, "kernel", None), "takes_codes", False))
 
 
+def _alike(layers: list[Any]) -> bool:
+    """All take codes, of one number format, and all or none of them are smoothed."""
+    if not all(map(takes_codes, layers)):
+        return False
+    smoothed = {layer.kernel.input.factors is None for layer in layers}
+    return len(smoothed) == 1 and len({layer.code for layer in layers}) == 1
+
+
 class Part(nn.Module):
     """A function as a module, so that a profile sees its time under its kind."""
 
@@ -83,7 +91,8 @@ class Block(nn.Module):
             (wide,) = self._of_norm(self.norm3, flat, [first])
             return _plus(last, self.geglu(wide), flat).view_as(hidden)
         wanted = last.kernel.input
-        if takes_codes(first) and hasattr(first.kernel, "geglu"):
+        same = takes_codes(first) and first.code == last.code
+        if same and hasattr(first.kernel, "geglu"):
             (coded,) = self._codes_of_norm(self.norm3, flat, [first])
             made = first.kernel.geglu(coded, wanted)
         else:
@@ -93,7 +102,7 @@ class Block(nn.Module):
 
     def _of_norm(self, norm: Any, flat: Tensor, layers: list[Any]) -> list[Tensor]:
         """What the layers make of norm(flat) (M, K); one that stands for three is cut in three."""
-        if all(map(takes_codes, layers)):
+        if _alike(layers):
             coded = self._codes_of_norm(norm, flat, layers)
             found = [layer(c, coded=True) for layer, c in zip(layers, coded, strict=True)]
         else:

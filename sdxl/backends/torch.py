@@ -290,5 +290,7 @@ class TorchStages:
         import torch
 
         self.modules.clear()
+        self.__dict__.pop("denoise", None)
+        self.loop = self._unet = self._decode = None  # graphs and buffers with them
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
