@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_session.py
     python benchmarks/gpu_session.py --only ladder
-    python benchmarks/gpu_session.py model=tiny precision=fp32 limit=2 model.height=64 model.width=64
+    python benchmarks/gpu_session.py model=tiny precision=fp32 limit=2 model.steps=2
 
 Kernels alone, the ladder (Offline, batches of 8), its best rung at other batch sizes, then as
 Server with the 20 s limit and as SingleStream. Words are handed to every `run.py`. What ten minutes

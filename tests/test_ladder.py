@@ -1,4 +1,4 @@
-"""The GPU ladder: its rungs compose and climb, what needs CUDA is skipped, the table reads records."""
+"""The GPU ladder: its rungs compose and climb, what needs CUDA is skipped, its table."""
 
 import dataclasses
 

@@ -129,7 +129,7 @@ class Attend(AttnProcessor2_0):
         keys = length if encoder_hidden_states is None else encoder_hidden_states.shape[1]
         width = attn.inner_dim // attn.heads
         query = (len(hidden_states), attn.heads, length, width)
-        with self.choice.using(query, (*query[:2], keys, width), attn.to_q.weight.dtype):
+        with self.choice.using(query, (*query[:2], keys, width), hidden_states.dtype):
             return super().__call__(attn, hidden_states, *rest, **kwargs)
 
 

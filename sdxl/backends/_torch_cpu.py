@@ -7,13 +7,16 @@ ones it takes too, but on AVX-512 they end in a reference kernel that is a thous
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from sdxl import codes
-from sdxl.backends._torch_layer import Kernel, Layer, extreme
+from sdxl.backends._torch_layer import Input, Kernel, Layer, extreme
 from sdxl.schema import Format
+
+Residual = torch.Tensor | None
 
 ZERO_POINT = 128
 
@@ -50,6 +53,14 @@ def geglu_codes(
     return out
 
 
+def layer_norm_codes(
+    values: torch.Tensor, norm: Any, inputs: list[Input], dtype: torch.dtype
+) -> list[torch.Tensor]:
+    """INT8 codes (M, K) of norm(values) for each consumer; nobody else may hold them."""
+    normed = norm(values)
+    return [int8_codes(normed, each.factors, each.per_unit) for each in inputs]
+
+
 def _round_into(target: torch.Tensor, values: torch.Tensor, per_unit: torch.Tensor) -> None:
     bound = codes.INT_BOUND[8]
     # Through a copy: fp32 values may be the caller's own.
@@ -75,18 +86,20 @@ class OneDnnLinear:
         self.bias = None if layer.bias is None else layer.bias.float()
         self.dtype = layer.dtype
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """The layer's output."""
+    def __call__(self, values: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The layer's output, plus a residual of its shape."""
         flat = values.reshape(-1, values.shape[-1])
-        found = self.product(int8_codes(flat, self.input.factors, self.input.per_unit))
-        return found.view(*values.shape[:-1], -1)
+        coded = int8_codes(flat, self.input.factors, self.input.per_unit)
+        found = self.product(coded).view(*values.shape[:-1], -1)
+        return found if residual is None else found.add_(residual)
 
-    def product(self, signed: torch.Tensor) -> torch.Tensor:
-        """The output (M, N) for input codes (M, K), which are overwritten."""
-        return torch.ops.onednn.qlinear_pointwise(
+    def product(self, signed: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The output (M, N) for input codes (M, K), which are overwritten, plus a residual."""
+        found = torch.ops.onednn.qlinear_pointwise(
             unsigned(signed), self.input.unit, ZERO_POINT, self.packed, self.unit, self.zero,
             self.bias, 1.0, 0, self.dtype, "none", [], "",
         )  # fmt: skip
+        return found if residual is None else found.add_(residual)
 
 
 class IntMm:
@@ -101,16 +114,18 @@ class IntMm:
         self.scale = layer.unit * layer.input.unit
         self.bias = None if layer.bias is None else layer.bias.float()
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """The layer's output."""
+    def __call__(self, values: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The layer's output, plus a residual of its shape."""
         flat = values.reshape(-1, values.shape[-1])
-        found = self.product(int8_codes(flat, self.input.factors, self.input.per_unit))
-        return found.view(*values.shape[:-1], -1)
+        coded = int8_codes(flat, self.input.factors, self.input.per_unit)
+        found = self.product(coded).view(*values.shape[:-1], -1)
+        return found if residual is None else found.add_(residual)
 
-    def product(self, signed: torch.Tensor) -> torch.Tensor:
-        """The output (M, N) for input codes (M, K)."""
+    def product(self, signed: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The output (M, N) for input codes (M, K), plus a residual."""
         found = torch._int_mm(signed, self.columns).float().mul_(self.scale)
-        return (found if self.bias is None else found.add_(self.bias)).to(self.dtype)
+        found = found if self.bias is None else found.add_(self.bias)
+        return (found if residual is None else found.add_(residual)).to(self.dtype)
 
 
 class OneDnnConv:
@@ -131,16 +146,17 @@ class OneDnnConv:
         )  # fmt: skip
         self.bias = None if layer.bias is None else layer.bias.float()
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """The layer's output (N, O, h, w), channels-last."""
+    def __call__(self, values: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The layer's output (N, O, h, w), channels-last, plus a residual of its shape."""
         pixels = values.permute(0, 2, 3, 1)
         flat = pixels.reshape(-1, values.shape[1])
         signed = int8_codes(flat, None, self.input.per_unit)
         image = unsigned(signed).view(pixels.shape).permute(0, 3, 1, 2)
-        return torch.ops.onednn.qconv2d_pointwise(
+        found = torch.ops.onednn.qconv2d_pointwise(
             image, self.input.unit, ZERO_POINT, self.packed, self.unit, self.zero, self.bias,
             *self.geometry, 1.0, 0, self.dtype, "none", [], "",
         )  # fmt: skip
+        return found if residual is None else found.add_(residual)
 
 
 CANDIDATES: dict[str, tuple[type[Kernel], ...]] = {

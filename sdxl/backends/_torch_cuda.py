@@ -10,22 +10,37 @@ from typing import Any
 
 import torch
 
-from sdxl.backends._torch_layer import Kernel, Layer, extreme
+from sdxl.backends._torch_layer import Input, Kernel, Layer, extreme
 from sdxl.schema import Format
 
 _tiles: dict[tuple[Any, ...], Any] = {}
 """The tile that was fastest, by shape."""
+
+_apart: dict[tuple[Any, ...], bool] = {}
+"""Whether a product and its GEGLU are faster as two kernels, by shape."""
+
+Residual = torch.Tensor | None
 
 
 def _tile(key: tuple[Any, ...], run: Any) -> Any:
     """The fastest tile for a shape; under the interpreter, where time says nothing, a small one."""
     from sdxl.kernels import gemm
 
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if _interpreted():
         return gemm.SMALL
     if key not in _tiles:
         _tiles[key], _ = gemm.tune(run)
     return _tiles[key]
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _ms(run: Any) -> float:
+    from triton.testing import do_bench
+
+    return float(do_bench(run, warmup=5, rep=20))
 
 
 def _codes(layer: Layer, values: torch.Tensor) -> torch.Tensor:
@@ -43,6 +58,33 @@ def geglu_codes(
     return geglu_quantize(hidden, factors, per_unit, dtype)
 
 
+def layer_norm_codes(
+    values: torch.Tensor, norm: Any, inputs: list[Input], dtype: torch.dtype
+) -> list[torch.Tensor]:
+    """Codes (M, K) of norm(values) for each consumer, in one pass."""
+    from sdxl.kernels.quantize import layer_norm_quantize
+
+    per_unit = torch.stack([each.per_unit.reshape(()) for each in inputs])
+    smoothed = [each.factors for each in inputs if each.factors is not None]
+    factors = torch.stack(smoothed) if smoothed else None
+    assert len(smoothed) in (0, len(inputs)), "all of them are smoothed, or none"
+    found = layer_norm_quantize(
+        values, norm.weight, norm.bias, norm.eps, factors, per_unit, dtype
+    )  # fmt: skip
+    return list(found.unbind())
+
+
+def group_norm_silu_codes(
+    pixels: torch.Tensor, norm: Any, wanted: Input, dtype: torch.dtype
+) -> torch.Tensor:
+    """Codes (N, h, w, C) of silu(norm(pixels))."""
+    from sdxl.kernels.quantize import group_norm_silu_quantize
+
+    return group_norm_silu_quantize(
+        pixels, norm.num_groups, norm.weight, norm.bias, norm.eps, wanted.per_unit, dtype
+    )
+
+
 class _Linear:
     """What the Linear kernels share."""
 
@@ -51,13 +93,14 @@ class _Linear:
     def __init__(self, layer: Layer, example: torch.Tensor) -> None:
         self.layer, self.input = layer, layer.input
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """The layer's output."""
-        found = self.product(_codes(self.layer, values.reshape(-1, values.shape[-1])))
+    def __call__(self, values: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The layer's output, plus a residual of its shape."""
+        rest = residual if residual is None else residual.reshape(-1, residual.shape[-1])
+        found = self.product(_codes(self.layer, values.reshape(-1, values.shape[-1])), rest)
         return found.view(*values.shape[:-1], -1)
 
-    def product(self, coded: torch.Tensor) -> torch.Tensor:
-        """The output (M, N) for input codes (M, K)."""
+    def product(self, coded: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The output (M, N) for input codes (M, K), plus a residual."""
         raise NotImplementedError
 
 
@@ -73,12 +116,18 @@ class ScaledMm(_Linear):
         self.left = torch.tensor(layer.input.unit, dtype=torch.float32, device=where)
         self.right = layer.unit.reshape(()).float()
 
-    def product(self, coded: torch.Tensor) -> torch.Tensor:
-        """The output (M, N) for input codes (M, K)."""
-        return torch._scaled_mm(
+    @staticmethod
+    def fits(layer: Layer) -> bool:
+        """One scale for the whole weight, which joined layers have not."""
+        return layer.unit.numel() == 1
+
+    def product(self, coded: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The output (M, N) for input codes (M, K), plus a residual."""
+        found = torch._scaled_mm(
             coded, self.columns, scale_a=self.left, scale_b=self.right, bias=self.layer.bias,
             out_dtype=self.layer.dtype, use_fast_accum=coded.is_cuda,
         )  # fmt: skip
+        return found if residual is None else found.add_(residual)
 
 
 class TritonLinear(_Linear):
@@ -95,22 +144,47 @@ class TritonLinear(_Linear):
         coded = torch.zeros(rows, width, dtype=torch.int8, device=layer.codes.device)
         self.tile = _tile(key, lambda tile: self._run(coded.view(layer.codes.dtype), tile))
 
-    def product(self, coded: torch.Tensor) -> torch.Tensor:
-        """The output (M, N) for input codes (M, K)."""
-        return self._run(coded, self.tile)
+    def product(self, coded: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The output (M, N) for input codes (M, K), plus a residual."""
+        return self._run(coded, self.tile, residual)
 
-    def _run(self, coded: torch.Tensor, tile: Any) -> torch.Tensor:
+    def geglu(self, coded: torch.Tensor, wanted: Input) -> torch.Tensor:
+        """The next layer's codes (M, N / 2) of value * gelu(gate), where the output is both.
+
+        The product with GEGLU in its epilogue, or one kernel after the other: what is faster here.
+        """
+        key = ("geglu", len(coded), *self.layer.codes.shape, coded.dtype, self.layer.dtype)
+        tile = _tile(key, lambda tile: self._geglu(coded, wanted, tile))
+        if key not in _apart and not _interpreted():
+            _apart[key] = _ms(lambda: self._two(coded, wanted)) < _ms(
+                lambda: self._geglu(coded, wanted, tile)
+            )
+        return self._two(coded, wanted) if _apart.get(key) else self._geglu(coded, wanted, tile)
+
+    def _geglu(self, coded: torch.Tensor, wanted: Input, tile: Any) -> torch.Tensor:
+        from sdxl.kernels.gemm import gemm_geglu
+
+        layer = self.layer
+        return gemm_geglu(
+            coded, layer.codes, self.scale, layer.bias, wanted.factors, wanted.per_unit,
+            layer.dtype, tile,
+        )  # fmt: skip
+
+    def _two(self, coded: torch.Tensor, wanted: Input) -> torch.Tensor:
+        return geglu_codes(self.product(coded), wanted.factors, wanted.per_unit, coded.dtype)
+
+    def _run(self, coded: torch.Tensor, tile: Any, residual: Residual = None) -> torch.Tensor:
         from sdxl.kernels.gemm import gemm
 
         layer = self.layer
-        return gemm(coded, layer.codes, self.scale, layer.bias, None, layer.dtype, tile)
+        return gemm(coded, layer.codes, self.scale, layer.bias, residual, layer.dtype, tile)
 
 
 class TritonConv:
     """The Triton implicit product, its tile tuned for the shape."""
 
     name = "triton_conv"
-    takes_codes = False
+    takes_codes = True
 
     def __init__(self, layer: Layer, example: torch.Tensor) -> None:
         from sdxl.kernels.conv import conv
@@ -122,9 +196,9 @@ class TritonConv:
         self.scale = (layer.unit * layer.input.unit).expand(outputs).contiguous()
         self.stride, self.padding = layer.conv.stride[0], layer.conv.padding[0]
 
-        def run(coded: torch.Tensor, tile: Any) -> torch.Tensor:
+        def run(coded: torch.Tensor, tile: Any, residual: Residual = None) -> torch.Tensor:
             return conv(
-                coded, self.weight, self.scale, layer.bias, None, self.stride, self.padding,
+                coded, self.weight, self.scale, layer.bias, residual, self.stride, self.padding,
                 layer.dtype, tile,
             )  # fmt: skip
 
@@ -134,11 +208,16 @@ class TritonConv:
         blank = torch.zeros(pixels.shape, dtype=torch.int8, device=example.device)
         self.tile = _tile(key, lambda tile: run(blank.view(self.weight.dtype), tile))
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """The layer's output (N, O, h, w), channels-last."""
+    def __call__(self, values: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The layer's output (N, O, h, w), channels-last, plus a residual of its shape."""
         pixels = values.permute(0, 2, 3, 1)
         coded = _codes(self.layer, pixels.reshape(-1, pixels.shape[-1])).view(pixels.shape)
-        return self._run(coded, self.tile).permute(0, 3, 1, 2)
+        return self.product(coded, residual)
+
+    def product(self, coded: torch.Tensor, residual: Residual = None) -> torch.Tensor:
+        """The output (N, O, h, w) for codes (N, h, w, C), plus a residual (N, O, h, w)."""
+        rest = residual if residual is None else residual.permute(0, 2, 3, 1)
+        return self._run(coded, self.tile, rest).permute(0, 3, 1, 2)
 
 
 def candidates(kind: str, number: Format) -> tuple[type[Kernel], ...]:
@@ -174,6 +253,4 @@ def why_none(device: torch.device, number: Format) -> str | None:
 
 def best_ms(kernel: Kernel, example: torch.Tensor) -> float:
     """Milliseconds of one call, on CUDA events."""
-    from triton.testing import do_bench
-
-    return float(do_bench(lambda: kernel(example), warmup=5, rep=20))
+    return _ms(lambda: kernel(example))

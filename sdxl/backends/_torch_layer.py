@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -66,9 +66,29 @@ class Kernel(Protocol):
 
     def __init__(self, layer: Layer, example: torch.Tensor) -> None: ...
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """The layer's output."""
+    def __call__(self, values: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """The layer's output, plus a residual of its shape."""
         ...
+
+
+def joined(layers: list[Layer]) -> Layer:
+    """Linears on one input, which becomes codes in the same way for all, as one: side by side."""
+    first = layers[0]
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    assert len(biases) in (0, len(layers)), "all of them have a bias, or none"
+    sizes = [len(layer.codes) for layer in layers]
+    units = [layer.unit.expand(size) for layer, size in zip(layers, sizes, strict=True)]
+    amax = [layer.weight_amax.expand(size, 1) for layer, size in zip(layers, sizes, strict=True)]
+    # E4M3 codes are joined as bytes.
+    stored = torch.cat([layer.codes.view(torch.int8) for layer in layers])
+    return replace(
+        first,
+        name="+".join(layer.name for layer in layers),
+        codes=stored.view(first.codes.dtype),
+        weight_amax=torch.cat(amax),
+        unit=torch.cat(units),
+        bias=torch.cat(biases) if biases else None,
+    )
 
 
 class Simulated:
@@ -85,8 +105,12 @@ class Simulated:
         if layer.conv:
             self.weight = self.weight.to(memory_format=torch.channels_last)
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """The layer's output."""
+    def __call__(self, values: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """The layer's output, plus a residual of its shape."""
+        found = self._product(values)
+        return found if residual is None else found + residual
+
+    def _product(self, values: torch.Tensor) -> torch.Tensor:
         smoothed = values if self.input.factors is None else values * self.input.factors
         rounded = codes.rounded(smoothed, self.input.amax, self.fp8)
         if self.conv is None:

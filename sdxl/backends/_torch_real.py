@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from sdxl.backends import _torch_cpu, _torch_cuda, _torch_quant
+from sdxl.backends._torch_fused import fuse
 from sdxl.backends._torch_layer import Kernel, Layer, Simulated, read
 from sdxl.checkpoint import Checkpoint, StoredLayer
 from sdxl.schema import Format
@@ -31,6 +31,8 @@ class Choice:
         self.shapes: dict[tuple[Any, ...], dict[str, float]] = {}
         self.layers: dict[str, str] = {}
         self.fallbacks: dict[str, str] = {}
+        self.fused: Counter[str] = Counter()
+        self.unfused: Counter[str] = Counter()
 
     def usable(self, kind: str, number: Format) -> list[type[Kernel]]:
         """The kernels that compute exactly here."""
@@ -58,7 +60,11 @@ class Choice:
         key = (layer.kind, tuple(example.shape), *layer.codes.shape, layer.format, layer.dtype)
         if layer.conv:
             key += (*layer.conv.stride,)
-        kernels: list[Any] = [*self.usable(layer.kind, layer.format), Simulated]
+        kernels: list[Any] = [
+            each
+            for each in (*self.usable(layer.kind, layer.format), Simulated)
+            if getattr(each, "fits", _always)(layer)
+        ]
         candidates = {each.name: each for each in kernels}
         if key not in self.shapes:
             self.shapes[key] = {
@@ -66,7 +72,8 @@ class Choice:
             }
         times = self.shapes[key]
         fastest = min(times, key=times.__getitem__)
-        self.layers[layer.name] = fastest
+        for name in layer.name.split("+"):  # a joined layer has the names of its parts
+            self.layers[name] = fastest
         return candidates[fastest](layer, example)
 
     def describe(self) -> dict[str, Any]:
@@ -89,49 +96,35 @@ class Choice:
             "layers": self.layers,
             "shapes": shapes,
             "fallbacks": dict(Counter([*self.fallbacks.values(), *slower.values()])),
+            "fused": dict(self.fused),
+            "unfused": dict(self.unfused),
         }
 
 
 class EightBit(nn.Module):
     """A Linear or convolution that chooses its kernel when it sees its first input."""
 
+    pieces = 1
+    """How many layers it stands for."""
+
     def __init__(self, layer: Layer, choice: Choice) -> None:
         super().__init__()
-        self._layer: Layer | None = layer
+        self.layer: Layer | None = layer
         self._choice = choice
         self.kind, self.code = layer.kind, layer.codes.dtype
         self.kernel: Any = None
 
-    def forward(self, values: torch.Tensor, coded: bool = False) -> torch.Tensor:
+    def forward(
+        self, values: torch.Tensor, coded: bool = False, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The layer's output, in the model's dtype; `coded`: `values` are the input's codes."""
         if coded:
-            return self.kernel.product(values)
+            return self.kernel.product(values, residual)
         if self.kernel is None:
-            assert self._layer is not None
-            self.kernel = self._choice.kernel(self._layer, values)
-            self._layer = None  # the kernel has its own copy of the weights
-        return self.kernel(values)
-
-
-class FeedForward(nn.Module):
-    """diffusers' feed-forward with GEGLU, whose product becomes codes without a copy between."""
-
-    def __init__(self, plain: Any, home: Any) -> None:
-        super().__init__()
-        self.home = home
-        self.net = plain.net  # the names of its parts stay
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The block's output."""
-        wide = self.net[0].proj(hidden)
-        last: EightBit = self.net[2]
-        if last.kernel is None or not last.kernel.takes_codes:
-            value, gate = wide.chunk(2, dim=-1)
-            return last(value * functional.gelu(gate))
-        wanted = last.kernel.input
-        flat = wide.reshape(-1, wide.shape[-1])
-        made = self.home.geglu_codes(flat, wanted.factors, wanted.per_unit, last.code)
-        return last(made, coded=True).view(*wide.shape[:-1], -1)
+            assert self.layer is not None
+            self.kernel = self._choice.kernel(self.layer, values)
+            self.layer = None  # the kernel has its own copy of the weights
+        return self.kernel(values, residual)
 
 
 def restore(
@@ -149,15 +142,20 @@ def restore(
         else:
             real.add(name)
     _torch_quant.fill(unet, stored, dtype, device, skip=real)
-    _torch_quant.simulate(unet, stored, device, skip=real)
     for name in real:
         owner, _, field = name.rpartition(".")
         plain = unet.get_submodule(name)
         layer = read(stored, name, plain, dtype, device)
         setattr(unet.get_submodule(owner), field, EightBit(layer, choice))
+    # After the layers are in place: what it hangs on q, k and v must stay there.
+    _torch_quant.simulate(unet, stored, device, skip=real)
     if fusion:
-        _fuse(unet, choice.home)
+        fuse(unet, choice)
     return unet.eval(), choice
+
+
+def _always(_layer: Layer) -> bool:
+    return True
 
 
 def _plain(conv: nn.Conv2d) -> bool:
@@ -169,15 +167,3 @@ def _plain(conv: nn.Conv2d) -> bool:
         and conv.dilation == (1, 1)
         and all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in pairs)
     )
-
-
-def _fuse(unet: Any, home: Any) -> None:
-    """Put the fused feed-forward where diffusers' has the expected parts."""
-    from diffusers.models.activations import GEGLU
-    from diffusers.models.attention import FeedForward as Plain
-
-    for name, module in list(unet.named_modules()):
-        if not isinstance(module, Plain) or not isinstance(module.net[0], GEGLU):
-            continue
-        if len(module.net) == 3 and isinstance(module.net[2], EightBit):
-            unet.set_submodule(name, FeedForward(module, home))

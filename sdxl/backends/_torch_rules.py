@@ -35,7 +35,7 @@ def problems_of(config: schema.Config) -> Iterator[Problem]:
             "backend.execution=real, or backend.fusion=true",
             "backend.execution=real backend.fusion=false",
         )
-    yield from _of_the_loop(config, backend)
+    yield from _of_the_loop(backend)
 
 
 def _of_real(config: schema.Config, backend: Config) -> Iterator[Problem]:
@@ -55,7 +55,7 @@ def _of_real(config: schema.Config, backend: Config) -> Iterator[Problem]:
         )
 
 
-def _of_the_loop(config: schema.Config, backend: Config) -> Iterator[Problem]:
+def _of_the_loop(backend: Config) -> Iterator[Problem]:
     asked = backend.graphs in (Graphs.step, Graphs.loop)
     if asked and backend.loop is not Loop.static:
         yield Problem(
@@ -71,22 +71,6 @@ def _of_the_loop(config: schema.Config, backend: Config) -> Iterator[Problem]:
             "one of both",
             "backend.compile=default",
         )
-    if not backend.overlap:
-        return
-    if config.scenario.name not in ("Offline", "Server"):
-        yield Problem(
-            "`backend.overlap` would be ignored: there is no next batch to denoise meanwhile",
-            f"scenario={config.scenario.name}",
-            "scenario=Offline or scenario=Server",
-            "backend.overlap=false",
-        )
-    if backend.devices is not None:
-        yield Problem(
-            "`backend.overlap` does not work with `backend.devices`",
-            f"backend.devices={backend.devices}",
-            "one of both",
-            "backend.devices=null",
-        )
 
 
 def missing(config: schema.Config, device: str | None = None) -> Iterator[Problem]:
@@ -96,7 +80,6 @@ def missing(config: schema.Config, device: str | None = None) -> Iterator[Proble
     asked = {
         f"backend.graphs={backend.graphs.value}": backend.graphs in (Graphs.step, Graphs.loop),
         f"backend.attention={backend.attention.value}": backend.attention in GPU_ATTENTION,
-        "backend.overlap=true": backend.overlap,
     }
     words = [word for word, wanted in asked.items() if wanted]
     if not words or device == "cuda":
@@ -104,7 +87,7 @@ def missing(config: schema.Config, device: str | None = None) -> Iterator[Proble
     reason = f"the model is on {device}" if device else _no_cuda(config.model.device)
     for word in words if reason else []:
         name = word.partition("=")[0]
-        usual = {"backend.graphs": "none", "backend.attention": "auto"}.get(name, "false")
+        usual = "none" if name == "backend.graphs" else "auto"
         yield Problem(f"`{word}` needs CUDA", reason, "an NVIDIA GPU", f"{name}={usual}")
 
 

@@ -91,7 +91,6 @@ class Config(schema.Backend):
     attention: Attention = Attention.torch
     loop: Loop = Loop.static
     graphs: Graphs = Graphs.auto
-    overlap: bool = False  # CUDA: a batch is decoded while the next one is denoised
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
@@ -291,5 +290,7 @@ class TorchStages:
         import torch
 
         self.modules.clear()
+        self.__dict__.pop("denoise", None)
+        self.loop = self._unet = self._decode = None  # graphs and buffers with them
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
