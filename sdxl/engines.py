@@ -8,6 +8,8 @@ finishes on the user's.
 from __future__ import annotations
 
 import importlib.util
+import platform
+import sys
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Optional
@@ -137,6 +139,11 @@ def needs(config: Config) -> list[tuple[int, str]]:
     """(lowest architecture, reason) of every number format in the configuration."""
     used = {graphs.dtype_of(config, graph) for graph in graphs.GRAPHS} | {config.quant.format}
     return [need for each, need in NEEDS.items() if each in used]
+
+
+def host() -> str:
+    """Operating system and processor: an engine belongs to both."""
+    return f"{sys.platform} {platform.machine()}"
 
 
 def number(target: str) -> int:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sdxl import engines
 from sdxl.backends import _trt_engine
 from sdxl.backends._trt_engine import Engine, Recorded, check
 from sdxl.engines import Flavor
@@ -23,6 +24,7 @@ def folder_of(tmp_path, size=100, **changes):
     """A folder as the store publishes it."""
     settings = {
         "graph": "unet", "flavor": "tensorrt", "tensorrt": "10.13.3", "rows": [2, 4, 8],
+        "host": engines.host(),
         "flags": [], "gpu": GPU, "hardware_compatibility": "none", **changes,
     }  # fmt: skip
     manifest = {"settings": settings, "files": {"model.engine": {"bytes": 100}}, "key": "k"}
@@ -41,6 +43,7 @@ def test_an_engine_of_this_library_and_gpu_is_taken(tmp_path):
     [
         ({"tensorrt": "10.2.0"}, "version"),
         ({"flavor": "rtx"}, "library"),
+        ({"host": "win32 AMD64"}, "host"),
         ({"size": 60}, "size in bytes"),
         ({"gpu": {"name": "NVIDIA A100", "capability": "sm80"}}, "GPU's name"),
         (

@@ -44,7 +44,7 @@ def check(folder: Path, version: str, flavor: Flavor, gpu: dict[str, str]) -> di
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         made, bytes_ = manifest["settings"], manifest["files"][engines.ENGINE]["bytes"]
-        facts = {name: made[name] for name in ("flavor", "tensorrt", "rows")}
+        facts = {name: made[name] for name in ("flavor", "tensorrt", "host", "rows")}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder} holds no engine of ours", f"{type(error).__name__}: {error}",
@@ -55,6 +55,7 @@ def check(folder: Path, version: str, flavor: Flavor, gpu: dict[str, str]) -> di
     wrong = [
         ("library", facts["flavor"], flavor.value),
         ("version", facts["tensorrt"], version),
+        ("host", facts["host"], engines.host()),
         ("size in bytes", there, bytes_),
     ]
     if flavor is Flavor.tensorrt and made.get("hardware_compatibility") != "ampere_plus":
@@ -190,10 +191,13 @@ class Engine:
         """Write what RTX has compiled for this GPU."""
         if self._cache is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")  # workers on equal GPUs share the file
-        temporary.write_bytes(memoryview(self._cache.serialize()))
-        temporary.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(memoryview(self._cache.serialize()))
+            temporary.replace(path)
+        except OSError as error:  # a measurement is worth more than its cache
+            print(f"TensorRT-RTX's compiled kernels are not kept: {error}", flush=True)
 
     def load_cache(self, path: Path) -> None:
         """Prepare RTX's cache of compiled kernels; TensorRT drops one that does not fit."""

@@ -90,8 +90,7 @@ def problems_of(config: schema.Config) -> list[Problem]:
                 "one place", "model.device=auto",
             )
         )  # fmt: skip
-    on_cpu = on_cpu or backend.provider is Provider.cpu
-    if on_cpu and (problem := _bf16(config)):
+    if (on_cpu or backend.provider is Provider.cpu) and (problem := _bf16(config)):
         problems.append(problem)
     if config.model.device is schema.Device.mps:
         problems.append(

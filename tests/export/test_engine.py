@@ -133,7 +133,9 @@ def test_graph_version_and_targets_are_in_the_key(asked, tmp_path, monkeypatch):
     keys.add(key(tmp_path / "e"))
     monkeypatch.setattr(engines, "USUAL_TARGETS", ("sm86",))
     keys.add(key(tmp_path / "f"))
-    assert len(keys) == 5
+    monkeypatch.setattr(engines.platform, "machine", lambda: "another processor")
+    keys.add(key(tmp_path / "g"))
+    assert len(keys) == 6
 
 
 def test_an_engine_of_another_version_is_built_anew_beside_it(usual, tmp_path, monkeypatch):

@@ -17,7 +17,8 @@ from sdxl.model import open_source
 from sdxl.quality.twin import compare
 from sdxl.sampler import Sampler
 
-CLEARLY = 6
+CLEARLY = 5
+"""dB: under a third of the squared error. Seen: 44.5 at level 1, 7.3 at level 3."""
 
 
 @pytest.fixture
@@ -74,26 +75,15 @@ def test_int8_through_loadgen_draws_what_the_simulation_draws(exported, cli):
     for place, level in enumerate(levels):
         simulated, real = records[place], records[place + len(levels)]
         assert simulated["performance"]["generator"]["simulated"]
-        assert real["performance"]["generator"]["kernels"]["unet"]["integer"]
+        assert not real["performance"]["generator"]["simulated"]
+        kernels = real["performance"]["generator"]["kernels"]["unet"]
+        assert sum(kernels["integer"].values()) > (level == "3") * sum(kernels["float"].values())
         folders = [done.dir / str(number) for number in (place, place + len(levels))]
         drawn = [[picture(f / "images" / f"{n:06d}.png") for n in range(4)] for f in folders]
         noise = simulated["quality"]["twin"]["psnr_db"]
         found = compare(*drawn)["psnr_db"]
         print(f"level {level}: simulated to fp32 {noise:.1f} dB, to ONNX Runtime {found:.1f} dB")
         assert found > noise + CLEARLY, level
-
-
-def test_int8_runs_on_integers_as_near_to_the_simulation_as_rounding_allows(draw):
-    recipe = ("quant=int8", "quant_level=3", "calib_size=1", "quant.report_prompts=0")
-    plain, _ = draw("backend=torch")
-    simulated, said = draw("backend=torch", *recipe)
-    real, facts = draw("backend=ort", *recipe)
-    assert said["simulated"] and not facts["simulated"]
-    kernels = facts["kernels"]["unet"]
-    assert sum(kernels["integer"].values()) > sum(kernels["float"].values()) > 0
-    noise = compare(list(plain), list(simulated))["psnr_db"]
-    assert compare(list(real), list(simulated))["psnr_db"] > noise - 3
-    assert compare(list(real), list(plain))["psnr_db"] > noise - 3
 
 
 @pytest.mark.parametrize("words", [

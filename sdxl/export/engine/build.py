@@ -69,7 +69,7 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
         "graph": graph,
         "flavor": flavor.value,
         "tensorrt": library.version(flavor),
-        "platform": sys.platform,
+        "host": engines.host(),
         "rows": list(engines.rows(config, graph)),
         "builder_optimization_level": wanted.builder_optimization_level,
         "workspace_gib": wanted.workspace_gib,
@@ -116,7 +116,7 @@ def build(
         if serialized is None:
             raise SdxlError(
                 f"TensorRT built no engine of {graph}",
-                _last(log.errors),
+                _said(log.errors),
                 "a graph, shapes and limits that it can build",
                 f"backend.workspace_gib=null   # if it says so; all it said: {file.name}",
             )
@@ -151,7 +151,7 @@ def _parse(trt: Any, network: Any, log: Any, model: Path) -> None:
     said = [f"{each.node_operator()} {each.node_name()}: {each.desc()}" for each in errors]
     raise SdxlError(
         "TensorRT does not take the graph",
-        _last(said or log.errors),
+        _said(said or log.errors),
         "operators and types that its parser knows",
         f"look at {model}",
     )
@@ -201,7 +201,7 @@ def _layers(trt: Any, log: Any, serialized: Any) -> tuple[list[layers.Layer], st
         return layers.from_log(log.listing), "build log"
     engine = trt.Runtime(log).deserialize_cuda_engine(serialized)
     if engine is None:
-        return [], f"unknown: {_last(log.errors)}"
+        return [], f"unknown: {_said(log.errors)}"
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     return layers.from_inspector(text), "inspector"
@@ -218,7 +218,7 @@ def _memory(log: Path) -> dict[str, int]:
     return found
 
 
-def _last(messages: list[str]) -> str:
+def _said(messages: list[str]) -> str:
     return "; ".join(messages[:SHOWN_ERRORS]) or "no reason given"
 
 
