@@ -40,7 +40,7 @@ class Exported:
 def exported_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     (folder / "unet.json").write_text(json.dumps(SMALL))
-    words = [f"model.unet_config={folder}/unet.json", "model.height=64", "model.width=64",
+    words = ["model=tiny_random", f"model.unet_config={folder}/unet.json", "model.height=64", "model.width=64",
              "model.steps=2", "rules=open"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, str(ROOT / "export.py"), "export.parity=true", "tracking=off", *words,

@@ -41,9 +41,16 @@ class Bench:
     def config(self, *words: str) -> Config:
         """A checked configuration of the small model for ONNX Runtime."""
         GlobalHydra.instance().clear()
-        base = ["rules=open", "model.steps=2", "model.height=64", "model.width=64",
-                "backend=ort", "export.opset=21",
-                f"model.unet_config={self.unet_config}"]  # fmt: skip
+        base = [
+            "model=tiny_random",
+            "rules=open",
+            "model.steps=2",
+            "model.height=64",
+            "model.width=64",
+            "backend=ort",
+            "export.opset=21",
+            f"model.unet_config={self.unet_config}",
+        ]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             return load(compose("run", overrides=[*base, *words]))
 
