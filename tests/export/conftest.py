@@ -40,8 +40,8 @@ class Exported:
 def exported_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     (folder / "unet.json").write_text(json.dumps(SMALL))
-    words = ["model=tiny_random", f"model.unet_config={folder}/unet.json", "model.height=64", "model.width=64",
-             "model.steps=2", "rules=open"]  # fmt: skip
+    words = ["model=tiny_random", f"model.unet_config={folder}/unet.json", "model.height=64",
+             "model.width=64", "model.steps=2", "rules=open"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, str(ROOT / "export.py"), "export.parity=true", "tracking=off", *words,
          f"hydra.run.dir={folder}/run"],
