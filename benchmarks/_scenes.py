@@ -26,8 +26,8 @@ from sdxl.weights import BUNDLED
 
 SETTINGS = {
     "unquantized": ["quant=none"],
-    "int8_level1": ["quant=int8", "quant_level=1"],
-    "int8_level3": ["quant=int8", "quant_level=3"],
+    "int8_level1": ["quant=int8", "quant_level=1", "quant.calib_dataset=scenes"],
+    "int8_level3": ["quant=int8", "quant_level=3", "quant.calib_dataset=scenes"],
     "int4_weights": ["quant=int4_weight_only"],
     "random": ["quant=none"],
 }

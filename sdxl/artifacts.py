@@ -16,7 +16,7 @@ from typing import Any
 
 from sdxl import config as configuration
 from sdxl import generators, graphs, isolate, store, worker
-from sdxl.schema import Config, Format, TinyModel
+from sdxl.schema import Config, Format, ScenesModel, TinyModel
 from sdxl.store import Artifact
 
 Child = Callable[..., Any]
@@ -75,7 +75,7 @@ def build(config: Config, child: Child) -> Chain:
 
 def _graphs(chain: Chain, config: Config, child: Child) -> None:
     """The four graphs; large ones each in a child, so that only one network is in memory."""
-    small = isinstance(config.model, TinyModel)
+    small = isinstance(config.model, TinyModel | ScenesModel)
     batches = [graphs.GRAPHS] if small else [(graph,) for graph in graphs.GRAPHS]
     for batch in batches:
         _take(chain, child(export_graphs, batch))

@@ -43,6 +43,7 @@ def register() -> None:
     store.store(group="schema", name="train_config", node=schema_train.TrainConfig)
     store.store(group="schema/train", name="stage", node=schema_train.Training)
     store.store(group="schema/train", name="tuning", node=schema_train.Tuning)
+    store.store(group="schema/train", name="finetune", node=schema_train.Finetune)
     for group, nodes in GROUPS.items():
         for name, node in nodes.items():
             store.store(group=f"schema/{group}", name=name, node=node)
@@ -107,6 +108,8 @@ def _settle_quant(config: Config) -> list[Problem]:
     """Merge the top-level keys into the recipe; `quant=auto` is INT8 only if one was given."""
     given = {key: getattr(config, key) for key in QUANT_KEYS if getattr(config, key) is not None}
     quant = config.quant
+    if isinstance(config.model, schema.ScenesModel) and quant.calib_dataset == "builtin":
+        quant.calib_dataset = "scenes"  # the captions that come with this model
     if quant.name == "auto" and not given:
         quant.format = schema.Format.none
     if quant.format is schema.Format.none and given:

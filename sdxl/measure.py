@@ -237,6 +237,8 @@ def _incomparable(config: Config, prompt_count: int) -> list[str]:
         reasons.append(f"model={model.name} {kind}")
     elif model.path != schema.SDXL_BASE:
         reasons.append(f"weights from {model.path}: are they SDXL base 1.0's?")
+    if model.unet:
+        reasons.append(f"another UNet: {model.unet}")
     if config.rules is Rules.open:
         reasons.append("rules=open")
     if model.latents or config.seed:

@@ -36,6 +36,15 @@ class Source(Protocol):
 
 def open_source(model: schema.Model, seed: int) -> Source:
     """The source that `model` asks for; reads no weights yet."""
+    source = _own_source(model, seed)
+    if model.unet:
+        from sdxl.weights import OtherUnet
+
+        return OtherUnet(source, model.unet)
+    return source
+
+
+def _own_source(model: schema.Model, seed: int) -> Source:
     from sdxl.tiny import RandomSource
 
     if isinstance(model, schema.SdxlModel):
@@ -59,7 +68,7 @@ def shapes_source(model: schema.Model, seed: int) -> Source:
     """
     from sdxl.tiny import RandomSource
 
-    if not isinstance(model, schema.SdxlModel):
+    if not isinstance(model, schema.SdxlModel) or model.unet:
         return open_source(model, seed)
     from sdxl.weights import WeightSource
 

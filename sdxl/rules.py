@@ -95,6 +95,12 @@ def _model(c: Config) -> Iterator[Problem]:
         yield Problem(
             "the meta device holds no numbers", "model.device=meta", "plan=true", "plan=true"
         )
+    if c.model.unet and getattr(c.model, "lora", None):
+        yield Problem(
+            "`model.lora` would be ignored by the UNet that `model.unet` brings",
+            "model.lora with model.unet",
+            "one of both",
+        )
     if c.model.latents and c.model.noise is Noise.per_prompt:
         yield Problem(
             "`model.latents` would be ignored: noise is drawn for each prompt",

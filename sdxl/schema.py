@@ -48,6 +48,7 @@ class Model:
     negative_prompt: str = MISSING
     noise: Noise = Noise.shared
     latents: Optional[str] = None  # .npy (1, 4, height/8, width/8) float32; null: drawn from `seed`
+    unet: Optional[str] = None  # a folder with another UNet's weights (diffusers), in its place
     diffusers_src: Optional[str] = None  # a diffusers checkout to use in place of the installed one
 
 
@@ -108,7 +109,7 @@ class Quant:
     linear_ranges: bool = False  # `percentile`, `calls`, `steps` rule Linear inputs too
     block_size: int = 128  # weights per scale, INT4 only
     calib_size: int = 32  # calibration prompts
-    calib_dataset: str = "builtin"  # builtin, coco_calibration, or a TSV of captions
+    calib_dataset: str = "builtin"  # builtin (of a scenes model: scenes), coco_calibration, a TSV
     statistics: Optional[str] = None  # a statistics file in place of a calibration
     tuned: Optional[str] = None  # the `model` folder of a `train=qat` that began with this recipe
     report_prompts: int = 1  # calibration prompts of the per-layer error report; 0: no report

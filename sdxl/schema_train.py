@@ -44,6 +44,13 @@ class Tuning(Training):
 
 
 @dataclass
+class Finetune(Tuning):
+    """All weights of an unquantized UNet."""
+
+    gradient_checkpointing: bool = False  # less memory, a third more time
+
+
+@dataclass
 class TrainConfig(Config):
     """What `train.py` takes: a stage beside the groups of the other commands."""
 

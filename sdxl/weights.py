@@ -149,6 +149,46 @@ def bundled(model: schema.ScenesModel) -> WeightSource:
     return WeightSource(schema.SdxlModel(**settings, path=str(BUNDLED)))
 
 
+class OtherUnet:
+    """A source whose UNet comes from a folder of its own, as `train=finetune` leaves it."""
+
+    def __init__(self, source: Any, folder: str) -> None:
+        self.source, self.folder = source, store.resolve(folder)
+        if not (self.folder / "config.json").is_file():
+            raise UserError(
+                "`model.unet` holds no UNet", str(self.folder), "config.json and *.safetensors"
+            )
+        self.tokenizers, self.scheduler = source.tokenizers, source.scheduler
+
+    def component(self, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """One network in evaluation mode."""
+        from diffusers import UNet2DConditionModel
+
+        if name != "unet":
+            part: nn.Module = self.source.component(name, dtype, device)
+            return part
+        if device.type == "meta":
+            with torch.device("meta"):
+                shapes = UNet2DConditionModel.from_config(
+                    UNet2DConditionModel.load_config(self.folder)
+                )
+            return nn.Module.to(shapes, dtype).eval().requires_grad_(False)
+        for file in sorted(self.folder.glob("*.safetensors")):
+            check_safetensors(file)
+        loaded: Any
+        loaded, info = UNet2DConditionModel.from_pretrained(
+            self.folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+        if missing := sorted(info.get("missing_keys") or []):
+            raise UserError(f"{self.folder} lacks {len(missing)} weights", ", ".join(missing[:5]))
+        module: nn.Module = loaded.to(device).eval().requires_grad_(False)
+        return module
+
+    def identity(self) -> dict[str, Any]:
+        """The source's own, with the other UNet."""
+        return {**self.source.identity(), "other_unet": store.fingerprint(self.folder)}
+
+
 def check_safetensors(file: Path) -> None:
     """Raise `UserError` if the file is shorter than its own header says."""
     size = file.stat().st_size

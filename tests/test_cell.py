@@ -156,8 +156,16 @@ def test_server_pauses_between_rare_queries_are_no_stall(cli):
 
 @pytest.mark.slow
 def test_tiny_runs_on_torch(cli):
-    done = cli("rules=open", "model.steps=2", "limit=5", "backend.batch_size=2",
-               "scenario.min_duration_ms=0", "model.height=64", "model.width=64")  # fmt: skip
+    done = cli(
+        "model=tiny_random",
+        "rules=open",
+        "model.steps=2",
+        "limit=5",
+        "backend.batch_size=2",
+        "scenario.min_duration_ms=0",
+        "model.height=64",
+        "model.width=64",
+    )
     assert done.code == 0, done.err
     record = done.record
     facts = record["performance"]["generator"]

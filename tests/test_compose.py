@@ -98,6 +98,6 @@ def test_values_live_in_yaml_for_every_missing_field(composed):
     from omegaconf import OmegaConf
 
     for scenario in ("Offline", "Server", "SingleStream", "MultiStream"):
-        for model in ("tiny", "sdxl", "sdxl_random"):
+        for model in ("tiny", "tiny_random", "scenes", "sdxl", "sdxl_random"):
             cfg = composed(f"scenario={scenario}", f"model={model}")
             assert OmegaConf.missing_keys(cfg) <= {"model.path"}

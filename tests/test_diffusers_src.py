@@ -6,8 +6,15 @@ from pathlib import Path
 import diffusers
 import pytest
 
-SMALL = ("rules=open", "model.steps=1", "model.height=64", "model.width=64", "limit=2",
-         "scenario.min_duration_ms=0")  # fmt: skip
+SMALL = (
+    "model=tiny_random",
+    "rules=open",
+    "model.steps=1",
+    "model.height=64",
+    "model.width=64",
+    "limit=2",
+    "scenario.min_duration_ms=0",
+)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def test_only_known_devices_have_peaks():
 
 
 def test_facts(load):
-    config = load("model=tiny")
+    config = load("model=tiny_random")
     assert roofline.facts(config, "NVIDIA L4", 8, 10**9) == {}
     found = roofline.facts(config, "cpu", 8, 10**9)
     assert found["matrix_tflops"] > 0.001 and found["images_per_second"] > 0

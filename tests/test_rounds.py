@@ -19,7 +19,7 @@ EXPERIMENTS = {
     "mlperf_server": "Server",
     "mlperf_singlestream": "SingleStream",
 }
-FAKE = ("backend=fake", "model=tiny", "precision=fp32", "backend.latency_ms=0",
+FAKE = ("backend=fake", "model=tiny_random", "precision=fp32", "backend.latency_ms=0",
         "backend.sample_ms=0")  # fmt: skip
 
 

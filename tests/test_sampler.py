@@ -16,10 +16,10 @@ SMALL = ("rules=open", "model.steps=3", "model.height=64", "model.width=64")
 
 @pytest.fixture(scope="module")
 def sampler(load):
-    """Overrides -> a sampler on the tiny model and the built-in prompts."""
+    """Overrides -> a sampler on the random tiny model and the built-in prompts."""
 
     def make(*overrides, count=16):
-        config = load(*overrides)
+        config = load("model=tiny_random", *overrides)
         chosen = prompts.load(config.dataset, count, config.seed)
         stages = torch_backend.open(config, {})
         return Sampler(stages, open_source(config.model, config.seed), config, chosen)

@@ -28,6 +28,8 @@ from sdxl.store import Artifact
 from sdxl.types import Embeddings, TokenIds
 
 KIND = "statistics"
+SCENES = "scenes"
+"""`calib_dataset`: captions of training scenes."""
 FILE = "statistics.safetensors"
 SAVE_EVERY_S = 60.0
 """Longest stretch of calibration that a killed process loses."""
@@ -86,6 +88,11 @@ def calibration_prompts(quant: schema.Quant) -> list[Prompt]:
 
     Raises `UserError` if there are fewer.
     """
+    if quant.calib_dataset == SCENES:
+        from sdxl.scenes import captions
+
+        known = enumerate(captions.training(quant.calib_size))
+        return [Prompt(n, caption.text, n) for n, caption in known]
     dataset: schema.Dataset = schema.Dataset("builtin")
     if quant.calib_dataset != "builtin":
         name, path = quant.calib_dataset, quant.calib_dataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from sdxl.scenes.world import Scene, Solid, held_out_scene
+from sdxl.scenes.world import Scene, Solid, held_out_scene, training_scene
 
 _MATERIAL_WORDS = {"matte": ("matte", "dull", "rubber"), "metal": ("metal", "shiny", "metallic")}
 _SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
@@ -47,6 +47,13 @@ def describe(scene: Scene, random_: random.Random) -> Caption:
     relation = random_.choice(_RELATION_WORDS[scene.relation]) if scene.relation else ""
     text = random_.choice(templates).format(*nouns, r=relation)
     return Caption(text, asked, scene.relation)
+
+
+def training(count: int, seed: int = 0) -> list[Caption]:
+    """One caption for each training scene of a seed."""
+    return [
+        describe(training_scene(seed, n), random.Random(f"words/{seed}/{n}")) for n in range(count)
+    ]
 
 
 def held_out(count: int, seed: int = 0) -> list[Caption]:

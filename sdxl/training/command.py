@@ -14,7 +14,7 @@ from sdxl.errors import UserError
 from sdxl.schema_train import TrainConfig, Training
 
 STAGES = ("vae", "clip", "judge", "unet", "unet_large")
-TUNING = ("qat",)
+TUNING = ("qat", "finetune")
 """Stages that go on from a model: they have the whole configuration and a folder of their own."""
 SHOW_EVERY_S = 5.0
 """Seconds between two lines on the terminal, and between two points of a curve."""
@@ -41,6 +41,8 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
             "steps": settings.steps,
             "samples": settings.steps * settings.batch,
         }
+        if facts := getattr(module, "plan", None):
+            plan |= facts(config)
         line = f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}"
         print(line, file=sys.stderr)
         return {"status": "ok", "exit_code": 0, "record": None, "plan": plan}

@@ -27,6 +27,7 @@ class Examples(Protocol):
 
     count: int
     none: tuple[Tensor, Tensor]
+    identity: Any  # what must be the same when a training goes on, JSON-ready
 
     def rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """latents (B, 4, h, w), hidden (B, 77, D), pooled (B, P), time_ids (B, 6); float32."""
@@ -58,6 +59,7 @@ class Rendered:
             )
         self.count, self.size = settings.scenes, settings.size
         folder = _encoded(config, settings.scenes, settings.size)
+        self.identity = folder.name
         names = ("latents", "hidden", "pooled", "none_hidden", "none_pooled")
         self.data = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
         self.none = (self._floats("none_hidden"), self._floats("none_pooled"))

@@ -103,7 +103,10 @@ class Stage:
         scheduler.set_timesteps(config.model.steps)
         self.timesteps = scheduler.timesteps.long()
         self.alphas = scheduler.alphas_cumprod.float()
-        self.identity = {"checkpoint": self.made.manifest.key}
+        self.identity = {
+            "checkpoint": self.made.manifest.key,
+            "data": self.examples.identity,
+        }
         device = torch_device(config.model.device)
         self.start = self._distance(self.module.unet.to(device), device)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from sdxl import config, prompts, store
 from sdxl.errors import UserError
 from sdxl.scenes import captions, render, world
 from sdxl.scenes.captions import Caption
-from sdxl.scenes.world import Scene
 
 NEGATIVE = "normal quality, low quality, worst quality, low res, blurry, nsfw, nude"
 """The negative prompt of MLPerf; a share of the unconditional training rows is this text."""
@@ -26,15 +24,9 @@ _LOOK = 1
 """Raise when the renderer draws the same scenes differently: it makes new folders."""
 
 
-def scenes(seed: int, count: int) -> list[Scene]:
-    """The training scenes of a seed."""
-    return [world.training_scene(seed, number) for number in range(count)]
-
-
 def wordings(seed: int, count: int) -> list[Caption]:
     """One caption for each training scene."""
-    drawn = scenes(seed, count)
-    return [captions.describe(s, random.Random(f"words/{seed}/{n}")) for n, s in enumerate(drawn)]
+    return captions.training(count, seed)
 
 
 def pictures(seed: int, count: int, size: int, kind: str = "training") -> NDArray[np.uint8]:

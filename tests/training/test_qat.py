@@ -14,8 +14,18 @@ from sdxl.model import open_source
 from sdxl.quant import build
 from sdxl.training import fake_quant, loop, qat
 
-SMALL = ("model.height=64", "model.width=64", "train.scenes=72", "train.batch=8", "train.steps=6",
-         "train.warmup_steps=1", "model.steps=4", "rules=open", "tracking=off")  # fmt: skip
+SMALL = (
+    "model=tiny_random",
+    "model.height=64",
+    "model.width=64",
+    "train.scenes=72",
+    "train.batch=8",
+    "train.steps=6",
+    "train.warmup_steps=1",
+    "model.steps=4",
+    "rules=open",
+    "tracking=off",
+)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +142,7 @@ def test_it_comes_closer_to_the_twin_resumes_to_the_bit_and_runs_as_trained(conf
     with pytest.raises(UserError, match="no trained checkpoint"):
         build.prepare(config(words[0], f"quant.tuned={made.path}", name="run"))
     changed = build.prepare(config("quant=int4_weight_only", "quant.block_size=32"))
-    stage.identity = {"checkpoint": changed.manifest.key}
+    stage.identity = {**stage.identity, "checkpoint": changed.manifest.key}
     with pytest.raises(UserError, match="checkpoint"):
         loop.train(stage, given.train, 0, tmp_path / "parts", print, stage.identity)
 
@@ -155,7 +165,7 @@ def test_half_of_the_rows_are_under_the_negative_prompt(config):
 
 
 def test_mistakes_are_named(cli):
-    none = cli("train=qat", *SMALL[:2], script="train.py")
+    none = cli("train=qat", *SMALL[:3], script="train.py")
     assert none.code == 2 and "not quantized" in none.err
     ignored = cli("quant.tuned=folder")
     assert ignored.code == 2 and "quant.tuned" in ignored.err

@@ -1,0 +1,140 @@
+"""Fine-tuning on shards: written by the model's own networks, read anywhere, resumed exactly."""
+
+import dataclasses
+import json
+import random
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from sdxl.config import load as checked
+from sdxl.errors import UserError
+from sdxl.images import save
+from sdxl.model import open_source
+from sdxl.scenes import captions, render, world
+from sdxl.training import examples, finetune, loop, shards
+
+COUNT = 22
+SMALL = ("model=tiny_random", "model.height=64", "model.width=64", "tracking=off")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Twenty-two pictures of 80 x 64 with captions, and one without."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(COUNT):
+        scene = world.training_scene(0, number)
+        picture = np.pad(render.picture(scene), ((8, 8), (0, 0), (0, 0)), mode="edge")
+        save(picture, folder / f"{number:03d}.png")
+        text = captions.describe(scene, random.Random(number)).text
+        (folder / f"{number:03d}.txt").write_text(text + "\n")
+    save(picture, folder / "without.png")
+    return folder
+
+
+@pytest.fixture
+def config(composed):
+    def make(*words):
+        base = ("train=finetune", "train.steps=4", "train.batch=2", "train.warmup_steps=1")
+        return checked(composed(*base, *SMALL, *words, name="train"))
+
+    return make
+
+
+@pytest.fixture
+def written(config, pictures, tmp_path):
+    for name, embeddings in (("plain", False), ("whole", True)):
+        count = shards.write(config(), pictures, tmp_path / name, 8, embeddings)
+        assert count == COUNT
+    assert len(list((tmp_path / "plain").glob("*.tar"))) == 3
+    return tmp_path
+
+
+def test_shards_hold_what_the_models_networks_make(config, pictures, written):
+    given = config()
+    plain, whole = (shards.Shards(given, str(written / name)) for name in ("plain", "whole"))
+    rows = np.array([19, 3, 3])
+    latents, hidden, pooled, sizes = plain.rows(rows)
+    assert latents.shape == (3, 4, 8, 8) and torch.equal(latents[1], latents[2])
+    assert sizes[0].tolist() == [80, 64, 8, 0, 64, 64]
+    again = whole.rows(rows)
+    assert torch.equal(again[0], latents)
+    assert torch.allclose(again[1], hidden, atol=2e-3) and torch.allclose(
+        again[2], pooled, atol=2e-3
+    )
+
+    source = open_source(given.model, given.seed)
+    vae = source.component("vae", torch.float32, CPU)
+    picture = render.picture(world.training_scene(0, 19))[None]
+    with torch.inference_mode():
+        mean = vae.encode(shards.tensor(picture)).latent_dist.mean * vae.config.scaling_factor
+    assert torch.allclose(latents[0], mean[0], atol=1e-5)
+    text = (pictures / "019.txt").read_text().strip()
+    ids = examples.tokenizer_of(source)([text])
+    made = shards.networks.encode(*examples.text_encoders(source), ids, torch.float32)
+    assert torch.allclose(hidden[0], made.hidden[0], atol=1e-5)
+
+
+def test_a_training_on_shards_resumes_to_the_bit_and_its_unet_is_used(config, written, tmp_path):
+    given = config(f"train.shards={written / 'plain'}")
+
+    def train(folder, **changes):
+        changed = dataclasses.replace(given, train=dataclasses.replace(given.train, **changes))
+        stage = finetune.Stage(changed)
+        seen = []
+        loop.train(stage, changed.train, 0, folder,
+                   lambda kind, _, f, __: kind == "step" and seen.append(f["loss"]),
+                   stage.identity)  # fmt: skip
+        return seen
+
+    whole = train(tmp_path / "one")
+    assert train(tmp_path / "two", max_s=0.0) + train(tmp_path / "two") == whole
+    assert len(whole) == 4
+    with pytest.raises(UserError, match="data"):
+        (written / "plain" / "000001.tar").rename(written / "plain" / "000009.tar")
+        train(tmp_path / "two")
+
+    made = tmp_path / "one" / "model"
+    tuned = config(f"model.unet={made}")
+    source = open_source(tuned.model, 0)
+    unet = source.component("unet", torch.float32, CPU)
+    start = open_source(given.model, 0).component("unet", torch.float32, CPU)
+    moved = [
+        not torch.equal(a, b) for a, b in zip(unet.parameters(), start.parameters(), strict=True)
+    ]
+    assert np.mean(moved) > 0.9
+    assert source.identity() != open_source(given.model, 0).identity()
+    meta = source.component("unet", torch.float16, torch.device("meta"))
+    assert sum(p.numel() for p in meta.parameters()) == sum(p.numel() for p in unet.parameters())
+    with pytest.raises(UserError, match="holds no UNet"):
+        open_source(config(f"model.unet={tmp_path}").model, 0)
+
+
+def test_spoilt_shards_are_named(config, written, tmp_path):
+    with pytest.raises(UserError, match="another size"):
+        given = config(f"train.shards={written / 'plain'}", "model.height=128", "train.size=64")
+        shards.Shards(given, given.train.shards).rows(np.array([0]))
+    with pytest.raises(UserError, match="no shards"):
+        shards.Shards(config(), str(tmp_path))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "0.tar").write_bytes(b"no tar at all" * 100)
+    with pytest.raises(UserError, match="cannot be read"):
+        shards.Shards(config(), str(broken))
+    with tarfile.open(broken / "0.tar", "w:") as tar:
+        shards._add(tar, "a.json", json.dumps({"caption": "x"}).encode())
+    with pytest.raises(UserError, match="has no latents"):
+        shards.Shards(config(), str(broken))
+
+
+def test_the_plan_of_real_sdxl_needs_no_weights(cli):
+    done = cli("train=finetune", "model=sdxl_random", "model.device=meta", "plan=true",
+               script="train.py")  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.json["plan"]["parameters"] == 2_567_463_684
+    assert done.json["plan"]["state_gib"] == pytest.approx(47.82, abs=0.01)
+    wrong = cli("train=finetune", "quant=int8", *SMALL, script="train.py")
+    assert wrong.code == 2 and "train=qat" in wrong.err
