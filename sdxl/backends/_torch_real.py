@@ -6,6 +6,7 @@ shape share the outcome. What no kernel computes is simulated, counted and repor
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class Choice:
                 n: self.home.best_ms(c(layer, example), example) for n, c in candidates.items()
             }
         times = self.shapes[key]
-        fastest = min(times, key=times.__getitem__)
+        fastest = min(candidates, key=lambda name: times.get(name, math.inf))
         for name in layer.name.split("+"):  # a joined layer has the names of its parts
             self.layers[name] = fastest
         return candidates[fastest](layer, example)
