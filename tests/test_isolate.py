@@ -204,3 +204,25 @@ def test_the_child_follows_its_parent(tmp_path, number):
     for process in alive:
         process.kill()
     assert not alive
+
+
+@pytest.mark.slow
+def test_children_run_the_code_of_their_parent(tmp_path):
+    """Another package of the name is installed, as from another checkout."""
+    (tmp_path / "installed/sdxl").mkdir(parents=True)
+    (tmp_path / "installed/sdxl/__init__.py").touch()
+    parent = tmp_path / "parent.py"
+    parent.write_text(f"""
+import sys
+sys.path[:0] = [{str(ROOT)!r}]
+from pathlib import Path
+from sdxl import isolate
+if __name__ == "__main__":
+    print(isolate.run(repr, log=Path("log"), limit_s=200, on_report=print))
+""")
+    done = subprocess.run(
+        [sys.executable, str(parent)], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "sdxl.isolate.Link" in done.stdout
