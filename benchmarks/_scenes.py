@@ -36,12 +36,15 @@ _LINKS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "schedul
           "model_index.json")  # fmt: skip
 
 
-def configure(words: Sequence[str], seed: int = 0, model: Path = BUNDLED) -> Config:
-    """A setting on the model in a diffusers folder of 64 pixels, noise of its own per prompt."""
+def configure(
+    words: Sequence[str], seed: int = 0, model: Path = BUNDLED, noise: str = "per_prompt"
+) -> Config:
+    """A setting on the bundled model, or on that of a diffusers folder of 64 pixels."""
     register()
+    other = ["model=sdxl", f"model.path={model}", "model.height=64", "model.width=64"]
     base = [
-        "model=sdxl", f"model.path={model}", "model.height=64", "model.width=64", "dataset=scenes",
-        "quality=fast", "rules=open", "tracking=off", "model.noise=per_prompt", f"seed={seed}",
+        *(["model=scenes"] if model == BUNDLED else other), "dataset=scenes", "quality=fast",
+        "rules=open", "tracking=off", f"model.noise={noise}", f"seed={seed}",
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return load(compose("run", overrides=[*base, *words]))
@@ -75,8 +78,9 @@ def draw(config: Config, asked: Sequence[Prompt], checkpoint: Path | None, batch
     return np.concatenate(made)
 
 
-def checkpoint_of(config: Config) -> Path | None:
-    """The quantized UNet; its calibration is that of seed 0, whatever the pictures' seed."""
+def checkpoint_of(words: Sequence[str], model: Path) -> Path | None:
+    """The quantized UNet as `quantize.py` makes it, whatever the pictures' seed and noise."""
+    config = configure(words, 0, model, "shared")
     return None if config.quant.format is Format.none else quant.prepare(config).path
 
 
@@ -115,11 +119,10 @@ def measure(
         runs = {"unquantized": (SETTINGS["unquantized"], None)}
         for name in names:
             if name != "real":
-                start = configure(SETTINGS[name], 0, random if name == "random" else model)
-                runs[name] = (SETTINGS[name], checkpoint_of(start))
+                runs[name] = (SETTINGS[name], checkpoint_of(SETTINGS[name], model))
         for name, folder in (tuned or {}).items():
             words = [*SETTINGS[name], f"quant.tuned={folder}"]
-            runs[f"{name}+qat"] = (words, checkpoint_of(configure(words, 0, model)))
+            runs[f"{name}+qat"] = (words, checkpoint_of(words, model))
         for seed in seeds:
             base = None
             plain = configure(SETTINGS["unquantized"], seed, model)

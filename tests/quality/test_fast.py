@@ -122,7 +122,8 @@ def test_the_perceptual_distance_is_zero_for_equal_pictures_and_grows(real, conf
         fast.against_twin(config, list(real[:16]), list(each))["perceptual_scenes"]
         for each in (*noisy, np.roll(real[:16], 1, axis=0))
     ]
-    assert near[0] == 0 and near == sorted(near)
+    assert near[0] == pytest.approx(0, abs=1e-9)  # a convolution may sum in another order
+    assert near == sorted(near)
     assert near[2] > 3 * near[1] > 0
 
 
