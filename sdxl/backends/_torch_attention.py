@@ -99,9 +99,9 @@ class Choice:
 
     def _ms(self, known: Key, kernel: SDPBackend) -> float:
         query, key, dtype = known
-        given = [torch.randn(size, dtype=dtype, device=self.device) for size in (query, key, key)]
+        q, k, v = (torch.randn(s, dtype=dtype, device=self.device) for s in (query, key, key))
         with torch.inference_mode(), attention.sdpa_kernel(kernel), _no_warnings():
-            return best_ms(lambda: functional.scaled_dot_product_attention(*given), self.device)
+            return best_ms(lambda: functional.scaled_dot_product_attention(q, k, v), self.device)
 
     def _name(self, kernel: SDPBackend) -> str:
         found = next(name.value for name, each in KERNELS.items() if each is kernel)

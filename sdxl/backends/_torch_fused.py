@@ -48,6 +48,8 @@ class Part(nn.Module):
 class Block(nn.Module):
     """diffusers' transformer block: self-attention, cross-attention, feed-forward with GEGLU."""
 
+    ff: Any
+
     def __init__(self, plain: Any, home: Any) -> None:
         super().__init__()
         for name, part in plain.named_children():
@@ -86,7 +88,8 @@ class Block(nn.Module):
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:
         flat = hidden.reshape(-1, hidden.shape[-1])
-        first, last = self.ff.net[0].proj, self.ff.net[2]
+        net: Any = self.ff.net
+        first, last = net[0].proj, net[2]
         if not takes_codes(last):
             (wide,) = self._of_norm(self.norm3, flat, [first])
             return _plus(last, self.geglu(wide), flat).view_as(hidden)
@@ -118,6 +121,8 @@ class Block(nn.Module):
 
 class Resnet(nn.Module):
     """diffusers' residual block where both convolutions take codes, which only a GPU's do."""
+
+    time_emb_proj: Any
 
     def __init__(self, plain: Any, home: Any) -> None:
         super().__init__()
@@ -192,10 +197,10 @@ def _join(attn: Any, names: str, choice: Any) -> bool:
 
 def _same_input(one: Layer, other: Layer) -> bool:
     same = torch.equal(one.input.amax, other.input.amax) and one.format is other.format
-    factors = one.input.factors, other.input.factors
-    if factors[0] is None or factors[1] is None:
-        return same and factors[0] is factors[1]
-    return same and torch.equal(*factors)
+    ours, theirs = one.input.factors, other.input.factors
+    if ours is None or theirs is None:
+        return same and ours is theirs
+    return same and torch.equal(ours, theirs)
 
 
 def _why_no_block(block: Any) -> str:
