@@ -89,6 +89,7 @@ def load(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:  # an interpolation `${x}` that leads nowhere
         name = getattr(error, "full_key", None) or "the configuration"
         raise ConfigError([Problem(f"`{name}`: {str(error).splitlines()[0]}")]) from error
+    _settle_captions(config)
     problems = _settle_quant(config)
     problems += problems_of(config)
     backend = backend_modules()[config.backend.name]
@@ -104,12 +105,20 @@ def load(cfg: DictConfig) -> Config:
     return config
 
 
+def _settle_captions(config: Config) -> None:
+    """The built-in prompts of a model of scenes are captions of scenes."""
+    if not isinstance(config.model, schema.ScenesModel):
+        return
+    if config.dataset.name == "builtin":
+        config.dataset = schema.ScenesDataset("scenes", config.dataset.shuffle)
+    if config.quant.calib_dataset == "builtin":
+        config.quant.calib_dataset = "scenes"
+
+
 def _settle_quant(config: Config) -> list[Problem]:
     """Merge the top-level keys into the recipe; `quant=auto` is INT8 only if one was given."""
     given = {key: getattr(config, key) for key in QUANT_KEYS if getattr(config, key) is not None}
     quant = config.quant
-    if isinstance(config.model, schema.ScenesModel) and quant.calib_dataset == "builtin":
-        quant.calib_dataset = "scenes"  # the captions that come with this model
     if quant.name == "auto" and not given:
         quant.format = schema.Format.none
     if quant.format is schema.Format.none and given:

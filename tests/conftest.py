@@ -63,7 +63,7 @@ def composed():
 
     def make(*overrides, name="run"):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose(name, overrides=list(overrides), return_hydra_config=False)
+            return compose(name, overrides=quick(overrides), return_hydra_config=False)
 
     return make
 
@@ -118,7 +118,18 @@ def words_of(words, out_dir):
     if any(word.startswith("-") and word not in ("-m", "--multirun") for word in words):
         return list(words)  # --help and the like
     quiet = [] if any(word.startswith("tracking") for word in words) else ["tracking=off"]
-    return [*words, *quiet, f"hydra.run.dir={out_dir}", f"hydra.sweep.dir={out_dir}"]
+    return [*quick(words), *quiet, f"hydra.run.dir={out_dir}", f"hydra.sweep.dir={out_dir}"]
+
+
+QUICK = ("model=tiny_random", "quality=none")
+
+
+def quick(words):
+    """The words with random weights and without scores, where they do not ask for others."""
+    asked = {word.lstrip("+").split("=")[0] for word in words}
+    if "experiment" in asked:  # it may choose a model
+        return list(words)
+    return [*(each for each in QUICK if each.split("=")[0] not in asked), *words]
 
 
 @pytest.fixture
