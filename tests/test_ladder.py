@@ -68,7 +68,7 @@ def test_the_table(load, tmp_path, capsys):
         skipped,
         outcome(tmp_path, load, "conv_8bit", 5.0, 0.25, {"no kernel": 3}),
     ])  # fmt: skip
-    assert rows[0] == ("plain", "Offline", "8", "2.000", "500.0", "2.00", "25.0%", "-", "2.00",
+    assert rows[0] == ("plain", "Offline", "8", "2.000", "500.0", "2", "25.0%", "-", "2.00",
                        "1.000", "")  # fmt: skip
     assert rows[1] == ("graphs", *[""] * 9, "skipped: no CUDA")
     assert rows[2][-4:] == ("25.0%", "2.00", "2.500", "3 x no kernel")

@@ -1,5 +1,7 @@
 """The torch backend's own denoise loop: the sampler's numbers, and no word from the host."""
 
+import os
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -157,3 +159,22 @@ def test_what_needs_cuda_says_so(load, word):
     assert [p.what for p in backend.missing(config)] == [f"`{word}` needs CUDA"]
     with pytest.raises(ConfigError, match="needs CUDA"):
         backend.open(config, {})
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"), [(None, False), ("/tmp/torchinductor_me", False), ("/mine", True)]
+)
+def test_what_is_compiled_lies_in_the_store_unless_the_user_says_otherwise(
+    monkeypatch, tmp_path, before, kept
+):
+    from sdxl.backends._torch_compile import FOLDERS, use_store
+
+    monkeypatch.setattr("sdxl.backends._torch_compile.TEMPORARY", "/tmp/torchinductor_*")
+    for name in FOLDERS:
+        monkeypatch.setenv(name, before or "")
+        if before is None:
+            monkeypatch.delenv(name)
+    found = use_store()
+    for name, folder in FOLDERS.items():
+        place = tmp_path / "store" / "compiled" / folder
+        assert str(found[name]) == (before if kept else str(place)) == os.environ[name]

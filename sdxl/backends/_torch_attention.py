@@ -63,7 +63,7 @@ class Choice:
 
     def describe(self) -> dict[str, Any]:
         """For the record: setting, kernel of each shape with milliseconds, fallbacks by reason."""
-        shapes = []
+        shapes: list[dict[str, Any]] = []
         for known, kernel in self._kernels.items():
             query, key, dtype = known
             shapes.append({

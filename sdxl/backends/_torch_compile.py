@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ from sdxl import store
 FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 """Environment variable -> folder in `<store>/compiled`; one that is set already is kept."""
 
+TEMPORARY = str(Path(tempfile.gettempdir()) / "torchinductor_*")
+"""Inductor's own choice, which nobody has asked for."""
+
 
 def use_store() -> dict[str, Path]:
     """Let Inductor and Triton keep what they compile in the store; the folders by variable."""
     for name, folder in FOLDERS.items():
-        os.environ.setdefault(name, str(store.root() / "compiled" / folder))
+        # Merely imported, Inductor sets its variable to a folder for temporary files.
+        if Path(os.environ.get(name, TEMPORARY)).match(TEMPORARY):
+            os.environ[name] = str(store.root() / "compiled" / folder)
     return {name: Path(os.environ[name]) for name in FOLDERS}
 
 
