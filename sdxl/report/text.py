@@ -36,7 +36,9 @@ def show(found: Cells, limits: Limits) -> None:
         console.print(table)
         over, spreads = seeds.table(cells)
         if spreads:
-            table = RichTable(*map(Text, over), title=Text(seeds.NOTE), title_justify="left")
+            table = RichTable(title=Text(seeds.NOTE), title_justify="left")
+            for name in over:
+                table.add_column(name)
             for row in spreads:
                 table.add_row(*map(Text, row))
             console.print(table)
@@ -57,8 +59,8 @@ def markdown(found: Cells, limits: Limits) -> str:
         parts.append("\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)]))
         over, spreads = seeds.table(cells)
         if spreads:
-            lines = [_line(over), _line(["---"] * len(over)), *map(_line, spreads)]
-            parts += [escape(seeds.NOTE), "\n".join(lines)]
+            table = [_line(over), _line(["---"] * len(over)), *map(_line, spreads)]
+            parts += [escape(seeds.NOTE), "\n".join(table)]
         parts.append("\n".join(f"- {escape(note)}" for note in said.notes))
         parts.append(f"Measured on {escape(', '.join(sorted({machine(c) for c in cells})))}.")
     if missing := unfinished(found):

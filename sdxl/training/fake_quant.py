@@ -45,6 +45,8 @@ class RoundedLayer(nn.Module):
 
     weight: nn.Parameter
     weight_amax: Tensor
+    input_amax: Tensor | None
+    pre_quant_scale: Tensor | None
 
     def __init__(self, plain: nn.Conv2d | nn.Linear, entry: StoredLayer, stored: Checkpoint):
         super().__init__()

@@ -161,7 +161,10 @@ def write(
         raise UserError("there are no pictures with captions", str(images), "name.png and name.txt")
     source, device = open_source(config.model, config.seed), torch_device(config.model.device)
     vae: Any = source.component("vae", torch.float32, device)
-    encoders = [e.to(device) for e in examples.text_encoders(source)] if embeddings else []
+    encoders: tuple[Any, Any] | None = None
+    if embeddings:
+        first, second = examples.text_encoders(source)
+        encoders = first.to(device), second.to(device)
     tokenize = examples.tokenizer_of(source)
     height, width = config.model.height, config.model.width
     out.mkdir(parents=True, exist_ok=True)
@@ -173,7 +176,7 @@ def write(
                 pixels, facts = cut(read(file), height, width)
                 encoded = vae.encode(tensor(pixels[None]).to(device)).latent_dist.mean
                 parts: dict[str, Any] = {LATENTS: _scaled(encoded, vae.config)[0].cpu().numpy()}
-                if embeddings:
+                if encoders:
                     made = networks.encode(*encoders, tokenize([caption]), torch.float32)
                     parts[HIDDEN] = made.hidden[0].cpu().numpy().astype(np.float16)
                     parts[POOLED] = made.pooled[0].cpu().numpy().astype(np.float16)

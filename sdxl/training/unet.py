@@ -182,7 +182,7 @@ def write_latents(folder: Path, vae: Any, pictures: np.ndarray) -> None:
 
 
 def write_embeddings(
-    folder: Path, encoders: Sequence[Any], tokenize: Tokenize, texts: Sequence[str],
+    folder: Path, encoders: tuple[Any, Any], tokenize: Tokenize, texts: Sequence[str],
     unconditional: Sequence[str],
 ) -> None:  # fmt: skip
     """`hidden.npy` and `pooled.npy` of the texts, `none_*.npy` of the unconditional ones; fp16."""
