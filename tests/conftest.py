@@ -129,7 +129,7 @@ def quick(words):
     asked = {word.lstrip("+").split("=")[0] for word in words}
     if "experiment" in asked:  # it may choose a model
         return list(words)
-    return [*(each for each in QUICK if each.split("=")[0] not in asked), *words]
+    return [*words, *(each for each in QUICK if each.split("=")[0] not in asked)]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`load`: what it refuses, what it settles, and the keys it computes."""
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -8,6 +9,7 @@ from omegaconf import OmegaConf
 from sdxl import config
 from sdxl.errors import ConfigError
 from sdxl.schema import DType, Format
+from tests.conftest import ROOT
 
 
 def problems(load, *overrides):
@@ -20,13 +22,16 @@ def whats(load, *overrides):
     return [problem.what for problem in problems(load, *overrides)]
 
 
-def test_the_default_is_unquantized_tiny_on_torch_offline(load):
-    found = load()
-    assert (found.model.name, found.backend.name, found.scenario.name) == (
+def test_the_default_is_the_unquantized_trained_model_on_torch_offline():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        found = config.load(compose("run"))
+    assert (found.model.name, found.backend.name, found.scenario.name, found.quality.name) == (
         "tiny",
         "torch",
         "Offline",
+        "fast",
     )
+    assert found.dataset.name == found.quant.calib_dataset == "scenes"
     assert found.quant.name == "auto" and found.quant.format is Format.none
     assert found.precision.unet is DType.fp32
 
