@@ -25,6 +25,8 @@ from sdxl.schema import GROUPS, Config
 ROOT = Path(__file__).resolve().parent.parent
 """The project: entry points, `conf/`, `multirun/`, `mlflow.db`."""
 
+BUILTIN_PROMPTS = 64
+"""Prompts that come with a model, unless `limit` asks for more."""
 QUANT_KEYS = {
     "quant_level": "level",
     "alpha": "alpha",
@@ -110,7 +112,8 @@ def _settle_captions(config: Config) -> None:
     if not isinstance(config.model, schema.ScenesModel):
         return
     if config.dataset.name == "builtin":
-        config.dataset = schema.ScenesDataset("scenes", config.dataset.shuffle)
+        prompts = max(BUILTIN_PROMPTS, config.limit or 0)
+        config.dataset = schema.ScenesDataset("scenes", config.dataset.shuffle, prompts)
     if config.quant.calib_dataset == "builtin":
         config.quant.calib_dataset = "scenes"
 

@@ -49,7 +49,7 @@ class WeightSource:
 
         folder = self._part(name)
         if device.type == "meta":
-            return self._shapes(name, folder).to(dtype).eval()
+            return nn.Module.to(self._shapes(name, folder), dtype).eval()
         for file in sorted(folder.glob("*.safetensors")):
             check_safetensors(file)
         options: dict[str, Any] = {
