@@ -62,6 +62,8 @@ def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, 
     for file in folder.glob("*/config.json"):
         settings = json.loads(file.read_text())
         settings.pop("_name_or_path", None)  # a folder of the machine that trained
+        if "dtype" in settings:  # transformers would load halves beside diffusers' floats
+            settings["dtype"] = "float32"
         file.write_text(json.dumps(settings, indent=2) + "\n")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return {"bytes": size, "missing": missing}
