@@ -19,7 +19,7 @@ def test_a_record_becomes_a_whole_run(store, measured):
     run_id = tracking.upload(measured / "record.json", store.settings)
     run, record = store.client.get_run(run_id), records.read(measured / "record.json")
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "tiny fake fp32 Offline"
+    assert run.info.run_name == "tiny_random fake fp32 Offline"
     params = run.data.params
     assert params["backend.name"] == "fake" and params["limit"] == "8"
     assert params["model.guidance"] == "8.0" and len(params) > 50
