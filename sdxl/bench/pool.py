@@ -141,8 +141,11 @@ class Lane:
 
     @property
     def over(self) -> bool:
-        """Whether the worker's process has ended."""
-        return self._process is not None and not self._process.is_alive()
+        """Whether the worker's process has ended, or does so within a second."""
+        if self._process is None:
+            return False
+        self._process.join(1.0)  # its pipe closes a moment before it is gone
+        return not self._process.is_alive()
 
     def exit(self) -> str:
         """How it ended: a signal's name or an exit code."""

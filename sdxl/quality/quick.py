@@ -9,7 +9,7 @@ ImageNet features of any two sets of pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,35 +189,49 @@ def kernel_distance(ours: np.ndarray, reference: np.ndarray) -> float:
 
 REFERENCE_SCENES = 512
 """Rendered scenes that stand for real pictures of scenes."""
+BUNDLED_SIZE = 128
+"""Pixels of the rendered scenes whose features the package carries."""
 
 
 def _judge(reference: str | None, scenes: bool, size: int) -> Judge | None:
     """The independent judge where its package and something to compare with are there."""
     if not efficientnet.installed() or not (reference or scenes):
         return None
-    network = efficientnet.load()
     if reference:
         folder = store.resolve(reference)
-        batches = efficientnet.folder(folder)
         settings: dict[str, Any] = {"pictures": store.fingerprint(folder)}
-    else:
-        batches = _rendered(size)
-        settings = {"scenes": REFERENCE_SCENES, "size": size}
+        return Judge(_kept(settings, lambda: _features(efficientnet.folder(folder))))
+    from sdxl.scenes import looking
+
+    carried = fast.JUDGE / looking.INDEPENDENT
+    if size == BUNDLED_SIZE and carried.is_file():
+        return Judge(np.load(carried, allow_pickle=False).astype(np.float32))
+    settings = {"scenes": REFERENCE_SCENES, "size": size}
+    return Judge(_kept(settings, lambda: rendered_features(size)))
+
+
+def _kept(settings: dict[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Features from the store, made and put there the first time."""
+    from sdxl.config import key
 
     def build(target: Path) -> dict[str, Any]:
-        found = np.concatenate([efficientnet.features(network, batch) for batch in batches])
-        np.save(target / "features.npy", found.astype(np.float32))
+        np.save(target / "features.npy", make())
         return {}
-
-    from sdxl.config import key
 
     settings["features"] = "efficientnet-lite0-57934424"
     made = store.get("features", key(settings), build, settings=settings)
-    return Judge(np.load(made.path / "features.npy", allow_pickle=False))
+    found: np.ndarray = np.load(made.path / "features.npy", allow_pickle=False)
+    return found
 
 
-def _rendered(size: int) -> Any:
+def rendered_features(size: int) -> np.ndarray:
+    """EfficientNet's features (512, 1280) of rendered held-out scenes of so many pixels."""
     from sdxl.scenes import render, world
 
-    for start in range(0, REFERENCE_SCENES, 32):
-        yield render.render([world.held_out_scene(9, n) for n in range(start, start + 32)], size)
+    blocks = [range(start, start + 32) for start in range(0, REFERENCE_SCENES, 32)]
+    return _features(render.render([world.held_out_scene(9, n) for n in b], size) for b in blocks)
+
+
+def _features(batches: Iterable[np.ndarray]) -> np.ndarray:
+    network = efficientnet.load()
+    return np.concatenate([efficientnet.features(network, batch) for batch in batches])

@@ -14,12 +14,12 @@ from sdxl.errors import UserError
 from sdxl.scenes.encoder import FEATURES, Detector, PictureEncoder
 from sdxl.weights import BUNDLED
 
-FOLDER, ENCODER, DETECTOR, REFERENCE = (
-    "judge",
-    "encoder.safetensors",
-    "detector.safetensors",
-    "reference.npz",
-)
+FOLDER = "judge"
+ENCODER, TEXT = "encoder.safetensors", "text_encoder"
+"""The contrastive pair; its text half is not the model's, which went on with the UNet."""
+DETECTOR = "detector.safetensors"
+REFERENCE, INDEPENDENT = "reference.npz", "efficientnet.npy"
+"""Rendered scenes: statistics in the picture encoder's features, EfficientNet's features."""
 __all__ = ["FEATURES", "Alignment", "detector", "features", "picture_encoder"]
 
 
@@ -81,7 +81,7 @@ class Alignment:
         self.to_text = nn.Linear(FEATURES, len(weights["to_text.1.bias"]))
         self.to_text.load_state_dict({k: weights[f"to_text.1.{k}"] for k in ("weight", "bias")})
         self.tokenizer: Any = CLIPTokenizer.from_pretrained(folder / "tokenizer_2")
-        text: Any = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2")
+        text: Any = CLIPTextModelWithProjection.from_pretrained(folder / FOLDER / TEXT)
         self.text = text.float().eval()
 
     @torch.inference_mode()

@@ -1,8 +1,8 @@
 """Pack a run's networks as one diffusers folder.   python -m sdxl.training.bundle RUN FOLDER
 
 The folder loads with `StableDiffusionXLPipeline.from_pretrained(FOLDER)`. Weights are fp16. Beside
-the pipeline, `judge/` holds the picture encoder, the detector and reference statistics of rendered
-scenes for `quality=fast`.
+the pipeline, `judge/` holds for `quality=fast` the contrastive pair (its text half as the stage
+`clip` has left it), the detector, and what rendered scenes look like to each judge.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from sdxl import architecture
 from sdxl.errors import UserError
-from sdxl.quality import frechet
+from sdxl.quality import efficientnet, frechet, quick
 from sdxl.scenes import looking, render, world
 from sdxl.training import scene_data
 
@@ -31,13 +31,13 @@ _REFERENCE_SEED = 7
 def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, Any]:
     """Write what the run has trained; returns the bytes and the stages that are missing.
 
-    The VAE, the text encoders and the judge come first; without a UNet the folder serves
-    `quality=fast` alone and is no pipeline yet.
+    The VAE and the judge come first; without the stage `joint` the folder serves `quality=fast`
+    alone and is no pipeline yet.
     """
-    stages = ("vae", "clip", "judge", "unet_large")
+    stages = ("vae", "clip", "judge", "joint")
     parts = {stage: scene_data.stage_folder(run, stage) / "model" for stage in stages}
     missing = [stage for stage, part in parts.items() if not part.is_dir()]
-    if set(missing) - {"unet_large"}:
+    if set(missing) - {"joint"}:
         raise UserError(
             f"run `{run}` lacks stages",
             " ".join(missing),
@@ -47,19 +47,19 @@ def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, 
     half = torch.float16
     vae: Any = scene_data.autoencoder(run)
     vae.to(half).save_pretrained(folder / "vae")
-    names = ("text_encoder", "text_encoder_2")
-    for name, encoder in zip(names, scene_data.text_encoders(run), strict=True):
-        encoder.to(half).save_pretrained(folder / name)
+    judge = folder / looking.FOLDER
+    scene_data.text_encoders(run)[1].to(half).save_pretrained(judge / looking.TEXT)
     for name in ("tokenizer", "tokenizer_2"):
         shutil.copytree(parts["clip"] / name, folder / name, dirs_exist_ok=True)
-    judge = folder / looking.FOLDER
-    judge.mkdir(exist_ok=True)
     for file in (parts["clip"] / looking.ENCODER, parts["judge"] / looking.DETECTOR):
         save_file({k: v.to(half) for k, v in load_file(file).items()}, judge / file.name)
     frechet.write(judge / looking.REFERENCE, _reference(folder, scenes))
+    if efficientnet.installed():
+        found = quick.rendered_features(quick.BUNDLED_SIZE).astype(np.float16)
+        np.save(judge / looking.INDEPENDENT, found)
     if not missing:
-        _pipeline(parts["unet_large"], folder)
-    for file in folder.glob("*/config.json"):
+        _pipeline(parts["joint"], folder)
+    for file in folder.rglob("config.json"):
         settings = json.loads(file.read_text())
         settings.pop("_name_or_path", None)  # a folder of the machine that trained
         if "dtype" in settings:  # transformers would load halves beside diffusers' floats
@@ -70,11 +70,17 @@ def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, 
 
 
 def _pipeline(trained: Path, folder: Path) -> None:
-    """The UNet, the scheduler and the index that makes the folder a pipeline."""
+    """UNet, text encoders, scheduler and the index that makes the folder a pipeline."""
     from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    unet = UNet2DConditionModel.from_pretrained(trained, torch_dtype=torch.float16)
-    unet.save_pretrained(folder / "unet")
+    kinds: dict[str, Any] = {
+        "unet": UNet2DConditionModel,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
+    for name, kind in kinds.items():
+        kind.from_pretrained(trained / name).to(torch.float16).save_pretrained(folder / name)
     scheduler: Any = EulerDiscreteScheduler(**architecture.SCHEDULER)
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")

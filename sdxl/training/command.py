@@ -13,7 +13,7 @@ from typing import Any
 from sdxl.errors import UserError
 from sdxl.schema_train import TrainConfig, Training
 
-STAGES = ("vae", "clip", "judge", "unet", "unet_large")
+STAGES = ("vae", "clip", "judge", "unet", "unet_large", "joint")
 TUNING = ("qat", "finetune")
 """Stages that go on from a model: they have the whole configuration and a folder of their own."""
 SHOW_EVERY_S = 5.0

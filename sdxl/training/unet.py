@@ -43,11 +43,14 @@ def noise_schedule() -> Tensor:
 
 
 class Denoiser(nn.Module):
-    """Weighted error of the noise that the UNet predicts."""
+    """Weighted error of the noise that the UNet predicts.
 
-    def __init__(self, unet: nn.Module) -> None:
+    layout: signal-to-noise ratio below which timesteps weigh more, as its inverse root; 0: none.
+    """
+
+    def __init__(self, unet: nn.Module, layout: float = 0.0) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet, self.layout = unet, layout
         self.register_buffer("alphas", noise_schedule(), persistent=False)
 
     def forward(
@@ -65,7 +68,7 @@ class Denoiser(nn.Module):
         )[0]  # fmt: skip
         error = (predicted.float() - noise).square().mean((1, 2, 3))
         ratio = (alpha / (1 - alpha)).flatten()
-        weight = ratio.clamp(max=GAMMA) / ratio
+        weight = ratio.clamp(max=GAMMA) / ratio * (1 + self.layout / ratio).sqrt()
         return {"loss": (weight * error).mean(), "error": error.mean()}
 
 
@@ -86,7 +89,6 @@ class Stage:
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Latents, noise, timesteps and embeddings, some of them unconditional."""
         data = self.data
-        latents = torch.from_numpy(np.ascontiguousarray(data["latents"][batch.rows]))
         hidden = torch.from_numpy(data["hidden"][batch.rows].astype(np.float32))
         pooled = torch.from_numpy(data["pooled"][batch.rows].astype(np.float32))
         chance = batch.draw("dropped", uniform=True)
@@ -94,17 +96,24 @@ class Stage:
             dropped = (chance >= kind * DROPPED / 2) & (chance < (kind + 1) * DROPPED / 2)
             hidden[dropped] = torch.from_numpy(data["none_hidden"][kind].astype(np.float32))
             pooled[dropped] = torch.from_numpy(data["none_pooled"][kind].astype(np.float32))
+        found = self.noised(batch, batch.rows) | {"hidden": hidden, "pooled": pooled}
+        return {name: value.to(device) for name, value in found.items()}
+
+    def noised(self, batch: Batch, rows: np.ndarray) -> dict[str, Tensor]:
+        """Latents of these rows, and the step's noise and timesteps for them."""
+        latents = torch.from_numpy(np.ascontiguousarray(self.data["latents"][rows]))
         steps = architecture.SCHEDULER["num_train_timesteps"]
         sizes = [self.size, self.size, 0, 0, self.size, self.size]
-        found = {
+        return {
             "latents": latents,
             "noise": batch.draw("noise", *latents.shape[1:]),
             "timestep": (batch.draw("timestep", uniform=True) * steps).long(),
-            "hidden": hidden,
-            "pooled": pooled,
             "time_ids": torch.tensor([sizes] * len(latents), dtype=torch.float32),
         }
-        return {name: value.to(device) for name, value in found.items()}
+
+    def encoders(self) -> tuple[Any, Any]:
+        """The text encoders that pictures are made with."""
+        return scene_data.text_encoders(self.run)
 
     @torch.no_grad()
     def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
@@ -122,7 +131,7 @@ class Stage:
     def _sample(self, texts: list[str], device: torch.device) -> np.ndarray:
         from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
-        first, second = scene_data.text_encoders(self.run)
+        first, second = self.encoders()
         vae = scene_data.autoencoder(self.run)
         one, other = scene_data.tokenizers()
         module: Any = self.module
