@@ -39,9 +39,9 @@ _LINKS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "schedul
 def configure(
     words: Sequence[str], seed: int = 0, model: Path = BUNDLED, noise: str = "per_prompt"
 ) -> Config:
-    """A setting on the bundled model, or on that of a diffusers folder of 64 pixels."""
+    """A setting on the bundled model, or on that of a diffusers folder of 128 pixels."""
     register()
-    other = ["model=sdxl", f"model.path={model}", "model.height=64", "model.width=64"]
+    other = ["model=sdxl", f"model.path={model}", "model.height=128", "model.width=128"]
     base = [
         *(["model=scenes"] if model == BUNDLED else other), "dataset=scenes", "quality=fast",
         "rules=open", "tracking=off", f"model.noise={noise}", f"seed={seed}",
@@ -68,7 +68,7 @@ def chosen(config: Config, count: int, seed: int) -> list[Prompt]:
 
 
 def draw(config: Config, asked: Sequence[Prompt], checkpoint: Path | None, batch: int = 16):
-    """uint8 pictures (N, 64, 64, 3) by the torch backend and the one denoise loop."""
+    """uint8 pictures (N, 128, 128, 3) by the torch backend and the one denoise loop."""
     artifacts = {"unet": checkpoint} if checkpoint else {}
     stages = backend_modules()["torch"].open(config, artifacts)
     sampler = Sampler(stages, open_source(config.model, config.seed), config, asked)
@@ -86,7 +86,8 @@ def checkpoint_of(words: Sequence[str], model: Path) -> Path | None:
 
 def rendered(asked: Sequence[Prompt]) -> np.ndarray:
     """Real pictures: renders of the scenes that the captions describe."""
-    return render.render(world.held_out_scene(0, prompt.row) for prompt in asked)
+    scenes = (world.held_out_scene(0, prompt.row) for prompt in asked)
+    return render.render(scenes, quick.BUNDLED_SIZE)
 
 
 def score(config: Config, asked: Sequence[Prompt], pictures: np.ndarray) -> dict[str, float]:

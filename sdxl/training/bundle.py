@@ -92,7 +92,8 @@ def _reference(folder: Path, count: int) -> frechet.Statistics:
     moments = frechet.Moments(looking.FEATURES)
     for start in range(0, count, 64):
         block = range(start, min(start + 64, count))
-        pictures = render.render(world.held_out_scene(_REFERENCE_SEED, n) for n in block)
+        asked = (world.held_out_scene(_REFERENCE_SEED, n) for n in block)
+        pictures = render.render(asked, quick.BUNDLED_SIZE)
         moments.add(looking.features(encoder, pictures))
     found = moments.statistics()
     return frechet.Statistics(found.mu.astype(np.float32), found.sigma.astype(np.float32))
