@@ -81,7 +81,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--settings", nargs="+", choices=ORDER, default=list(ORDER))
-    parser.add_argument("--model", type=Path, default=BUNDLED, help="a diffusers folder, 128 pixels")
+    parser.add_argument(
+        "--model", type=Path, default=BUNDLED, help="a diffusers folder, 128 pixels"
+    )
     parser.add_argument("--tuned", nargs="*", default=[], metavar="SETTING=FOLDER")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()

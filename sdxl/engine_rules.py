@@ -18,6 +18,7 @@ from sdxl.engines import (
     number,
     settings_of,
 )
+from sdxl.choices import Convolutions
 from sdxl.errors import Problem
 from sdxl.schema import Config
 
@@ -30,6 +31,13 @@ def problems_of(config: Config) -> Iterator[Problem]:
     yield from _batches(config)
     yield from _targets(config)
     yield from _ignored(config)
+    if config.export.convolutions is Convolutions.product:
+        yield Problem(
+            "TensorRT takes no convolutions as products of patches (docs/qdq.md)",
+            "export.convolutions=product",
+            "conv float",
+            "export.convolutions=conv",
+        )
     if config.model.device in (schema.Device.cpu, schema.Device.mps):
         yield Problem(
             "TensorRT runs on NVIDIA GPUs only",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -30,10 +31,21 @@ from tests import small  # noqa: E402
 config.register()
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """MLflow's tables without a run: to make them takes seconds, to copy them nothing."""
+    from mlflow.tracking import MlflowClient
+
+    file = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture(autouse=True)
-def world(tmp_path, monkeypatch):
+def world(tmp_path, monkeypatch, empty_database):
     """Store, caches and tracking in `tmp_path`; an attempt to reach the network fails the test."""
     log = tmp_path / "network.log"
+    shutil.copy(empty_database, tmp_path / "default.db")
     settings = {
         "SDXL_STORE": tmp_path / "store",
         "HF_HOME": tmp_path / "hf",

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from sdxl import engine_rules, engines, gpu, graphs
+from sdxl.choices import Convolutions
 from sdxl.engines import Flavor
 from sdxl.errors import ConfigError
 from sdxl.gpu import Gpu
@@ -115,6 +116,14 @@ def test_targets_are_those_asked_for_or_this_gpus_or_what_the_format_needs(trt, 
     assert engines.targets(trt()) == ["sm89"]
     asked = trt(compute_capabilities=["sm120", "sm75", "sm120"])
     assert engines.targets(asked) == ["sm75", "sm120"]
+
+
+def test_convolutions_as_products_are_refused_before_anything_is_built(trt):
+    config = trt()
+    assert not list(engine_rules.problems_of(config))
+    config.export.convolutions = Convolutions.product
+    (problem,) = engine_rules.problems_of(config)
+    assert problem.fix == "export.convolutions=conv"
 
 
 def test_without_a_gpu_run_says_what_can_be_done_here(trt, machine):
