@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from sdxl import gpu, schema
+from sdxl.choices import Convolutions
 from sdxl.engines import (
     MODULES,
     RTX_TARGETS,
@@ -18,7 +19,6 @@ from sdxl.engines import (
     number,
     settings_of,
 )
-from sdxl.choices import Convolutions
 from sdxl.errors import Problem
 from sdxl.schema import Config
 
