@@ -77,7 +77,7 @@ def problems(settings: Training) -> None:
     known = (*STAGES, *TUNING)
     if settings.name not in known:
         raise UserError("there is no such stage", f"train.name={settings.name}", " ".join(known))
-    for name in ("scenes", "size", "steps", "batch"):
+    for name in ("scenes", "size", "steps", "batch", "evaluate_every"):
         if getattr(settings, name) < 1:
             raise UserError(f"`train.{name}` is too small", getattr(settings, name), "at least 1")
     if settings.size % 8:

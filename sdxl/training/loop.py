@@ -82,6 +82,17 @@ def rows_of(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.array([orders[p // count][p % count] for p in places], dtype=np.int64)
 
 
+def trained_rows(count: int, held_back: int) -> int:
+    """How many of `count` rows are trained on; raises `UserError` if none are left."""
+    if count <= held_back:
+        raise UserError(
+            "there are too few rows to train on",
+            str(count),
+            f"more than the {held_back} that are held back",
+        )
+    return count - held_back
+
+
 def rate(step: int, settings: Training) -> float:
     """The learning rate of a step: linear warm-up, constant, cosine to zero at the end."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))

@@ -12,5 +12,9 @@ def test_the_plan_says_what_is_done_and_trains_nothing(cli, tmp_path):
 def test_mistakes_are_named_with_the_line_to_type(cli):
     wrong = cli("train=vae", "train.size=60", script="train.py")
     assert wrong.code == 2 and "multiple of 8" in wrong.err
+    never = cli("train=vae", "train.evaluate_every=0", script="train.py")
+    assert never.code == 2 and "evaluate_every" in never.err
+    few = cli("train=clip", "train.scenes=100", script="train.py")
+    assert few.code == 2 and "more than the 512" in few.err
     unknown = cli("train=vea", script="train.py")
     assert unknown.code == 2 and "vae" in unknown.err
