@@ -65,12 +65,19 @@ class Stage:
         self.examples = examples.open_examples(config)
         self.count = trained_rows(self.examples.count, _HELD_BACK)
         source = open_source(config.model, config.seed)
+        scheduler = source.scheduler()
+        if scheduler.config.prediction_type != "epsilon":
+            raise UserError(
+                "the loss is that of models that predict noise",
+                f"model={config.model.name}: {scheduler.config.prediction_type}", "epsilon",
+            )  # fmt: skip
         unet: Any = source.component("unet", torch.float32, torch.device("cpu"))
         unet.requires_grad_(True)
         if config.train.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         self.module = Denoiser(unet.train())
-        self.steps = len(source.scheduler().alphas_cumprod)
+        self.module.alphas = scheduler.alphas_cumprod  # the model's own schedule
+        self.steps = len(scheduler.alphas_cumprod)
         self.identity = {
             "model": configuration.key(source.identity()),
             "data": self.examples.identity,
