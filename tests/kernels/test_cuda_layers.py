@@ -60,6 +60,32 @@ def test_conv(number, kernel, stride, padding):
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_cublas_takes_multiples_of_16():
+    values = torch.randn(2, 5, 48).bfloat16()
+    fits = [
+        _torch_cuda.ScaledMm.fits(layer_of(Format.fp8, torch.randn(outputs, width), values))
+        for outputs, width in ((32, 48), (40, 48), (32, 40))
+    ]
+    assert fits == [True, False, False]
+
+
+def test_a_tile_that_the_assembler_refuses_is_left_out(monkeypatch):
+    from triton.runtime import errors
+
+    from sdxl.kernels import gemm
+
+    def bench(run, **_):
+        run()
+        return 1.0
+
+    def run(tile):
+        if tile is not gemm.TILES[2]:
+            raise errors.PTXASError("registers")
+
+    monkeypatch.setattr("triton.testing.do_bench", bench)
+    assert gemm.tune(run)[0] is gemm.TILES[2]
+
+
 def test_all_candidates_are_exact_and_a_broken_one_is_left_out(monkeypatch):
     for number in (Format.int8, Format.fp8):
         for kind in ("linear", "conv"):

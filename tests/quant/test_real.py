@@ -1,6 +1,7 @@
 """Real 8-bit arithmetic on a CPU: each kernel against the simulated layer, then the model."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -233,6 +234,32 @@ def test_timing_decides_and_is_recorded(config, statistics, warm_store):
     assert set(kinds) == {"linear", "conv", "attention", "norm", "activation", "other"}
     assert all(seconds > 0 for seconds in kinds.values())
     assert len(times.longest(3)) == 3
+
+
+def test_layers_of_one_shape_share_the_outcome_if_they_have_the_same_kernels():
+    class Fast(Simulated):
+        name = "fast"
+
+        @staticmethod
+        def fits(layer):
+            return layer.name != "odd"
+
+    milliseconds = {"fast": 1.0, "simulated": 2.0}
+    choice = _torch_real.Choice(CPU)
+    choice.usable = lambda *_: [Fast]
+    choice.home = SimpleNamespace(best_ms=lambda kernel, _: milliseconds[kernel.name])
+    values = torch.randn(4, 32)
+    layer = layer_of(torch.randn(16, 32), values, torch.float32)
+    for name in ("odd", "even", "other"):
+        choice.kernel(dataclasses.replace(layer, name=name), values)
+    assert choice.layers == {"odd": "simulated", "even": "fast", "other": "fast"}
+    image = torch.randn(1, 4, 8, 8)
+    conv = layer_of(torch.randn(6, 4, 3, 3), image, torch.float32,
+                    conv=Geometry([2, 2], [1, 1], [1, 1]))  # fmt: skip
+    choice.kernel(conv, image)
+    assert [shape["weight"] for shape in choice.describe()["shapes"]] == [
+        [16, 32], [16, 32], [6, 4, 3, 3],
+    ]  # fmt: skip
 
 
 def test_a_convolution_in_groups_is_simulated(config, statistics, warm_store):
