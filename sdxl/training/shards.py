@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sdxl import networks, store
-from sdxl.errors import OK, SdxlError, UserError, show
+from sdxl.errors import OK, ConfigError, Problem, SdxlError, UserError, show
 from sdxl.model import open_source, torch_device
 from sdxl.schema import Config
 from sdxl.training import examples
@@ -239,7 +239,8 @@ def main() -> int:
     try:
         config = _configuration(given.overrides)
         count = write(config, given.images, given.out, given.per_shard, given.embeddings)
-        outcome = {"status": "ok", "samples": count, "folder": str(given.out), "exit_code": OK}
+        facts = {"samples": count, "folder": str(given.out)}
+        outcome: dict[str, Any] = {"status": "ok", **facts, "exit_code": OK}
     except SdxlError as error:
         show(error)
         outcome = {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
@@ -252,17 +253,15 @@ def _configuration(overrides: list[str]) -> Config:
     from hydra.errors import HydraException
 
     from sdxl.config import ROOT, load, register
+    from sdxl.overrides import problems_in
 
     register()
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             return load(compose("run", overrides=overrides))
     except HydraException as error:
-        raise UserError(
-            "the settings of the model cannot be read",
-            " ".join(overrides),
-            str(error).splitlines()[0],
-        ) from error
+        problems = problems_in("run", overrides)
+        raise ConfigError(problems or [Problem(str(error).strip())]) from error
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def test_shards_of_an_earlier_set_are_not_mixed_in(config, pictures, written, tm
 def test_the_command_names_mistakes(monkeypatch, capsys, tmp_path):
     for words, said in (
         ([str(tmp_path), str(tmp_path / "out")], "no pictures with captions"),
-        ([str(tmp_path), str(tmp_path / "out"), "model=tinny"], "tinny"),
+        ([str(tmp_path), str(tmp_path / "out"), "model=tinny"], "no option `tinny`"),
     ):
         monkeypatch.setattr("sys.argv", ["shards", *words])
         assert shards.main() == 2
