@@ -11,13 +11,14 @@ from torch.nn import functional
 
 from sdxl import codes, quant
 from sdxl.backends import _torch_cpu, _torch_quant, _torch_real
-from sdxl.backends._torch_layer import Geometry, Input, Layer, Simulated, read
+from sdxl.backends._torch_layer import Geometry, Simulated, read
 from sdxl.cell import twin_of
 from sdxl.checkpoint import Checkpoint
 from sdxl.errors import ConfigError
 from sdxl.model import open_source
 from sdxl.module_times import ModuleTimes
 from sdxl.schema import Format
+from tests import coded
 from tests.quant.conftest import make, with_quant
 
 CPU = torch.device("cpu")
@@ -29,14 +30,8 @@ def layer_of(weight, values, dtype, factors=None, bias=True, conv=None):
     """A layer quantized to INT8 with the ranges of `values`."""
     smoothed = values if factors is None else values * factors
     amax = smoothed.abs().amax().float() * 0.9  # some inputs are clipped
-    weight_amax = weight.flatten(1).abs().amax(1).view(-1, *[1] * (weight.dim() - 1))
-    return Layer(
-        "layer", "linear" if conv is None else "conv", Format.int8,
-        codes.integer_codes(weight, weight_amax), weight_amax,
-        codes.int8_unit(weight_amax).flatten(),
-        torch.randn(len(weight)).to(dtype) if bias else None,
-        Input(amax, factors, codes.int8_per_unit(amax), float(codes.int8_unit(amax))), dtype, conv,
-    )  # fmt: skip
+    given = torch.randn(len(weight)).to(dtype) if bias else None
+    return coded.layer(Format.int8, weight, amax, dtype, factors, given, conv)
 
 
 def simulated(layer, values):
