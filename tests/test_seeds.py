@@ -36,6 +36,16 @@ def test_an_interval_is_students():
     assert spread.half == pytest.approx(2.484, abs=1e-3)
 
 
+def test_an_interval_of_many_seeds_is_students_too():
+    stats = pytest.importorskip("scipy.stats")
+    for count in (2, 10, 11, 15, 40, 500):
+        spread = Spread((0.0, 1.0) * (count // 2) + (0.5,) * (count % 2))
+        low, high = stats.t.interval(
+            0.95, count - 1, loc=spread.mean, scale=stats.sem(spread.values)
+        )
+        assert 2 * spread.half == pytest.approx(high - low, rel=2e-3)
+
+
 def test_settings_are_grouped_by_all_but_the_seed(cells):
     found = seeds.settings(cells.cells)
     assert [len(each.cells) for each in found] == [3, 3, 3]

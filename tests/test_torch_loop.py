@@ -42,6 +42,13 @@ def test_every_loop_draws_the_same(load, words):
         torch.testing.assert_close(theirs.latents(indices), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_device_is_named(load):
+    stages = sampler(load).stages
+    assert stages.describe()["device_name"] == "cpu"
+    stages.device = torch.device("mps")  # not the processor, whose peak is measured
+    assert stages.describe()["device_name"] == "mps"
+
+
 def test_a_batch_is_not_overwritten_by_the_next(load):
     ours = sampler(load)
     first = ours.latents([0])

@@ -118,8 +118,8 @@ class ScaledMm(_Linear):
 
     @staticmethod
     def fits(layer: Layer) -> bool:
-        """One scale for the whole weight, which joined layers have not."""
-        return layer.unit.numel() == 1
+        """One scale for the whole weight, which joined layers have not; cuBLAS' multiples of 16."""
+        return layer.unit.numel() == 1 and all(size % 16 == 0 for size in layer.codes.shape)
 
     def product(self, coded: torch.Tensor, residual: Residual = None) -> torch.Tensor:
         """The output (M, N) for input codes (M, K), plus a residual."""

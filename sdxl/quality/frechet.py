@@ -22,41 +22,45 @@ class Moments:
     """Mean and covariance of features as they come, float64; memory does not grow with them.
 
     Batches are merged by the pairwise update of Chan, Golub and LeVeque (1979), which never
-    subtracts two large sums.
+    subtracts two large sums. Each takes effect in one assignment: an interrupt leaves the state
+    before it or after it, and either can be kept.
     """
 
     def __init__(self, width: int) -> None:
-        self.count = 0
-        self._mean = np.zeros(width)
-        self._scatter = np.zeros((width, width))
+        self._state = 0, np.zeros(width), np.zeros((width, width))
+
+    @property
+    def count(self) -> int:
+        """How many features there have been."""
+        return self._state[0]
 
     def add(self, features: np.ndarray) -> None:
         """Features (B, D) of a batch."""
         batch = np.asarray(features, np.float64)
         if not len(batch):
             return
-        total = self.count + len(batch)
-        mean = batch.mean(axis=0)
-        off = mean - self._mean
-        centred = batch - mean
-        self._scatter += centred.T @ centred
-        self._scatter += np.outer(off * (self.count * len(batch) / total), off)
-        self._mean += off * (len(batch) / total)
-        self.count = total
+        count, mean, scatter = self._state
+        total = count + len(batch)
+        own = batch.mean(axis=0)
+        off, centred = own - mean, batch - own
+        scatter = scatter + centred.T @ centred
+        scatter += np.outer(off * (count * len(batch) / total), off)
+        self._state = total, mean + off * (len(batch) / total), scatter
 
     def state(self) -> tuple[int, np.ndarray, np.ndarray]:
         """Count, mean and scatter: what `restore` needs to go on."""
-        return self.count, self._mean, self._scatter
+        return self._state
 
     def restore(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
         """Go on from a `state`."""
-        self.count, self._mean, self._scatter = count, mean, scatter
+        self._state = count, mean, scatter
 
     def statistics(self) -> Statistics:
         """As `numpy.mean` and `numpy.cov(rowvar=False)`; raises `ValueError` below two features."""
-        if self.count < 2:
-            raise ValueError(f"a covariance needs two features, not {self.count}")
-        return Statistics(self._mean.copy(), self._scatter / (self.count - 1))
+        count, mean, scatter = self._state
+        if count < 2:
+            raise ValueError(f"a covariance needs two features, not {count}")
+        return Statistics(mean, scatter / (count - 1))
 
 
 def distance(ours: Statistics, reference: Statistics) -> float:

@@ -33,8 +33,7 @@ def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
 
 def missing(config: schema.Config) -> list[Problem]:
     """Files that are not there, and scipy, which FID needs."""
-    import importlib.util
-
+    assert isinstance(config.quality, Config)
     from sdxl import store
 
     found = []
@@ -43,10 +42,17 @@ def missing(config: schema.Config) -> list[Problem]:
             what = f"quality={config.quality.name} needs `quality.{name}`"
             got = f"{store.resolve(value)} is not there"
             found.append(Problem(what, got, f"the file, or quality.{name}=FILE", DOWNLOAD))
-    if importlib.util.find_spec("scipy") is None:
-        install = "python -m pip install -c constraints.txt -e '.[quality]'"
-        found.append(Problem("FID needs scipy", "no module `scipy`", "the tested set", install))
-    return found
+    return [*found, *(without_scipy("FID") if config.quality.statistics else [])]
+
+
+def without_scipy(metric: str) -> list[Problem]:
+    """What a metric with a Frechet distance lacks."""
+    import importlib.util
+
+    if importlib.util.find_spec("scipy"):
+        return []
+    install = "python -m pip install -c constraints.txt -e '.[quality]'"
+    return [Problem(f"{metric} needs scipy", "no module `scipy`", "the tested set", install)]
 
 
 def files(quality: Any) -> dict[str, str]:

@@ -47,7 +47,7 @@ def problems_of(config: schema.Config) -> list[Problem]:
                 "quality=mlperf needs FID's reference statistics",
                 "quality.statistics=null",
                 "val2014.npz, or quality=full",
-                full.DOWNLOAD,
+                f"quality.statistics={full.Config.statistics}",
             )
         )
     return found

@@ -16,6 +16,13 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _NOT_WORK = ("seed", "tracking.", "plan", "build", "rerun", "quality.keep_images")
 
 
+def _student(freedom: int) -> float:
+    """97.5 % point of Student's t; beyond the table by its expansion in 1/freedom."""
+    if freedom <= len(_STUDENT):
+        return _STUDENT[freedom - 1]
+    return 1.96 + 2.372 / freedom + 2.82 / freedom**2
+
+
 @dataclass(frozen=True)
 class Spread:
     """One figure of one setting, by seed."""
@@ -33,8 +40,7 @@ class Spread:
         count = len(self.values)
         if count < 2:
             return float("inf")
-        factor = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else 2.0
-        return factor * stdev(self.values) / count**0.5
+        return _student(count - 1) * stdev(self.values) / count**0.5
 
     @property
     def range(self) -> float:

@@ -76,7 +76,7 @@ class Detector(nn.Module):
     @torch.no_grad()
     def find(self, pictures: Tensor) -> list[list[Found]]:
         """The solids of each picture: cells that are likelier than a half and than all around."""
-        out = self.forward(pictures)
+        out = {name: values.cpu() for name, values in self.forward(pictures).items()}
         there = out["there"].sigmoid()
         peak = (there > 0.5) & (there == functional.max_pool2d(there, 3, 1, 1))
         found: list[list[Found]] = [[] for _ in pictures]

@@ -31,30 +31,21 @@ def save(
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, {"step": str(step), "settings": json.dumps(settings)})
-    temporary.replace(path)
+    try:
+        save_file(tensors, temporary, {"step": str(step), "settings": json.dumps(settings)})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # half of one, on a full disk
 
 
 def load(
     path: Path, module: nn.Module, average: dict[str, Tensor],
     optimizer: torch.optim.Optimizer, settings: dict[str, Any],
 ) -> int:  # fmt: skip
-    """Restore what `save` wrote; returns the number of steps done.
-
-    Raises `UserError` if the checkpoint is of other settings than those that may change.
-    """
+    """Restore what `save` wrote; returns the number of steps done."""
+    refuse_others(path, settings)
     with safe_open(path, "pt") as file:
-        facts = file.metadata()
-        found = json.loads(facts["settings"])
-        other = [k for k in settings if found.get(k) != settings[k]]
-        if other:
-            raise UserError(
-                f"{path} was made with other settings: {' '.join(other)}",
-                " ".join(f"train.{k}={found.get(k)}" for k in other),
-                " ".join(f"train.{k}={settings[k]}" for k in other),
-                "train.restart=true, or train.run=ANOTHER_NAME",
-            )
-        step = int(facts["step"])
+        step = int(file.metadata()["step"])
         names = set(file.keys())
         module.load_state_dict({k: file.get_tensor(f"model/{k}") for k in module.state_dict()})
         for name, value in average.items():
@@ -66,6 +57,19 @@ def load(
                     **{m: file.get_tensor(f"{m}/{name}").to(parameter.device) for m in _MOMENTS},
                 }
     return step
+
+
+def refuse_others(path: Path, settings: dict[str, Any]) -> None:
+    """Raise `UserError` if the checkpoint was made with other settings."""
+    with safe_open(path, "pt") as file:
+        found = json.loads(file.metadata()["settings"])
+    if other := [k for k in settings if found.get(k) != settings[k]]:
+        raise UserError(
+            f"{path} was made with other settings: {' '.join(other)}",
+            " ".join(f"train.{k}={settings[k]}" for k in other),
+            " ".join(f"train.{k}={found.get(k)}" for k in other),
+            "train.restart=true, or train.run=ANOTHER_NAME",
+        )
 
 
 def averaged(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from sdxl import architecture
 from sdxl.scenes.encoder import FEATURES, PictureEncoder
 from sdxl.schema_train import Training
 from sdxl.training import scene_data
-from sdxl.training.loop import Batch
+from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.vae import tensor
 
 _HELD_BACK = 512
@@ -86,6 +86,7 @@ class Stage:
     """Trains the pair on rendered scenes and their captions."""
 
     def __init__(self, settings: Training, seed: int) -> None:
+        self.count = trained_rows(settings.scenes, _HELD_BACK)
         torch.manual_seed(seed)
         self.module = Pair()
         self.pictures = scene_data.pictures(seed, settings.scenes, settings.size)
@@ -94,7 +95,6 @@ class Stage:
         self.first, self.second = torch.from_numpy(first), torch.from_numpy(second)
         # What follows a caption's end cannot change it: the encoders look back only.
         self.longest = int((self.first == self.first[0, -1]).long().argmax(1).max()) + 1
-        self.count = settings.scenes - _HELD_BACK
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Pictures and the ids of their captions."""

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sdxl.choices import DType
 from sdxl.errors import UserError
 from sdxl.schema_train import TrainConfig, Training
 
@@ -47,15 +48,16 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
         print(line, file=sys.stderr)
         return {"status": "ok", "exit_code": 0, "record": None, "plan": plan}
     stage = module.Stage(config) if tunes else module.Stage(settings, config.seed)
+    identity = getattr(stage, "identity", None) or {}
+    if done and not settings.restart:  # before anything is written beside the checkpoint
+        fixed = loop.fixed(settings, config.seed, identity)
+        checkpoint.refuse_others(folder / loop.FILE, fixed)
     main = int(os.environ.get("RANK", "0")) == 0
     reporter = _Reporter(config, folder, done) if main else None
     began = time.perf_counter()
     status = "FAILED"
     try:
-        figures = loop.train(
-            stage, settings, config.seed, folder, reporter or _silent,
-            getattr(stage, "identity", None),
-        )  # fmt: skip
+        figures = loop.train(stage, settings, config.seed, folder, reporter or _silent, identity)
         status = "FINISHED"
     finally:
         if reporter:
@@ -77,11 +79,18 @@ def problems(settings: Training) -> None:
     known = (*STAGES, *TUNING)
     if settings.name not in known:
         raise UserError("there is no such stage", f"train.name={settings.name}", " ".join(known))
-    for name in ("scenes", "size", "steps", "batch"):
+    for name in ("scenes", "size", "steps", "batch", "evaluate_every"):
         if getattr(settings, name) < 1:
             raise UserError(f"`train.{name}` is too small", getattr(settings, name), "at least 1")
     if settings.size % 8:
         raise UserError("`train.size` must be a multiple of 8 pixels", settings.size, "64")
+    if settings.arithmetic is DType.fp16:
+        raise UserError(
+            "fp16 needs loss scaling, whose state would not resume exactly",
+            "train.arithmetic=fp16",
+            "fp32 or bf16",
+            "train.arithmetic=bf16",
+        )
 
 
 def _silent(*_: Any) -> None:

@@ -124,14 +124,19 @@ def write(unet: nn.Module, start: Path, folder: Path) -> None:
 
 def _attention(module: Any, amax: dict[str, Tensor]) -> None:
     """FP8 on q, k, v (the outputs of their projections) and on the softmax."""
+    for part, value in amax.items():  # as buffers they go where the layer goes
+        module.register_buffer(f"{part}_amax", value, persistent=False)
+
+    def rounded(values: Tensor, part: str) -> Tensor:
+        return straight(values, getattr(module, f"{part}_amax"), True)
+
     for part in "qkv":
         module.get_submodule(f"to_{part}").register_forward_hook(
-            lambda _module, _args, out, part=part: straight(out, amax[part].to(out.device), True)
+            lambda _module, _args, out, part=part: rounded(out, part)
         )
     plain = module.get_attention_scores
 
     def scores(*args: Any, **kwargs: Any) -> Tensor:
-        found = plain(*args, **kwargs)
-        return straight(found, amax["softmax"].to(found.device), True)
+        return rounded(plain(*args, **kwargs), "softmax")
 
     module.get_attention_scores = scores

@@ -20,7 +20,7 @@ from sdxl.model import open_source, shapes_source
 from sdxl.schema import Format
 from sdxl.schema_train import Finetune, TrainConfig
 from sdxl.training import examples
-from sdxl.training.loop import Batch
+from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.unet import DROPPED, Denoiser
 
 TRAINED_BYTES = 20
@@ -63,19 +63,21 @@ class Stage:
     def __init__(self, config: TrainConfig) -> None:
         assert isinstance(config.train, Finetune)
         self.examples = examples.open_examples(config)
-        self.count = self.examples.count - _HELD_BACK
-        if self.count < 1:
-            raise UserError(
-                "there are too few rows to train on", str(self.examples.count),
-                f"more than the {_HELD_BACK} that are held back",
-            )  # fmt: skip
+        self.count = trained_rows(self.examples.count, _HELD_BACK)
         source = open_source(config.model, config.seed)
+        scheduler = source.scheduler()
+        if scheduler.config.prediction_type != "epsilon":
+            raise UserError(
+                "the loss is that of models that predict noise",
+                f"model={config.model.name}: {scheduler.config.prediction_type}", "epsilon",
+            )  # fmt: skip
         unet: Any = source.component("unet", torch.float32, torch.device("cpu"))
         unet.requires_grad_(True)
         if config.train.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         self.module = Denoiser(unet.train())
-        self.steps = len(source.scheduler().alphas_cumprod)
+        self.module.alphas = scheduler.alphas_cumprod  # the model's own schedule
+        self.steps = len(scheduler.alphas_cumprod)
         self.identity = {
             "model": configuration.key(source.identity()),
             "data": self.examples.identity,

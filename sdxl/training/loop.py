@@ -82,6 +82,23 @@ def rows_of(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.array([orders[p // count][p % count] for p in places], dtype=np.int64)
 
 
+def fixed(settings: Training, seed: int, identity: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same when a training goes on, JSON-ready."""
+    plain = {**vars(settings), "arithmetic": settings.arithmetic.value}
+    return {**{k: v for k, v in plain.items() if k not in _MAY_CHANGE}, "seed": seed, **identity}
+
+
+def trained_rows(count: int, held_back: int) -> int:
+    """How many of `count` rows are trained on; raises `UserError` if none are left."""
+    if count <= held_back:
+        raise UserError(
+            "there are too few rows to train on",
+            str(count),
+            f"more than the {held_back} that are held back",
+        )
+    return count - held_back
+
+
 def rate(step: int, settings: Training) -> float:
     """The learning rate of a step: linear warm-up, constant, cosine to zero at the end."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
@@ -130,8 +147,7 @@ def _steps(
     stage.module.to(device)
     average = {k: v.detach().clone() for k, v in stage.module.named_parameters()}
     optimizer = torch.optim.AdamW(_groups(stage.module, settings.weight_decay), betas=(0.9, 0.99))
-    kept = {k: v for k, v in _plain(settings).items() if k not in _MAY_CHANGE} | {"seed": seed}
-    kept |= identity
+    kept = fixed(settings, seed, identity)
     file = folder / FILE
     first = 0
     if file.is_file() and not settings.restart:
@@ -140,6 +156,16 @@ def _steps(
     began = saved = time.monotonic()
     figures: dict[str, Any] = {}
     step = first
+
+    def evaluate() -> dict[str, float]:
+        with Averaged(stage.module, average):
+            found, picture = stage.evaluate(device)
+            stage.export(folder / "model")
+        report("evaluation", step * settings.batch, found, picture)
+        return found
+
+    if first and first >= settings.steps and accelerator.is_main_process and not _exported(folder):
+        figures = evaluate()
     while step < settings.steps:
         batch = Batch(
             step,
@@ -172,11 +198,7 @@ def _steps(
                 checkpoint.save(file, step, stage.module, average, optimizer, kept)
                 saved = now
             if last or samples % settings.evaluate_every < settings.batch:
-                with Averaged(stage.module, average):
-                    found, picture = stage.evaluate(device)
-                    stage.export(folder / "model")
-                figures |= found
-                report("evaluation", samples, found, picture)
+                figures |= evaluate()
         if stop:
             break
     return {"step": step, "resumed_at": first, **figures}
@@ -223,13 +245,7 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def _accelerator(settings: Training) -> tuple[Any, torch.device]:
     from accelerate import Accelerator
 
-    if settings.arithmetic is DType.fp16:
-        raise UserError(
-            "fp16 needs loss scaling, whose state would not resume exactly",
-            "train.arithmetic=fp16",
-            "fp32 or bf16",
-            "train.arithmetic=bf16",
-        )
+    assert settings.arithmetic is not DType.fp16, "it needs loss scaling"
     mixed = "bf16" if settings.arithmetic is DType.bf16 else "no"
     accelerator = Accelerator(mixed_precision=mixed)
     return accelerator, accelerator.device
@@ -247,5 +263,7 @@ def _any(accelerator: Any, here: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(here), device=accelerator.device), "max"))
 
 
-def _plain(settings: Training) -> dict[str, Any]:
-    return {**vars(settings), "arithmetic": settings.arithmetic.value}
+def _exported(folder: Path) -> bool:
+    """Whether `model` is of the checkpoint's weights: a training may end between the two."""
+    written = [file.stat().st_mtime_ns for file in (folder / "model").rglob("*") if file.is_file()]
+    return max(written, default=0) >= (folder / FILE).stat().st_mtime_ns

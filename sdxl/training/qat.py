@@ -24,7 +24,7 @@ from sdxl.quant import build
 from sdxl.schema import Format
 from sdxl.schema_train import TrainConfig
 from sdxl.training import examples, fake_quant
-from sdxl.training.loop import Batch
+from sdxl.training.loop import Batch, trained_rows
 
 UNGUIDED = 0.5
 """Share of the rows under the negative prompt."""
@@ -87,12 +87,7 @@ class Stage:
     def __init__(self, config: TrainConfig) -> None:
         self.made = build.prepare(config)
         self.examples = examples.open_examples(config)
-        self.count = self.examples.count - _HELD_BACK
-        if self.count < 1:
-            raise UserError(
-                "there are too few rows to train on", str(self.examples.count),
-                f"more than the {_HELD_BACK} that are held back",
-            )  # fmt: skip
+        self.count = trained_rows(self.examples.count, _HELD_BACK)
         source = open_source(config.model, config.seed)
         dtype, cpu = torch_dtype(config.precision.unet), torch.device("cpu")
         plain = source.component("unet", dtype, cpu)

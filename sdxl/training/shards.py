@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sdxl import networks, store
-from sdxl.errors import UserError
+from sdxl.errors import OK, ConfigError, Problem, SdxlError, UserError, show
 from sdxl.model import open_source, torch_device
 from sdxl.schema import Config
 from sdxl.training import examples
@@ -159,6 +160,15 @@ def write(
     pairs = [file for file in pairs if file.with_suffix(".txt").is_file()]
     if not pairs:
         raise UserError("there are no pictures with captions", str(images), "name.png and name.txt")
+    if per_shard < 1:
+        raise UserError("a shard holds samples", f"--per-shard {per_shard}", "at least 1")
+    shards = [f"{number:06d}" for number in range(-(-len(pairs) // per_shard))]
+    if others := sorted({file.name for file in out.glob("*.tar")} - {f"{s}.tar" for s in shards}):
+        raise UserError(
+            f"{out} holds other shards, which would be trained on, too",
+            " ".join(others[:5]),
+            "a new folder, or these shards removed",
+        )
     source, device = open_source(config.model, config.seed), torch_device(config.model.device)
     vae: Any = source.component("vae", torch.float32, device)
     encoders: tuple[Any, Any] | None = None
@@ -168,8 +178,8 @@ def write(
     tokenize = examples.tokenizer_of(source)
     height, width = config.model.height, config.model.width
     out.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(pairs), per_shard):
-        partial = out / f".{start // per_shard:06d}.part"
+    for shard, start in zip(shards, range(0, len(pairs), per_shard), strict=True):
+        partial = out / f".{shard}.part"
         with tarfile.open(partial, "w:") as tar, torch.inference_mode():
             for number, file in enumerate(pairs[start : start + per_shard], start):
                 caption = file.with_suffix(".txt").read_text().strip()
@@ -185,7 +195,7 @@ def write(
                     content = io.BytesIO()
                     np.save(content, array)
                     _add(tar, f"{number:08d}.{name}", content.getvalue())
-        partial.replace(out / f"{start // per_shard:06d}.tar")
+        partial.replace(out / f"{shard}.tar")
     return len(pairs)
 
 
@@ -217,12 +227,8 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def main() -> None:
-    """The command line."""
-    from hydra import compose, initialize_config_dir
-
-    from sdxl.config import ROOT, load, register
-
+def main() -> int:
+    """The command; prints one JSON object at the end and returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("images", type=Path)
     parser.add_argument("out", type=Path)
@@ -230,12 +236,33 @@ def main() -> None:
     parser.add_argument("--per-shard", type=int, default=1000)
     parser.add_argument("--embeddings", action="store_true", help="keep the text embeddings, too")
     given = parser.parse_args()
+    try:
+        config = _configuration(given.overrides)
+        count = write(config, given.images, given.out, given.per_shard, given.embeddings)
+        facts = {"samples": count, "folder": str(given.out)}
+        outcome: dict[str, Any] = {"status": "ok", **facts, "exit_code": OK}
+    except SdxlError as error:
+        show(error)
+        outcome = {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
+    print(json.dumps(outcome), flush=True)
+    return int(outcome["exit_code"])
+
+
+def _configuration(overrides: list[str]) -> Config:
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    from sdxl.config import ROOT, load, register
+    from sdxl.overrides import problems_in
+
     register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = load(compose("run", overrides=given.overrides))
-    count = write(config, given.images, given.out, given.per_shard, given.embeddings)
-    print(json.dumps({"status": "ok", "samples": count, "folder": str(given.out)}))
+    try:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return load(compose("run", overrides=overrides))
+    except HydraException as error:
+        problems = problems_in("run", overrides)
+        raise ConfigError(problems or [Problem(str(error).strip())]) from error
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

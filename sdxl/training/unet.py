@@ -17,6 +17,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
 from sdxl import architecture, config, networks, store
+from sdxl.errors import UserError
 from sdxl.scenes import captions, judge
 from sdxl.schema_train import Training
 from sdxl.training import scene_data
@@ -169,10 +170,16 @@ def training_set(run: str, seed: int, count: int, size: int) -> Path:
     }  # fmt: skip
 
     def build(folder: Path) -> dict[str, Any]:
-        write_latents(folder, scene_data.autoencoder(run), scene_data.pictures(seed, count, size))
+        vae, encoders = scene_data.autoencoder(run), scene_data.text_encoders(run)
+        if vae is None:
+            raise UserError(
+                f"the VAE of run `{run}` is not trained yet",
+                str(folders[0]),
+                fix=f"python train.py train=vae train.run={run}",
+            )
+        write_latents(folder, vae, scene_data.pictures(seed, count, size))
         texts = [caption.text for caption in scene_data.wordings(seed, count)]
-        encoders, none = scene_data.text_encoders(run), scene_data.UNCONDITIONAL
-        write_embeddings(folder, encoders, _ids, texts, none)
+        write_embeddings(folder, encoders, _ids, texts, scene_data.UNCONDITIONAL)
         return {}
 
     return store.get("latents", config.key(settings), build, settings=settings).path

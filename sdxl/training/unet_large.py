@@ -19,7 +19,6 @@ class Stage(unet.Stage):
     def __init__(self, settings: Training, seed: int) -> None:
         from diffusers import UNet2DConditionModel
 
-        super().__init__(settings, seed)
         small = scene_data.stage_folder(settings.run, "unet") / "model"
         if not small.is_dir():
             raise UserError(
@@ -27,6 +26,7 @@ class Stage(unet.Stage):
                 str(small),
                 fix=f"python train.py train=unet train.run={settings.run}",
             )
+        super().__init__(settings, seed)
         network = UNet2DConditionModel.from_pretrained(small)
         with torch.no_grad():
             self.module.unet.load_state_dict(network.state_dict())

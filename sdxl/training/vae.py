@@ -14,7 +14,7 @@ from sdxl import architecture
 from sdxl.scenes.looking import to_tensor as tensor
 from sdxl.schema_train import Training
 from sdxl.training import scene_data
-from sdxl.training.loop import Batch
+from sdxl.training.loop import Batch, trained_rows
 
 KL_WEIGHT = 1e-5
 EDGE_WEIGHT = 1.0
@@ -67,10 +67,10 @@ class Stage:
     """Trains the autoencoder on rendered scenes."""
 
     def __init__(self, settings: Training, seed: int) -> None:
+        self.count = trained_rows(settings.scenes, _HELD_BACK)
         torch.manual_seed(seed)
         self.module = Autoencoder()
         self.pictures = scene_data.pictures(seed, settings.scenes, settings.size)
-        self.count = settings.scenes - _HELD_BACK
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Squares of pictures, and noise for their latents."""

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from sdxl import codes
 from sdxl.backends import _torch_cuda
-from sdxl.backends._torch_layer import Geometry, Input, Layer, Simulated
+from sdxl.backends._torch_layer import Geometry, Simulated
 from sdxl.schema import Format
+from tests import coded
 from tests.kernels.test_kernels import assert_close
 
 CPU = torch.device("cpu")
@@ -16,19 +16,8 @@ CPU = torch.device("cpu")
 
 def layer_of(number, weight, values, conv=None):
     """A bf16 layer with a bias, quantized with the ranges of `values`."""
-    amax = values.abs().amax().float()
-    if number is Format.fp8:
-        weight_amax = weight.abs().amax()
-        coded, per_unit = codes.fp8_codes(weight, weight_amax), codes.fp8_per_unit(amax)
-        unit, own = 1 / codes.fp8_per_unit(weight_amax).reshape(1), float(1 / per_unit)
-    else:
-        weight_amax = weight.flatten(1).abs().amax(1).view(-1, *[1] * (weight.dim() - 1))
-        coded, per_unit = codes.integer_codes(weight, weight_amax), codes.int8_per_unit(amax)
-        unit, own = codes.int8_unit(weight_amax).flatten(), float(codes.int8_unit(amax))
-    return Layer(
-        "layer", "conv" if conv else "linear", number, coded, weight_amax, unit,
-        torch.randn(len(weight)).bfloat16(), Input(amax, None, per_unit, own), torch.bfloat16, conv,
-    )  # fmt: skip
+    amax, bias = values.abs().amax().float(), torch.randn(len(weight)).bfloat16()
+    return coded.layer(number, weight, amax, torch.bfloat16, bias=bias, conv=conv)
 
 
 def simulated(layer, values):
@@ -58,6 +47,32 @@ def test_conv(number, kernel, stride, padding):
     found = _torch_cuda.TritonConv(layer, values)(values)
     assert_close(found, simulated(layer, values))
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_cublas_takes_multiples_of_16():
+    values = torch.randn(2, 5, 48).bfloat16()
+    fits = [
+        _torch_cuda.ScaledMm.fits(layer_of(Format.fp8, torch.randn(outputs, width), values))
+        for outputs, width in ((32, 48), (40, 48), (32, 40))
+    ]
+    assert fits == [True, False, False]
+
+
+def test_a_tile_that_the_assembler_refuses_is_left_out(monkeypatch):
+    from triton.runtime import errors
+
+    from sdxl.kernels import gemm
+
+    def bench(run, **_):
+        run()
+        return 1.0
+
+    def run(tile):
+        if tile is not gemm.TILES[2]:
+            raise errors.PTXASError("registers")
+
+    monkeypatch.setattr("triton.testing.do_bench", bench)
+    assert gemm.tune(run)[0] is gemm.TILES[2]
 
 
 def test_all_candidates_are_exact_and_a_broken_one_is_left_out(monkeypatch):

@@ -15,9 +15,10 @@ from torch import nn
 
 from sdxl import codes
 from sdxl.backends import _torch_cpu, _torch_cuda, _torch_fused
-from sdxl.backends._torch_layer import Geometry, Input, Layer, Simulated
+from sdxl.backends._torch_layer import Geometry, Simulated
 from sdxl.backends._torch_real import Choice, EightBit
 from sdxl.schema import Format
+from tests import coded
 
 CPU = torch.device("cpu")
 
@@ -32,20 +33,11 @@ def layer_of(name, module, seen, number, smooth):
     if factors is not None:
         weight = weight / factors.float()
     amax = (seen if factors is None else seen * factors).abs().amax().float() * 0.9
-    if number is Format.fp8:
-        weight_amax = weight.abs().amax()
-        coded, per_unit = codes.fp8_codes(weight, weight_amax), codes.fp8_per_unit(amax)
-        unit, own = 1 / codes.fp8_per_unit(weight_amax).reshape(1), float(1 / per_unit)
-    else:
-        weight_amax = weight.flatten(1).abs().amax(1).view(-1, *[1] * (weight.dim() - 1))
-        coded, per_unit = codes.integer_codes(weight, weight_amax), codes.int8_per_unit(amax)
-        unit, own = codes.int8_unit(weight_amax).flatten(), float(codes.int8_unit(amax))
     conv = None
     if isinstance(module, nn.Conv2d):
         conv = Geometry(list(module.stride), list(module.padding), [1, 1])
-    return Layer(name, "conv" if conv else "linear", number, coded, weight_amax, unit,
-                 None if module.bias is None else module.bias.detach(),
-                 Input(amax, factors, per_unit, own), module.weight.dtype, conv)  # fmt: skip
+    bias = None if module.bias is None else module.bias.detach()
+    return coded.layer(number, weight, amax, module.weight.dtype, factors, bias, conv, name)
 
 
 class Always(Choice):

@@ -40,6 +40,19 @@ def test_streaming_survives_what_sums_of_squares_do_not():
     assert np.abs(naive - exact).max() > 1e-5
 
 
+def test_an_interrupted_addition_changes_nothing(monkeypatch):
+    features = np.random.default_rng(0).standard_normal((20, 8))
+    moments = Moments(8)
+    moments.add(features[:10])
+    before = [np.copy(part) for part in moments.state()]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(np, "outer", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        moments.add(features[10:])
+    assert all(map(np.array_equal, moments.state(), before))
+    moments.add(features[10:])
+    np.testing.assert_allclose(moments.statistics().sigma, np.cov(features, rowvar=False))
+
+
 def test_one_feature_has_no_covariance():
     with pytest.raises(ValueError, match="two features"):
         of(np.zeros((1, 3)))

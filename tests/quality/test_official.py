@@ -152,6 +152,7 @@ def test_settings_that_make_no_sense_are_refused(cli):
     done = cli("backend=fake", "quality=mlperf", "quality.statistics=null")
     assert done.code == 2
     assert "mode=accuracy" in done.err and "needs FID's reference statistics" in done.err
+    assert "quality.statistics=store:metrics/val2014.npz" in done.err
 
 
 def test_missing_files_are_named_before_anything_runs(cli):

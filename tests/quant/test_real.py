@@ -1,6 +1,7 @@
 """Real 8-bit arithmetic on a CPU: each kernel against the simulated layer, then the model."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,13 +11,14 @@ from torch.nn import functional
 
 from sdxl import codes, quant
 from sdxl.backends import _torch_cpu, _torch_quant, _torch_real
-from sdxl.backends._torch_layer import Geometry, Input, Layer, Simulated, read
+from sdxl.backends._torch_layer import Geometry, Simulated, read
 from sdxl.cell import twin_of
 from sdxl.checkpoint import Checkpoint
 from sdxl.errors import ConfigError
 from sdxl.model import open_source
 from sdxl.module_times import ModuleTimes
 from sdxl.schema import Format
+from tests import coded
 from tests.quant.conftest import make, with_quant
 
 CPU = torch.device("cpu")
@@ -28,14 +30,8 @@ def layer_of(weight, values, dtype, factors=None, bias=True, conv=None):
     """A layer quantized to INT8 with the ranges of `values`."""
     smoothed = values if factors is None else values * factors
     amax = smoothed.abs().amax().float() * 0.9  # some inputs are clipped
-    weight_amax = weight.flatten(1).abs().amax(1).view(-1, *[1] * (weight.dim() - 1))
-    return Layer(
-        "layer", "linear" if conv is None else "conv", Format.int8,
-        codes.integer_codes(weight, weight_amax), weight_amax,
-        codes.int8_unit(weight_amax).flatten(),
-        torch.randn(len(weight)).to(dtype) if bias else None,
-        Input(amax, factors, codes.int8_per_unit(amax), float(codes.int8_unit(amax))), dtype, conv,
-    )  # fmt: skip
+    given = torch.randn(len(weight)).to(dtype) if bias else None
+    return coded.layer(Format.int8, weight, amax, dtype, factors, given, conv)
 
 
 def simulated(layer, values):
@@ -233,6 +229,32 @@ def test_timing_decides_and_is_recorded(config, statistics, warm_store):
     assert set(kinds) == {"linear", "conv", "attention", "norm", "activation", "other"}
     assert all(seconds > 0 for seconds in kinds.values())
     assert len(times.longest(3)) == 3
+
+
+def test_layers_of_one_shape_share_the_outcome_if_they_have_the_same_kernels():
+    class Fast(Simulated):
+        name = "fast"
+
+        @staticmethod
+        def fits(layer):
+            return layer.name != "odd"
+
+    milliseconds = {"fast": 1.0, "simulated": 2.0}
+    choice = _torch_real.Choice(CPU)
+    choice.usable = lambda *_: [Fast]
+    choice.home = SimpleNamespace(best_ms=lambda kernel, _: milliseconds[kernel.name])
+    values = torch.randn(4, 32)
+    layer = layer_of(torch.randn(16, 32), values, torch.float32)
+    for name in ("odd", "even", "other"):
+        choice.kernel(dataclasses.replace(layer, name=name), values)
+    assert choice.layers == {"odd": "simulated", "even": "fast", "other": "fast"}
+    image = torch.randn(1, 4, 8, 8)
+    conv = layer_of(torch.randn(6, 4, 3, 3), image, torch.float32,
+                    conv=Geometry([2, 2], [1, 1], [1, 1]))  # fmt: skip
+    choice.kernel(conv, image)
+    assert [shape["weight"] for shape in choice.describe()["shapes"]] == [
+        [16, 32], [16, 32], [6, 4, 3, 3],
+    ]  # fmt: skip
 
 
 def test_a_convolution_in_groups_is_simulated(config, statistics, warm_store):

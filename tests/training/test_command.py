@@ -1,5 +1,13 @@
 """`train.py` as typed: what it plans, and mistakes it names."""
 
+import dataclasses
+
+import pytest
+
+from sdxl.config import load as checked
+from sdxl.errors import UserError
+from sdxl.training import command, scene_data, unet, unet_large
+
 
 def test_the_plan_says_what_is_done_and_trains_nothing(cli, tmp_path):
     done = cli("train=unet", "plan=true", script="train.py")
@@ -12,5 +20,34 @@ def test_the_plan_says_what_is_done_and_trains_nothing(cli, tmp_path):
 def test_mistakes_are_named_with_the_line_to_type(cli):
     wrong = cli("train=vae", "train.size=60", script="train.py")
     assert wrong.code == 2 and "multiple of 8" in wrong.err
+    never = cli("train=vae", "train.evaluate_every=0", script="train.py")
+    assert never.code == 2 and "evaluate_every" in never.err
+    few = cli("train=clip", "train.scenes=100", script="train.py")
+    assert few.code == 2 and "more than the 512" in few.err
     unknown = cli("train=vea", script="train.py")
     assert unknown.code == 2 and "vae" in unknown.err
+
+
+def test_other_settings_are_refused_before_anything_is_written(composed, tmp_path):
+    words = ("train=smoke", "train.scenes=66", "train.size=32", "train.steps=1", "train.batch=2")
+    given = checked(composed(*words, "train.restart=false", "tracking=off", name="train"))
+    command.run(given, tmp_path)
+    folder = tmp_path / "store" / "training" / "smoke" / "vae"
+    before = {file: file.read_bytes() for file in folder.glob("*.*") if file.is_file()}
+    other = dataclasses.replace(given, train=dataclasses.replace(given.train, lr=0.5))
+    with pytest.raises(UserError, match="other settings: lr"):
+        command.run(other, tmp_path)
+    assert {file: file.read_bytes() for file in before} == before
+    half = dataclasses.replace(given.train, arithmetic=command.DType.fp16)
+    with pytest.raises(UserError, match="loss scaling"):
+        command.problems(half)
+
+
+def test_a_stage_out_of_its_turn_is_named_before_anything_is_made(composed, monkeypatch):
+    monkeypatch.setattr(scene_data, "pictures", lambda *_: pytest.fail("rendered"))
+    given = checked(composed("train=unet", "tracking=off", name="train")).train
+    with pytest.raises(UserError, match="small pictures"):
+        unet_large.Stage(given, 0)
+    monkeypatch.setattr(scene_data, "text_encoders", lambda _: (None, None))
+    with pytest.raises(UserError, match="VAE of run"):
+        unet.Stage(given, 0)

@@ -113,6 +113,40 @@ def test_a_training_on_shards_resumes_to_the_bit_and_its_unet_is_used(config, wr
         open_source(config(f"model.unet={tmp_path}").model, 0)
 
 
+def test_shards_of_an_earlier_set_are_not_mixed_in(config, pictures, written, tmp_path):
+    with pytest.raises(UserError, match=r"other shards"):
+        shards.write(config(), pictures, written / "plain", 16)
+    assert shards.write(config(), pictures, written / "plain", 8) == COUNT, "the same again"
+
+
+def test_the_command_names_mistakes(monkeypatch, capsys, tmp_path):
+    for words, said in (
+        ([str(tmp_path), str(tmp_path / "out")], "no pictures with captions"),
+        ([str(tmp_path), str(tmp_path / "out"), "model=tinny"], "no option `tinny`"),
+    ):
+        monkeypatch.setattr("sys.argv", ["shards", *words])
+        assert shards.main() == 2
+        out, err = capsys.readouterr()
+        assert said in err and json.loads(out)["status"] == "failed"
+
+
+def test_the_loss_is_of_noise_by_the_models_own_schedule(config, monkeypatch):
+    from diffusers import EulerDiscreteScheduler
+
+    from sdxl import architecture
+    from sdxl.tiny import RandomSource
+
+    def given(**changes):
+        scheduler = EulerDiscreteScheduler(**{**architecture.SCHEDULER, **changes})
+        monkeypatch.setattr(RandomSource, "scheduler", lambda _: scheduler)
+        return finetune.Stage(config("train.scenes=18", "train.size=64")), scheduler
+
+    stage, scheduler = given(beta_end=0.02)
+    assert torch.equal(stage.module.alphas, scheduler.alphas_cumprod)
+    with pytest.raises(UserError, match="predict noise"):
+        given(prediction_type="v_prediction")
+
+
 def test_spoilt_shards_are_named(config, written, tmp_path):
     with pytest.raises(UserError, match="another size"):
         given = config(f"train.shards={written / 'plain'}", "model.height=128", "train.size=64")

@@ -99,10 +99,32 @@ def test_evaluation_is_of_the_averaged_weights_and_training_goes_on_with_its_own
 def test_a_checkpoint_is_replaced_whole(tmp_path, monkeypatch):
     losses(tmp_path)
     before = (tmp_path / loop.FILE).read_bytes()
-    monkeypatch.setattr(checkpoint, "save_file", lambda *_: (_ for _ in ()).throw(OSError("full")))
+
+    def half(_, path, __):
+        path.write_bytes(before[: len(before) // 2])
+        raise OSError("full")
+
+    monkeypatch.setattr(checkpoint, "save_file", half)
     with pytest.raises(OSError, match="full"):
         losses(tmp_path, restart=True)
     assert (tmp_path / loop.FILE).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [loop.FILE], "no half is left behind"
+
+
+def test_a_training_that_ended_before_its_export_exports_when_typed_again(tmp_path, monkeypatch):
+    def write(self, folder):
+        self.exported.append(folder)
+        folder.mkdir()
+        (folder / "weights").write_text("...")
+
+    monkeypatch.setattr(Stage, "export", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        losses(tmp_path)
+    monkeypatch.setattr(Stage, "export", write)
+    seen, stage, found = losses(tmp_path)
+    assert not seen and stage.exported == [tmp_path / "model"] and "weight" in found
+    _, stage, _ = losses(tmp_path)
+    assert not stage.exported, "once is enough"
 
 
 def test_every_row_comes_once_in_an_epoch_and_epochs_differ():

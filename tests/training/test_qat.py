@@ -91,6 +91,10 @@ def test_before_training_it_is_the_checkpoint_to_the_bit(config, words):
     assert torch.allclose(ours, theirs, atol=1e-5)
     qat.predict(student, **x).square().mean().backward()
     assert all(layer.weight.grad is not None for layer in fake_quant.layers(student).values())
+    ranges = [n for n, _ in student.named_buffers() if n.endswith(("q_amax", "softmax_amax"))]
+    attention = sum(layer.kind == "attention" for layer in stored.layers.values())
+    assert len(ranges) == 2 * attention, "they go to the device with the layer, once"
+    assert not any(name.endswith("q_amax") for name in student.state_dict())
     trained = {n for n, p in student.named_parameters() if p.requires_grad}
     assert trained == {f"{name}.weight" for name in fake_quant.layers(student)}
 

@@ -10,11 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from sdxl.report.cells import Cells, load
-from sdxl.report.choose import Limits
-from sdxl.report.page import page
-from tests.sweep_of_records import sweep
-
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
@@ -22,21 +17,6 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--enable-logging=stderr"]  # fmt: skip
 browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sweep(tmp_path_factory.mktemp("sweep"))
-
-
-@pytest.fixture(scope="module")
-def found(folder: Path) -> Cells:
-    return load([folder])
-
-
-@pytest.fixture(scope="module")
-def html(found: Cells) -> str:
-    return page(found, Limits(min_psnr=25))
 
 
 def chromium(file: Path, profile: Path, *flags: str) -> subprocess.CompletedProcess[str]:

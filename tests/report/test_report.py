@@ -20,22 +20,7 @@ from sdxl.report.choose import Limits
 from sdxl.report.markup import Markup, h
 from sdxl.report.page import page
 from sdxl.report.pictures import GAIN, difference
-from tests.sweep_of_records import EVIL, put, quantized, record, sweep
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sweep(tmp_path_factory.mktemp("sweep"))
-
-
-@pytest.fixture(scope="module")
-def found(folder: Path) -> Cells:
-    return load([folder])
-
-
-@pytest.fixture(scope="module")
-def html(found: Cells) -> str:
-    return page(found, Limits(min_psnr=25))
+from tests.sweep_of_records import EVIL, put, quantized, record
 
 
 def only(cells: Cells) -> list:
