@@ -178,3 +178,16 @@ def test_what_is_compiled_lies_in_the_store_unless_the_user_says_otherwise(
     for name, folder in FOLDERS.items():
         place = tmp_path / "store" / "compiled" / folder
         assert str(found[name]) == (before if kept else str(place)) == os.environ[name]
+
+
+@pytest.mark.parametrize(
+    ("words", "by_shape"),
+    [((), False), (("backend.loop=scheduler",), False), (("backend.loop=pipeline",), False),
+     (("backend.attention=auto",), True), (("backend.compile=default",), True)],
+)  # fmt: skip
+def test_batches_are_padded_only_where_a_size_must_be_prepared(load, words, by_shape):
+    made = sampler(load, *words)
+    assert made.describe()["by_shape"] is by_shape
+    if made.stages.loop and hasattr(made.stages.loop, "graphs"):
+        made.stages.loop.graphs = Graphs.step
+        assert made.describe()["by_shape"] is True

@@ -268,6 +268,7 @@ class TorchStages:
             "compile": self.settings.compile.value,
             "compile_cache": self.compiled.describe() if self.compiled else {},
             "loop": self.loop.describe() if self.loop else {"kind": "scheduler"},
+            "by_shape": self._by_shape(),
             "attention": self.attention.describe() if self.attention else {"wanted": "torch"},
             "quantization": self.quantization,
             # 8-bit numbers in 16- or 32-bit arithmetic: quality counts, speed does not.
@@ -284,6 +285,12 @@ class TorchStages:
             }
             | ({"unet": self.parameters} if self.choice else {}),
         }
+
+    def _by_shape(self) -> bool:
+        """Whether a batch size is prepared when it first comes: captured, compiled or timed."""
+        captures = getattr(self.loop, "graphs", Graphs.none) is not Graphs.none
+        tunes = self.choice is not None and self.device.type == "cuda"  # Triton's kernels
+        return captures or tunes or self.compiled is not None or self.attention is not None
 
     def close(self) -> None:
         """Free the modules and the allocator's cache."""
