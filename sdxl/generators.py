@@ -58,10 +58,13 @@ def open_generator(
     if not backend.NEEDS_TORCH:
         return backend.open(config)
     from sdxl.model import open_source
+    from sdxl.overlap import Overlapped
     from sdxl.sampler import Sampler
 
     source = open_source(config.model, config.seed)
-    return Sampler(backend.open(config, artifacts), source, config, chosen)
+    stages = backend.open(config, artifacts)
+    kind = Overlapped if getattr(stages, "overlap", False) else Sampler
+    return kind(stages, source, config, chosen)
 
 
 def use_diffusers(path: str) -> None:

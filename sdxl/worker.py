@@ -77,6 +77,7 @@ def measure(
             out_dir / "loadgen",
             reporter.start,
             warm.sizes if warm.by_shape else (),
+            getattr(generator, "begin", None),
         )
         reporter.stop()
     link.report({"phase": "writing pictures", isolate.LIMIT: config.scenario.startup_s})

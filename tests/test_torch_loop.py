@@ -146,6 +146,11 @@ def test_a_step_needs_nothing_but_its_buffers(graphs, replays):
         (["backend.graphs=step", "backend.loop=pipeline"], "only the loop with buffers"),
         (["backend.graphs=loop", "backend.compile=max-autotune"], "graphs of its own"),
         (["backend.fusion=false"], "only 8-bit layers are fused"),
+        (["backend.overlap=true", "scenario=SingleStream"], "has been answered"),
+        (["backend.overlap=true", "backend.devices=[0]"], "workers draw"),
+        (["backend.overlap=true", "backend.graphs=none"], "captured graphs"),
+        (["backend.overlap=true", "backend.loop=scheduler"], "captured graphs"),
+        (["backend.overlap=true", "backend.compile=max-autotune"], "captured graphs"),
     ],
 )
 def test_settings_that_do_not_go_together(load, words, said):
@@ -153,7 +158,9 @@ def test_settings_that_do_not_go_together(load, words, said):
         load(*words)
 
 
-@pytest.mark.parametrize("word", ["backend.graphs=step", "backend.attention=cudnn"])
+@pytest.mark.parametrize(
+    "word", ["backend.graphs=step", "backend.attention=cudnn", "backend.overlap=true"]
+)
 def test_what_needs_cuda_says_so(load, word):
     config = load("model.device=cpu", word)
     assert [p.what for p in backend.missing(config)] == [f"`{word}` needs CUDA"]
