@@ -1,6 +1,7 @@
 """Every batch size of a test is drawn before it, and batches between prepared sizes are padded."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -154,3 +155,23 @@ def test_a_server_test_meets_no_size_for_the_first_time(cli):
     assert rows <= {size * times for size in (1, 2, 3, 4, 6, 8, 11) for times in (1, 2)}
     assert found["counts"]["padded"] > 0, "one of twenty batches has 5, 7, 9 or 10"
     assert "more to fill prepared sizes" in done.out
+
+
+@pytest.mark.parametrize(
+    ("flavor", "cuda_graphs", "static_batch", "by_shape"),
+    [("tensorrt", False, False, False), ("tensorrt", True, False, True),
+     ("rtx", False, False, True), ("rtx", True, True, False)],
+)  # fmt: skip
+def test_what_tensorrt_prepares(flavor, cuda_graphs, static_batch, by_shape):
+    """An engine of one size pads by itself; otherwise RTX compiles, and graphs are captured."""
+    from sdxl.backends.trt import TrtStages
+    from sdxl.engines import Flavor
+
+    stages = TrtStages.__new__(TrtStages)
+    stages.flavor, stages.gpu, stages.engines = Flavor(flavor), {"name": "GPU"}, {}
+    stages.version = stages.device = stages.quantization = ""
+    stages.activation_bytes = 0
+    stages.settings = SimpleNamespace(
+        cuda_graphs=cuda_graphs, static_batch=static_batch, weight_streaming=None
+    )
+    assert stages.describe()["by_shape"] is by_shape
