@@ -97,7 +97,9 @@ def main() -> None:
     if "scenarios" in wanted:
         session.cells("limit=32", best, "scenario=Server", "scenario.min_duration_ms=30000")
         session.cells("limit=8", best, "scenario=SingleStream", "backend.batch_size=null",
-                      "scenario.min_query_count=8")  # fmt: skip
+                      "backend.overlap=false", "scenario.min_query_count=8")  # fmt: skip
+        # One batch after another is what overlaps: the ladder's eight pictures are one batch.
+        session.cells("limit=32", "+rung=fp8,overlap")
     for line in session.left_out:
         print(f"# no time for: {line}")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from sdxl import isolate, schema, stage_clock
 from sdxl.bench.pool import Pool
+from sdxl.bench.sizes import warm_up_sizes
 from sdxl.bench.sut import batch_size
 from sdxl.config import backend_modules
 from sdxl.types import Generator, Prompt
@@ -25,7 +26,7 @@ def open_all(
         return open_generator(config, artifacts, chosen)
     torch_needed = backend_modules()[backend.name].NEEDS_TORCH
     scenario, model = config.scenario, config.model
-    return Pool(
+    pool = Pool(
         _open_in_worker,
         (config, artifacts, chosen),
         backend.devices,
@@ -34,8 +35,11 @@ def open_all(
         restarts=backend.restarts,
         startup_s=scenario.startup_s,
         silence_s=scenario.startup_s,
-        warm=[range(size) for size in _warm_up_sizes(config, len(chosen))],
     )
+    by_shape = bool(pool.describe().get("by_shape"))
+    sizes = warm_up_sizes(config, len(chosen), by_shape)
+    pool.warm = _batches(sizes, len(chosen), by_shape)
+    return pool
 
 
 def _open_in_worker(
@@ -54,10 +58,13 @@ def open_generator(
     if not backend.NEEDS_TORCH:
         return backend.open(config)
     from sdxl.model import open_source
+    from sdxl.overlap import Overlapped
     from sdxl.sampler import Sampler
 
     source = open_source(config.model, config.seed)
-    return Sampler(backend.open(config, artifacts), source, config, chosen)
+    stages = backend.open(config, artifacts)
+    kind = Overlapped if getattr(stages, "overlap", False) else Sampler
+    return kind(stages, source, config, chosen)
 
 
 def use_diffusers(path: str) -> None:
@@ -77,44 +84,56 @@ def use_diffusers(path: str) -> None:
 
 
 def warm_up(
-    parts: Sequence[Any], config: schema.Config, count: int, link: isolate.Link
-) -> tuple[Any, dict[str, float]]:
+    parts: Sequence[Any], config: schema.Config, count: int, link: isolate.Link,
+    facts: Mapping[str, Any] = {},
+) -> tuple[Any, dict[str, float]]:  # fmt: skip
     """Warm up the generator, or all lanes of a pool at the same time, whose rates add up.
 
-    Returns the rates, and the stages' milliseconds in the fastest full batch (of one generator).
+    `facts` are the generator's: with `by_shape` it prepares itself for each batch size. Returns
+    the rates, and the stages' milliseconds in the fastest full batch (of one generator).
     """
+    by_shape = bool(facts.get("by_shape"))
+    sizes = warm_up_sizes(config, count, by_shape)
+
+    def one(part: Any) -> tuple[float, dict[str, float]]:
+        return _one(part, config.scenario.warmup_batches, _batches(sizes, count, by_shape), link)
+
     from sdxl.bench.loadgen import WarmUp
 
-    if len(parts) == 1:
-        return _one(parts[0], config, count, link)
-    with ThreadPoolExecutor(len(parts)) as threads:
-        found = list(threads.map(lambda part: _one(part, config, count, link)[0], parts))
-    rate = sum(each.images_per_second for each in found)
-    return WarmUp(max(each.query_s for each in found), rate), {}
+    if len(parts) == 1:  # in this thread, where the model stays
+        found = [one(parts[0])]
+    else:
+        with ThreadPoolExecutor(len(parts)) as threads:
+            found = list(threads.map(one, parts))
+    seconds = [each for each, _ in found]
+    rate = sum(sizes[-1] / each for each in seconds)
+    warm = WarmUp(max(seconds), rate, tuple(sizes), by_shape)
+    return warm, found[0][1] if len(parts) == 1 else {}
 
 
 def _one(
-    part: Any, config: schema.Config, count: int, link: isolate.Link
-) -> tuple[Any, dict[str, float]]:
-    """Run every batch size that the test will see; the last full batches are timed."""
-    from sdxl.bench.loadgen import WarmUp
-
-    *others, size = _warm_up_sizes(config, count)
-    for other in others:
-        part.generate(list(range(other)))
+    part: Any, repeats: int, batches: list[list[int]], link: isolate.Link
+) -> tuple[float, dict[str, float]]:
+    """Draw every batch, the last one `repeats` times; its fastest seconds, and its stages'."""
+    for done, batch in enumerate(batches[:-1], 1):
+        part.generate(batch)
+        link.report({"phase": "warming up", "done": done})
     timed: list[tuple[float, dict[str, float]]] = []
-    for number in range(config.scenario.warmup_batches):
+    for done in range(len(batches), len(batches) + repeats):
         with stage_clock.watching(part) as watched:
             began = time.perf_counter()
-            part.generate(list(range(size)))
+            part.generate(batches[-1])
             seconds = time.perf_counter() - began
         timed.append((seconds, stage_clock.milliseconds(watched, seconds)))
-        link.report({"phase": "warming up", "done": number + 1})
-    fastest, stage_ms = min(timed, key=lambda each: each[0])
-    return WarmUp(query_s=fastest, images_per_second=size / fastest), stage_ms
+        link.report({"phase": "warming up", "done": done})
+    return min(timed, key=lambda each: each[0])
 
 
-def _warm_up_sizes(config: schema.Config, count: int) -> list[int]:
-    """Every batch size that the test of `count` prompts will surely see, the largest last."""
-    size = min(batch_size(config), count)
-    return sorted({1 if config.scenario.name == "Server" else count % size or size, size})
+def _batches(sizes: list[int], count: int, by_shape: bool) -> list[list[int]]:
+    """Indices of one batch of each size, the largest last.
+
+    Where sizes are prepared the largest comes first too: 8-bit layers choose their kernels at
+    the first batch, and graphs of smaller ones find room in the memory of larger ones.
+    """
+    order = [*sorted(sizes, reverse=True), sizes[-1]] if by_shape else sizes
+    return [[place % count for place in range(size)] for size in order]

@@ -43,7 +43,7 @@ def measure(
     lanes = [part.generate for part in parts]
     link.report({"phase": "warming up"})
     with _timed(durations, "warm_up_s"):
-        warm, stage_ms = generators.warm_up(parts, config, len(chosen), link)
+        warm, stage_ms = generators.warm_up(parts, config, len(chosen), link, generator.describe())
     settings = loadgen.test_settings(config, len(chosen), warm)
     expected = _expected_samples(settings, config, len(chosen))
     accuracy = config.mode is Mode.accuracy
@@ -76,6 +76,8 @@ def measure(
             link.fail,  # LoadGen would wait for the lost samples
             out_dir / "loadgen",
             reporter.start,
+            warm.sizes if warm.by_shape else (),
+            getattr(generator, "begin", None),
         )
         reporter.stop()
     link.report({"phase": "writing pictures", isolate.LIMIT: config.scenario.startup_s})

@@ -9,8 +9,8 @@ from sdxl.report import ladder
 from tests.conftest import ROOT
 
 RUNGS = sorted(file.stem for file in (ROOT / "conf/rung").glob("*.yaml"))
-EIGHT_BIT = ("linear_8bit", "fusion", "conv_8bit", "graphs", "fp8")
-CUDA = ("graphs_16bit", "graphs", "fp8")
+EIGHT_BIT = ("linear_8bit", "fusion", "conv_8bit", "graphs", "fp8", "overlap")
+CUDA = ("graphs_16bit", "graphs", "fp8", "overlap")
 
 
 @pytest.mark.parametrize("rung", RUNGS)
@@ -18,7 +18,8 @@ def test_a_rung_is_a_valid_configuration(load, rung):
     config = load(f"+rung={rung}")
     assert (config.backend.execution.value == "real") == (rung in EIGHT_BIT)
     assert (config.backend.graphs.value == "step") == (rung in CUDA)
-    assert config.quant.format.value == ("fp8" if rung == "fp8" else
+    assert config.backend.overlap == (rung == "overlap")
+    assert config.quant.format.value == ("fp8" if rung in ("fp8", "overlap") else
                                          "int8" if rung in EIGHT_BIT else "none")  # fmt: skip
     assert load(f"+rung={rung}", "precision=fp32").precision.unet.value == "fp32"
 

@@ -17,7 +17,9 @@ PICTURE = np.zeros((1, 2, 2, 3), np.uint8)
 class Harness:
     """A `Sut` whose generator and completions are written down."""
 
-    def __init__(self, batch=4, inline=False, max_wait_s=0.0, generate=None, limit_s=None):
+    def __init__(
+        self, batch=4, inline=False, max_wait_s=0.0, generate=None, limit_s=None, sizes=()
+    ):
         self.batches, self.times, self.errors, self.inline = [], [], [], inline
         self.failed = threading.Event()
         self.sut = Sut(
@@ -28,6 +30,7 @@ class Harness:
             inline=inline,
             max_wait_s=max_wait_s,
             limit_s=limit_s,
+            sizes=sizes,
         )
 
     def complete(self, batch, images):

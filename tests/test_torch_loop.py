@@ -153,6 +153,11 @@ def test_a_step_needs_nothing_but_its_buffers(graphs, replays):
         (["backend.graphs=step", "backend.loop=pipeline"], "only the loop with buffers"),
         (["backend.graphs=loop", "backend.compile=max-autotune"], "graphs of its own"),
         (["backend.fusion=false"], "only 8-bit layers are fused"),
+        (["backend.overlap=true", "scenario=SingleStream"], "has been answered"),
+        (["backend.overlap=true", "backend.devices=[0]"], "workers draw"),
+        (["backend.overlap=true", "backend.graphs=none"], "captured graphs"),
+        (["backend.overlap=true", "backend.loop=scheduler"], "captured graphs"),
+        (["backend.overlap=true", "backend.compile=max-autotune"], "captured graphs"),
     ],
 )
 def test_settings_that_do_not_go_together(load, words, said):
@@ -160,7 +165,9 @@ def test_settings_that_do_not_go_together(load, words, said):
         load(*words)
 
 
-@pytest.mark.parametrize("word", ["backend.graphs=step", "backend.attention=cudnn"])
+@pytest.mark.parametrize(
+    "word", ["backend.graphs=step", "backend.attention=cudnn", "backend.overlap=true"]
+)
 def test_what_needs_cuda_says_so(load, word):
     config = load("model.device=cpu", word)
     assert [p.what for p in backend.missing(config)] == [f"`{word}` needs CUDA"]
@@ -185,3 +192,16 @@ def test_what_is_compiled_lies_in_the_store_unless_the_user_says_otherwise(
     for name, folder in FOLDERS.items():
         place = tmp_path / "store" / "compiled" / folder
         assert str(found[name]) == (before if kept else str(place)) == os.environ[name]
+
+
+@pytest.mark.parametrize(
+    ("words", "by_shape"),
+    [((), False), (("backend.loop=scheduler",), False), (("backend.loop=pipeline",), False),
+     (("backend.attention=auto",), True), (("backend.compile=default",), True)],
+)  # fmt: skip
+def test_batches_are_padded_only_where_a_size_must_be_prepared(load, words, by_shape):
+    made = sampler(load, *words)
+    assert made.describe()["by_shape"] is by_shape
+    if made.stages.loop and hasattr(made.stages.loop, "graphs"):
+        made.stages.loop.graphs = Graphs.step
+        assert made.describe()["by_shape"] is True

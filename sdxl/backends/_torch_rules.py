@@ -36,6 +36,8 @@ def problems_of(config: schema.Config) -> Iterator[Problem]:
             "backend.execution=real backend.fusion=false",
         )
     yield from _of_the_loop(backend)
+    if backend.overlap:
+        yield from _of_overlap(config, backend)
 
 
 def _of_real(config: schema.Config, backend: Config) -> Iterator[Problem]:
@@ -73,6 +75,30 @@ def _of_the_loop(backend: Config) -> Iterator[Problem]:
         )
 
 
+def _of_overlap(config: schema.Config, backend: Config) -> Iterator[Problem]:
+    one_by_one = (schema.SingleStream, schema.MultiStream)
+    if isinstance(config.scenario, one_by_one) or backend.devices is not None:
+        workers = backend.devices is not None
+        yield Problem(
+            "`backend.overlap` would be ignored: "
+            + ("workers draw one whole batch after another" if workers
+               else "a query comes after the one before has been answered"),
+            f"backend.devices={backend.devices}" if workers else f"scenario={config.scenario.name}",
+            "Offline or Server, with the device in this process",
+            "backend.overlap=false",
+        )  # fmt: skip
+    captured = backend.loop is Loop.static and backend.graphs is not Graphs.none
+    if not captured or backend.compile in OWN_GRAPHS:
+        yield Problem(
+            "`backend.overlap` needs the UNet's steps in captured graphs: otherwise Python, which "
+            "launches every kernel, has no time for two streams",
+            f"backend.loop={backend.loop.value} backend.graphs={backend.graphs.value} "
+            f"backend.compile={backend.compile.value}",
+            "loop=static, graphs=auto, step or loop, compile=none or default",
+            "backend.graphs=step backend.overlap=true",
+        )
+
+
 def missing(config: schema.Config, device: str | None = None) -> Iterator[Problem]:
     """Settings that need CUDA where there is none: as the driver says, or for a known device."""
     backend = config.backend
@@ -80,6 +106,7 @@ def missing(config: schema.Config, device: str | None = None) -> Iterator[Proble
     asked = {
         f"backend.graphs={backend.graphs.value}": backend.graphs in (Graphs.step, Graphs.loop),
         f"backend.attention={backend.attention.value}": backend.attention in GPU_ATTENTION,
+        "backend.overlap=true": backend.overlap,
     }
     words = [word for word, wanted in asked.items() if wanted]
     if not words or device == "cuda":
@@ -87,7 +114,7 @@ def missing(config: schema.Config, device: str | None = None) -> Iterator[Proble
     reason = f"the model is on {device}" if device else _no_cuda(config.model.device)
     for word in words if reason else []:
         name = word.partition("=")[0]
-        usual = "none" if name == "backend.graphs" else "auto"
+        usual = {"backend.graphs": "none", "backend.overlap": "false"}.get(name, "auto")
         yield Problem(f"`{word}` needs CUDA", reason, "an NVIDIA GPU", f"{name}={usual}")
 
 

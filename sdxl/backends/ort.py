@@ -204,6 +204,7 @@ class OrtStages:
         return {
             "backend": "ort",
             **self.runtime.describe(),
+            "by_shape": self.runtime.device.type == "cuda",  # plans and engines, kept by shape
             "quantization": self.quantization,
             # INT8 layers run in integer kernels, `kernels` counts them; FP8 ones in float kernels.
             "simulated": self.quantization == schema.Format.fp8.value,

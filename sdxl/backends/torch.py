@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -91,6 +91,7 @@ class Config(schema.Backend):
     attention: Attention = Attention.torch
     loop: Loop = Loop.static
     graphs: Graphs = Graphs.auto
+    overlap: bool = False  # CUDA: the VAE decodes a batch while the UNet denoises the next
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
@@ -160,7 +161,9 @@ class TorchStages:
         if backend.attention is not Attention.torch:
             from sdxl.backends import _torch_attention
 
-            networks = [self.modules["unet"], self.modules["vae"]]
+            networks = [self.modules["unet"]]
+            if not backend.overlap:  # PyTorch's choice of a kernel is the process's, not a thread's
+                networks.append(self.modules["vae"])
             self.attention = _torch_attention.install(networks, backend.attention, self.device)
         self._unet, self._decode = self.modules["unet"], self.modules["vae"].decode
         self.compiled: Any = None
@@ -173,6 +176,9 @@ class TorchStages:
             early = self.attention is not None
             self._unet = self.compiled.compile(self._unet, early)
             self._decode = self.compiled.compile(self._decode, early)
+        self.overlap = backend.overlap
+        """Whether `decode` may run beside the next batch's loop: it has a stream of its own."""
+        self._aside = torch.cuda.Stream(self.device) if backend.overlap else None
         self.steps = config.model.steps
         self.loop = self._loop(config, source.scheduler())
         if self.loop:
@@ -238,7 +244,10 @@ class TorchStages:
         return networks.predict(self._unet, sample, timestep, embeddings)
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""
+        """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf.
+
+        With `overlap` nothing on the current stream is waited for: the latents must have arrived.
+        """
         import numpy as np
         import torch
 
@@ -247,7 +256,8 @@ class TorchStages:
 
         vae = self.modules["vae"]
         size = self.settings.decode_batch_size or len(latents)
-        with torch.inference_mode():
+        aside = torch.cuda.stream(self._aside) if self._aside else nullcontext()
+        with torch.inference_mode(), aside:
             parts = []
             for chunk in latents.split(size):
                 image = self._decode(unscale(chunk.to(vae.dtype), vae.config), return_dict=False)[0]
@@ -270,6 +280,8 @@ class TorchStages:
             "compile": self.settings.compile.value,
             "compile_cache": self.compiled.describe() if self.compiled else {},
             "loop": self.loop.describe() if self.loop else {"kind": "scheduler"},
+            "by_shape": self._by_shape(),
+            "overlap": self.overlap,
             "attention": self.attention.describe() if self.attention else {"wanted": "torch"},
             "quantization": self.quantization,
             # 8-bit numbers in 16- or 32-bit arithmetic: quality counts, speed does not.
@@ -286,6 +298,12 @@ class TorchStages:
             }
             | ({"unet": self.parameters} if self.choice else {}),
         }
+
+    def _by_shape(self) -> bool:
+        """Whether a batch size is prepared when it first comes: captured, compiled or timed."""
+        captures = getattr(self.loop, "graphs", Graphs.none) is not Graphs.none
+        tunes = self.choice is not None and self.device.type == "cuda"  # Triton's kernels
+        return captures or tunes or self.compiled is not None or self.attention is not None
 
     def close(self) -> None:
         """Free the modules and the allocator's cache."""

@@ -184,6 +184,9 @@ class TrtStages:
             "activation_bytes": self.activation_bytes,
             "weight_streaming": self.settings.weight_streaming,
             "cuda_graphs": self.settings.cuda_graphs,
+            # RTX compiles for each shape; an engine of one size pads by itself.
+            "by_shape": not self.settings.static_batch
+            and (self.settings.cuda_graphs or self.flavor is Flavor.rtx),
         }
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from sdxl import schema
 from sdxl.bench import compliance
 from sdxl.bench.rounds import rules_of
-from sdxl.bench.sut import Generate, Sample, Sut, batch_size
+from sdxl.bench.sut import Begin, Generate, Sample, Sut, batch_size
 from sdxl.schema import Mode
 
 HEADROOM = 1.2
@@ -27,10 +27,15 @@ HEADROOM = 1.2
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What the warm-up measured: seconds of one query, and images/s of full batches."""
+    """What the warm-up measured: seconds of one query, and images/s of full batches.
+
+    sizes: the batch sizes that it drew; by_shape: to these, batches of other sizes are padded.
+    """
 
     query_s: float
     images_per_second: float
+    sizes: tuple[int, ...] = ()
+    by_shape: bool = False
 
 
 def test_settings(config: schema.Config, prompts: int, warm_up: WarmUp) -> Any:
@@ -78,12 +83,15 @@ def run(
     on_error: Callable[[BaseException], None],
     log_dir: Path,
     on_start: Callable[[Sut], None],
+    sizes: Sequence[int] = (),
+    begin: Begin | None = None,
 ) -> Sut:
     """Run one test to its end; returns the SUT with its counts. Logs land in `log_dir`.
 
     Each of `lanes` generates batches in a thread of its own; a single one keeps this thread.
     `on_images` is called after LoadGen has the answers. `on_error` must not return into a test
-    that nobody completes: it ends the process.
+    that nobody completes: it ends the process. Batches are padded to the next of `sizes`.
+    `begin` lets the only lane denoise while it decodes.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     audit = compliance.prepare(config, settings, log_dir)
@@ -112,6 +120,8 @@ def run(
         inline=inline,
         max_wait_s=getattr(config.scenario, "max_wait_ms", 0.0) / 1e3,
         limit_s=getattr(config.scenario, "target_latency_ms", 0.0) / 1e3 if server else None,
+        sizes=sizes,
+        begin=begin,
     )
 
     def issue(query: Sequence[Any]) -> None:

@@ -7,7 +7,9 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -19,6 +21,10 @@ DEFAULT_BATCH = 8
 
 Generate = Callable[[Sequence[int]], np.ndarray]
 """qsl indices -> uint8 images (B, H, W, 3)."""
+
+Begin = Callable[[Sequence[int], Callable[[Callable[[], np.ndarray]], bool]], "Future[bool]"]
+"""A `Generate` in two parts: returns when the next batch may begin, and calls the second argument,
+in a thread of its own, with a function that ends the first batch and returns its pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ class Counts:
     issued: int = 0
     done: int = 0
     batches: int = 0
+    padded: int = 0  # pictures drawn to fill a prepared batch size, and dropped
     busy_s: float = 0.0
 
 
@@ -78,7 +85,9 @@ class Sut:
     a time. Server's batches wait at most `max_wait_s` to fill, and less where the oldest sample
     would miss `limit_s`; a batch that would end too late is cut if smaller ones are as cheap per
     image. One query is worked off in the order of its indices, so that its batches do not depend
-    on LoadGen's shuffling. The first exception stops everything and goes to `on_error`.
+    on LoadGen's shuffling. Batches are padded to the next of `sizes`, if there are any
+    (`sdxl.bench.sizes`). With `begin` one batch begins while the one before ends. The first
+    exception stops everything and goes to `on_error`.
     """
 
     def __init__(
@@ -91,6 +100,8 @@ class Sut:
         inline: bool,
         max_wait_s: float = 0.0,
         limit_s: float | None = None,
+        sizes: Sequence[int] = (),
+        begin: Begin | None = None,
     ) -> None:
         self.counts = Counts()
         self.pace = Pace()
@@ -100,9 +111,11 @@ class Sut:
         self._issued: dict[int, float] = {}
         self._generate, self._complete, self._on_error = generate, complete, on_error
         self._batch_size, self._inline, self._max_wait_s = batch_size, inline, max_wait_s
+        self._sizes, self._begin = sizes, begin
         self._waiting: deque[tuple[Sample, float]] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._ended = 0.0  # when the last batch did, with `begin`
 
     def issue(self, samples: Sequence[Sample]) -> None:
         """Take samples over from LoadGen."""
@@ -124,6 +137,9 @@ class Sut:
 
         `generate` is this thread's own generator, if it has one.
         """
+        if self._begin and not self._inline:
+            self._overlapped(self._begin)
+            return
         while not self._inline and (batch := self._take()):
             if not self._guarded(batch, generate):
                 return
@@ -152,7 +168,7 @@ class Sut:
         """When a batch goes even if it is not full, by the arrival of its oldest sample."""
         patience = self._max_wait_s
         if self._limit_s is not None:
-            patience = min(patience, self._limit_s - self.pace.of(self._batch_size))
+            patience = min(patience, self._limit_s - self._expected_s(self._batch_size))
         return oldest + patience
 
     def _size(self) -> int:
@@ -161,39 +177,78 @@ class Sut:
         if self._limit_s is None or full <= 1:
             return full
         left = self._waiting[0][1] + self._limit_s - time.perf_counter()
-        if self.pace.of(full) <= left:
+        if self._expected_s(full) <= left:
             return full
-        most = EQUAL_COST * self.pace.of(full) / full
+        most = EQUAL_COST * self._expected_s(full) / full
         fitting = (
             size
             for size in range(full - 1, 0, -1)
-            if self.pace.of(size) <= left and self.pace.of(size) / size <= most
+            if (cost := self._expected_s(size)) <= left and cost / size <= most
         )
         return next(fitting, full)
 
+    def _drawn(self, size: int) -> int:
+        """Pictures that a batch of `size` draws, padding included."""
+        return padded(size, self._sizes)
+
+    def _expected_s(self, size: int) -> float:
+        return self.pace.of(self._drawn(size))
+
     def _guarded(self, batch: list[Sample], generate: Generate | None = None) -> bool:
-        """Generate and complete; an exception must not cross into LoadGen, which would abort."""
-        began = time.perf_counter()
+        draw = generate or self._generate
+        return self._finish(batch, time.perf_counter(), lambda: draw(self._indices(batch)))
+
+    def _overlapped(self, begin: Begin) -> None:
+        """`serve` where a batch begins before the one before has ended."""
+        last: Future[bool] | None = None
+        while batch := self._take():
+            finish = partial(self._finish, batch, time.perf_counter())
+            try:
+                following = begin(self._indices(batch), finish)
+            except BaseException as error:
+                self._on_error(error)
+                break
+            if last and not last.result():  # has ended: no more than one is under way
+                return
+            last = following
+        if last:
+            last.result()
+
+    def _indices(self, batch: list[Sample]) -> list[int]:
+        """What the batch draws: its samples, the last one repeated."""
+        indices = [sample.index for sample in batch]
+        return indices + indices[-1:] * (self._drawn(len(batch)) - len(batch))
+
+    def _finish(self, batch: list[Sample], began: float, draw: Callable[[], np.ndarray]) -> bool:
+        """Draw and complete; an exception must not cross into LoadGen, which would abort."""
+        drawn = self._drawn(len(batch))
         try:
-            images = (generate or self._generate)([sample.index for sample in batch])
-            self.pace.note(len(batch), time.perf_counter() - began)
-            if len(images) != len(batch):
-                raise RuntimeError(f"{len(batch)} prompts gave {len(images)} pictures")
-            self._complete(batch, images)
+            images = draw()
+            self.pace.note(drawn, time.perf_counter() - began)
+            if len(images) != drawn:
+                raise RuntimeError(f"{drawn} prompts gave {len(images)} pictures")
+            self._complete(batch, images[: len(batch)])
         except BaseException as error:
             self._on_error(error)
             return False
         now = time.perf_counter()
         with self._counting:
             self.latencies_s.extend(now - self._issued.pop(sample.id) for sample in batch)
-            self.counts.busy_s += now - began
+            self.counts.busy_s += now - max(began, self._ended)  # an overlap counts once
+            self._ended = now if self._begin else 0.0
             self.counts.batches += 1
+            self.counts.padded += drawn - len(batch)
             self.counts.done += len(batch)
         return True
 
 
 def _index(sample: Sample) -> int:
     return sample.index
+
+
+def padded(size: int, sizes: Sequence[int]) -> int:
+    """The smallest of `sizes` that holds a batch of `size`; `size` itself where none does."""
+    return min((each for each in sizes if each >= size), default=size)
 
 
 def batch_size(config: schema.Config, default: int = DEFAULT_BATCH) -> int:

@@ -174,11 +174,13 @@ def _work(record: Record) -> list[Row]:
     found, rows = record.performance, []
     if found.get("batch_size"):
         counts = found["counts"]
+        more = counts.get("padded", 0)  # older records have none
         rows.append(
             (
                 "work",
                 f"{counts['done']} images in {counts['batches']} batches of at most "
-                f"{found['batch_size']}, {found['prompts']} prompts",
+                f"{found['batch_size']}, {found['prompts']} prompts"
+                + (f", {more} more to fill prepared sizes" if more else ""),
             )
         )
     memory = record.resources.get("peak_rss_bytes")
