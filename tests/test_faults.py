@@ -43,7 +43,7 @@ def test_every_fault_ends_in_a_record(cli, scenario, fault, status, reason):
 
 
 def test_a_fault_during_warm_up_is_recorded_too(cli):
-    done = cli(*FAST, "backend.fail=hang", "backend.fail_at=1", "scenario.startup_s=3", timeout=60)
+    done = cli(*FAST, "backend.fail=hang", "backend.fail_at=1", "scenario.startup_s=3", timeout=200)
     assert done.code == 1 and done.record["status"] == "timeout"
     assert "while warming up" in done.record["reason"]
     assert "scenario.startup_s=12" in done.err
@@ -120,10 +120,10 @@ def test_an_interrupted_run_is_recorded_and_leaves_no_child(tmp_path, how):
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(getattr(signal, how))
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=100)
     assert process.returncode == 1, err
     check_interrupted(out, out_dir)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     assert "Traceback" not in err
 
@@ -145,7 +145,7 @@ def test_an_interrupted_multirun_stops_and_counts(tmp_path):
     process = start(out_dir, "-m", *FAST, "backend.fail=hang", "backend.fail_at=20", "seed=1,2,3")
     wait_for_phase(process, "measuring")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=100)
     assert process.returncode == 1, err
     assert json.loads((out_dir / "0/record.json").read_text())["reason"] == "interrupted"
     assert not (out_dir / "1/record.json").exists(), "the next cell was not begun"
@@ -157,8 +157,8 @@ def test_the_worker_follows_a_killed_command(tmp_path):
     process = start(tmp_path / "out", *FAST, "backend.fail=hang", "backend.fail_at=20")
     children = wait_for_phase(process, "measuring")
     process.kill()
-    process.communicate(timeout=20)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    process.communicate(timeout=100)
+    _, alive = psutil.wait_procs(children, timeout=60)
     for child in alive:
         child.kill()
     assert not alive

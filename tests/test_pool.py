@@ -263,6 +263,6 @@ def test_abandoning_takes_workers_and_blocks_along(pool):
     workers = [psutil.Process(lane.pid) for lane in made.lanes]
     threading.Thread(target=partial(made.lanes[0].generate, [67]), daemon=True)
     made.abandon()
-    psutil.wait_procs(workers, timeout=10)
+    psutil.wait_procs(workers, timeout=60)
     assert all(not w.is_running() or w.status() == psutil.STATUS_ZOMBIE for w in workers)
     assert shared_blocks() <= before

@@ -75,7 +75,7 @@ def test_mistakes_on_the_command_line(root, capsys, words, said):
 def test_as_a_command_ends_with_json(root):
     done = subprocess.run(
         [sys.executable, "-m", "sdxl.download", "latents"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == OK, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["files"][0]["state"] == "made"
