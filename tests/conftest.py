@@ -45,11 +45,12 @@ def empty_database(tmp_path_factory):
 def world(tmp_path, monkeypatch, empty_database):
     """Store, caches and tracking in `tmp_path`; an attempt to reach the network fails the test."""
     log = tmp_path / "network.log"
-    shutil.copy(empty_database, tmp_path / "default.db")
+    database = tmp_path.with_suffix(".db")  # beside the folder, which tests find empty
+    shutil.copy(empty_database, database)
     settings = {
         "SDXL_STORE": tmp_path / "store",
         "HF_HOME": tmp_path / "hf",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'default.db'}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{database}",
         "SDXL_TEST_NETWORK_LOG": log,
         "PYTHONPATH": OFFLINE,
         "COLUMNS": "200",

@@ -31,7 +31,7 @@ def test_every_fault_ends_in_a_record(cli, scenario, fault, status, reason):
     rate = ["scenario.target_qps=50"] if scenario == "Server" else []
     done = cli(*FAST, *rate, f"scenario={scenario}", f"backend.fail={fault}",
                "backend.fail_at=20", "scenario.stall_s=2", "scenario.startup_s=30")  # fmt: skip
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < 100
     assert done.code == 1, done.err
     assert done.json["status"] == done.record["status"] == status
     assert reason in done.json["reason"] and reason in done.record["reason"]
@@ -43,10 +43,10 @@ def test_every_fault_ends_in_a_record(cli, scenario, fault, status, reason):
 
 
 def test_a_fault_during_warm_up_is_recorded_too(cli):
-    done = cli(*FAST, "backend.fail=hang", "backend.fail_at=1", "scenario.startup_s=3", timeout=200)
+    done = cli(*FAST, "backend.fail=hang", "backend.fail_at=1", "scenario.startup_s=8", timeout=200)
     assert done.code == 1 and done.record["status"] == "timeout"
     assert "while warming up" in done.record["reason"]
-    assert "scenario.startup_s=12" in done.err
+    assert "scenario.startup_s=32" in done.err
 
 
 def test_a_failed_cell_leaves_no_trace_in_the_next_record(cli):
