@@ -17,7 +17,7 @@ from sdxl.schema import Config
 class Training:
     """A stage: what it trains on, for how long, how fast."""
 
-    name: str = MISSING  # the stage: vae, clip, judge, unet, qat, finetune
+    name: str = MISSING  # the stage, a module of sdxl/training
     run: str = "scenes"  # folder of checkpoints below <store>/training
     scenes: int = 20000  # rendered scenes of the training set
     size: int = 64  # pixels

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdxl.errors import UserError
 from sdxl.scenes import captions, world
 from sdxl.schema_train import Training
 from sdxl.training import scene_data, unet
@@ -60,31 +59,28 @@ class Stage(unet.Stage):
     """As `unet`, with text encoders that learn too."""
 
     def __init__(self, settings: Training, seed: int) -> None:
-        from diffusers import UNet2DConditionModel
-
-        before = scene_data.stage_folder(settings.run, "unet_large") / "model"
-        if not before.is_dir():
-            raise UserError(
-                f"the UNet of run `{settings.run}` has not been trained alone",
-                str(before),
-                fix=f"python train.py train=unet_large train.run={settings.run}",
-            )
         super().__init__(settings, seed)
-        first, second = scene_data.text_encoders(settings.run)
-        body = getattr(first, "text_model", first)  # transformers 5 has no such level
-        unused = [body.encoder.layers[-1], body.final_layer_norm]
-        for part in (first, second):
-            part.requires_grad_(True)
-        for part in unused:  # the penultimate state is what SDXL takes
-            part.requires_grad_(False)
-        painter: Any = Painter(UNet2DConditionModel.from_pretrained(before), first, second)
-        self.module = painter.train()
         self.scenes = [world.training_scene(seed, n) for n in range(settings.scenes)]
         self.rows = np.repeat(
             np.arange(len(self.scenes)), [REPEATS[len(scene.solids)] for scene in self.scenes]
         )
         self.count = len(self.rows)
         self.seed = seed
+
+    def network(self) -> nn.Module:
+        """The UNet of large pictures with the text encoders of the stage `clip`."""
+        from diffusers import UNet2DConditionModel
+
+        network: Any = UNet2DConditionModel.from_pretrained(
+            scene_data.exported(self.run, "unet_large")
+        )
+        first, second = scene_data.text_encoders(self.run)
+        for part in (first, second):
+            part.requires_grad_(True)
+        body = getattr(first, "text_model", first)  # transformers 5 has no such level
+        for unused in (body.encoder.layers[-1], body.final_layer_norm):
+            unused.requires_grad_(False)  # the penultimate state is what SDXL takes
+        return Painter(network, first, second).train()
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Latents, noise, timesteps and token ids, some of them of the unconditional texts."""

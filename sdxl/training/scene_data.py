@@ -73,6 +73,18 @@ def stage_folder(run: str, stage: str) -> Path:
     return store.root() / "training" / run / stage
 
 
+def exported(run: str, stage: str) -> Path:
+    """The networks that a stage has left; `UserError` if it has left none."""
+    folder = stage_folder(run, stage) / "model"
+    if not folder.is_dir():
+        raise UserError(
+            f"the stage `{stage}` of run `{run}` is not trained yet",
+            f"no {folder}",
+            fix=f"python train.py train={stage} train.run={run}",
+        )
+    return folder
+
+
 def autoencoder(run: str) -> Any:
     """The VAE that this run has trained, or None if there is none yet."""
     from diffusers import AutoencoderKL
@@ -104,13 +116,7 @@ def text_encoders(run: str) -> tuple[Any, Any]:
     """Both text encoders that this run has trained."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    folder = stage_folder(run, "clip") / "model"
-    if not folder.is_dir():
-        raise UserError(
-            f"the text encoders of run `{run}` are not trained yet",
-            str(folder),
-            fix=f"python train.py train=clip train.run={run}",
-        )
+    folder = exported(run, "clip")
     first = CLIPTextModel.from_pretrained(folder / "text_encoder")
     second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2")
     return first.eval(), second.eval()

@@ -17,7 +17,6 @@ from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
 from sdxl import architecture, config, networks, store
-from sdxl.errors import UserError
 from sdxl.scenes import captions, judge
 from sdxl.schema_train import Training
 from sdxl.training import scene_data
@@ -77,15 +76,19 @@ class Stage:
     """Trains the UNet on latents and embeddings of the run's own VAE and text encoders."""
 
     def __init__(self, settings: Training, seed: int) -> None:
-        from diffusers import UNet2DConditionModel
-
         torch.manual_seed(seed)
         self.run, self.size, self.count = settings.run, settings.size, settings.scenes
-        unet: Any = UNet2DConditionModel(**architecture.SCENES["unet"])
-        self.module = Denoiser(unet)
+        self.module = self.network()
         folder = training_set(settings.run, seed, settings.scenes, settings.size)
         names = ("latents", "hidden", "pooled", "none_hidden", "none_pooled")
         self.data = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+
+    def network(self) -> nn.Module:
+        """What is trained, as it is before the first step."""
+        from diffusers import UNet2DConditionModel
+
+        unet: Any = UNet2DConditionModel(**architecture.SCENES["unet"])
+        return Denoiser(unet)
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Latents, noise, timesteps and embeddings, some of them unconditional."""
@@ -170,13 +173,8 @@ def training_set(run: str, seed: int, count: int, size: int) -> Path:
     }  # fmt: skip
 
     def build(folder: Path) -> dict[str, Any]:
+        scene_data.exported(run, "vae")
         vae, encoders = scene_data.autoencoder(run), scene_data.text_encoders(run)
-        if vae is None:
-            raise UserError(
-                f"the VAE of run `{run}` is not trained yet",
-                str(folders[0]),
-                fix=f"python train.py train=vae train.run={run}",
-            )
         write_latents(folder, vae, scene_data.pictures(seed, count, size))
         texts = [caption.text for caption in scene_data.wordings(seed, count)]
         write_embeddings(folder, encoders, _ids, texts, scene_data.UNCONDITIONAL)

@@ -6,27 +6,20 @@ times the pixels give it four times the places. Small pictures first are the che
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from sdxl.errors import UserError
-from sdxl.schema_train import Training
+from torch import nn
+
 from sdxl.training import scene_data, unet
 
 
 class Stage(unet.Stage):
     """As `unet`, beginning with what that stage has exported."""
 
-    def __init__(self, settings: Training, seed: int) -> None:
+    def network(self) -> nn.Module:
+        """The UNet of small pictures."""
         from diffusers import UNet2DConditionModel
 
-        small = scene_data.stage_folder(settings.run, "unet") / "model"
-        if not small.is_dir():
-            raise UserError(
-                f"the UNet of run `{settings.run}` has not begun with small pictures",
-                str(small),
-                fix=f"python train.py train=unet train.run={settings.run}",
-            )
-        super().__init__(settings, seed)
-        network = UNet2DConditionModel.from_pretrained(small)
-        with torch.no_grad():
-            self.module.unet.load_state_dict(network.state_dict())
+        before = scene_data.exported(self.run, "unet")
+        network: Any = UNet2DConditionModel.from_pretrained(before)
+        return unet.Denoiser(network).train()

@@ -46,8 +46,8 @@ def test_other_settings_are_refused_before_anything_is_written(composed, tmp_pat
 def test_a_stage_out_of_its_turn_is_named_before_anything_is_made(composed, monkeypatch):
     monkeypatch.setattr(scene_data, "pictures", lambda *_: pytest.fail("rendered"))
     given = checked(composed("train=unet", "tracking=off", name="train")).train
-    with pytest.raises(UserError, match="small pictures"):
+    with pytest.raises(UserError, match="stage `unet` of run"):
         unet_large.Stage(given, 0)
     monkeypatch.setattr(scene_data, "text_encoders", lambda _: (None, None))
-    with pytest.raises(UserError, match="VAE of run"):
+    with pytest.raises(UserError, match="stage `vae` of run"):
         unet.Stage(given, 0)

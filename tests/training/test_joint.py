@@ -104,6 +104,6 @@ def test_the_stage_before_is_asked_for(stages):
     import shutil
 
     shutil.rmtree(scene_data.stage_folder(RUN, "unet_large"))
-    with pytest.raises(UserError, match="trained alone") as caught:
+    with pytest.raises(UserError, match="`unet_large` of run `little` is not trained") as caught:
         joint.Stage(settings(), 0)
     assert "train=unet_large" in str(caught.value)
