@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdxl import architecture
-from sdxl.errors import UserError
+from sdxl.errors import OK, SdxlError, UserError, show
 from sdxl.quality import efficientnet, frechet, quick
 from sdxl.scenes import looking, render, world
 from sdxl.training import scene_data
@@ -116,14 +117,21 @@ _INDEX = {
 }
 
 
-def main() -> None:
-    """The command line."""
+def main() -> int:
+    """The command; prints one JSON object at the end and returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run")
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
-    print(json.dumps(bundle(given.run, given.folder)))
+    try:
+        facts = bundle(given.run, given.folder)
+        outcome: dict[str, Any] = {"status": "ok", **facts, "exit_code": OK}
+    except SdxlError as error:
+        show(error)
+        outcome = {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
+    print(json.dumps(outcome), flush=True)
+    return int(outcome["exit_code"])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
