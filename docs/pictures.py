@@ -27,7 +27,7 @@ ONLY_GRID = (
     "<style>main > :not(section), section > :not(.grid), .grid > :not(.scroll), "
     "section:not(:has(.grid)) {display: none} section {border: 0} main {max-width: none}</style>"
 )
-COMPARISON = (196, 8, 1106, 1290)
+COMPARISON = (196, 8, 1094, 1272)
 """MLflow's middle column in a window of 1500 pixels, without its panes at the sides."""
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
 
