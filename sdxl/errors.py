@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 OK, FAILED, USER, INVALID = 0, 1, 2, 3
 """Exit codes of every command: done, a failure, the user's mistake, finished but INVALID."""
@@ -105,3 +107,17 @@ def show(error: SdxlError) -> None:
         )
     else:  # a frame would break long paths in logs
         print(f"--- {title}\n{body}\n---", file=sys.stderr, flush=True)
+
+
+def ended(work: Callable[[], dict[str, Any]]) -> int:
+    """Do a small command's work and end it as every command ends; returns the exit code.
+
+    Its facts, or what went wrong, become the JSON line on standard output.
+    """
+    try:
+        outcome: dict[str, Any] = {"status": "ok", **work(), "exit_code": OK}
+    except SdxlError as error:
+        show(error)
+        outcome = {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
+    print(json.dumps(outcome), flush=True)
+    return int(outcome["exit_code"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sdxl import store
-from sdxl.errors import OK, SdxlError, UserError, show
+from sdxl.errors import SdxlError, UserError, ended
 from sdxl.quality import frechet, full
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -36,14 +35,8 @@ MERGED = 32
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; prints one JSON object at the end and returns the exit code."""
     args = _parser().parse_args(argv)
-    try:
-        found = compute(args.images, args.out, store.resolve(args.inception), args.device)
-        outcome: dict[str, Any] = {"status": "ok", **found, "exit_code": OK}
-    except SdxlError as error:
-        show(error)
-        outcome = {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
-    print(json.dumps(outcome), flush=True)
-    return int(outcome["exit_code"])
+    weights = store.resolve(args.inception)
+    return ended(lambda: compute(args.images, args.out, weights, args.device))
 
 
 def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dict[str, Any]:

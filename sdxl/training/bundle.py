@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdxl import architecture
-from sdxl.errors import OK, SdxlError, UserError, show
+from sdxl.errors import UserError, ended
 from sdxl.quality import efficientnet, frechet, quick
 from sdxl.scenes import looking, render, world
 from sdxl.training import scene_data
@@ -123,14 +123,7 @@ def main() -> int:
     parser.add_argument("run")
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
-    try:
-        facts = bundle(given.run, given.folder)
-        outcome: dict[str, Any] = {"status": "ok", **facts, "exit_code": OK}
-    except SdxlError as error:
-        show(error)
-        outcome = {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
-    print(json.dumps(outcome), flush=True)
-    return int(outcome["exit_code"])
+    return ended(lambda: bundle(given.run, given.folder))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sdxl import networks, store
-from sdxl.errors import OK, ConfigError, Problem, SdxlError, UserError, show
+from sdxl.errors import ConfigError, Problem, UserError, ended
 from sdxl.model import open_source, torch_device
 from sdxl.schema import Config
 from sdxl.training import examples
@@ -236,16 +236,13 @@ def main() -> int:
     parser.add_argument("--per-shard", type=int, default=1000)
     parser.add_argument("--embeddings", action="store_true", help="keep the text embeddings, too")
     given = parser.parse_args()
-    try:
+
+    def work() -> dict[str, Any]:
         config = _configuration(given.overrides)
         count = write(config, given.images, given.out, given.per_shard, given.embeddings)
-        facts = {"samples": count, "folder": str(given.out)}
-        outcome: dict[str, Any] = {"status": "ok", **facts, "exit_code": OK}
-    except SdxlError as error:
-        show(error)
-        outcome = {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
-    print(json.dumps(outcome), flush=True)
-    return int(outcome["exit_code"])
+        return {"samples": count, "folder": str(given.out)}
+
+    return ended(work)
 
 
 def _configuration(overrides: list[str]) -> Config:
