@@ -1,6 +1,7 @@
 """The torch backend's own denoise loop: the sampler's numbers, and no word from the host."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,6 +174,19 @@ def test_what_needs_cuda_says_so(load, word):
     assert [p.what for p in backend.missing(config)] == [f"`{word}` needs CUDA"]
     with pytest.raises(ConfigError, match="needs CUDA"):
         backend.open(config, {})
+
+
+def test_a_model_that_predicts_no_noise_is_drawn_by_the_scheduler_or_refused(load):
+    from diffusers import EulerDiscreteScheduler
+
+    config = load(*SMALL)
+    stages = backend.open(config, {})
+    other = EulerDiscreteScheduler(**SCHEDULER | {"prediction_type": "v_prediction"})
+    assert stages._loop(config, other) is None
+    stages.settings = replace(stages.settings, graphs=Graphs.step, overlap=True)
+    with pytest.raises(ConfigError, match="prediction_type=v_prediction") as refused:
+        stages._loop(config, other)
+    assert "`backend.overlap=true backend.graphs=step` needs" in str(refused.value)
 
 
 @pytest.mark.parametrize(

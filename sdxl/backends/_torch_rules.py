@@ -99,6 +99,22 @@ def _of_overlap(config: schema.Config, backend: Config) -> Iterator[Problem]:
         )
 
 
+def of_prediction(backend: Config, predicted: str) -> Iterator[Problem]:
+    """What the loop with buffers that stay would have to do for a model that predicts no noise."""
+    asked = {
+        "backend.overlap=true": backend.overlap,
+        f"backend.graphs={backend.graphs.value}": backend.graphs in (Graphs.step, Graphs.loop),
+    }
+    words = [word for word, wanted in asked.items() if wanted and predicted != "epsilon"]
+    if words:
+        yield Problem(
+            f"`{' '.join(words)}` needs a model whose UNet predicts the noise",
+            f"its scheduler says prediction_type={predicted}",
+            "epsilon, as SDXL",
+            "backend.graphs=auto backend.overlap=false",
+        )
+
+
 def missing(config: schema.Config, device: str | None = None) -> Iterator[Problem]:
     """Settings that need CUDA where there is none: as the driver says, or for a known device."""
     backend = config.backend

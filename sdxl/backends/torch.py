@@ -186,19 +186,21 @@ class TorchStages:
 
     def _loop(self, config: schema.Config, scheduler: Any) -> Any:
         """The whole denoise loop, unless the sampler's own is to run."""
-        from sdxl.backends import _torch_loop
+        from sdxl.backends import _torch_loop, _torch_rules
 
         kind, steps, guidance = self.settings.loop, config.model.steps, config.model.guidance
         if kind is Loop.pipeline:
             return _torch_loop.Pipeline(self.modules, scheduler, steps, guidance)
-        if kind is Loop.scheduler or scheduler.config.prediction_type != "epsilon":
+        predicted = scheduler.config.prediction_type
+        if kind is Loop.scheduler or predicted != "epsilon":
+            if problems := list(_torch_rules.of_prediction(self.settings, predicted)):
+                raise ConfigError(problems)
             return None
         graphs = self.settings.graphs
         if graphs is Graphs.auto:
-            from sdxl.backends._torch_rules import OWN_GRAPHS
-
-            ours = self.device.type == "cuda" and self.settings.compile not in OWN_GRAPHS
-            graphs = Graphs.step if ours else Graphs.none
+            theirs = self.settings.compile in _torch_rules.OWN_GRAPHS
+            cuda = self.device.type == "cuda"
+            graphs = Graphs.step if cuda and not theirs else Graphs.none
         return _torch_loop.Denoiser(
             lambda *given: self.unet(*given), scheduler, steps, guidance, self.device, graphs
         )
@@ -265,45 +267,10 @@ class TorchStages:
         return np.concatenate(parts)
 
     def describe(self) -> dict[str, Any]:
-        """Device, dtypes and parameter counts of the components."""
-        import torch
+        """Device, dtypes, parameter counts and what was chosen."""
+        from sdxl.backends import _torch_facts
 
-        executed = self.choice.describe() if self.choice else {}
-        return {
-            "backend": "torch",
-            "device": str(self.device),
-            "device_name": (
-                torch.cuda.get_device_name(self.device)
-                if self.device.type == "cuda"
-                else self.device.type
-            ),
-            "compile": self.settings.compile.value,
-            "compile_cache": self.compiled.describe() if self.compiled else {},
-            "loop": self.loop.describe() if self.loop else {"kind": "scheduler"},
-            "by_shape": self._by_shape(),
-            "overlap": self.overlap,
-            "attention": self.attention.describe() if self.attention else {"wanted": "torch"},
-            "quantization": self.quantization,
-            # 8-bit numbers in 16- or 32-bit arithmetic: quality counts, speed does not.
-            "simulated": self.quantization != "none" and not executed.get("real_layers"),
-            "execution": executed,
-            "threads": torch.get_num_threads(),
-            "precision": {
-                name: str(module.dtype).removeprefix("torch.")
-                for name, module in self.modules.items()
-            },
-            "parameters": {
-                name: sum(p.numel() for p in module.parameters())
-                for name, module in self.modules.items()
-            }
-            | ({"unet": self.parameters} if self.choice else {}),
-        }
-
-    def _by_shape(self) -> bool:
-        """Whether a batch size is prepared when it first comes: captured, compiled or timed."""
-        captures = getattr(self.loop, "graphs", Graphs.none) is not Graphs.none
-        tunes = self.choice is not None and self.device.type == "cuda"  # Triton's kernels
-        return captures or tunes or self.compiled is not None or self.attention is not None
+        return _torch_facts.of(self)
 
     def close(self) -> None:
         """Free the modules and the allocator's cache."""

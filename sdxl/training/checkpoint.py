@@ -53,7 +53,7 @@ def load(
         for name, parameter in module.named_parameters():
             if f"exp_avg/{name}" in names:
                 optimizer.state[parameter] = {
-                    "step": torch.tensor(float(step)),
+                    "step": torch.tensor(float(step), device=parameter.device),
                     **{m: file.get_tensor(f"{m}/{name}").to(parameter.device) for m in _MOMENTS},
                 }
     return step

@@ -56,7 +56,9 @@ class Painter(nn.Module):
 
 
 class Stage(unet.Stage):
-    """As `unet`, with text encoders that learn too."""
+    """As `unet`, with text encoders that learn too, and more of the noisy timesteps."""
+
+    power = 0.5
 
     def __init__(self, settings: Training, seed: int) -> None:
         super().__init__(settings, seed)

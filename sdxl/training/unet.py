@@ -75,6 +75,9 @@ class Denoiser(nn.Module):
 class Stage:
     """Trains the UNet on latents and embeddings of the run's own VAE and text encoders."""
 
+    power = 1.0
+    """Timesteps are even draws from 0 to 1, to this power: below one, more of the noisy ones."""
+
     def __init__(self, settings: Training, seed: int) -> None:
         torch.manual_seed(seed)
         self.run, self.size, self.count = settings.run, settings.size, settings.scenes
@@ -111,7 +114,7 @@ class Stage:
         return {
             "latents": latents,
             "noise": batch.draw("noise", *latents.shape[1:]),
-            "timestep": (batch.draw("timestep", uniform=True) * steps).long(),
+            "timestep": (batch.draw("timestep", uniform=True) ** self.power * steps).long(),
             "time_ids": torch.tensor([sizes] * len(latents), dtype=torch.float32),
         }
 
