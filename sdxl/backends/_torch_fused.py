@@ -223,13 +223,20 @@ def _why_no_block(block: Any) -> str:
         and isinstance(block.ff.net[0], GEGLU)
         and len(block.ff.net) == 3
         and all(_affine(norm) for norm in (block.norm1, block.norm2, block.norm3))
-        and all(
-            attn.norm_q is None and attn.group_norm is None and attn.rescale_output_factor == 1
-            and not attn.residual_connection and not attn.norm_cross
-            for attn in attentions
-        )
-    )  # fmt: skip
+        and all(map(plain_attention, attentions))
+    )
     return "" if expected else "a transformer block of another kind than SDXL's"
+
+
+def plain_attention(attn: Any) -> bool:
+    """Projections, attention and one more projection, and nothing else."""
+    return (
+        attn.norm_q is None
+        and attn.group_norm is None
+        and attn.rescale_output_factor == 1
+        and not attn.residual_connection
+        and not attn.norm_cross
+    )
 
 
 def _why_no_resnet(block: Any, home: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdxl.backends import _torch_cpu, _torch_cuda, _torch_quant
+from sdxl.backends import _torch_cpu, _torch_cuda, _torch_fp8_attention, _torch_quant
 from sdxl.backends._torch_fused import fuse
 from sdxl.backends._torch_layer import Kernel, Layer, Simulated, read
 from sdxl.checkpoint import Checkpoint, StoredLayer
@@ -43,12 +43,12 @@ class Choice:
 
     def why_not(self, entry: StoredLayer, module: Any) -> str | None:
         """The reason why a stored layer can only be simulated; None if there is a kernel."""
-        if entry.kind == "attention":
-            return "no FP8 attention kernel"
         if entry.weight_only:
             return "8-bit weights alone make no 8-bit product"
         if reason := self.home.why_none(self.device, entry.format):
             return reason
+        if entry.kind == "attention":
+            return _torch_fp8_attention.why_not(module, self.home, self.device)
         if isinstance(module, nn.Conv2d) and not _plain(module):
             return "a convolution in groups, or with odd strides or padding"
         if not self.usable(entry.kind, entry.format):
@@ -145,6 +145,10 @@ def restore(
     for name in real:
         owner, _, field = name.rpartition(".")
         plain = unet.get_submodule(name)
+        if stored.layers[name].kind == "attention":
+            _torch_fp8_attention.install(plain, name, stored, device)
+            choice.layers[name] = _torch_fp8_attention.TritonAttention.name
+            continue
         layer = read(stored, name, plain, dtype, device)
         setattr(unet.get_submodule(owner), field, EightBit(layer, choice))
     # After the layers are in place: what it hangs on q, k and v must stay there.

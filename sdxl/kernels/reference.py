@@ -101,6 +101,22 @@ def conv(
     return (found if residual is None else found + residual.float()).to(dtype)
 
 
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, units: tuple[float, ...], scale: float,
+    per_unit: float, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """softmax(query key^T * scale) value of E4M3 codes (B, L, heads, width), softmax in codes too.
+
+    units: what one code of query, key and value stands for; per_unit: codes in a softmax of 1.
+    """
+    q, k, v = (codes.double().transpose(1, 2) for codes in (query, key, value))
+    scores = (q @ k.transpose(-1, -2)).float() * (units[0] * units[1] * scale)
+    shares = scores.softmax(-1).to(dtype)
+    coded = quantize(shares, None, torch.tensor(per_unit), torch.float8_e4m3fn)
+    found = (coded.double() @ v).float() * (units[2] / per_unit)
+    return found.transpose(1, 2).to(dtype)
+
+
 def euler_step(
     latents: Tensor, predicted: Tensor, guidance: float, sigma: Tensor, sigma_next: Tensor
 ) -> tuple[Tensor, Tensor]:

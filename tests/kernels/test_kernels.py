@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="the kernels need Triton: pip install -e .[
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton's interpreter is switched off", allow_module_level=True)
 
-from sdxl.kernels import conv, euler, gemm, quantize, reference
+from sdxl.kernels import attention, conv, euler, gemm, quantize, reference
 
 INT8, E4M3 = torch.int8, torch.float8_e4m3fn
 FORMATS = pytest.mark.parametrize("dtype", [INT8, E4M3], ids=["int8", "e4m3"])
@@ -195,3 +195,19 @@ def test_the_codes_are_the_checkpoints():
     assert torch.equal(found, codes.integer_codes(values, amax))
     found = reference.quantize(values, None, codes.fp8_per_unit(amax), E4M3)
     assert torch.equal(found.view(INT8), codes.fp8_codes(values, amax).view(INT8))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 5, 7, 2, 8), (1, 37, 77, 3, 20), (1, 33, 33, 1, 64), (1, 0, 3, 1, 16)], ids=str
+)
+def test_attention(shape, kind):
+    batch, length, keys, heads, width = shape
+    sizes = (length, keys, keys)
+    given = [random_codes(batch, size, heads, width, dtype=E4M3) for size in sizes]
+    settings = ((0.03, 0.02, 0.01), width**-0.5, 448.0, kind)
+    found = attention.attention(*given, *settings, attention.SMALL)
+    expected = reference.attention(*given, *settings)
+    if expected.numel():
+        assert_close(found, expected)
+    assert found.shape == expected.shape
