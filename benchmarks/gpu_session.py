@@ -7,9 +7,8 @@
 Kernels alone, the ladder (Offline, batches of 8), its best rung at other batch sizes, then as
 Server with the 20 s limit and as SingleStream. Words are handed to every `run.py`. What ten minutes
 do not hold is named at the end; the same command typed again goes on there, because finished cells
-are found in the ledger. Nothing is downloaded. A machine with torch and Triton needs the wheels of
-`gpu_wheels.txt` besides:  pip install --no-index --find-links wheels -r benchmarks/gpu_wheels.txt
-Neither this command on a GPU nor that list on a fresh machine has been tried yet.
+are found in the ledger. Nothing is downloaded: docs/speed.md says how to bring the wheels of
+`gpu_wheels.txt` to a machine that has torch and Triton. Not tried on a GPU yet.
 """
 
 from __future__ import annotations

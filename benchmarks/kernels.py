@@ -1,4 +1,4 @@
-"""The ten dominant products of SDXL on this GPU: Triton and cuBLAS in 8 bits beside 16 bits.
+"""SDXL's dominant products and attention on this GPU: Triton and cuBLAS in 8 beside 16 bits.
 
     python benchmarks/kernels.py
     python benchmarks/kernels.py --rows 64 --only linear
@@ -30,6 +30,9 @@ LINEAR = (
 
 CONV = ((32, 1280, 1280), (128, 320, 320), (64, 640, 640))
 """(size, channels in, channels out) of 3 x 3 convolutions."""
+
+ATTENTION = ((10, 4096, 4096), (20, 1024, 1024), (10, 4096, 77), (20, 1024, 77))
+"""(heads of 64, queries, keys)."""
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -104,10 +107,30 @@ def convolution(count: int, size: int, inner: int, outer: int, where: torch.devi
     )
 
 
+def attend(count: int, heads: int, length: int, keys: int, where: torch.device) -> None:
+    from sdxl.kernels import attention, gemm
+
+    half = {"device": where, "dtype": torch.bfloat16}
+    query, key, value = (torch.randn(count, n, heads, 64, **half) for n in (length, keys, keys))
+    plain = [each.transpose(1, 2) for each in (query, key, value)]
+    q, k, v = (each.mul(60).to(torch.float8_e4m3fn) for each in (query, key, value))
+
+    def run(tile: gemm.Tile) -> torch.Tensor:
+        return attention.attention(q, k, v, (0.01,) * 3, 0.125, 448.0, torch.bfloat16, tile)
+
+    tile, found = gemm.tune(run, attention.TILES)
+    times = {
+        "bf16": timed(lambda: functional.scaled_dot_product_attention(*plain)),
+        f"triton fp8 {tile.BM}x{tile.BN}": min(found.values()),
+    }
+    flop = 4.0 * count * heads * length * keys * 64  # the second look at the keys is not counted
+    row(f"attention {count}x{heads}x{length}x{keys}x64", flop, times)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--only", choices=("linear", "conv"))
+    parser.add_argument("--only", choices=("linear", "conv", "attention"))
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no CUDA device here: these figures exist on a GPU only")
@@ -119,12 +142,15 @@ def main() -> None:
         "device": torch.cuda.get_device_name(), "torch": torch.__version__,
         "copy_tb_per_s": round(2 * source.numel() / ms / 1e9, 3),
     }), flush=True)  # fmt: skip
-    if arguments.only != "conv":
+    if arguments.only in (None, "linear"):
         for tokens, width, outputs in LINEAR:
             linear(arguments.rows * tokens, width, outputs, where)
-    if arguments.only != "linear":
+    if arguments.only in (None, "conv"):
         for size, inner, outer in CONV:
             convolution(arguments.rows, size, inner, outer, where)
+    if arguments.only in (None, "attention"):
+        for heads, length, keys in ATTENTION:
+            attend(arguments.rows, heads, length, keys, where)
 
 
 if __name__ == "__main__":
