@@ -27,6 +27,13 @@ def _block(inputs: int, outputs: int, stride: int, dilation: int = 1) -> nn.Sequ
     )
 
 
+def resized(pictures: Tensor, side: int) -> Tensor:
+    """Square pictures with `side` pixels along each side."""
+    if pictures.shape[-1] == side:
+        return pictures
+    return functional.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
+
+
 class PictureEncoder(nn.Module):
     """Pictures (B, 3, 64, 64) in -1..1 -> features (B, 128), the image half of the pair."""
 
@@ -56,29 +63,32 @@ class Found:
 
 
 class Detector(nn.Module):
-    """Pictures (B, 3, 64, 64) in -1..1 -> what stands in each of 16 x 16 cells."""
+    """Pictures (B, 3, 128, 128) in -1..1 -> what stands in each of 16 x 16 cells."""
 
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
-            _block(3, 24, 2), _block(24, 48, 2), _block(48, 64, 1), _block(64, 64, 1, 2),
-            _block(64, 64, 1, 2), _block(64, 64, 1),
+            _block(3, 16, 2), _block(16, 32, 2), _block(32, 64, 2), _block(64, 96, 1),
+            _block(96, 96, 1, 2), _block(96, 96, 1, 4), _block(96, 96, 1, 2), _block(96, 96, 1),
         )  # fmt: skip
-        self.out = nn.Conv2d(64, sum(_FIELDS.values()), 1)
+        self.out = nn.Conv2d(96, sum(_FIELDS.values()), 1)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Logits by field (B, n, 16, 16); `place` is in table units."""
-        if pictures.shape[-1] != 64:
-            pictures = functional.interpolate(pictures, (64, 64), mode="area")
+        """Logits by field (B, n, 16, 16); `place` is in table units. Other sizes are resized."""
+        pictures = resized(pictures, 8 * GRID)
         parts = self.out(self.blocks(pictures)).split(list(_FIELDS.values()), dim=1)
         return dict(zip(_FIELDS, parts, strict=True))
 
     @torch.no_grad()
     def find(self, pictures: Tensor) -> list[list[Found]]:
-        """The solids of each picture: cells that are likelier than a half and than all around."""
+        """The solids of each picture: peaks around which at least half a solid is expected.
+
+        One whose middle lies on the border of two cells gives each of them a part of its chance.
+        """
         out = {name: values.cpu() for name, values in self.forward(pictures).items()}
         there = out["there"].sigmoid()
-        peak = (there > 0.5) & (there == functional.max_pool2d(there, 3, 1, 1))
+        expected = 9 * functional.avg_pool2d(there, 3, 1, 1)
+        peak = (expected > 0.5) & (there == functional.max_pool2d(there, 3, 1, 1))
         found: list[list[Found]] = [[] for _ in pictures]
         for row, _, y, x in peak.nonzero().tolist():
             at = {name: values[row, :, y, x] for name, values in out.items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdxl.scenes import captions, judge, render, world
-from sdxl.scenes.encoder import GRID, Detector
+from sdxl.scenes.encoder import GRID, Detector, resized
 from sdxl.schema_train import Training
 from sdxl.training import scene_data
 from sdxl.training.loop import Batch
@@ -21,8 +21,10 @@ from sdxl.training.vae import tensor
 
 _EVALUATED = 256
 _NOISE = 0.06
-_REBUILT = 2000
+_REBUILT = 3000
 """Pictures that are shown through the autoencoder, too."""
+_COARSE = 0.25
+"""Share of the pictures that are shown as those of half the size look."""
 
 
 class Detecting(nn.Module):
@@ -51,7 +53,7 @@ class Detecting(nn.Module):
 
 
 class Stage:
-    """Trains the detector on renders, plain and through the autoencoder, with noise.
+    """Trains the detector on renders, plain, through the autoencoder, or coarse, with noise.
 
     It only judges, so unlike the other stages it may see every combination.
     """
@@ -59,7 +61,7 @@ class Stage:
     def __init__(self, settings: Training, seed: int) -> None:
         torch.manual_seed(seed)
         self.module = Detecting()
-        self.count = settings.scenes
+        self.count, self.size = settings.scenes, settings.size
         self.scenes = [world.any_scene(seed, number) for number in range(self.count)]
         self.pictures = scene_data.pictures(seed, self.count, settings.size, "any")
         self.rebuilt = scene_data.rebuilt(settings.run, self.pictures[:_REBUILT])
@@ -72,6 +74,8 @@ class Stage:
         rows = np.where(again, batch.rows % most, batch.rows)
         shown = [self.rebuilt if a and len(self.rebuilt) else self.pictures for a in again]
         pixels = tensor(np.stack([source[r] for source, r in zip(shown, rows, strict=True)]))
+        coarse = batch.draw("coarse", uniform=True) < _COARSE
+        pixels[coarse] = resized(resized(pixels[coarse], self.size // 2), self.size)
         strength = _NOISE * batch.draw("strength", 1, 1, 1, uniform=True)
         pixels = pixels + strength * batch.draw("noise", *pixels.shape[1:])
         there, cells, places = targets([self.scenes[r] for r in rows])
@@ -82,7 +86,7 @@ class Stage:
         """Accuracy on rendered scenes with held-out combinations: what the judge itself misses."""
         wanted = [world.held_out_scene(1, n) for n in range(_EVALUATED)]
         texts = [captions.describe(s, random.Random(n)) for n, s in enumerate(wanted)]
-        found = self.module.detector.find(tensor(render.render(wanted)).to(device))
+        found = self.module.detector.find(tensor(render.render(wanted, self.size)).to(device))
         return judge.accuracy(texts, found), None
 
     def export(self, folder: Path) -> None:
