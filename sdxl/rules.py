@@ -128,9 +128,9 @@ def _division(c: Config) -> Iterator[Problem]:
     fixed: list[tuple[str, object, object]] = [
         ("model.steps", m.steps, MLPERF_STEPS),
         ("model.negative_prompt", m.negative_prompt, MLPERF_NEGATIVE_PROMPT),
-        ("model.noise", m.noise.value, Noise.shared.value),
     ]
-    if not isinstance(m, schema.ScenesModel):  # trained by us, best at a guidance of its own
+    if not isinstance(m, schema.ScenesModel):  # trained by us, with settings of its own
+        fixed.append(("model.noise", m.noise.value, Noise.shared.value))
         fixed.append(("model.guidance", m.guidance, MLPERF_GUIDANCE))
     if not isinstance(m, schema.TinyModel | schema.ScenesModel):
         fixed += [("model.height", m.height, 1024), ("model.width", m.width, 1024)]

@@ -12,7 +12,7 @@ COUNT = 48
 MARGIN = {("real", "unquantized"): 1.3, ("unquantized", "random"): 6.0}
 """Least ratio of `fid_scenes` of neighbours at 48 captions, seed 0.
 
-Measured: 1.67 at 48 captions; at 64, three seeds, 2.89 to 2.91 and 10.4 to 13.6 (docs/scenes.md).
+Measured at 64 captions, three seeds: 2.41 to 3.61 and 9.1 to 12.7 (docs/scenes.md).
 INT8 and INT4 weights lie inside the noise of the seeds.
 """
 
