@@ -179,9 +179,10 @@ def _steps(
         )
         for group in optimizer.param_groups:
             group["lr"] = rate(step, settings)
-        with accelerator.autocast(), _attention(device):
-            losses = model(**stage.batch(batch, device))
-        accelerator.backward(losses["loss"])
+        with _attention(device):  # checkpointed blocks compute again on the way back
+            with accelerator.autocast():
+                losses = model(**stage.batch(batch, device))
+            accelerator.backward(losses["loss"])
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

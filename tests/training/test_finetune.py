@@ -78,17 +78,30 @@ def test_shards_hold_what_the_models_networks_make(config, pictures, written):
     assert torch.allclose(hidden[0], made.hidden[0], atol=1e-5)
 
 
+def trained(given, folder, **changes):
+    """The losses of a training with other settings."""
+    changed = dataclasses.replace(given, train=dataclasses.replace(given.train, **changes))
+    stage = finetune.Stage(changed)
+    seen = []
+    loop.train(stage, changed.train, 0, folder,
+               lambda kind, _, f, __: kind == "step" and seen.append(f["loss"]),
+               stage.identity)  # fmt: skip
+    return seen
+
+
+def test_blocks_that_compute_again_on_the_way_back_train_alike(config, written, tmp_path):
+    given = config(f"train.shards={written / 'plain'}")
+    plain = trained(given, tmp_path / "plain")
+    less = trained(given, tmp_path / "less", gradient_checkpointing=True)
+    assert less == pytest.approx(plain, rel=1e-5)
+    assert len(set(plain)) == 4
+
+
 def test_a_training_on_shards_resumes_to_the_bit_and_its_unet_is_used(config, written, tmp_path):
     given = config(f"train.shards={written / 'plain'}")
 
     def train(folder, **changes):
-        changed = dataclasses.replace(given, train=dataclasses.replace(given.train, **changes))
-        stage = finetune.Stage(changed)
-        seen = []
-        loop.train(stage, changed.train, 0, folder,
-                   lambda kind, _, f, __: kind == "step" and seen.append(f["loss"]),
-                   stage.identity)  # fmt: skip
-        return seen
+        return trained(given, folder, **changes)
 
     whole = train(tmp_path / "one")
     assert train(tmp_path / "two", max_s=0.0) + train(tmp_path / "two") == whole
