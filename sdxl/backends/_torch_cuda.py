@@ -81,13 +81,14 @@ def layer_norm_codes(
 
 
 def group_norm_silu_codes(
-    pixels: torch.Tensor, norm: Any, wanted: Input, dtype: torch.dtype
-) -> torch.Tensor:
-    """Codes (N, h, w, C) of silu(norm(pixels))."""
+    pixels: torch.Tensor, norm: Any, wanted: Input, dtype: torch.dtype,
+    skip: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Codes (N, h, w, C) of silu(norm(pixels)), a skip's channels behind the pixels' own."""
     from sdxl.kernels.quantize import group_norm_silu_quantize
 
     return group_norm_silu_quantize(
-        pixels, norm.num_groups, norm.weight, norm.bias, norm.eps, wanted.per_unit, dtype
+        pixels, norm.num_groups, norm.weight, norm.bias, norm.eps, wanted.per_unit, dtype, skip
     )
 
 

@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 
 from sdxl import codes
 from sdxl.backends import _torch_cuda
+from sdxl.backends._torch_parts import plain_attention
 from sdxl.checkpoint import ATTENTION_PARTS, Checkpoint
 
 E4M3 = torch.float8_e4m3fn
@@ -74,8 +75,6 @@ class Attend(AttnProcessor2_0):
 
 def why_not(attn: Any, home: Any, device: torch.device) -> str | None:
     """The reason why an attention layer can only be simulated; None if the kernel computes it."""
-    from sdxl.backends._torch_fused import plain_attention
-
     if home is not _torch_cuda or not _exact(device):
         return "no exact FP8 attention kernel on this device"
     return None if plain_attention(attn) else "an attention layer of another kind than SDXL's"

@@ -8,21 +8,17 @@ complete, whatever is fused. No division by 1, no dropout.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from sdxl.backends import _torch_resnet
 from sdxl.backends._torch_layer import Layer, joined
+from sdxl.backends._torch_parts import Part, plain_attention, plus, takes_codes
 
 Tensor = torch.Tensor
-
-
-def takes_codes(layer: Any) -> bool:
-    """Whether whoever makes the layer's input may make its codes."""
-    return bool(getattr(getattr(layer, "kernel", None), "takes_codes", False))
 
 
 def _alike(layers: list[Any]) -> bool:
@@ -31,18 +27,6 @@ def _alike(layers: list[Any]) -> bool:
         return False
     smoothed = {layer.kernel.input.factors is None for layer in layers}
     return len(smoothed) == 1 and len({layer.code for layer in layers}) == 1
-
-
-class Part(nn.Module):
-    """A function as a module, so that a profile sees its time under its kind."""
-
-    def __init__(self, kind: str, run: Callable[..., Any]) -> None:
-        super().__init__()
-        self.kind, self.run = kind, run
-
-    def forward(self, *given: Any) -> Any:
-        """The function's value."""
-        return self.run(*given)
 
 
 class Block(nn.Module):
@@ -84,7 +68,7 @@ class Block(nn.Module):
             for each in (query, key, value)
         )
         found = self.attend(attn.processor, *given).transpose(1, 2).reshape(len(flat), -1)
-        return _plus(attn.to_out[0], found, flat).view_as(hidden)
+        return plus(attn.to_out[0], found, flat).view_as(hidden)
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:
         flat = hidden.reshape(-1, hidden.shape[-1])
@@ -92,7 +76,7 @@ class Block(nn.Module):
         first, last = net[0].proj, net[2]
         if not takes_codes(last):
             (wide,) = self._of_norm(self.norm3, flat, [first])
-            return _plus(last, self.geglu(wide), flat).view_as(hidden)
+            return plus(last, self.geglu(wide), flat).view_as(hidden)
         wanted = last.kernel.input
         same = takes_codes(first) and first.code == last.code
         if same and hasattr(first.kernel, "geglu"):
@@ -119,33 +103,6 @@ class Block(nn.Module):
         return self.norm_codes(flat, norm, inputs, layers[0].code)
 
 
-class Resnet(nn.Module):
-    """diffusers' residual block where both convolutions take codes, which only a GPU's do."""
-
-    time_emb_proj: Any
-
-    def __init__(self, plain: Any, home: Any) -> None:
-        super().__init__()
-        for name, part in plain.named_children():
-            self.add_module(name, part)
-        self.conv_shortcut: Any = plain.conv_shortcut  # None is no child
-        self.norm_codes = Part("norm", home.group_norm_silu_codes)
-
-    def forward(self, image: Tensor, temb: Tensor) -> Tensor:
-        """Image (N, C, h, w), time embedding (N, T) -> (N, O, h, w), channels-last."""
-        hidden = self._conv(self.norm1, self.conv1, image, None)
-        hidden = hidden + self.time_emb_proj(functional.silu(temb))[:, :, None, None]
-        residual = image if self.conv_shortcut is None else self.conv_shortcut(image)
-        return self._conv(self.norm2, self.conv2, hidden, residual)
-
-    def _conv(self, norm: Any, layer: Any, image: Tensor, residual: Tensor | None) -> Tensor:
-        if not takes_codes(layer):
-            return _plus(layer, functional.silu(norm(image)), residual)
-        pixels = image.permute(0, 2, 3, 1)
-        coded = self.norm_codes(pixels, norm, layer.kernel.input, layer.code)
-        return layer(coded, coded=True, residual=residual)
-
-
 def parts(attn: Any, *names: str) -> list[Any]:
     """The projections of an attention layer: each, or the one that stands for them."""
     one = getattr(attn, "to_" + "".join(names), None)
@@ -161,7 +118,7 @@ def fuse(unet: Any, choice: Any) -> None:
         if isinstance(module, BasicTransformerBlock):
             kind, reason = "blocks", _why_no_block(module)
         elif isinstance(module, ResnetBlock2D):
-            kind, reason = "resnets", _why_no_resnet(module, choice.home)
+            kind, reason = "resnets", _torch_resnet.why_not(module, choice.home)
         else:
             continue
         if reason:
@@ -172,8 +129,10 @@ def fuse(unet: Any, choice: Any) -> None:
             for attn, names in ((module.attn1, "qkv"), (module.attn2, "kv")):
                 if _join(attn, names, choice):
                     choice.fused[f"joined {names}"] += 1
-        fused = Block if kind == "blocks" else Resnet
+        fused = Block if kind == "blocks" else _torch_resnet.Resnet
         unet.set_submodule(name, fused(module, choice.home))
+    if joins := _torch_resnet.join(unet):
+        choice.fused["skips beside"] += joins
 
 
 def _join(attn: Any, names: str, choice: Any) -> bool:
@@ -228,37 +187,6 @@ def _why_no_block(block: Any) -> str:
     return "" if expected else "a transformer block of another kind than SDXL's"
 
 
-def plain_attention(attn: Any) -> bool:
-    """Projections, attention and one more projection, and nothing else."""
-    return (
-        attn.norm_q is None
-        and attn.group_norm is None
-        and attn.rescale_output_factor == 1
-        and not attn.residual_connection
-        and not attn.norm_cross
-    )
-
-
-def _why_no_resnet(block: Any, home: Any) -> str:
-    from sdxl.backends._torch_real import EightBit
-
-    if not all(isinstance(layer, EightBit) for layer in (block.conv1, block.conv2)):
-        return "a residual block without 8-bit convolutions"
-    if not hasattr(home, "group_norm_silu_codes"):
-        return "a residual block, whose convolutions take no codes on this device"
-    expected = (
-        block.time_embedding_norm == "default"
-        and isinstance(block.nonlinearity, nn.SiLU)
-        and block.upsample is None
-        and block.downsample is None
-        and block.output_scale_factor == 1
-        and block.time_emb_proj is not None
-        and not block.skip_time_act
-        and all(norm.weight is not None for norm in (block.norm1, block.norm2))
-    )
-    return "" if expected else "a residual block of another kind than SDXL's"
-
-
 def _geglu(wide: Tensor) -> Tensor:
     value, gate = wide.chunk(2, dim=-1)
     return value * functional.gelu(gate)
@@ -272,12 +200,3 @@ def _attend(processor: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor
 
 def _affine(norm: Any) -> bool:
     return isinstance(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
-
-
-def _plus(layer: Any, values: Tensor, residual: Tensor | None) -> Tensor:
-    """layer(values) + residual, in one where the layer can."""
-    if residual is None:
-        return layer(values)
-    if hasattr(layer, "kernel"):
-        return layer(values, residual=residual)
-    return layer(values) + residual

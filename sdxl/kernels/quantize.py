@@ -106,27 +106,37 @@ def layer_norm_quantize(
 
 
 @triton.jit
+def _joined(image, skip, row, at, split, channels, inside):
+    """Channels `at` of pixels `row`, of which those from `split` on are the skip's."""
+    first = tl.load(image + row * split + at, mask=inside & (at < split), other=0.0)
+    other = skip + row * (channels - split) + at - split
+    return tl.where(at < split, first, tl.load(other, mask=inside & (at >= split), other=0.0))
+
+
+@triton.jit
 def _group_moments(
-    image, moments, pixels, channels, groups, eps,
+    image, skip, moments, pixels, split, channels, groups, eps,
     PIXELS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Mean and reciprocal deviation of one group of one image; the mean first, then the squares."""
     item, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     width = channels // groups
     column = tl.arange(0, WIDTH)
-    base = image + item * pixels * channels + group * width + column[None, :]
+    channel = group * width + column[None, :]
     total = tl.zeros((PIXELS, WIDTH), tl.float32)
     for start in range(0, pixels, PIXELS):
         at = start + tl.arange(0, PIXELS)[:, None]
         inside = (at < pixels) & (column < width)[None, :]
-        total += tl.load(base + at * channels, mask=inside, other=0.0).to(tl.float32)
+        found = _joined(image, skip, item * pixels + at, channel, split, channels, inside)
+        total += found.to(tl.float32)
     mean = tl.sum(tl.sum(total, axis=1), axis=0) / (pixels * width)
     total = tl.zeros((PIXELS, WIDTH), tl.float32)
     for start in range(0, pixels, PIXELS):
         at = start + tl.arange(0, PIXELS)[:, None]
         inside = (at < pixels) & (column < width)[None, :]
-        found = tl.load(base + at * channels, mask=inside, other=0.0).to(tl.float32) - mean
-        total += tl.where(inside, found * found, 0.0)
+        found = _joined(image, skip, item * pixels + at, channel, split, channels, inside)
+        apart = found.to(tl.float32) - mean
+        total += tl.where(inside, apart * apart, 0.0)
     variance = tl.sum(tl.sum(total, axis=1), axis=0) / (pixels * width)
     place = moments + (item * groups + group) * 2
     tl.store(place, mean)
@@ -135,7 +145,7 @@ def _group_moments(
 
 @triton.jit
 def _group_norm_silu(
-    image, moments, weight, bias, per_unit, out, pixels, channels, groups,
+    image, skip, moments, weight, bias, per_unit, out, pixels, split, channels, groups,
     INTEGER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -144,7 +154,7 @@ def _group_norm_silu(
     place = moments + (row // pixels * groups + at // (channels // groups)) * 2
     mean = tl.load(place, mask=inside, other=0.0)
     factor = tl.load(place + 1, mask=inside, other=0.0)
-    stored = tl.load(image + row * channels + at, mask=inside, other=0.0)
+    stored = _joined(image, skip, row, at, split, channels, inside)
     gain = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
     normed = (stored.to(tl.float32) - mean) * factor * gain + shift
@@ -156,21 +166,23 @@ def _group_norm_silu(
 
 def group_norm_silu_quantize(
     image: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float,
-    per_unit: torch.Tensor, dtype: torch.dtype,
+    per_unit: torch.Tensor, dtype: torch.dtype, skip: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """`reference.group_norm_silu_quantize`: one pass for the moments, one for the codes."""
     image = image.contiguous()
-    count, height, width, channels = image.shape
+    count, height, width, split = image.shape
+    rest = image if skip is None else skip.contiguous()
+    channels = split if skip is None else split + rest.shape[-1]
     pixels = height * width
-    out = codes_like(tuple(image.shape), dtype, image.device)
+    out = codes_like((count, height, width, channels), dtype, image.device)
     moments = torch.empty((count, groups, 2), dtype=torch.float32, device=image.device)
     if out.numel():
         _group_moments[(count, groups)](
-            image, moments, pixels, channels, groups, eps,
+            image, rest, moments, pixels, split, channels, groups, eps,
             PIXELS=64, WIDTH=triton.next_power_of_2(channels // groups),
         )  # fmt: skip
         _group_norm_silu[(count * pixels, triton.cdiv(channels, COLUMNS))](
-            image, moments, weight, bias, per_unit, out, pixels, channels, groups,
+            image, rest, moments, weight, bias, per_unit, out, pixels, split, channels, groups,
             INTEGER=dtype is torch.int8, BLOCK=COLUMNS,
         )  # fmt: skip
     return out

@@ -45,9 +45,10 @@ def layer_norm_quantize(
 
 def group_norm_silu_quantize(
     image: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float,
-    per_unit: Tensor, dtype: torch.dtype,
+    per_unit: Tensor, dtype: torch.dtype, skip: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Codes of silu(group_norm(image)), image (N, H, W, C)."""
+    """Codes of silu(group_norm(image)), image (N, H, W, C); a skip's channels follow its own."""
+    image = image if skip is None else torch.cat([image, skip], dim=-1)
     planes = image.permute(0, 3, 1, 2).float()
     normed = functional.group_norm(planes, groups, weight.float(), bias.float(), eps)
     active = functional.silu(normed.to(image.dtype).float()).to(image.dtype)

@@ -11,10 +11,11 @@ pytest.importorskip("triton", reason="the kernels need Triton")
 
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
 from torch import nn
 
 from sdxl import codes
-from sdxl.backends import _torch_cpu, _torch_cuda, _torch_fused
+from sdxl.backends import _torch_cpu, _torch_cuda, _torch_fused, _torch_resnet
 from sdxl.backends._torch_layer import Geometry, Simulated
 from sdxl.backends._torch_real import Choice, EightBit
 from sdxl.schema import Format
@@ -63,14 +64,14 @@ class Always(Choice):
         return made
 
 
-def eight_bit(plain, inputs, number, smooth, home, kernels):
-    """`plain` with all Linears and convolutions but the time embedding's in 8 bits; fused."""
+def eight_bit(plain, inputs, number, smooth, home, kernels, but=("time_emb_proj",)):
+    """`plain` with all Linears and convolutions but some in 8 bits."""
     torch.manual_seed(1)
     block, choice = copy.deepcopy(plain), Always(home, kernels)
     layers = {
         name: layer_of(name, module, inputs[name], number, smooth)
         for name, module in plain.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and name != "time_emb_proj"
+        if isinstance(module, nn.Linear | nn.Conv2d) and name.rpartition(".")[2] not in but
     }
     for name, layer in layers.items():
         owner, _, field = name.rpartition(".")
@@ -78,7 +79,7 @@ def eight_bit(plain, inputs, number, smooth, home, kernels):
     return block, choice, layers
 
 
-def watch_inputs(block, *given):
+def watch_inputs(block, *given, **named):
     """The input of every Linear and convolution in one call."""
     inputs = {}
     hooks = [
@@ -86,7 +87,7 @@ def watch_inputs(block, *given):
         for name, module in block.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d | EightBit)
     ]
-    out = block(*given)
+    out = block(*given, **named)
     for hook in hooks:
         hook.remove()
     return out, inputs
@@ -163,11 +164,46 @@ def test_a_residual_block(number, outputs):
                                  {"conv": _torch_cuda.TritonConv})  # fmt: skip
     network = nn.ModuleList([block])
     _torch_fused.fuse(network, choice)
-    assert isinstance(network[0], _torch_fused.Resnet) and choice.fused == Counter(resnets=1)
+    assert isinstance(network[0], _torch_resnet.Resnet) and choice.fused == Counter(resnets=1)
     for _ in range(2):
         found = network[0](image, temb)
         assert (found - expected).abs().max() <= 2e-2 * expected.abs().max()
     assert_same_integers(choice, layers, seen, share=0.02)
+
+
+@pytest.mark.parametrize("number", [Format.int8, Format.fp8])
+@pytest.mark.parametrize("crossed", [False, True], ids=["plain", "crossed"])
+@pytest.mark.parametrize("shortcut", [False, True], ids=["8-bit shortcut", "plain shortcut"])
+@torch.inference_mode()
+def test_the_way_up_joins_nothing_by_copying(number, crossed, shortcut, monkeypatch):
+    torch.manual_seed(0)
+    sizes = {"in_channels": 8, "prev_output_channel": 16, "out_channels": 8, "temb_channels": 12,
+             "num_layers": 2, "resnet_groups": 4}  # fmt: skip
+    cross = {"num_attention_heads": 2, "cross_attention_dim": 12, "use_linear_projection": True}
+    plain = (CrossAttnUpBlock2D(**sizes, **cross) if crossed else UpBlock2D(**sizes)).eval()
+    given = {
+        "hidden_states": torch.randn(2, 16, 4, 3), "temb": torch.randn(2, 12),
+        "res_hidden_states_tuple": (torch.randn(2, 8, 4, 3), torch.randn(2, 8, 4, 3)),
+    }  # fmt: skip
+    if crossed:
+        given["encoder_hidden_states"] = torch.randn(2, 3, 12)
+    left = ("time_emb_proj", "conv_shortcut") if shortcut else ("time_emb_proj",)
+    _, inputs = watch_inputs(plain, **given)
+    arguments = (plain, inputs, number, False, _torch_cuda)
+    kernels = {"conv": _torch_cuda.TritonConv, "linear": Simulated}
+    expected, *_ = eight_bit(*arguments, {"conv": Simulated, "linear": Simulated}, left)
+    expected = expected(**given)
+    block, choice, _ = eight_bit(*arguments, kernels, left)
+    network = nn.ModuleList([block])
+    _torch_fused.fuse(network, choice)
+    assert isinstance(network[0], _torch_resnet.Up)
+    assert choice.fused["skips beside"] == choice.fused["resnets"] == 2
+    network[0](**given)  # chooses kernels
+    if shortcut:
+        monkeypatch.setattr(torch, "cat", lambda *_, **__: pytest.fail("a copy"))
+    found = network[0](**given)
+    assert found.shape == expected.shape == (2, 8, 8, 6)
+    assert (found - expected).abs().max() <= 2e-2 * expected.abs().max()
 
 
 def test_what_is_not_fused_is_counted_with_its_reason():

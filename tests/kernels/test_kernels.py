@@ -101,7 +101,14 @@ def test_group_norm_silu_quantize(size, channels, groups, kind, dtype):
     weight, bias = torch.randn(channels).to(kind), torch.randn(channels).to(kind)
     arguments = (image, groups, weight, bias, 1e-5, PER_UNIT, dtype)
     found = quantize.group_norm_silu_quantize(*arguments)
-    assert_codes(found, reference.group_norm_silu_quantize(*arguments), ties=0.02)
+    expected = reference.group_norm_silu_quantize(*arguments)
+    assert_codes(found, expected, ties=0.02)
+    for own in (1, channels - 2):  # groups lie across the border of image and skip
+        arguments = (image[..., :own], *arguments[1:7], image[..., own:])
+        beside = quantize.group_norm_silu_quantize(*arguments)
+        assert torch.equal(beside.view(INT8), found.view(INT8))
+        assert torch.equal(reference.group_norm_silu_quantize(*arguments).view(INT8),
+                           expected.view(INT8))  # fmt: skip
 
 
 @FORMATS
