@@ -11,22 +11,18 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdxl.scenes import solids
-from sdxl.scenes.world import RADII, Scene, Solid
+from sdxl.scenes import camera, solids
+from sdxl.scenes.world import MIDDLE, RADII, Scene, Solid
 
 Floats = NDArray[np.float32]
 
 SAMPLES = 2
 """Rays per pixel in each direction."""
 
-_CAMERA = (0.0, -6.6, 4.3)
-_TARGET = (0.0, -0.05, 0.40)
-_HALF_ANGLE = math.radians(14.0)
 _LAMP = (-3.2, -3.4, 6.0)
 _LAMP_RADIUS = 0.9
 _GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
@@ -136,7 +132,7 @@ def _shade(
 def _near(solid: Solid, origin: Floats, rays: Floats, slack: float = 0.0) -> NDArray[np.bool_]:
     """Which unit rays (3, P) pass the ball around a solid, widened by `slack`, going forward."""
     radius = RADII[solid.size]
-    centre = np.array([[solid.x], [solid.y], [solids.MIDDLE * radius]], np.float32)
+    centre = np.array([[solid.x], [solid.y], [MIDDLE * radius]], np.float32)
     offset = centre - origin
     ahead = np.einsum("ip,ip->p", np.broadcast_to(offset, rays.shape), rays)
     aside = np.einsum("ip,ip->p", offset, offset) - ahead**2
@@ -159,11 +155,11 @@ class _View:
 
 @cache
 def _view(size: int) -> _View:
-    camera = np.array(_CAMERA, np.float32)[:, None]
+    place = np.array(camera.PLACE, np.float32)[:, None]
     fine = _directions(size * SAMPLES).reshape(3, size, SAMPLES, size, SAMPLES)
     rays = np.ascontiguousarray(fine.transpose(0, 1, 3, 2, 4)).reshape(3, size**2, SAMPLES**2)
     centres = _directions(size)
-    table = camera - camera[2] / centres[2] * centres
+    table = place - place[2] / centres[2] * centres
     to_lamp = np.array(_LAMP, np.float32)[:, None] - table
     to_lamp /= np.linalg.norm(to_lamp, axis=0)
     # One point of the lamp for each sub-pixel, on a sunflower's spiral.
@@ -172,34 +168,15 @@ def _view(size: int) -> _View:
     disc = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros_like(angle)])
     lamp = (np.array(_LAMP)[:, None] + disc).astype(np.float32)
     flat = rays.reshape(3, -1)
-    empty = _trace(Scene(()), camera, flat, np.tile(lamp, size**2))
-    return _View(camera, rays, lamp, centres, table, to_lamp,
+    empty = _trace(Scene(()), place, flat, np.tile(lamp, size**2))
+    return _View(place, rays, lamp, centres, table, to_lamp,
                  empty.reshape(3, size**2, -1).mean(2))  # fmt: skip
 
 
 def _directions(size: int) -> Floats:
     """Unit rays (3, size * size) through the middles of a square grid."""
-    forward, right, up = _axes()
-    line = ((np.arange(size) + 0.5) / size * 2 - 1) * math.tan(_HALF_ANGLE)
+    forward, right, up = map(np.array, (camera.FORWARD, camera.RIGHT, camera.UP))
+    line = ((np.arange(size) + 0.5) / size * 2 - 1) * camera.REACH
     v, u = np.meshgrid(-line, line, indexing="ij")
     rays = (forward + u[..., None] * right + v[..., None] * up).reshape(-1, 3).T
     return (rays / np.linalg.norm(rays, axis=0)).astype(np.float32)
-
-
-def seen_at(solid: Solid) -> tuple[float, float]:
-    """Where a solid's middle is in any picture: from the left and from the top, 0..1."""
-    forward, right, up = _axes()
-    middle = np.array([solid.x, solid.y, solids.MIDDLE * RADII[solid.size]]) - np.array(_CAMERA)
-    scale = middle @ forward * math.tan(_HALF_ANGLE)
-    return float(0.5 + 0.5 * (middle @ right) / scale), float(0.5 - 0.5 * (middle @ up) / scale)
-
-
-def _axes() -> tuple[Any, Any, Any]:
-    """Forward, right and up of the camera, unit vectors."""
-
-    def unit(vector: Any) -> Any:
-        return vector / np.linalg.norm(vector)
-
-    forward = unit(np.array(_TARGET) - np.array(_CAMERA))
-    right = unit(np.cross(forward, [0, 0, 1]))
-    return forward, right, np.cross(right, forward)

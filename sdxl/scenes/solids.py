@@ -12,8 +12,8 @@ from sdxl.scenes.world import Solid
 
 Floats = NDArray[np.float32]
 
-MIDDLE, BALL = 0.95, 1.4
-"""Centre and radius of a ball around any solid of radius 1 that stands at the origin."""
+BALL = 1.4
+"""Radius of a ball around any solid of radius 1, about its middle."""
 
 _HALF, _HEIGHT = 0.82, 1.6
 """Half the side of the cube, radius of the cylinder; their height, for solids of radius 1."""

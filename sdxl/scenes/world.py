@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
+from sdxl.scenes import camera
+
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
 SHAPES = ("sphere", "cube", "cylinder", "cone")
 SIZES = ("small", "large")
@@ -21,9 +23,13 @@ RELATIONS = ("left of", "right of", "behind", "in front of")
 
 RADII = {"small": 0.48, "large": 0.70}
 """Half the extent of a solid, in table units."""
+MIDDLE = 0.95
+"""Height of a solid's middle, in half extents."""
 REACH = (1.25, 1.1)
 """Largest |x| and |y| of a centre."""
 CLEARANCE = 0.1
+APART, INSIDE = 0.9, 0.9
+"""How far solids are from each other and from the picture's edge, in radii of their discs."""
 MARGIN = 0.55
 """By how much a stated relation holds at least, in table units."""
 
@@ -90,7 +96,7 @@ def holds(relation: str, one: tuple[float, float], other: tuple[float, float]) -
 
 
 def draw(random_: random.Random, count: int | None = None) -> Scene:
-    """A scene of `count` solids (one to three if None), placed so that none touch."""
+    """A scene of `count` solids (one to three if None), placed so that each is seen."""
     count = count or random_.choices((1, 2, 3), (0.35, 0.4, 0.25))[0]
     kinds = random_.sample([(colour, shape) for colour in COLOURS for shape in SHAPES], count)
     sizes = [random_.choice(SIZES) for _ in kinds]
@@ -99,7 +105,8 @@ def draw(random_: random.Random, count: int | None = None) -> Scene:
     while True:
         centres = [(random_.uniform(-REACH[0], REACH[0]), random_.uniform(-REACH[1], REACH[1]))
                    for _ in kinds]  # fmt: skip
-        if _fits(centres, sizes) and (relation is None or _clear(relation, *centres[:2])):
+        clear = relation is None or _clear(relation, *centres[:2])
+        if clear and _fits(centres, sizes) and _seen(centres, sizes):
             break
     turns = [random_.uniform(0, math.pi / 2) for _ in kinds]
     solids = tuple(
@@ -116,6 +123,25 @@ def _fits(centres: list[tuple[float, float]], sizes: list[str]) -> bool:
     return all(
         math.dist(one, other) > RADII[size] + RADII[other_size] + CLEARANCE
         for (one, size), (other, other_size) in pairs
+    )
+
+
+def disc(x: float, y: float, size: str) -> tuple[float, float, float]:
+    """Where a picture shows the solid that stands there: its middle and its radius.
+
+    From the left, from the top; all as shares of the picture's width.
+    """
+    across, down, unit = camera.seen(x, y, MIDDLE * RADII[size])
+    return across, down, unit * RADII[size]
+
+
+def _seen(centres: list[tuple[float, float]], sizes: list[str]) -> bool:
+    """No solid hides much of another, none is cut by the picture's edge."""
+    discs = [disc(*centre, size) for centre, size in zip(centres, sizes, strict=True)]
+    inside = all(min(x, y, 1 - x, 1 - y) > INSIDE * radius for x, y, radius in discs)
+    return inside and all(
+        math.dist(one[:2], other[:2]) > APART * (one[2] + other[2])
+        for one, other in combinations(discs, 2)
     )
 
 

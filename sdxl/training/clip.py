@@ -26,7 +26,7 @@ def text_networks() -> tuple[nn.Module, nn.Module]:
     """Both text encoders with a projection; the first is shipped without."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    tokenizer = scene_data.tokenizers()[0]
+    tokenizer = scene_data.learnt_tokenizers()[0]
     built = []
     for name in ("text_encoder", "text_encoder_2"):
         config = CLIPTextConfig(
@@ -91,7 +91,7 @@ class Stage:
         self.module = Pair()
         self.pictures = scene_data.pictures(seed, settings.scenes, settings.size)
         texts = [caption.text for caption in scene_data.wordings(seed, settings.scenes)]
-        first, second = scene_data.token_ids(texts)
+        first, second = scene_data.token_ids(texts, scene_data.learnt_tokenizers())
         self.first, self.second = torch.from_numpy(first), torch.from_numpy(second)
         # What follows a caption's end cannot change it: the encoders look back only.
         self.longest = int((self.first == self.first[0, -1]).long().argmax(1).max()) + 1
@@ -135,7 +135,7 @@ class Stage:
         module.second.save_pretrained(folder / "text_encoder_2")
         looking = nn.ModuleDict({"pictures": module.pictures, "to_text": module.to_text})
         save_model(looking, str(folder / "encoder.safetensors"))
-        one, other = scene_data.tokenizers()
+        one, other = scene_data.learnt_tokenizers()
         one.save_pretrained(folder / "tokenizer")
         other.save_pretrained(folder / "tokenizer_2")
 

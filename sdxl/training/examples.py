@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,12 +10,11 @@ import torch
 from torch import Tensor
 
 from sdxl import config as configuration
-from sdxl import prompts, store
+from sdxl import store
 from sdxl.errors import UserError
 from sdxl.model import Source, open_source
 from sdxl.schema_train import TrainConfig, Tuning
 from sdxl.training import scene_data, unet
-from sdxl.types import TokenIds
 
 NEGATIVE = 1
 """Row of the model's negative prompt among the unconditional ones; row 0 is the empty caption."""
@@ -88,29 +86,19 @@ def text_encoders(source: Source) -> tuple[Any, Any]:
     return first, second
 
 
-def tokenizer_of(source: Source) -> unet.Tokenize:
-    """Texts -> the ids of both encoders."""
-    pair = source.tokenizers()
-
-    def tokenize(texts: Sequence[str]) -> TokenIds:
-        return prompts.tokenize(texts, pair)
-
-    return tokenize
-
-
 def _encoded(config: TrainConfig, count: int, size: int) -> Path:
     source = open_source(config.model, config.seed)
     none = ["", config.model.negative_prompt]
     settings = {
         "weights": source.identity(), "seed": config.seed, "count": count, "size": size,
-        "none": none,
+        "look": scene_data.LOOK, "none": none,
     }  # fmt: skip
 
     def build(folder: Path) -> dict[str, Any]:
         vae = source.component("vae", torch.float32, torch.device("cpu"))
         unet.write_latents(folder, vae, scene_data.pictures(config.seed, count, size))
         texts = [caption.text for caption in scene_data.wordings(config.seed, count)]
-        unet.write_embeddings(folder, text_encoders(source), tokenizer_of(source), texts, none)
+        unet.write_embeddings(folder, text_encoders(source), source.tokenizers(), texts, none)
         return {}
 
     kept = {**settings, "weights": config.model.name}

@@ -68,6 +68,7 @@ class Stage(unet.Stage):
         )
         self.count = len(self.rows)
         self.seed = seed
+        self.tokenizers = scene_data.tokenizers(settings.run)
 
     def network(self) -> nn.Module:
         """The UNet of large pictures with the text encoders of the stage `clip`."""
@@ -89,7 +90,9 @@ class Stage(unet.Stage):
         rows = self.rows[batch.rows]
         chance = batch.draw("dropped", uniform=True).tolist()
         texts = [self._text(batch, *place) for place in enumerate(zip(rows, chance, strict=True))]
-        first, second = (torch.from_numpy(ids) for ids in scene_data.token_ids(texts))
+        first, second = (
+            torch.from_numpy(ids) for ids in scene_data.token_ids(texts, self.tokenizers)
+        )
         found = self.noised(batch, rows) | {"first": first, "second": second}
         return {name: value.to(device) for name, value in found.items()}
 

@@ -101,7 +101,7 @@ def targets(scenes: list[world.Scene]) -> tuple[Tensor, Tensor, Tensor]:
     cells, places = [], []
     for row, scene in enumerate(scenes):
         for s in scene.solids:
-            across, down = render.seen_at(s)
+            across, down, _ = world.disc(s.x, s.y, s.size)
             x, y = (min(GRID - 1, max(0, int(v * GRID))) for v in (across, down))
             there[row, y, x] = 1
             kinds = (

@@ -20,8 +20,8 @@ NEGATIVE = "normal quality, low quality, worst quality, low res, blurry, nsfw, n
 UNCONDITIONAL = ("", NEGATIVE)
 
 _BLOCK = 256
-_LOOK = 1
-"""Raise when the renderer draws the same scenes differently: it makes new folders."""
+LOOK = 2
+"""Raise when scenes are drawn or rendered differently: it makes new folders."""
 
 
 def wordings(seed: int, count: int) -> list[Caption]:
@@ -45,7 +45,7 @@ def pictures(seed: int, count: int, size: int, kind: str = "training") -> NDArra
         out.flush()
         return {}
 
-    settings: dict[str, Any] = {"seed": seed, "count": count, "size": size, "look": _LOOK}
+    settings: dict[str, Any] = {"seed": seed, "count": count, "size": size, "look": LOOK}
     if kind != "training":
         settings["kind"] = kind
     made = store.get("scenes", config.key(settings), build, settings=settings)
@@ -54,17 +54,31 @@ def pictures(seed: int, count: int, size: int, kind: str = "training") -> NDArra
 
 
 @cache
-def tokenizers() -> tuple[Any, Any]:
-    """The pair of the scenes' model, learnt from captions and the negative prompt."""
+def learnt_tokenizers() -> tuple[Any, Any]:
+    """A pair learnt from captions and the negative prompt, for the stage `clip`."""
     from sdxl import tiny
 
     lines = [caption.text for caption in wordings(0, 2000)]
     return tiny.tokenizers_of(tiny.learn([*lines, *UNCONDITIONAL]))
 
 
-def token_ids(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+@cache
+def tokenizers(run: str) -> tuple[Any, Any]:
+    """The pair that the run's text encoders know, as the stage `clip` has left it."""
+    from transformers import CLIPTokenizer
+
+    folder = exported(run, "clip")
+    one, other = (
+        CLIPTokenizer.from_pretrained(folder / name) for name in ("tokenizer", "tokenizer_2")
+    )
+    return one, other
+
+
+def token_ids(
+    texts: list[str], pair: tuple[Any, Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids (N, 77) for each of the two encoders."""
-    ids = prompts.tokenize(texts, tokenizers())
+    ids = prompts.tokenize(texts, pair)
     return ids.first, ids.second
 
 

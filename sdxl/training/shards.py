@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdxl import networks, store
+from sdxl import networks, prompts, store
 from sdxl.errors import ConfigError, Problem, UserError, ended
 from sdxl.model import open_source, torch_device
 from sdxl.schema import Config
@@ -112,8 +112,9 @@ class Shards:
         if self._encoders is None:
             first, second = examples.text_encoders(self._source)
             self._encoders = first.to(self._device), second.to(self._device)
-            self._tokenize = examples.tokenizer_of(self._source)
-        made = networks.encode(*self._encoders, self._tokenize(texts), torch.float32)
+            self._tokenizers = self._source.tokenizers()
+        ids = prompts.tokenize(texts, self._tokenizers)
+        made = networks.encode(*self._encoders, ids, torch.float32)
         return made.hidden.cpu().clone(), made.pooled.cpu().clone()
 
 
@@ -175,7 +176,7 @@ def write(
     if embeddings:
         first, second = examples.text_encoders(source)
         encoders = first.to(device), second.to(device)
-    tokenize = examples.tokenizer_of(source)
+    tokenizers = source.tokenizers()
     height, width = config.model.height, config.model.width
     out.mkdir(parents=True, exist_ok=True)
     for shard, start in zip(shards, range(0, len(pairs), per_shard), strict=True):
@@ -187,7 +188,8 @@ def write(
                 encoded = vae.encode(tensor(pixels[None]).to(device)).latent_dist.mean
                 parts: dict[str, Any] = {LATENTS: _scaled(encoded, vae.config)[0].cpu().numpy()}
                 if encoders:
-                    made = networks.encode(*encoders, tokenize([caption]), torch.float32)
+                    ids = prompts.tokenize([caption], tokenizers)
+                    made = networks.encode(*encoders, ids, torch.float32)
                     parts[HIDDEN] = made.hidden[0].cpu().numpy().astype(np.float16)
                     parts[POOLED] = made.pooled[0].cpu().numpy().astype(np.float16)
                 _add(tar, f"{number:08d}.json", json.dumps({"caption": caption, **facts}).encode())

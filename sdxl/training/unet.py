@@ -7,7 +7,7 @@ against either. Losses are weighted by min-SNR (Hang et al. 2023, arXiv:2303.095
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
-from sdxl import architecture, config, networks, store
+from sdxl import architecture, config, networks, prompts, store
 from sdxl.scenes import captions, judge
 from sdxl.schema_train import Training
 from sdxl.training import scene_data
 from sdxl.training.loop import Batch
 from sdxl.training.vae import tensor
-from sdxl.types import TokenIds
 
 DROPPED = 0.1
 """Share of the rows without caption."""
@@ -31,7 +30,6 @@ GUIDANCE = 4.0
 """As the bundled model is run with (`conf/model/scenes.yaml`)."""
 _BLOCK = 250
 _EVALUATED = 32
-Tokenize = Callable[[Sequence[str]], TokenIds]
 
 
 def noise_schedule() -> Tensor:
@@ -140,7 +138,7 @@ class Stage:
 
         first, second = self.encoders()
         vae = scene_data.autoencoder(self.run)
-        one, other = scene_data.tokenizers()
+        one, other = scene_data.tokenizers(self.run)
         module: Any = self.module
         pipe: Any = StableDiffusionXLPipeline(
             vae, first, second, one, other, module.unet,
@@ -163,15 +161,11 @@ class Stage:
         module.unet.save_pretrained(folder)
 
 
-def _ids(texts: Sequence[str]) -> TokenIds:
-    return TokenIds(*scene_data.token_ids(list(texts)))
-
-
 def training_set(run: str, seed: int, count: int, size: int) -> Path:
     """Latents (N, 4, h, w) of unit variance; hidden (N, 77, D) and pooled (N, P) states in fp16."""
     folders = [scene_data.stage_folder(run, stage) / "model" for stage in ("vae", "clip")]
     settings = {
-        "seed": seed, "count": count, "size": size,
+        "seed": seed, "count": count, "size": size, "look": scene_data.LOOK,
         "networks": [store.fingerprint(folder) for folder in folders],
     }  # fmt: skip
 
@@ -180,7 +174,9 @@ def training_set(run: str, seed: int, count: int, size: int) -> Path:
         vae, encoders = scene_data.autoencoder(run), scene_data.text_encoders(run)
         write_latents(folder, vae, scene_data.pictures(seed, count, size))
         texts = [caption.text for caption in scene_data.wordings(seed, count)]
-        write_embeddings(folder, encoders, _ids, texts, scene_data.UNCONDITIONAL)
+        write_embeddings(
+            folder, encoders, scene_data.tokenizers(run), texts, scene_data.UNCONDITIONAL
+        )
         return {}
 
     return store.get("latents", config.key(settings), build, settings=settings).path
@@ -199,13 +195,13 @@ def write_latents(folder: Path, vae: Any, pictures: np.ndarray) -> None:
 
 
 def write_embeddings(
-    folder: Path, encoders: tuple[Any, Any], tokenize: Tokenize, texts: Sequence[str],
+    folder: Path, encoders: tuple[Any, Any], tokenizers: tuple[Any, Any], texts: Sequence[str],
     unconditional: Sequence[str],
 ) -> None:  # fmt: skip
     """`hidden.npy` and `pooled.npy` of the texts, `none_*.npy` of the unconditional ones; fp16."""
     files: dict[str, Any] = {}
     for name, lines in (("", list(texts)), ("none_", list(unconditional))):
-        ids = tokenize(lines)
+        ids = prompts.tokenize(lines, tokenizers)
         for start in range(0, len(lines), _BLOCK):
             rows = ids.rows(slice(start, start + _BLOCK))
             made = networks.encode(*encoders, rows, torch.float32)

@@ -69,12 +69,28 @@ def test_pictures_do_not_depend_on_their_batch_nor_on_threads():
     assert (render.render(scenes, threads=2) == together).all()
 
 
+def test_every_solid_is_seen_nearly_whole():
+    for number in range(60):
+        scene = world.held_out_scene(0, number)
+        discs = [world.disc(one.x, one.y, one.size) for one in scene.solids]
+        for across, down, radius in discs:
+            assert 0.9 * radius < min(across, down) and max(across, down) < 1 - 0.9 * radius
+        alone = [render.picture(world.Scene((one,))) for one in scene.solids]
+        empty = render.picture(world.Scene(()))
+        together = render.picture(scene)
+        for one, (across, down, radius) in zip(alone, discs, strict=True):
+            y, x = np.mgrid[:64, :64] / 64
+            its = ((x - across) ** 2 + (y - down) ** 2 < radius**2) & (one != empty).any(axis=2)
+            kept = (np.abs(together.astype(int) - one)[its] < 40).all(axis=1).mean()
+            assert kept > 0.7, (number, kept)
+
+
 @pytest.mark.parametrize("shape", world.SHAPES)
 @pytest.mark.parametrize("colour", ["red", "green", "blue"])
 def test_a_solid_is_seen_in_its_colour_where_it_stands(shape, colour):
     thing = solid(shape=shape, colour=colour, x=0.7, y=-0.3)
     picture = render.picture(world.Scene((thing,)))
-    across, down = render.seen_at(thing)
+    across, down, _ = world.disc(thing.x, thing.y, thing.size)
     there = picture[int(down * 64), int(across * 64)].astype(int)
     channel = ["red", "green", "blue"].index(colour)
     assert there[channel] > max(np.delete(there, channel)) + 30

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdxl import prompts
 from sdxl.config import load as checked
 from sdxl.errors import UserError
 from sdxl.images import save
@@ -73,7 +74,7 @@ def test_shards_hold_what_the_models_networks_make(config, pictures, written):
         mean = vae.encode(shards.tensor(picture)).latent_dist.mean * vae.config.scaling_factor
     assert torch.allclose(latents[0], mean[0], atol=1e-5)
     text = (pictures / "019.txt").read_text().strip()
-    ids = examples.tokenizer_of(source)([text])
+    ids = prompts.tokenize([text], source.tokenizers())
     made = shards.networks.encode(*examples.text_encoders(source), ids, torch.float32)
     assert torch.allclose(hidden[0], made.hidden[0], atol=1e-5)
 

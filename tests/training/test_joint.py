@@ -1,4 +1,4 @@
-"""UNet and text encoders together: what learns, what is shown, and how it goes on."""
+"""UNet and text encoders together, then the UNet alone: what learns, what is shown."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sdxl import architecture
 from sdxl.errors import UserError
 from sdxl.scenes import world
 from sdxl.schema_train import Training
-from sdxl.training import clip, joint, loop, scene_data, unet
+from sdxl.training import clip, joint, loop, refine, scene_data, unet
 from sdxl.training.loop import Batch
 
 RUN = "little"
@@ -30,6 +30,11 @@ def stages(monkeypatch):
     folder = scene_data.stage_folder(RUN, "clip") / "model"
     first.save_pretrained(folder / "text_encoder")
     second.save_pretrained(folder / "text_encoder_2")
+    for tokenizer, name in zip(
+        scene_data.learnt_tokenizers(), ("tokenizer", "tokenizer_2"), strict=True
+    ):
+        tokenizer.save_pretrained(folder / name)
+    scene_data.tokenizers.cache_clear()
     for stage, kind, name in (
         ("vae", AutoencoderKL, "vae"),
         ("unet_large", UNet2DConditionModel, "unet"),
@@ -68,6 +73,18 @@ def test_it_goes_on_to_the_bit_and_both_halves_have_learnt(stages, tmp_path):
         assert any("layers.0.self_attn" in name for name in changed)
         assert any("layers.2." in name for name in changed) == last_learns
     assert stage.encoders() == (stage.module.first, stage.module.second)
+
+
+def test_refining_moves_the_unet_alone(stages):
+    losses(scene_data.stage_folder(RUN, "joint"), steps=1)
+    stage = refine.Stage(settings(name="refine"), 0)
+    before = {name: value.detach().clone() for name, value in stage.module.named_parameters()}
+    folder = scene_data.stage_folder(RUN, "refine")
+    loop.train(stage, settings(name="refine", steps=2), 0, folder, lambda *_: None)
+    for name, value in stage.module.named_parameters():
+        assert torch.equal(value, before[name]) != name.startswith("denoiser."), name
+    exported = {file.parent.name for file in (folder / "model").rglob("*.safetensors")}
+    assert exported == {"unet", "text_encoder", "text_encoder_2"}
 
 
 def test_pairs_come_oftener_and_words_change(stages):
