@@ -7,8 +7,8 @@ import torch
 
 from sdxl.scenes import captions, encoder, judge, looking, render, world
 
-SMALLEST = {"attribute_accuracy": 0.93, "attribute_1_accuracy": 0.96, "relation_accuracy": 0.93}
-"""On 288 other renders: 0.97, 0.99 and 0.97 (docs/scenes.md)."""
+SMALLEST = {"attribute_accuracy": 0.94, "attribute_1_accuracy": 0.94, "relation_accuracy": 0.95}
+"""On 288 other renders: 0.98 each (docs/scenes.md)."""
 
 
 class Border(encoder.Detector):
@@ -47,4 +47,4 @@ def test_it_reads_renders_of_held_out_scenes():
     scores = judge.accuracy(asked, found)
     assert {name: scores[name] for name in SMALLEST if scores[name] < SMALLEST[name]} == {}
     wrong = judge.accuracy(asked[3:] + asked[:3], found)  # as many solids, of other kinds
-    assert wrong["count_accuracy"] > 0.9 and wrong["attribute_accuracy"] < 0.1
+    assert wrong["count_accuracy"] > 0.9 and wrong["attribute_accuracy"] < 0.2

@@ -82,7 +82,7 @@ def test_every_solid_is_seen_nearly_whole():
             y, x = np.mgrid[:64, :64] / 64
             its = ((x - across) ** 2 + (y - down) ** 2 < radius**2) & (one != empty).any(axis=2)
             kept = (np.abs(together.astype(int) - one)[its] < 40).all(axis=1).mean()
-            assert kept > 0.7, (number, kept)
+            assert kept > 0.8, (number, kept)
 
 
 @pytest.mark.parametrize("shape", world.SHAPES)
