@@ -96,7 +96,7 @@ def holds(relation: str, one: tuple[float, float], other: tuple[float, float]) -
 
 
 def draw(random_: random.Random, count: int | None = None) -> Scene:
-    """A scene of `count` solids (one to three if None), placed so that each is seen."""
+    """A scene of `count` solids (one to three if None); none touch, each is seen."""
     count = count or random_.choices((1, 2, 3), (0.35, 0.4, 0.25))[0]
     kinds = random_.sample([(colour, shape) for colour in COLOURS for shape in SHAPES], count)
     sizes = [random_.choice(SIZES) for _ in kinds]

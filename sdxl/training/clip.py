@@ -85,6 +85,8 @@ def _all(rows: Tensor) -> Tensor:
 class Stage:
     """Trains the pair on rendered scenes and their captions."""
 
+    identity = scene_data.IDENTITY
+
     def __init__(self, settings: Training, seed: int) -> None:
         self.count = trained_rows(settings.scenes, _HELD_BACK)
         torch.manual_seed(seed)

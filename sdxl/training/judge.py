@@ -58,6 +58,8 @@ class Stage:
     It only judges, so unlike the other stages it may see every combination.
     """
 
+    identity = scene_data.IDENTITY
+
     def __init__(self, settings: Training, seed: int) -> None:
         torch.manual_seed(seed)
         self.module = Detecting()

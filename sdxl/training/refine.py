@@ -1,7 +1,7 @@
 """The stage `refine`: the UNet alone again, from what `joint` has left.
 
-The text encoders are done by now (what their gradient still says is less than its noise), and a
-step without them is a quarter shorter.
+The text encoders are done by now: what their gradient still says is less than its noise, and
+without their way back a step is shorter.
 """
 
 from __future__ import annotations

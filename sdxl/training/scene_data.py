@@ -22,6 +22,8 @@ UNCONDITIONAL = ("", NEGATIVE)
 _BLOCK = 256
 LOOK = 2
 """Raise when scenes are drawn or rendered differently: it makes new folders."""
+IDENTITY = {"look": LOOK}
+"""What must be the same when a training on scenes goes on."""
 
 
 def wordings(seed: int, count: int) -> list[Caption]:
@@ -62,7 +64,6 @@ def learnt_tokenizers() -> tuple[Any, Any]:
     return tiny.tokenizers_of(tiny.learn([*lines, *UNCONDITIONAL]))
 
 
-@cache
 def tokenizers(run: str) -> tuple[Any, Any]:
     """The pair that the run's text encoders know, as the stage `clip` has left it."""
     from transformers import CLIPTokenizer

@@ -73,6 +73,7 @@ class Denoiser(nn.Module):
 class Stage:
     """Trains the UNet on latents and embeddings of the run's own VAE and text encoders."""
 
+    identity = scene_data.IDENTITY
     power = 1.0
     """Timesteps are even draws from 0 to 1, to this power: below one, more of the noisy ones."""
 

@@ -66,6 +66,8 @@ def _edges(difference: Tensor, step: int) -> Tensor:
 class Stage:
     """Trains the autoencoder on rendered scenes."""
 
+    identity = scene_data.IDENTITY
+
     def __init__(self, settings: Training, seed: int) -> None:
         self.count = trained_rows(settings.scenes, _HELD_BACK)
         torch.manual_seed(seed)

@@ -6,7 +6,7 @@ import pytest
 
 from sdxl.config import load as checked
 from sdxl.errors import UserError
-from sdxl.training import command, scene_data, unet, unet_large
+from sdxl.training import command, scene_data, unet, unet_large, vae
 
 
 def test_the_plan_says_what_is_done_and_trains_nothing(cli, tmp_path):
@@ -28,7 +28,7 @@ def test_mistakes_are_named_with_the_line_to_type(cli):
     assert unknown.code == 2 and "vae" in unknown.err
 
 
-def test_other_settings_are_refused_before_anything_is_written(composed, tmp_path):
+def test_other_settings_are_refused_before_anything_is_written(composed, tmp_path, monkeypatch):
     words = ("train=smoke", "train.scenes=66", "train.size=32", "train.steps=1", "train.batch=2")
     given = checked(composed(*words, "train.restart=false", "tracking=off", name="train"))
     command.run(given, tmp_path)
@@ -37,6 +37,10 @@ def test_other_settings_are_refused_before_anything_is_written(composed, tmp_pat
     other = dataclasses.replace(given, train=dataclasses.replace(given.train, lr=0.5))
     with pytest.raises(UserError, match="other settings: lr"):
         command.run(other, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(vae.Stage, "identity", {"look": -1})  # scenes are drawn otherwise now
+        with pytest.raises(UserError, match="other settings: look"):
+            command.run(given, tmp_path)
     assert {file: file.read_bytes() for file in before} == before
     half = dataclasses.replace(given.train, arithmetic=command.DType.fp16)
     with pytest.raises(UserError, match="loss scaling"):

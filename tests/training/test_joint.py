@@ -34,7 +34,6 @@ def stages(monkeypatch):
         scene_data.learnt_tokenizers(), ("tokenizer", "tokenizer_2"), strict=True
     ):
         tokenizer.save_pretrained(folder / name)
-    scene_data.tokenizers.cache_clear()
     for stage, kind, name in (
         ("vae", AutoencoderKL, "vae"),
         ("unet_large", UNet2DConditionModel, "unet"),
