@@ -136,7 +136,7 @@ def disc(x: float, y: float, size: str) -> tuple[float, float, float]:
 
 
 def _seen(centres: list[tuple[float, float]], sizes: list[str]) -> bool:
-    """No solid hides much of another, none is cut by the picture's edge."""
+    """No solid hides much of another, and the picture's edge cuts next to nothing of any."""
     discs = [disc(*centre, size) for centre, size in zip(centres, sizes, strict=True)]
     inside = all(min(x, y, 1 - x, 1 - y) > INSIDE * radius for x, y, radius in discs)
     return inside and all(
