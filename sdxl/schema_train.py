@@ -30,6 +30,7 @@ class Training:
     clip_norm: float = 1.0
     ema: float = 0.999  # largest decay of the averaged weights; early ones follow faster
     arithmetic: DType = DType.fp32  # fp32, or bf16 by autocast
+    compile: bool = False  # by torch.compile: faster after minutes of compiling
     checkpoint_s: float = 120.0  # seconds between checkpoints
     evaluate_every: int = 50000  # samples between evaluations
     max_s: Optional[float] = None  # stop, resumable, after so many seconds

@@ -32,13 +32,13 @@ _REFERENCE_SEED = 7
 def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, Any]:
     """Write what the run has trained; returns the bytes and the stages that are missing.
 
-    The VAE and the judge come first; without the stage `refine` the folder serves `quality=fast`
+    The VAE and the judge come first; without the stage `unet` the folder serves `quality=fast`
     alone and is no pipeline yet.
     """
-    stages = ("vae", "clip", "judge", "refine")
+    stages = ("vae", "clip", "judge", "unet")
     parts = {stage: scene_data.stage_folder(run, stage) / "model" for stage in stages}
     missing = [stage for stage, part in parts.items() if not part.is_dir()]
-    if set(missing) - {"refine"}:
+    if set(missing) - {"unet"}:
         raise UserError(
             f"run `{run}` lacks stages",
             " ".join(missing),
@@ -59,7 +59,7 @@ def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, 
         found = quick.rendered_features(quick.BUNDLED_SIZE).astype(np.float16)
         np.save(judge / looking.INDEPENDENT, found)
     if not missing:
-        _pipeline(parts["refine"], folder)
+        _pipeline(parts["unet"], folder)
     for file in folder.rglob("config.json"):
         settings = json.loads(file.read_text())
         settings.pop("_name_or_path", None)  # a folder of the machine that trained

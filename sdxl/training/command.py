@@ -14,7 +14,7 @@ from sdxl.choices import DType
 from sdxl.errors import UserError
 from sdxl.schema_train import TrainConfig, Training
 
-STAGES = ("vae", "clip", "judge", "unet", "unet_large", "joint", "refine")
+STAGES = ("vae", "clip", "judge", "unet")
 TUNING = ("qat", "finetune")
 """Stages that go on from a model: they have the whole configuration and a folder of their own."""
 SHOW_EVERY_S = 5.0

@@ -14,7 +14,7 @@ from sdxl import store
 from sdxl.errors import UserError
 from sdxl.model import Source, open_source
 from sdxl.schema_train import TrainConfig, Tuning
-from sdxl.training import scene_data, unet
+from sdxl.training import encoded, scene_data
 
 NEGATIVE = 1
 """Row of the model's negative prompt among the unconditional ones; row 0 is the empty caption."""
@@ -96,9 +96,9 @@ def _encoded(config: TrainConfig, count: int, size: int) -> Path:
 
     def build(folder: Path) -> dict[str, Any]:
         vae = source.component("vae", torch.float32, torch.device("cpu"))
-        unet.write_latents(folder, vae, scene_data.pictures(config.seed, count, size))
+        encoded.write_latents(folder, vae, scene_data.pictures(config.seed, count, size))
         texts = [caption.text for caption in scene_data.wordings(config.seed, count)]
-        unet.write_embeddings(folder, text_encoders(source), source.tokenizers(), texts, none)
+        encoded.write_embeddings(folder, text_encoders(source), source.tokenizers(), texts, none)
         return {}
 
     kept = {**settings, "weights": config.model.name}

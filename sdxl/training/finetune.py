@@ -20,8 +20,8 @@ from sdxl.model import open_source, shapes_source
 from sdxl.schema import Format
 from sdxl.schema_train import Finetune, TrainConfig
 from sdxl.training import examples
+from sdxl.training.denoising import DROPPED, Denoiser
 from sdxl.training.loop import Batch, trained_rows
-from sdxl.training.unet import DROPPED, Denoiser
 
 TRAINED_BYTES = 20
 """Per parameter, in fp32: weight, gradient, two moments of AdamW, and the average."""

@@ -251,7 +251,8 @@ def _accelerator(settings: Training) -> tuple[Any, torch.device]:
 
     assert settings.arithmetic is not DType.fp16, "it needs loss scaling"
     mixed = "bf16" if settings.arithmetic is DType.bf16 else "no"
-    accelerator = Accelerator(mixed_precision=mixed)
+    compiler = "inductor" if settings.compile else "no"
+    accelerator = Accelerator(mixed_precision=mixed, dynamo_backend=compiler)
     return accelerator, accelerator.device
 
 

@@ -1,125 +1,126 @@
-"""The stage `unet`: noise in latents, told by captions, as SDXL is trained (epsilon prediction).
+"""The stage `unet`: the UNet and both text encoders together, on latents of the run's VAE.
 
-Latents and embeddings of the training set are made once and memory-mapped. A share of the rows is
-unconditional: half of them the empty caption, half MLPerf's negative prompt, so that guidance works
-against either. Losses are weighted by min-SNR (Hang et al. 2023, arXiv:2303.09556), gamma 5.
+Three things are more than SDXL's training of a UNet alone. The text encoders learn from the
+denoising, because contrastive training leaves which colour is whose, and what stands where, too
+faint in the states of single tokens. Noisy timesteps, where the places of solids are decided, weigh
+more: their error is small beside the textures' and would hardly be heard. Scenes of two solids come
+twice as often as single ones, and of three seldom. Captions are worded anew each time; a share of
+the rows is unconditional: half of them the empty caption, half MLPerf's negative prompt, so that
+guidance works against either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
-from sdxl import architecture, config, networks, prompts, store
-from sdxl.scenes import captions, judge
+from sdxl import architecture, config, store
+from sdxl.scenes import captions, judge, world
 from sdxl.schema_train import Training
-from sdxl.training import scene_data
+from sdxl.training import encoded, scene_data
+from sdxl.training.denoising import DROPPED, Denoiser
 from sdxl.training.loop import Batch
 from sdxl.training.vae import tensor
 
-DROPPED = 0.1
-"""Share of the rows without caption."""
-GAMMA = 5.0
 GUIDANCE = 4.0
 """As the bundled model is run with (`conf/model/scenes.yaml`)."""
-_BLOCK = 250
+LAYOUT = 0.2
+"""Signal-to-noise ratio below which timesteps weigh more, as its inverse root."""
+POWER = 0.5
+"""Timesteps are even draws from 0 to 1, to this power: more of the noisy ones."""
+REPEATS = {1: 4, 2: 8, 3: 1}
+"""How often an epoch shows a scene of so many solids."""
 _EVALUATED = 32
 
 
-def noise_schedule() -> Tensor:
-    """Products of alphas of SDXL's 1000 steps."""
-    scheduler = architecture.SCHEDULER
-    roots = scheduler["beta_start"] ** 0.5, scheduler["beta_end"] ** 0.5
-    betas = torch.linspace(*roots, scheduler["num_train_timesteps"]) ** 2
-    return torch.cumprod(1 - betas, 0)
+class Painter(nn.Module):
+    """Text encoders and UNet in one: the error of the predicted noise, told by token ids."""
 
-
-class Denoiser(nn.Module):
-    """Weighted error of the noise that the UNet predicts.
-
-    layout: signal-to-noise ratio below which timesteps weigh more, as its inverse root; 0: none.
-    """
-
-    def __init__(self, unet: nn.Module, layout: float = 0.0) -> None:
+    def __init__(self, network: nn.Module, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
-        self.unet, self.layout = unet, layout
-        self.register_buffer("alphas", noise_schedule(), persistent=False)
+        self.denoiser = Denoiser(network, layout=LAYOUT)
+        self.first, self.second = first, second
+
+    @property
+    def unet(self) -> nn.Module:
+        """What is exported as the UNet."""
+        return self.denoiser.unet
 
     def forward(
-        self, latents: Tensor, noise: Tensor, timestep: Tensor, hidden: Tensor, pooled: Tensor,
+        self, latents: Tensor, noise: Tensor, timestep: Tensor, first: Tensor, second: Tensor,
         time_ids: Tensor,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """latents, noise (B, 4, h, w); timestep (B,); hidden (B, 77, D); pooled (B, P)."""
-        alphas: Any = self.alphas
-        alpha = alphas[timestep][:, None, None, None]
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        added = {"text_embeds": pooled, "time_ids": time_ids}
-        predicted = self.unet(
-            noisy, timestep, encoder_hidden_states=hidden, added_cond_kwargs=added,
-            return_dict=False,
-        )[0]  # fmt: skip
-        error = (predicted.float() - noise).square().mean((1, 2, 3))
-        ratio = (alpha / (1 - alpha)).flatten()
-        weight = ratio.clamp(max=GAMMA) / ratio * (1 + self.layout / ratio).sqrt()
-        return {"loss": (weight * error).mean(), "error": error.mean()}
+        """latents, noise (B, 4, h, w); timestep (B,); first, second: ids (B, 77)."""
+        one = self.first(first, output_hidden_states=True)
+        other = self.second(second, output_hidden_states=True)
+        hidden = torch.cat([one.hidden_states[-2], other.hidden_states[-2]], dim=-1)
+        found: dict[str, Tensor] = self.denoiser(
+            latents, noise, timestep, hidden, other.text_embeds, time_ids
+        )
+        return found
 
 
 class Stage:
-    """Trains the UNet on latents and embeddings of the run's own VAE and text encoders."""
+    """Trains a UNet from random weights, and the text encoders of the stage `clip`."""
 
     identity = scene_data.IDENTITY
-    power = 1.0
-    """Timesteps are even draws from 0 to 1, to this power: below one, more of the noisy ones."""
 
     def __init__(self, settings: Training, seed: int) -> None:
         torch.manual_seed(seed)
-        self.run, self.size, self.count = settings.run, settings.size, settings.scenes
-        self.module = self.network()
-        folder = training_set(settings.run, seed, settings.scenes, settings.size)
-        names = ("latents", "hidden", "pooled", "none_hidden", "none_pooled")
-        self.data = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        self.run, self.size, self.seed = settings.run, settings.size, seed
+        self.tokenizers = scene_data.tokenizers(self.run)
+        self.module = self._network()
+        self.latents = np.load(
+            latents(self.run, seed, settings.scenes, self.size) / "latents.npy", mmap_mode="r"
+        )
+        self.scenes = [world.training_scene(seed, n) for n in range(settings.scenes)]
+        self.rows = np.repeat(
+            np.arange(len(self.scenes)), [REPEATS[len(scene.solids)] for scene in self.scenes]
+        )
+        self.count = len(self.rows)
 
-    def network(self) -> nn.Module:
-        """What is trained, as it is before the first step."""
+    def _network(self) -> Painter:
         from diffusers import UNet2DConditionModel
 
         unet: Any = UNet2DConditionModel(**architecture.SCENES["unet"])
-        return Denoiser(unet)
+        first, second = scene_data.text_encoders(self.run)
+        for part in (first, second):
+            part.requires_grad_(True)
+        body = getattr(first, "text_model", first)  # transformers 5 has no such level
+        for unused in (body.encoder.layers[-1], body.final_layer_norm):
+            unused.requires_grad_(False)  # the penultimate state is what SDXL takes
+        return Painter(unet, first, second).train()
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
-        """Latents, noise, timesteps and embeddings, some of them unconditional."""
-        data = self.data
-        hidden = torch.from_numpy(data["hidden"][batch.rows].astype(np.float32))
-        pooled = torch.from_numpy(data["pooled"][batch.rows].astype(np.float32))
-        chance = batch.draw("dropped", uniform=True)
-        for kind in range(2):
-            dropped = (chance >= kind * DROPPED / 2) & (chance < (kind + 1) * DROPPED / 2)
-            hidden[dropped] = torch.from_numpy(data["none_hidden"][kind].astype(np.float32))
-            pooled[dropped] = torch.from_numpy(data["none_pooled"][kind].astype(np.float32))
-        found = self.noised(batch, batch.rows) | {"hidden": hidden, "pooled": pooled}
-        return {name: value.to(device) for name, value in found.items()}
-
-    def noised(self, batch: Batch, rows: np.ndarray) -> dict[str, Tensor]:
-        """Latents of these rows, and the step's noise and timesteps for them."""
-        latents = torch.from_numpy(np.ascontiguousarray(self.data["latents"][rows]))
+        """Latents, noise, timesteps and token ids, some of them of the unconditional texts."""
+        rows = self.rows[batch.rows]
+        chance = batch.draw("dropped", uniform=True).tolist()
+        texts = [self._text(batch, *place) for place in enumerate(zip(rows, chance, strict=True))]
+        first, second = scene_data.token_ids(texts, self.tokenizers)
+        latents = torch.from_numpy(np.ascontiguousarray(self.latents[rows]))
         steps = architecture.SCHEDULER["num_train_timesteps"]
         sizes = [self.size, self.size, 0, 0, self.size, self.size]
-        return {
+        found = {
             "latents": latents,
             "noise": batch.draw("noise", *latents.shape[1:]),
-            "timestep": (batch.draw("timestep", uniform=True) ** self.power * steps).long(),
-            "time_ids": torch.tensor([sizes] * len(latents), dtype=torch.float32),
+            "timestep": (batch.draw("timestep", uniform=True) ** POWER * steps).long(),
+            "time_ids": torch.tensor([sizes] * len(rows), dtype=torch.float32),
+            "first": torch.from_numpy(first),
+            "second": torch.from_numpy(second),
         }
+        return {name: value.to(device) for name, value in found.items()}
 
-    def encoders(self) -> tuple[Any, Any]:
-        """The text encoders that pictures are made with."""
-        return scene_data.text_encoders(self.run)
+    def _text(self, batch: Batch, place: int, drawn: tuple[int, float]) -> str:
+        row, chance = drawn
+        if chance < DROPPED:
+            return scene_data.UNCONDITIONAL[int(chance >= DROPPED / 2)]
+        words = f"words/{self.seed}/{batch.step}/{batch.share.start + place}"
+        return captions.describe(self.scenes[row], random.Random(words)).text
 
     @torch.no_grad()
     def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
@@ -137,13 +138,10 @@ class Stage:
     def _sample(self, texts: list[str], device: torch.device) -> np.ndarray:
         from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
-        first, second = self.encoders()
-        vae = scene_data.autoencoder(self.run)
-        one, other = scene_data.tokenizers(self.run)
-        module: Any = self.module
+        module = self.module
         pipe: Any = StableDiffusionXLPipeline(
-            vae, first, second, one, other, module.unet,
-            EulerDiscreteScheduler(**architecture.SCHEDULER), add_watermarker=False,
+            scene_data.autoencoder(self.run), module.first, module.second, *self.tokenizers,
+            module.unet, EulerDiscreteScheduler(**architecture.SCHEDULER), add_watermarker=False,
         )  # fmt: skip
         pipe.to(device)
         pipe.set_progress_bar_config(disable=True)
@@ -157,61 +155,24 @@ class Stage:
         return found
 
     def export(self, folder: Path) -> None:
-        """The UNet in diffusers' form."""
+        """UNet and text encoders in the folders of a pipeline."""
         module: Any = self.module
-        module.unet.save_pretrained(folder)
+        module.unet.save_pretrained(folder / "unet")
+        module.first.save_pretrained(folder / "text_encoder")
+        module.second.save_pretrained(folder / "text_encoder_2")
 
 
-def training_set(run: str, seed: int, count: int, size: int) -> Path:
-    """Latents (N, 4, h, w) of unit variance; hidden (N, 77, D) and pooled (N, P) states in fp16."""
-    folders = [scene_data.stage_folder(run, stage) / "model" for stage in ("vae", "clip")]
+def latents(run: str, seed: int, count: int, size: int) -> Path:
+    """The folder with `latents.npy` of the training scenes, by the run's VAE."""
+    vae = scene_data.exported(run, "vae")
     settings = {
         "seed": seed, "count": count, "size": size, "look": scene_data.LOOK,
-        "networks": [store.fingerprint(folder) for folder in folders],
+        "vae": store.fingerprint(vae),
     }  # fmt: skip
 
     def build(folder: Path) -> dict[str, Any]:
-        scene_data.exported(run, "vae")
-        vae, encoders = scene_data.autoencoder(run), scene_data.text_encoders(run)
-        write_latents(folder, vae, scene_data.pictures(seed, count, size))
-        texts = [caption.text for caption in scene_data.wordings(seed, count)]
-        write_embeddings(
-            folder, encoders, scene_data.tokenizers(run), texts, scene_data.UNCONDITIONAL
-        )
+        pictures = scene_data.pictures(seed, count, size)
+        encoded.write_latents(folder, scene_data.autoencoder(run), pictures)
         return {}
 
     return store.get("latents", config.key(settings), build, settings=settings).path
-
-
-@torch.inference_mode()
-def write_latents(folder: Path, vae: Any, pictures: np.ndarray) -> None:
-    """`latents.npy` of uint8 pictures (N, H, W, 3)."""
-    count, height, width = pictures.shape[:3]
-    shape = (count, 4, height // 8, width // 8)
-    out = open_memmap(folder / "latents.npy", mode="w+", dtype=np.float32, shape=shape)
-    for start in range(0, count, _BLOCK):
-        mean = vae.encode(tensor(pictures[start : start + _BLOCK])).latent_dist.mean
-        out[start : start + _BLOCK] = (mean * vae.config.scaling_factor).numpy()
-    out.flush()
-
-
-def write_embeddings(
-    folder: Path, encoders: tuple[Any, Any], tokenizers: tuple[Any, Any], texts: Sequence[str],
-    unconditional: Sequence[str],
-) -> None:  # fmt: skip
-    """`hidden.npy` and `pooled.npy` of the texts, `none_*.npy` of the unconditional ones; fp16."""
-    files: dict[str, Any] = {}
-    for name, lines in (("", list(texts)), ("none_", list(unconditional))):
-        ids = prompts.tokenize(lines, tokenizers)
-        for start in range(0, len(lines), _BLOCK):
-            rows = ids.rows(slice(start, start + _BLOCK))
-            made = networks.encode(*encoders, rows, torch.float32)
-            for part, value in (("hidden", made.hidden), ("pooled", made.pooled)):
-                if f"{name}{part}" not in files:
-                    files[f"{name}{part}"] = open_memmap(
-                        folder / f"{name}{part}.npy", mode="w+", dtype=np.float16,
-                        shape=(len(lines), *value.shape[1:]),
-                    )  # fmt: skip
-                files[f"{name}{part}"][start : start + _BLOCK] = value.numpy()
-    for file in files.values():
-        file.flush()

@@ -6,7 +6,7 @@ import pytest
 
 from sdxl.config import load as checked
 from sdxl.errors import UserError
-from sdxl.training import command, scene_data, unet, unet_large, vae
+from sdxl.training import command, scene_data, unet, vae
 
 
 def test_the_plan_says_what_is_done_and_trains_nothing(cli, tmp_path):
@@ -50,8 +50,9 @@ def test_other_settings_are_refused_before_anything_is_written(composed, tmp_pat
 def test_a_stage_out_of_its_turn_is_named_before_anything_is_made(composed, monkeypatch):
     monkeypatch.setattr(scene_data, "pictures", lambda *_: pytest.fail("rendered"))
     given = checked(composed("train=unet", "tracking=off", name="train")).train
-    with pytest.raises(UserError, match="stage `unet` of run"):
-        unet_large.Stage(given, 0)
-    monkeypatch.setattr(scene_data, "text_encoders", lambda _: (None, None))
+    with pytest.raises(UserError, match="stage `clip` of run"):
+        unet.Stage(given, 0)
+    monkeypatch.setattr(scene_data, "tokenizers", lambda _: (None, None))
+    monkeypatch.setattr(unet.Stage, "_network", lambda _: None)
     with pytest.raises(UserError, match="stage `vae` of run"):
         unet.Stage(given, 0)

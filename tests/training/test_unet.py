@@ -1,4 +1,4 @@
-"""UNet and text encoders together, then the UNet alone: what learns, what is shown."""
+"""UNet and text encoders together: what learns, what is shown."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from sdxl import architecture
 from sdxl.errors import UserError
 from sdxl.scenes import world
 from sdxl.schema_train import Training
-from sdxl.training import clip, joint, loop, refine, scene_data, unet
+from sdxl.training import clip, loop, scene_data, unet
+from sdxl.training.denoising import Denoiser
 from sdxl.training.loop import Batch
 
 RUN = "little"
@@ -16,14 +17,14 @@ CPU = torch.device("cpu")
 
 
 def settings(**changes):
-    base = {"name": "joint", "run": RUN, "scenes": 24, "steps": 4, "batch": 4, "warmup_steps": 1}
+    base = {"name": "unet", "run": RUN, "scenes": 24, "steps": 4, "batch": 4, "warmup_steps": 1}
     return Training(**{**base, "evaluate_every": 10**9, **changes})
 
 
 @pytest.fixture
 def stages(monkeypatch):
     """Random networks where the stages before this one leave theirs."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
     first, second = clip.text_networks()
@@ -34,18 +35,14 @@ def stages(monkeypatch):
         scene_data.learnt_tokenizers(), ("tokenizer", "tokenizer_2"), strict=True
     ):
         tokenizer.save_pretrained(folder / name)
-    for stage, kind, name in (
-        ("vae", AutoencoderKL, "vae"),
-        ("unet_large", UNet2DConditionModel, "unet"),
-    ):
-        made = kind(**architecture.SCENES[name])
-        made.save_pretrained(scene_data.stage_folder(RUN, stage) / "model")
-    monkeypatch.setattr(joint.Stage, "evaluate", lambda *_: ({}, None))
+    vae = AutoencoderKL(**architecture.SCENES["vae"])
+    vae.save_pretrained(scene_data.stage_folder(RUN, "vae") / "model")
+    monkeypatch.setattr(unet.Stage, "evaluate", lambda *_: ({}, None))
 
 
 def losses(folder, **changes):
     seen = {}
-    stage = joint.Stage(settings(), 0)
+    stage = unet.Stage(settings(), 0)
     loop.train(stage, settings(**changes), 0, folder, lambda k, n, f, _: seen.setdefault((k, n), f))
     return {n: f["loss"] for (kind, n), f in seen.items() if kind == "step"}, stage
 
@@ -53,7 +50,7 @@ def losses(folder, **changes):
 def test_it_goes_on_to_the_bit_and_both_halves_have_learnt(stages, tmp_path):
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    whole, stage = losses(tmp_path / "whole")
+    whole, _ = losses(tmp_path / "whole")
     half, _ = losses(tmp_path / "parts", steps=2)
     rest, _ = losses(tmp_path / "parts")
     assert {**half, **rest} == whole and len(whole) == 4
@@ -71,28 +68,15 @@ def test_it_goes_on_to_the_bit_and_both_halves_have_learnt(stages, tmp_path):
         }
         assert any("layers.0.self_attn" in name for name in changed)
         assert any("layers.2." in name for name in changed) == last_learns
-    assert stage.encoders() == (stage.module.first, stage.module.second)
-
-
-def test_refining_moves_the_unet_alone(stages):
-    losses(scene_data.stage_folder(RUN, "joint"), steps=1)
-    stage = refine.Stage(settings(name="refine"), 0)
-    before = {name: value.detach().clone() for name, value in stage.module.named_parameters()}
-    folder = scene_data.stage_folder(RUN, "refine")
-    loop.train(stage, settings(name="refine", steps=2), 0, folder, lambda *_: None)
-    for name, value in stage.module.named_parameters():
-        assert torch.equal(value, before[name]) != name.startswith("denoiser."), name
-    exported = {file.parent.name for file in (folder / "model").rglob("*.safetensors")}
-    assert exported == {"unet", "text_encoder", "text_encoder_2"}
 
 
 def test_pairs_come_oftener_and_words_change(stages):
-    stage = joint.Stage(settings(), 0)
+    stage = unet.Stage(settings(), 0)
     solids = np.array([len(stage.scenes[row].solids) for row in stage.rows])
     shown = {n: np.sum(solids == n) for n in (1, 2, 3)}
     scenes = [world.training_scene(0, n) for n in range(24)]
     asked = {n: sum(len(scene.solids) == n for scene in scenes) for n in (1, 2, 3)}
-    assert shown == {n: joint.REPEATS[n] * asked[n] for n in asked} and all(shown.values())
+    assert shown == {n: unet.REPEATS[n] * asked[n] for n in asked} and all(shown.values())
     same = [
         stage.batch(Batch(step, np.arange(16), slice(0, 16), 16, 0), CPU)["first"]
         for step in (0, 0, 1)
@@ -107,19 +91,19 @@ def test_noisy_steps_weigh_more_and_others_as_before():
 
     ones = torch.ones(1, 4, 2, 2)
     loss = {
-        (t, layout): unet.Denoiser(Zero(), layout)(
+        (t, layout): Denoiser(Zero(), layout)(
             ones, ones, torch.tensor([t]), ones, ones, ones
         )["loss"].item()
-        for t in (20, 980) for layout in (0.0, joint.LAYOUT)
+        for t in (20, 980) for layout in (0.0, unet.LAYOUT)
     }  # fmt: skip
-    assert loss[20, joint.LAYOUT] == pytest.approx(loss[20, 0.0], rel=0.01)
-    assert 4 < loss[980, joint.LAYOUT] / loss[980, 0.0] < 8
+    assert loss[20, unet.LAYOUT] == pytest.approx(loss[20, 0.0], rel=0.01)
+    assert 4 < loss[980, unet.LAYOUT] / loss[980, 0.0] < 8
 
 
 def test_the_stage_before_is_asked_for(stages):
     import shutil
 
-    shutil.rmtree(scene_data.stage_folder(RUN, "unet_large"))
-    with pytest.raises(UserError, match="`unet_large` of run `little` is not trained") as caught:
-        joint.Stage(settings(), 0)
-    assert "train=unet_large" in str(caught.value)
+    shutil.rmtree(scene_data.stage_folder(RUN, "vae"))
+    with pytest.raises(UserError, match="`vae` of run `little` is not trained") as caught:
+        unet.Stage(settings(), 0)
+    assert "train=vae" in str(caught.value)
