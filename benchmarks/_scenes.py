@@ -21,6 +21,7 @@ from sdxl.sampler import Sampler
 from sdxl.scenes import render, world
 from sdxl.schema import Config, Format
 from sdxl.tiny import RandomSource
+from sdxl.training.vae import tensor, uint8
 from sdxl.types import Prompt
 from sdxl.weights import BUNDLED
 
@@ -90,6 +91,18 @@ def rendered(asked: Sequence[Prompt]) -> np.ndarray:
     return render.render(scenes, quick.BUNDLED_SIZE)
 
 
+@torch.inference_mode()
+def rebuilt(config: Config, pictures: np.ndarray) -> np.ndarray:
+    """uint8 pictures (N, H, W, 3) as the model's VAE shows them."""
+    source = open_source(config.model, config.seed)
+    vae = source.component("vae", torch.float32, torch.device("cpu"))
+    parts = []
+    for part in np.array_split(pictures, max(1, len(pictures) // 16)):
+        latents = vae.encode(tensor(part)).latent_dist.mean
+        parts.append(uint8(vae.decode(latents).sample))
+    return np.concatenate(parts)
+
+
 def score(config: Config, asked: Sequence[Prompt], pictures: np.ndarray) -> dict[str, float]:
     """The scene scores of `quality=fast`, and `clip_shuffled`: every picture, another caption."""
     scorer = quick.Scenes(config, asked)
@@ -110,7 +123,9 @@ def measure(
     names: Sequence[str], count: int, seeds: Sequence[int], model: Path = BUNDLED,
     tuned: dict[str, Path] | None = None, say=lambda line: None,
 ) -> dict[str, list[dict[str, float]]]:  # fmt: skip
-    """Scores by setting, one row for each seed; `real` are renders; `unquantized` is always drawn.
+    """Scores by setting, one row for each seed; `unquantized` is always drawn.
+
+    `real` are renders, `rebuilt` the same through the model's VAE.
 
     `tuned`: checkpoint folders of `train=qat` by the setting they began with, rows `SETTING+qat`.
     """
@@ -119,7 +134,7 @@ def measure(
         random = random_model(Path(temporary), model) if "random" in names else model
         runs = {"unquantized": (SETTINGS["unquantized"], None)}
         for name in names:
-            if name != "real":
+            if name not in ("real", "rebuilt"):
                 runs[name] = (SETTINGS[name], checkpoint_of(SETTINGS[name], model))
         for name, folder in (tuned or {}).items():
             words = [*SETTINGS[name], f"quant.tuned={folder}"]
@@ -128,8 +143,9 @@ def measure(
             base = None
             plain = configure(SETTINGS["unquantized"], seed, model)
             asked = chosen(plain, count, seed)
-            if "real" in names:
-                found.setdefault("real", []).append(score(plain, asked, rendered(asked)))
+            for name in (n for n in ("real", "rebuilt") if n in names):
+                shown = rendered(asked) if name == "real" else rebuilt(plain, rendered(asked))
+                found.setdefault(name, []).append(score(plain, asked, shown))
             for name, (words, checkpoint) in runs.items():
                 config = configure(words, seed, random if name == "random" else model)
                 pictures = draw(config, asked, checkpoint)

@@ -1,13 +1,15 @@
 """Do the quality scores put the settings in the order that they must?
 
-    python benchmarks/quality_order.py                       3 seeds, 256 captions each
+    python benchmarks/quality_order.py                       8 seeds, 64 captions each
     python benchmarks/quality_order.py --prompts 32 --seeds 0 1 --settings unquantized int4_weights
     python benchmarks/quality_order.py --tuned int4_weights=FOLDER   what `train=qat` won back
 
 In `fid_scenes`: real renders < unquantized <= INT8 level 1 <= level 3 < INT4 weights < random
 weights; in accuracy the reverse. Every seed has its own noise and its own held-out captions; all
-settings have the same. Two settings that differ by less than two seeds of one of them do are equal.
-Runs in one process without LoadGen. The last line is JSON; exit 1 if the order is wrong.
+settings have the same, so they are compared seed by seed: two are apart if the 95 % interval of
+their differences leaves zero out, and equal otherwise. `rebuilt` are the renders through the VAE:
+what no UNet can mend. Runs in one process without LoadGen. The last line is JSON; exit 1 if the
+order is wrong.
 """
 
 from __future__ import annotations
@@ -24,11 +26,21 @@ import torch
 from sdxl.report.seeds import Spread
 from sdxl.weights import BUNDLED
 
+SETTINGS = (
+    "real",
+    "rebuilt",
+    "unquantized",
+    "int8_level1",
+    "int8_level3",
+    "int4_weights",
+    "random",
+)
 ORDER = ("real", "unquantized", "int8_level1", "int8_level3", "int4_weights", "random")
 STRICT = {("real", "unquantized"), ("int8_level3", "int4_weights"), ("int4_weights", "random")}
 """Neighbours that must be told apart; the others may be equal."""
 SHOWN = ("fid_scenes", "attribute_accuracy", "attribute_1_accuracy", "attribute_2_accuracy",
-         "clip_scenes", "clip_shuffled", "psnr_db", "ssim", "perceptual_scenes")  # fmt: skip
+         "attribute_3_accuracy", "clip_scenes", "clip_shuffled", "psnr_db", "ssim",
+         "perceptual_scenes")  # fmt: skip
 RISING = {"fid_scenes": True, "attribute_accuracy": False}
 
 
@@ -40,17 +52,17 @@ def spreads(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Spr
     }
 
 
-def verdicts(found: dict[str, dict[str, Spread]]) -> list[dict[str, str]]:
+def verdicts(found: dict[str, dict[str, Spread]]) -> list[dict[str, str | float | bool]]:
     """What each pair of neighbours shows, by score: right, equal, or WRONG."""
-    rows = []
+    rows: list[dict[str, str | float | bool]] = []
     for one, other in pairwise(name for name in ORDER if name in found):
         for key, rising in RISING.items():
-            low, high = found[one][key], found[other][key]
-            gap = (high.mean - low.mean) * (1 if rising else -1)
-            said = "equal" if low.equals(high) else "right" if gap > 0 else "WRONG"
+            step = found[other][key].minus(found[one][key])
+            said = "equal" if not step.apart else "right" if (step.mean > 0) == rising else "WRONG"
             needed = (one, other) in STRICT
             ok = said == "right" or (said == "equal" and not needed)
-            rows.append({"score": key, "pair": f"{one} -> {other}", "said": said,
+            rows.append({"score": key, "pair": f"{one} -> {other}", "step": step.mean,
+                         "half": step.half, "said": said,
                          "needed": "apart" if needed else "not reversed", "ok": ok})  # fmt: skip
     return rows
 
@@ -58,7 +70,7 @@ def verdicts(found: dict[str, dict[str, Spread]]) -> list[dict[str, str]]:
 def recovered(found: dict[str, dict[str, Spread]]) -> dict[str, dict[str, float | None]]:
     """By tuned setting and score, the share of the loss that training won back.
 
-    `psnr_db` is the gain in dB. None where the loss itself is inside the noise of the seeds.
+    `psnr_db` is the gain in dB. None where the loss itself, seed by seed, is not apart from zero.
     """
     shares: dict[str, dict[str, float | None]] = {}
     base = found["unquantized"]
@@ -66,9 +78,8 @@ def recovered(found: dict[str, dict[str, Spread]]) -> dict[str, dict[str, float 
         start, end = found[name.removesuffix("+qat")], found[name]
         row: dict[str, float | None] = {"psnr_db": end["psnr_db"].mean - start["psnr_db"].mean}
         for key in RISING:
-            lost = start[key].mean - base[key].mean
-            won = start[key].mean - end[key].mean
-            row[key] = None if start[key].equals(base[key]) else won / lost
+            lost, won = start[key].minus(base[key]), start[key].minus(end[key])
+            row[key] = won.mean / lost.mean if lost.apart else None
         near = start["perceptual_scenes"].mean, end["perceptual_scenes"].mean
         row["perceptual_scenes"] = 1 - near[1] / near[0]
         shares[name] = row
@@ -78,9 +89,9 @@ def recovered(found: dict[str, dict[str, Spread]]) -> dict[str, dict[str, float 
 def main() -> None:
     """Measure, print a table, the verdicts and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=256)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--settings", nargs="+", choices=ORDER, default=list(ORDER))
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument(
         "--model", type=Path, default=BUNDLED, help="a diffusers folder, 128 pixels"
     )
@@ -97,13 +108,14 @@ def main() -> None:
     print(f"{len(given.seeds)} seeds, {given.prompts} held-out captions each; mean ± 95 %")
     print("| setting | " + " | ".join(SHOWN) + " |")
     print("|---" * (len(SHOWN) + 1) + "|")
-    shown = [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
+    shown = [n for n in SETTINGS if n in found] + [n for n in found if n not in SETTINGS]
     for name in shown:
         row = [str(found[name][key]) if key in found[name] else "-" for key in SHOWN]
         print(f"| {name} | " + " | ".join(row) + " |")
     rows = verdicts(found)
     for row in rows:
-        print(f"{row['score']}: {row['pair']}: {row['said']} (needed: {row['needed']})")
+        step = f"{row['step']:+.3g} ± {row['half']:.2g}"
+        print(f"{row['score']}: {row['pair']}: {step}: {row['said']} (needed: {row['needed']})")
     won = recovered(found)
     for name, shares in won.items():
         print(

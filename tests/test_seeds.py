@@ -46,6 +46,16 @@ def test_an_interval_of_many_seeds_is_students_too():
         assert 2 * spread.half == pytest.approx(high - low, rel=2e-3)
 
 
+def test_differences_seed_by_seed_tell_what_means_cannot():
+    one, other = Spread((10.0, 50.0, 90.0)), Spread((12.0, 53.0, 92.5))
+    assert one.equals(other)
+    step = other.minus(one)
+    assert step.values == (2.0, 3.0, 2.5) and step.apart
+    assert not Spread((-1.0, 1.0, 3.0)).apart and not Spread((5.0,)).apart
+    with pytest.raises(ValueError, match="shorter"):
+        one.minus(Spread((1.0, 2.0)))
+
+
 def test_settings_are_grouped_by_all_but_the_seed(cells):
     found = seeds.settings(cells.cells)
     assert [len(each.cells) for each in found] == [3, 3, 3]

@@ -51,6 +51,17 @@ class Spread:
         """Do the two settings differ by less than two seeds of either one do?"""
         return abs(self.mean - other.mean) <= max(self.range, other.range)
 
+    def minus(self, other: Spread) -> Spread:
+        """The differences seed by seed: what is the same in both settings, captions and noise
+        first of all, falls out."""
+        pairs = zip(self.values, other.values, strict=True)
+        return Spread(tuple(one - two for one, two in pairs))
+
+    @property
+    def apart(self) -> bool:
+        """Does its 95 % interval leave zero out? Asked of the differences that `minus` makes."""
+        return abs(self.mean) > self.half
+
     def __str__(self) -> str:
         return f"{self.mean:.4g} ± {self.half:.2g}" if len(self.values) > 1 else f"{self.mean:.4g}"
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdxl.errors import UserError
+from sdxl.schema_train import Training
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -66,10 +67,15 @@ def refuse_others(path: Path, settings: dict[str, Any]) -> None:
     if other := [k for k in settings if found.get(k) != settings[k]]:
         raise UserError(
             f"{path} was made with other settings: {' '.join(other)}",
-            " ".join(f"train.{k}={settings[k]}" for k in other),
-            " ".join(f"train.{k}={found.get(k)}" for k in other),
+            " ".join(f"{_typed(k)}={settings[k]}" for k in other),
+            " ".join(f"{_typed(k)}={found.get(k)}" for k in other),
             "train.restart=true, or train.run=ANOTHER_NAME",
         )
+
+
+def _typed(name: str) -> str:
+    """A setting as it is typed; what is no setting of the stage keeps its name."""
+    return f"train.{name}" if hasattr(Training(), name) else name
 
 
 def averaged(path: Path) -> dict[str, Tensor]:

@@ -97,6 +97,17 @@ def _silent(*_: Any) -> None:
     """The other processes say nothing."""
 
 
+def _forget(log: Path, done: int) -> None:
+    """Drop the lines of steps that come again, because the checkpoint is of before them."""
+    if not log.is_file():
+        return
+    lines = log.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done]
+    beside = log.with_name(f".{log.name}.{os.getpid()}")
+    beside.write_text("".join(kept))
+    beside.replace(log)
+
+
 class _Reporter:
     """The log beside the checkpoint, the terminal, MLflow's curves and MLPerf's log lines."""
 
@@ -112,8 +123,7 @@ class _Reporter:
         self.mllog = Log(folder / "mllog.txt", again)
         self.mllog.begin(settings, config.seed, again)
         self.log = folder / "log.jsonl"
-        if not again:
-            self.log.unlink(missing_ok=True)
+        _forget(self.log, done if again else 0)
         name = f"train {settings.run} {settings.name}"
         kept = folder / "mlflow_run"
         known = kept.read_text().strip() if again and kept.is_file() else None

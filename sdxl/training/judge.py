@@ -93,7 +93,6 @@ class Stage:
 
     def export(self, folder: Path) -> None:
         """The detector alone."""
-        folder.mkdir(parents=True, exist_ok=True)
         save_model(self.module.detector, str(folder / "detector.safetensors"))
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -66,7 +68,7 @@ class Stage(Protocol):
         ...
 
     def export(self, folder: Path) -> None:
-        """Write the module's networks as others load them."""
+        """Write the module's networks into `folder`, which is there and empty."""
         ...
 
 
@@ -163,7 +165,7 @@ def _steps(
     def evaluate() -> dict[str, float]:
         with Averaged(stage.module, average):
             found, picture = stage.evaluate(device)
-            stage.export(folder / "model")
+            _export(stage, folder / "model")
         report("evaluation", step * settings.batch, found, picture)
         return found
 
@@ -271,6 +273,18 @@ def _mean(accelerator: Any, losses: dict[str, Tensor]) -> dict[str, float]:
 def _any(accelerator: Any, here: bool) -> bool:
     """Whether it is so in any process: all of them stop after the same step."""
     return bool(accelerator.reduce(torch.tensor(float(here), device=accelerator.device), "max"))
+
+
+def _export(stage: Stage, folder: Path) -> None:
+    """Put in place whole: who reads `folder` never finds half of a network."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        beside.mkdir(parents=True)
+        stage.export(beside)
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _exported(folder: Path) -> bool:

@@ -37,6 +37,7 @@ class Stage:
         return {"weight": float(self.module.net[0].weight.detach().sum())}, None
 
     def export(self, folder):
+        (folder / "weights").write_text("...")
         self.exported.append(folder)
 
 
@@ -93,7 +94,22 @@ def test_evaluation_is_of_the_averaged_weights_and_training_goes_on_with_its_own
     average = checkpoint.averaged(tmp_path / loop.FILE)["net.0.weight"]
     assert found["weight"] == pytest.approx(float(average.sum()), abs=1e-6)
     assert not torch.equal(stage.module.net[0].weight, average)
-    assert stage.exported == [tmp_path / "model"]
+    assert len(stage.exported) == 1 and not stage.exported[0].exists(), "written beside"
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["weights"]
+
+
+def test_an_export_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
+    losses(tmp_path)
+
+    def half(self, folder):
+        (folder / "weights").write_text(".")
+        raise OSError("full")
+
+    monkeypatch.setattr(Stage, "export", half)
+    with pytest.raises(OSError, match="full"):
+        losses(tmp_path, steps=13)
+    assert (tmp_path / "model" / "weights").read_text() == "..."
+    assert sorted(file.name for file in tmp_path.iterdir()) == [loop.FILE, "model"]
 
 
 def test_a_checkpoint_is_replaced_whole(tmp_path, monkeypatch):
@@ -108,21 +124,17 @@ def test_a_checkpoint_is_replaced_whole(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         losses(tmp_path, restart=True)
     assert (tmp_path / loop.FILE).read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [loop.FILE], "no half is left behind"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [loop.FILE, "model"], "no half is left"
 
 
 def test_a_training_that_ended_before_its_export_exports_when_typed_again(tmp_path, monkeypatch):
-    def write(self, folder):
-        self.exported.append(folder)
-        folder.mkdir()
-        (folder / "weights").write_text("...")
-
+    write = Stage.export
     monkeypatch.setattr(Stage, "export", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         losses(tmp_path)
     monkeypatch.setattr(Stage, "export", write)
     seen, stage, found = losses(tmp_path)
-    assert not seen and stage.exported == [tmp_path / "model"] and "weight" in found
+    assert not seen and len(stage.exported) == 1 and "weight" in found
     _, stage, _ = losses(tmp_path)
     assert not stage.exported, "once is enough"
 
