@@ -255,6 +255,12 @@ def _accelerator(settings: Training) -> tuple[Any, torch.device]:
     mixed = "bf16" if settings.arithmetic is DType.bf16 else "no"
     compiler = "inductor" if settings.compile else "no"
     accelerator = Accelerator(mixed_precision=mixed, dynamo_backend=compiler)
+    cxx = os.environ.get("CXX", "g++")
+    if settings.compile and accelerator.device.type == "cpu" and not shutil.which(cxx):
+        raise UserError(
+            "torch.compile needs a C++ compiler", f"train.compile=true, no {cxx}",
+            "g++, or another one that CXX names", "train.compile=false",
+        )  # fmt: skip
     return accelerator, accelerator.device
 
 

@@ -1,6 +1,7 @@
 """`train.py` as typed: what it plans, and mistakes it names."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -56,3 +57,19 @@ def test_a_stage_out_of_its_turn_is_named_before_anything_is_made(composed, monk
     monkeypatch.setattr(unet.Stage, "_network", lambda _: None)
     with pytest.raises(UserError, match="stage `vae` of run"):
         unet.Stage(given, 0)
+
+
+def test_a_log_has_each_step_once_after_a_kill(composed, tmp_path):
+    words = ("train=smoke", "train.scenes=66", "train.size=32", "train.steps=1", "train.batch=2")
+    given = checked(composed(*words, "train.restart=false", "tracking=off", name="train"))
+    command.run(given, tmp_path)
+    log = tmp_path / "store" / "training" / "smoke" / "vae" / "log.jsonl"
+    with log.open("a") as stream:  # steps after the last checkpoint, the last one half written
+        stream.write('{"kind": "step", "step": 2, "loss": -1}\n{"kind": "st')
+    longer = dataclasses.replace(given, train=dataclasses.replace(given.train, steps=2))
+    command.run(longer, tmp_path)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [
+        ("step", 1), ("evaluation", 1), ("step", 2), ("evaluation", 2),
+    ]  # fmt: skip
+    assert lines[2]["loss"] > 0

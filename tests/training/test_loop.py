@@ -1,5 +1,7 @@
 """Training: the same losses whether unbroken or resumed."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,24 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(tmp_path):
     assert whole[12] < whole[1] / 2, "it learns"
     again, *_ = losses(tmp_path / "parts")
     assert not again, "nothing is left to do"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_training_has_the_same_losses_and_goes_on_to_the_bit(tmp_path):
+    plain, *_ = losses(tmp_path / "plain")
+    whole, *_ = losses(tmp_path / "whole", compile=True)
+    first, *_ = losses(tmp_path / "parts", compile=True, max_s=0.0)
+    rest, *_ = losses(tmp_path / "parts", compile=True)
+    assert first | rest == whole
+    assert [whole[n] for n in plain] == pytest.approx(list(plain.values()), rel=1e-5)
+
+
+def test_without_a_compiler_the_word_to_type_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"no no-such-compiler") as caught:
+        losses(tmp_path, compile=True)
+    assert "train.compile=false" in str(caught.value)
 
 
 def test_other_settings_do_not_resume(tmp_path):
