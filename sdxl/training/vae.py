@@ -20,8 +20,10 @@ KL_WEIGHT = 1e-5
 EDGE_WEIGHT = 1.0
 LATENT_STD = 1 / architecture.SCENES["vae"]["scaling_factor"]
 """SDXL's latents, divided by the scaling factor, have unit variance; ours are made so."""
-CROP = 32
-"""Pixels of the squares it is trained on, mostly from the middle, where the solids are."""
+CROP = 64
+"""Pixels of the squares that it sees first, mostly from the middle, where the solids are."""
+WHOLE = 0.4
+"""Share of the steps, at the end, with whole pictures: norms and attention see what they will see."""
 _HELD_BACK = 64
 
 
@@ -45,7 +47,8 @@ class Autoencoder(nn.Module):
         """pixels (B, 3, H, W) in -1..1; noise (B, 4, H/8, W/8) samples the latents."""
         latents = self.vae.encode(pixels).latent_dist
         made = self.vae.decode(latents.mean + latents.std * noise).sample.float()
-        weight = 1 + 3 * (pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True))
+        table = pixels.flatten(2).median(-1).values[:, :, None, None]
+        weight = 1 + 3 * (pixels - table).abs().amax(1, keepdim=True)
         pixel = ((made - pixels).abs() * weight).mean()
         edge = sum(_edges(made - pixels, step) for step in (1, 2, 4))
         kl = latents.kl().mean() / latents.mean[0].numel()
@@ -73,17 +76,19 @@ class Stage:
         torch.manual_seed(seed)
         self.module = Autoencoder()
         self.pictures = scene_data.pictures(seed, settings.scenes, settings.size)
+        self.squares = settings.steps - int(WHOLE * settings.steps)
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
-        """Squares of pictures, and noise for their latents."""
+        """Squares of pictures, later whole ones, as many pixels; and noise for their latents."""
         size = self.pictures.shape[1]
-        side = min(CROP, size)
+        side = size if batch.step >= self.squares else min(CROP, size)
+        count = max(1, len(batch.rows) * min(CROP, size) ** 2 // side**2)
         corners = batch.draw("corner", 2, 2, uniform=True).mean(1) * (size - side)
         squares = [
             self.pictures[row, top : top + side, left : left + side]
             for row, (top, left) in zip(batch.rows, corners.round().int().tolist(), strict=True)
-        ]
-        noise = batch.draw("latents", 4, side // 8, side // 8)
+        ][:count]
+        noise = batch.draw("latents", 4, side // 8, side // 8)[:count]
         return {"pixels": tensor(np.stack(squares)).to(device), "noise": noise.to(device)}
 
     @torch.no_grad()
