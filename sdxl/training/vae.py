@@ -23,7 +23,7 @@ LATENT_STD = 1 / architecture.SCENES["vae"]["scaling_factor"]
 CROP = 64
 """Pixels of the squares that it sees first, mostly from the middle, where the solids are."""
 WHOLE = 0.4
-"""Share of the steps, at the end, with whole pictures: norms and attention see what they will see."""
+"""Share of the steps, at the end, with whole pictures, as norms and attention will see."""
 _HELD_BACK = 64
 
 
