@@ -11,8 +11,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import deterministic
 
 from sdxl.choices import DType
 from sdxl.errors import SdxlError, UserError
@@ -121,7 +122,8 @@ def train(
     `identity`: what else must be the same when the training goes on.
     """
     accelerator, device = _accelerator(settings)
-    figures = _steps(accelerator, device, stage, settings, seed, folder, report, identity or {})
+    with _one_order(device):
+        figures = _steps(accelerator, device, stage, settings, seed, folder, report, identity or {})
     # The distributed model has to go before its process group: as the last that holds it, it would
     # wait with the interpreter's lock for gloo's threads, and they for the lock, to free the
     # tensors of the last reduction (pytorch/pytorch#56297).
@@ -262,6 +264,21 @@ def _accelerator(settings: Training) -> tuple[Any, torch.device]:
             "g++, or another one that CXX names", "train.compile=false",
         )  # fmt: skip
     return accelerator, accelerator.device
+
+
+@contextmanager
+def _one_order(device: torch.device) -> Iterator[None]:
+    """On a CPU sums are added in one order; compiled, threads would add an embedding's gradient
+    as they come, and no two trainings would be equal."""
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    deterministic.fill_uninitialized_memory = filled and before
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        deterministic.fill_uninitialized_memory = filled
 
 
 def _attention(device: torch.device) -> AbstractContextManager[None]:

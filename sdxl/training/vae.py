@@ -82,13 +82,13 @@ class Stage:
         """Squares of pictures, later whole ones, as many pixels; and noise for their latents."""
         size = self.pictures.shape[1]
         side = size if batch.step >= self.squares else min(CROP, size)
-        count = max(1, len(batch.rows) * min(CROP, size) ** 2 // side**2)
+        every = side**2 // min(CROP, size) ** 2  # rows of each process's share, as many pixels
         corners = batch.draw("corner", 2, 2, uniform=True).mean(1) * (size - side)
         squares = [
             self.pictures[row, top : top + side, left : left + side]
             for row, (top, left) in zip(batch.rows, corners.round().int().tolist(), strict=True)
-        ][:count]
-        noise = batch.draw("latents", 4, side // 8, side // 8)[:count]
+        ][::every]
+        noise = batch.draw("latents", 4, side // 8, side // 8)[::every]
         return {"pixels": tensor(np.stack(squares)).to(device), "noise": noise.to(device)}
 
     @torch.no_grad()

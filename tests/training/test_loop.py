@@ -9,7 +9,7 @@ from torch import nn
 
 from sdxl.errors import UserError
 from sdxl.schema_train import Training
-from sdxl.training import checkpoint, loop, vae
+from sdxl.training import checkpoint, loop
 
 
 class Fit(nn.Module):
@@ -173,24 +173,3 @@ def test_the_rate_warms_up_stays_and_falls():
     assert rates[90] == pytest.approx(0.5) and rates[99] < 0.01
     longer = settings(steps=200, warmup_steps=10, decay_share=0.2, lr=1.0)
     assert loop.rate(70, longer) == rates[70], "a longer training begins the same"
-
-
-def test_moving_the_latents_does_not_move_the_pictures():
-    from diffusers import AutoencoderKL
-
-    from sdxl import architecture
-
-    torch.manual_seed(0)
-    network = AutoencoderKL(**architecture.SCENES["vae"]).eval()
-    pixels = torch.randn(8, 3, 32, 32)
-    with torch.no_grad():
-        before = network.encode(pixels).latent_dist
-        picture = network.decode(before.mean).sample
-        vae.normalize(network, before.mean)
-        after = network.encode(pixels).latent_dist
-        assert torch.allclose(network.decode(after.mean).sample, picture, atol=1e-4)
-    spread = after.mean.std((0, 2, 3)) * network.config.scaling_factor
-    assert torch.allclose(spread, torch.ones(4), atol=1e-3)
-    assert after.mean.mean((0, 2, 3)).abs().max() < 1e-3
-    ratio = (after.mean.std((0, 2, 3)) / before.mean.std((0, 2, 3)))[:, None, None]
-    assert torch.allclose(after.std, before.std * ratio, rtol=1e-3)
