@@ -271,14 +271,15 @@ def _one_order(device: torch.device) -> Iterator[None]:
     """On a CPU sums are added in one order; compiled, threads would add an embedding's gradient
     as they come, and no two trainings would be equal."""
     before = torch.are_deterministic_algorithms_enabled()
-    filled = deterministic.fill_uninitialized_memory
+    memory: Any = deterministic
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(before or device.type == "cpu")
-    deterministic.fill_uninitialized_memory = filled and before
+    memory.fill_uninitialized_memory = filled and before
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
 
 
 def _attention(device: torch.device) -> AbstractContextManager[None]:
