@@ -12,7 +12,7 @@ COUNT = 48
 MARGIN = {("real", "unquantized"): 1.3, ("unquantized", "random"): 6.0}
 """Least ratio of `fid_scenes` of neighbours at 48 captions, seed 0.
 
-Measured at 64 captions, three seeds: 2.07 to 2.86 and 10.2 to 15.0 (docs/scenes.md).
+Measured at 64 captions, eight seeds: 2.07 to 4.42 and 8.7 to 15.0 (docs/scenes.md).
 INT8 and INT4 weights lie inside the noise of the seeds.
 """
 
