@@ -11,8 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,13 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import deterministic
 
-from sdxl.choices import DType
 from sdxl.errors import SdxlError, UserError
 from sdxl.schema_train import Training
-from sdxl.training import checkpoint
+from sdxl.training import checkpoint, machine
 
 FILE = "checkpoint.safetensors"
 _MAY_CHANGE = ("steps", "decay_share", "checkpoint_s", "evaluate_every", "max_s", "restart", "run")
@@ -121,8 +117,8 @@ def train(
 
     `identity`: what else must be the same when the training goes on.
     """
-    accelerator, device = _accelerator(settings)
-    with _one_order(device):
+    accelerator, device = machine.accelerator(settings)
+    with machine.one_order(device):
         figures = _steps(accelerator, device, stage, settings, seed, folder, report, identity or {})
     # The distributed model has to go before its process group: as the last that holds it, it would
     # wait with the interpreter's lock for gloo's threads, and they for the lock, to free the
@@ -183,7 +179,7 @@ def _steps(
         )
         for group in optimizer.param_groups:
             group["lr"] = rate(step, settings)
-        with _attention(device):  # checkpointed blocks compute again on the way back
+        with machine.attention(device):  # checkpointed blocks compute again on the way back
             with accelerator.autocast():
                 losses = model(**stage.batch(batch, device))
             accelerator.backward(losses["loss"])
@@ -192,13 +188,15 @@ def _steps(
         optimizer.zero_grad(set_to_none=True)
         step += 1
         _follow(average, stage.module, min(settings.ema, step / (step + 10)))
-        values = _mean(accelerator, losses)
+        values = machine.mean(accelerator, losses)
         if not math.isfinite(values["loss"]):
             raise SdxlError(f"the loss of step {step} is not finite", str(values["loss"]))
         samples = step * settings.batch
         figures = {**values, "lr": rate(step - 1, settings), "grad_norm": float(norm)}
         now = time.monotonic()
-        stop = settings.max_s is not None and _any(accelerator, now - began > settings.max_s)
+        stop = settings.max_s is not None and machine.any_process(
+            accelerator, now - began > settings.max_s
+        )
         if accelerator.is_main_process:
             report("step", samples, figures, None)
             last = step == settings.steps or stop
@@ -248,55 +246,6 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
-
-
-def _accelerator(settings: Training) -> tuple[Any, torch.device]:
-    from accelerate import Accelerator
-
-    assert settings.arithmetic is not DType.fp16, "it needs loss scaling"
-    mixed = "bf16" if settings.arithmetic is DType.bf16 else "no"
-    compiler = "inductor" if settings.compile else "no"
-    accelerator = Accelerator(mixed_precision=mixed, dynamo_backend=compiler)
-    cxx = os.environ.get("CXX", "g++")
-    if settings.compile and accelerator.device.type == "cpu" and not shutil.which(cxx):
-        raise UserError(
-            "torch.compile needs a C++ compiler", f"train.compile=true, no {cxx}",
-            "g++, or another one that CXX names", "train.compile=false",
-        )  # fmt: skip
-    return accelerator, accelerator.device
-
-
-@contextmanager
-def _one_order(device: torch.device) -> Iterator[None]:
-    """On a CPU sums are added in one order; compiled, threads would add an embedding's gradient
-    as they come, and no two trainings would be equal."""
-    before = torch.are_deterministic_algorithms_enabled()
-    memory: Any = deterministic
-    filled = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(before or device.type == "cpu")
-    memory.fill_uninitialized_memory = filled and before
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        memory.fill_uninitialized_memory = filled
-
-
-def _attention(device: torch.device) -> AbstractContextManager[None]:
-    """Plain products on a CPU, where fused attention takes a quarter of a step to go back."""
-    return nullcontext() if device.type != "cpu" else sdpa_kernel(SDPBackend.MATH)
-
-
-def _mean(accelerator: Any, losses: dict[str, Tensor]) -> dict[str, float]:
-    """The losses over the whole batch."""
-    names: Sequence[str] = sorted(losses)
-    stacked = torch.stack([losses[name].detach().float() for name in names])
-    return dict(zip(names, accelerator.reduce(stacked, "mean").tolist(), strict=True))
-
-
-def _any(accelerator: Any, here: bool) -> bool:
-    """Whether it is so in any process: all of them stop after the same step."""
-    return bool(accelerator.reduce(torch.tensor(float(here), device=accelerator.device), "max"))
 
 
 def _export(stage: Stage, folder: Path) -> None:
