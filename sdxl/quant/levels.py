@@ -135,20 +135,24 @@ def in_level(layer: Layer, level: float) -> bool:
 
 
 def table(layers: Sequence[Layer], quant: schema.Quant, parameters: int) -> list[LevelRow]:
-    """One row per level for this recipe's patterns.
+    """One row per level for this recipe's patterns; a level that they leave empty has none.
+
+    Raises `UserError` if that is the recipe's own level.
 
     `parameters`: all of the UNet. Weights are counted without biases, which stay unquantized;
     multiply-accumulates are those of convolutions, Linears and both attention products.
     """
     rows = []
     total = sum(layer.macs for layer in layers)
+    select(layers, quant)
     for level, _, _ in LEVELS:
         if level == 4 and quant.format is not Format.fp8:
             continue
-        if level == 1 and quant.format is Format.int4_weight_only:
-            continue
         at_level = schema.Quant(**{**vars(quant), "level": level})
-        chosen = select(layers, at_level)
+        try:
+            chosen = select(layers, at_level)
+        except UserError:
+            continue
         kinds = [layer.kind for layer in chosen]
         rows.append(
             LevelRow(

@@ -106,6 +106,23 @@ def test_patterns_that_do_nothing_are_refused(tiny):
         levels.select(layers, at(3, exclude=["."]))
 
 
+def test_a_level_that_a_recipe_empties_has_no_row(tiny):
+    unet, layers = tiny
+    parameters = sum(p.numel() for p in unet.parameters())
+
+    def rows(level, **changes):
+        return [row.level for row in levels.table(layers, at(level, **changes), parameters)]
+
+    assert rows(3, exclude=["conv"]) == [2, 2.5, 3, 4]
+    int4 = {"format": Format.int4_weight_only}
+    assert rows(2, **int4) == [2, 2.5, 3]
+    assert rows(1, include=["to_q"], **int4) == [1, 2, 2.5, 3]
+    with pytest.raises(UserError, match="selects no layer"):
+        rows(1, exclude=["conv"])
+    with pytest.raises(UserError, match="matches no layer"):
+        rows(3, include=["to_x"])
+
+
 def test_int4_takes_no_convolution_and_only_fp8_takes_attention(tiny):
     _, layers = tiny
     int4 = levels.select(layers, at(3, format=Format.int4_weight_only))
