@@ -40,7 +40,11 @@ def search(config: Config, folder: Path, record: Record, once: Once) -> None:
     probes = [] if config.rerun is Rerun.all else _resume(state)
     number = _next_number(folder)
     while True:
-        rate = _first(config) if not probes else propose(probes)
+        try:
+            rate = _first(config) if not probes else propose(probes)
+        except SdxlError:
+            state.unlink(missing_ok=True)  # the same line, typed again, is a new search
+            raise
         if rate is None and probes:
             break
         probes.append(_probe(config, rate, folder / f"probe-{number:02d}", once))

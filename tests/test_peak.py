@@ -157,6 +157,9 @@ def test_the_users_rate_is_the_first(load, tmp_path):
 def test_without_a_rate_that_holds_it_says_so(load, tmp_path):
     with pytest.raises(SdxlError, match="no rate keeps the latency limit"):
         search(load, tmp_path, Device(0.0))
+    again = Device(88.0)
+    search(load, tmp_path, again, number=1)
+    assert again.asked[0] == 60, "a search that found nothing is no interrupted one"
 
 
 def test_settings_that_make_no_sense_are_refused(cli):
