@@ -134,7 +134,7 @@ def _listen(
         if ours in ready:
             try:
                 kind, message = ours.recv()
-            except EOFError:
+            except (EOFError, OSError):  # OSError: it was killed in the middle of a message
                 child.join(5)
                 raise _death(child, log) from None
             if kind == "result":

@@ -57,6 +57,12 @@ def die(link, number):
     time.sleep(600)
 
 
+def die_in_a_message(link):
+    fd = link._connection.fileno()
+    os.write(fd, (1000).to_bytes(4, "big") + b"half of it")  # a length, then less than that
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def leave(link, code):
     os._exit(code)
 
@@ -136,6 +142,11 @@ def test_a_failure_in_any_thread_ends_the_child(run):
 def test_death_by_a_signal_is_named(run, number):
     with pytest.raises(isolate.WorkerDied, match=signal.Signals(number).name):
         run(die, number)
+
+
+def test_death_in_the_middle_of_a_message_is_death(run):
+    with pytest.raises(isolate.WorkerDied, match="SIGKILL"):
+        run(die_in_a_message)
 
 
 def test_death_by_exit_is_named(run):
