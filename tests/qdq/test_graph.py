@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from sdxl import checkpoint, graphs, store
 from sdxl.choices import Convolutions
 from sdxl.export import qdq
-from sdxl.export.qdq.options import ONNX_RUNTIME, TENSORRT
+from sdxl.export.qdq.options import ONNX_RUNTIME, TENSORRT, options_of
 from sdxl.schema import Format
 from tests.qdq import layerwise
 from tests.qdq.layerwise import NAMES, load
@@ -55,6 +55,14 @@ def test_convolutions_may_stay_float(bench, tmp_path):
     inserted = bench.edited(config, tmp_path, options)["settings"]["inserted"]
     assert set(inserted["layers"]) == {"linear"}
     assert inserted["left_float"] > 0
+
+
+def test_a_backend_of_ones_own_gets_the_standard_layout(load):
+    config = load("backend=fake")
+    config.backend.name = "mine"
+    assert options_of(config) == TENSORRT
+    config.export.convolutions = Convolutions.float
+    assert options_of(config) == dataclasses.replace(TENSORRT, convolutions=Convolutions.float)
 
 
 def test_equal_inputs_are_quantized_once(bench, tmp_path):

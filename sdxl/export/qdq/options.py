@@ -44,6 +44,10 @@ DEFAULTS = {"ort": ONNX_RUNTIME, "trt": TENSORRT}
 
 
 def options_of(config: Config) -> Options:
-    """What the configuration's backend runs best (docs/qdq.md), unless it says otherwise."""
-    best, asked = DEFAULTS[config.backend.name], config.export.convolutions
+    """What the configuration's backend runs best (docs/qdq.md), unless it says otherwise.
+
+    A backend that we do not know gets the layout of the ONNX standard, TensorRT's.
+    """
+    best = DEFAULTS.get(config.backend.name, TENSORRT)
+    asked = config.export.convolutions
     return best if asked is None else replace(best, convolutions=asked)
