@@ -28,18 +28,19 @@ _NO_MEASURE = (
 def remember(record: Record, path: Path) -> None:
     """Note a record that is on disk; a later sweep finds it."""
     entries = [_entry(record.key)]
-    if pair := record.performance.get("pair_key"):
-        entries.append(_paired(pair, record.config["mode"], record.config["compliance"]))
+    pair = record.performance.get("pair_key")
+    if pair and not record.config["compliance"]:
+        entries.append(_paired(pair, record.config["mode"]))
     facts = {"record": str(path), "status": record.status, "started": record.started}
     for entry in entries:
         entry.parent.mkdir(parents=True, exist_ok=True)
         store.write_json(entry, facts)
 
 
-def partner(pair: str, mode: Mode, compliance: str | None = None) -> tuple[Path, Record] | None:
+def partner(pair: str, mode: Mode) -> tuple[Path, Record] | None:
     """The newest finished record of the same work in the other mode, made here with this code."""
     try:
-        path = Path(json.loads(_paired(pair, mode.value, compliance).read_text())["record"])
+        path = Path(json.loads(_paired(pair, mode.value).read_text())["record"])
         return path, records.read(path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -96,10 +97,10 @@ def place() -> str:
 
 @cache
 def code_version() -> str:
-    """Hash of the modules that can change a figure."""
+    """Hash of the modules that can change a figure, and of the built-in prompts."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
+    for file in sorted([*folder.rglob("*.py"), folder / "data" / "prompts.txt"]):
         name = file.relative_to(folder)
         if name.with_suffix("").parts[0] not in _NO_MEASURE:
             digest.update(str(name).encode() + file.read_bytes())
@@ -116,6 +117,5 @@ def _entry(wanted: str) -> Path:
     return store.root() / "ledger" / place() / f"{wanted}.json"
 
 
-def _paired(pair: str, mode: str, compliance: str | None) -> Path:
-    name = "-".join([pair, mode, *([compliance] if compliance else [])])
-    return store.root() / "ledger" / place() / "pairs" / f"{name}.json"
+def _paired(pair: str, mode: str) -> Path:
+    return store.root() / "ledger" / place() / "pairs" / f"{pair}-{mode}.json"

@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 from sdxl import quant
 from sdxl.config import QUANT_KEYS, key, plain
 from sdxl.errors import UserError
-from sdxl.schema import Config
+from sdxl.quality import fast
+from sdxl.schema import Config, ScenesModel
 from sdxl.store import disk_error, fingerprint, resolve, write_json
 from sdxl.types import Record
 
@@ -29,10 +31,18 @@ _NO_PART = {
 """Settings that change no figure, or that do so only through the effective quantization."""
 
 
-_PATHS = ("path", "latents", "unet_config", "lora", "diffusers_src", "statistics")
+_PATHS = (
+    *("path", "latents", "unet", "unet_config", "lora", "diffusers_src", "statistics", "tuned"),
+)
 """Settings that name a file or a folder."""
-_SCORING = ("inception", "statistics", "clip", "vocabulary")
+_SCORING = ("inception", "statistics", "clip", "vocabulary", "reference")
 """Those of a quality option: they change scores, not pictures."""
+_CAPTIONS = {
+    "builtin": None,
+    "scenes": None,
+    "coco_calibration": "store:coco/calibration_captions.tsv",
+}
+"""Calibration datasets with a name of their own: their file; None where they come with the code."""
 
 
 def new(config: Config) -> Record:
@@ -48,6 +58,8 @@ def identity(config: Config) -> str:
     measured = {name: value for name, value in plain(config).items() if name not in _NO_PART}
     del measured["export"]["parity"]  # looks, changes nothing
     files = {**_files(config), **_named({"quality": config.quality}, _SCORING)}
+    if config.quality.name == "fast" and config.dataset.name == fast.SCENES:
+        files["judge"] = _bundled(fast.JUDGE)
     return key(measured, quant.effective(config), files, MEASURE_VERSION)
 
 
@@ -69,7 +81,22 @@ def pair_key(config: Config) -> str:
 
 def _files(config: Config) -> dict[str, str]:
     """What the files behind the settings hold: a path alone would hide a change."""
-    return _named({"model": config.model, "dataset": config.dataset, "quant": config.quant}, _PATHS)
+    groups = {"model": config.model, "dataset": config.dataset, "quant": config.quant}
+    found = _named(groups, _PATHS)
+    if isinstance(config.model, ScenesModel):
+        parts = sorted(part for part in fast.JUDGE.parent.glob("*") if part != fast.JUDGE)
+        found |= {f"model.{part.name}": _bundled(part) for part in parts}
+    if "calibration" in quant.effective(config):
+        name = config.quant.calib_dataset
+        if path := _CAPTIONS.get(name, name):
+            found["quant.calib_dataset"] = fingerprint(resolve(path))
+    return found
+
+
+@cache
+def _bundled(part: Path) -> str:
+    """What a part of the bundled model holds: hashed once in a process, 20 MB in all."""
+    return fingerprint(part)
 
 
 def _named(groups: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
