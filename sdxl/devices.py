@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -33,17 +34,16 @@ def reserve(
         return
     from filelock import FileLock, Timeout
 
-    places = list(names())
     folder = _folder()
     with ExitStack() as held:
-        for number in sorted(each for each in wanted if each < len(places)):  # no deadlock
-            lock = FileLock(folder / f"{places[number]}.lock", timeout=0)
+        for place in sorted(used({}, wanted)):  # one order for all: no deadlock
+            lock = FileLock(folder / f"{place}.lock", timeout=0)
             while True:
                 try:
                     held.enter_context(lock)
                     break
                 except Timeout:
-                    waiting(f"GPU {places[number]} is measuring")
+                    waiting(f"GPU {place} is measuring")
                     time.sleep(LOOK_EVERY_S)
         yield {}
 
@@ -75,6 +75,14 @@ def one(waiting: Callable[[str], None]) -> Iterator[dict[str, str]]:
             time.sleep(LOOK_EVERY_S)
 
 
+def used(env: Mapping[str, str], wanted: Sequence[int] | None) -> list[str]:
+    """The GPUs of a measurement, as `CUDA_VISIBLE_DEVICES` has them; `env` is from `reserve`."""
+    places = [env[VARIABLE]] if VARIABLE in env else list(names())
+    if wanted is None:
+        return places
+    return [places[number] for number in wanted if number < len(places)]
+
+
 def _folder() -> Path:
     """Where the locks are."""
     folder = Path(tempfile.gettempdir()) / f"sdxl-gpus-{os.getuid()}"
@@ -92,7 +100,8 @@ def names() -> dict[str, str]:
     visible = os.environ.get(VARIABLE)
     if visible is None:
         return {place: name for place, name in found.items() if place.isdigit()}
-    return {place: found.get(place, "") for place in map(str.strip, visible.split(",")) if place}
+    listed = takewhile("-1".__ne__, map(str.strip, visible.split(",")))  # CUDA stops there
+    return {place: found.get(place, "") for place in listed if place}
 
 
 def _by_nvml() -> dict[str, str]:

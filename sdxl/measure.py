@@ -81,7 +81,7 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     with (
         Progress(title) as progress,
         devices.reserve(progress.say, config.backend.devices) as env,
-        Probe(env.get(devices.VARIABLE)) as probe,
+        Probe(devices.used(env, config.backend.devices)) as probe,
     ):
 
         def report(message: dict[str, Any]) -> None:

@@ -188,6 +188,41 @@ def test_preflight_counts_the_pictures_of_an_accuracy_run(tmp_path: Path, monkey
     assert preflight(configure(*accuracy, "limit=2000", "submission=true"), tmp_path)
 
 
+@pytest.fixture
+def gpus(monkeypatch):
+    """Put GPUs into this machine; the argument is `CUDA_VISIBLE_DEVICES`."""
+    from sdxl import devices
+
+    monkeypatch.setattr(devices, "_by_nvml", lambda: {"0": "L4", "1": "L4", "2": "H100"})
+
+    def show(visible):
+        devices.names.cache_clear()
+        monkeypatch.setenv(devices.VARIABLE, visible)
+
+    yield show
+    devices.names.cache_clear()
+
+
+def test_preflight_finds_places_without_a_gpu(gpus):
+    words = ("model=tiny_random", "quality=none")
+    gpus("2,1")
+    (problem,) = preflight(configure(*words, "backend.devices=[0,1,2]"))
+    assert problem.got == "[0, 1, 2]"
+    assert problem.fix == "backend.devices=[0,1]"
+    assert "0: GPU 2 H100, 1: GPU 1 L4" in str(problem.expected)
+    (problem,) = preflight(configure(*words, "backend.devices=[2]"))
+    assert problem.fix == "backend.devices=[0]"
+    assert preflight(configure(*words, "backend.devices=[1]")) == []
+    three = "backend.devices=[0,1,2]"
+    for others in (["model.device=cpu"], ["backend=ort", "backend.provider=cpu"], ["backend=fake"]):
+        found = preflight(configure(*words, three, *others))
+        assert not [each for each in found if "backend.devices" in each.what], others
+    assert preflight(configure(*words, three), runs=False) == []
+    for hidden in ("", "-1"):
+        gpus(hidden)
+        assert preflight(configure(*words, three)) == [], "workers on the processor"
+
+
 def test_preflight_finds_missing_packages_and_weights(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SDXL_STORE", str(tmp_path))
     weights = preflight(configure("model=sdxl", "model.path=store:sdxl"))

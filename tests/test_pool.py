@@ -85,7 +85,8 @@ def fails_while_loading():
 
 
 @pytest.fixture
-def pool(request):
+def pool(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     made = []
 
     def make(devices=(0, 1), restarts=1, silence_s=30.0, opened=open_numbers, warm=()):
@@ -125,6 +126,28 @@ def test_every_lane_draws_on_its_own_device_and_nothing_stays_behind(pool):
     assert made.peak_rss_bytes > 2**20
     assert not any(worker.is_running() for worker in workers)
     assert shared_blocks() <= before
+
+
+class Seer(Numbers):
+    """Tells what it sees."""
+
+    def describe(self):
+        return {"sees": os.environ["CUDA_VISIBLE_DEVICES"]}
+
+
+def open_seer():
+    return Seer(0)
+
+
+@pytest.mark.parametrize(
+    ("visible", "sees"),
+    [("2, 3", ["2", "3", ""]), ("", ["", "", ""]), ("GPU-a", ["GPU-a", "", ""])],
+)
+def test_no_worker_sees_a_device_that_its_place_does_not_have(pool, monkeypatch, visible, sees):
+    """A place past the end of the list is not the device of that number: another has that one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    made = pool((0, 1, 2), opened=open_seer)
+    assert [lane.facts["sees"] for lane in made.lanes] == sees
 
 
 def test_a_killed_worker_is_replaced_and_its_batch_given_to_the_next(pool, tmp_path, monkeypatch):

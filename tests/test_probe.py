@@ -136,6 +136,96 @@ def test_without_a_gpu_nothing_is_sampled_of_one():
     assert found == []
 
 
+@pytest.fixture
+def three_gpus(monkeypatch):
+    """A driver with three GPUs, on whose second somebody else works; (its process, its UUID)."""
+    from types import SimpleNamespace
+
+    from sdxl import devices
+
+    class Error(Exception):
+        pass
+
+    def running(handle):
+        return [SimpleNamespace(pid=999_999_999)] if handle == 1 else []
+
+    def nothing(*_):
+        raise Error
+
+    names = ["GetPowerUsage", "GetMemoryInfo", "GetUtilizationRates", "GetClockInfo",
+             "GetTemperature", "GetTotalEnergyConsumption", "GetCurrentClocksEventReasons",
+             "GetCurrentClocksThrottleReasons"]  # fmt: skip
+    driver = SimpleNamespace(
+        **{f"nvmlDevice{name}": nothing for name in names},
+        NVMLError=Error, NVML_CLOCK_SM=0, NVML_CLOCK_MEM=1, NVML_TEMPERATURE_GPU=0,
+        nvmlInit=lambda: None, nvmlShutdown=lambda: None, nvmlDeviceGetCount=lambda: 3,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetName=lambda handle: "H100",
+        nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}",
+        nvmlDeviceGetComputeRunningProcesses=running,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    yield
+    devices.names.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("visible", "wanted", "env", "looked_at"),
+    [
+        ("2", None, {}, [2]),  # one GPU: nothing is left to choose, and the environment stays
+        ("GPU-2", None, {}, [2]),
+        ("0,1,2", [0, 2], {}, [0, 2]),
+        ("2,1,0", [0, 2], {}, [0, 2]),
+        ("2,0", [0, 1], {}, [0, 2]),
+        ("0,1,2", None, {"CUDA_VISIBLE_DEVICES": "GPU-0"}, [0]),
+        (None, [0], {}, [0]),
+        (None, None, {}, [0, 1, 2]),
+        ("", None, {}, []),
+    ],
+)
+def test_a_stranger_on_a_gpu_of_others_is_none_of_ours(
+    three_gpus, monkeypatch, visible, wanted, env, looked_at
+):
+    from sdxl import devices
+
+    if visible is None:
+        monkeypatch.delenv(devices.VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(devices.VARIABLE, visible)
+    devices.names.cache_clear()
+    with Probe(devices.used(env, wanted)) as here:
+        here.phase("measuring")
+        time.sleep(probe.EVERY_S)
+        here.phase("after")
+    found = here.summary()
+    assert [gpu["index"] for gpu in found.get("gpus", [])] == looked_at
+    assert bool(strangers(found, on_gpu=True)) == (1 in looked_at)
+
+
+def test_a_measurement_looks_at_its_own_gpus(three_gpus, monkeypatch, load, tmp_path):
+    """From `backend.devices` to the probe, which a measurement opens."""
+    from sdxl import devices, measure, records
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1,0")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    devices.names.cache_clear()
+    asked = []
+
+    class Asked(Exception):
+        pass
+
+    def look(only):
+        asked.append(only)
+        raise Asked
+
+    monkeypatch.setattr(measure, "Probe", look)
+    config = load("backend=fake", "backend.devices=[0,2]")
+    with pytest.raises(Asked):
+        measure.measure(config, tmp_path / "cell", records.new(config))
+    assert asked == [["2", "0"]]
+
+
 @pytest.mark.gpu
 def test_a_real_gpu_tells_its_numbers():
     gpus = nvml.Gpus()

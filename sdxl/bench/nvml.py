@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 NUMBERS = (
@@ -28,10 +28,10 @@ REASONS = {
 class Gpus:
     """The GPUs that NVML shows; none without a driver or without nvidia-ml-py.
 
-    `only`: the index or UUID of the one that the measurement was given.
+    `only`: indices or UUIDs of those that the measurement was given.
     """
 
-    def __init__(self, only: str | None = None) -> None:
+    def __init__(self, only: Collection[str] | None = None) -> None:
         self._nvml: Any = None
         self._handles: dict[int, Any] = {}
         try:
@@ -42,7 +42,8 @@ class Gpus:
             count = pynvml.nvmlDeviceGetCount()
             for index in range(count):
                 handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                if only in (None, str(index)) or only == str(pynvml.nvmlDeviceGetUUID(handle)):
+                names = {str(index), str(pynvml.nvmlDeviceGetUUID(handle))}
+                if only is None or not names.isdisjoint(only):
                     self._handles[index] = handle
         except Exception:  # no library, no driver: a machine without NVIDIA GPUs
             self._handles = {}

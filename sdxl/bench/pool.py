@@ -248,8 +248,10 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Before anything touches CUDA: this process sees one device, which is its device 0.
     visible = os.environ.get(VISIBLE)
-    listed = visible.split(",") if visible else []
-    os.environ[VISIBLE] = listed[device] if device < len(listed) else str(device)
+    if visible is None:
+        os.environ[VISIBLE] = str(device)
+    else:  # past its end there is none to see: `preflight` refuses that where one is needed
+        os.environ[VISIBLE] = "".join(visible.split(",")[device : device + 1]).strip()
     block = SharedMemory(block_name)
     try:
         generator = open_generator(*args)

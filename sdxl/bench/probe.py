@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,12 +30,12 @@ Sample = dict[str, Any]
 class Probe:
     """Samples from `with` to the end of it; `phase` names what the worker is doing.
 
-    `before` are the processes that were on the GPUs when nothing of ours was. `gpu`: the index or
-    UUID of the one to look at; None: all.
+    `before` are the processes that were on the GPUs when nothing of ours was. `only`: indices or
+    UUIDs of the GPUs to look at; None: all.
     """
 
-    def __init__(self, gpu: str | None = None) -> None:
-        self._gpu = gpu
+    def __init__(self, only: Collection[str] | None = None) -> None:
+        self._only = only
         self.samples: list[Sample] = []
         self.before: dict[int, set[int]] = {}
         self._phase = ""
@@ -45,7 +45,7 @@ class Probe:
         self._gpus: nvml.Gpus | None = None
 
     def __enter__(self) -> Self:
-        self._cpu, self._gpus = Cpu(), nvml.Gpus(self._gpu)
+        self._cpu, self._gpus = Cpu(), nvml.Gpus(self._only)
         self.before = {gpu["index"]: set(gpu["processes"]) for gpu in self._gpus.sample()}
         self._thread.start()
         return self

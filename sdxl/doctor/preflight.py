@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from sdxl import store
+from sdxl import devices, store
 from sdxl.bench.compliance import SAMPLED
 from sdxl.config import backend_modules, quality_modules
 from sdxl.errors import Problem
@@ -40,7 +40,7 @@ MOST_PROMPTS = 5000
 
 
 def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) -> list[Problem]:
-    """Missing packages, weights, and disk space for the record, the pictures and the artifacts.
+    """Missing packages, weights, GPUs, and disk space for the record, pictures and artifacts.
 
     `runs`: the backend will run, not only have its artifacts made. Empty if nothing is known to be
     wrong. Takes milliseconds: nothing is imported, hashed or asked over a network, so a pass is no
@@ -59,6 +59,8 @@ def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) ->
         if not installed(name)
     ]
     problems += _weights(config)
+    if runs and backend.NEEDS_TORCH:
+        problems += _devices(config)
     for module in (quality_modules().get(config.quality.name), backend if runs else None):
         if missing := getattr(module, "missing", None):
             problems += missing(config)
@@ -110,6 +112,31 @@ def _room(folder: Path, needed: int, fix: str) -> list[Problem]:
             f"{free / 1e9:.2f} GB free",
             f"about {needed / 1e9:.2f} GB",
             fix,
+        )
+    ]
+
+
+def _devices(config: Config) -> list[Problem]:
+    """Places of `backend.devices` past the GPUs that may be used: workers there would be on CPUs.
+
+    Where there are no GPUs at all, or none is wanted, the places are workers on the processor.
+    """
+    wanted = config.backend.devices
+    # ONNX Runtime chooses by a setting of its own.
+    on_cpu = "cpu" in (config.model.device, getattr(config.backend, "provider", None))
+    if on_cpu or not wanted:
+        return []
+    there = devices.names()
+    if not there or max(wanted) < len(there):
+        return []
+    listed = (f"{n}: GPU {place} {name}".strip() for n, (place, name) in enumerate(there.items()))
+    places = ",".join(map(str, range(min(len(wanted), len(there)))))
+    return [
+        Problem(
+            "`backend.devices` names GPUs that are not there",
+            str(wanted),
+            f"places among those that may be used: {', '.join(listed)}; or model.device=cpu",
+            f"backend.devices=[{places}]",
         )
     ]
 
