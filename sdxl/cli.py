@@ -89,10 +89,8 @@ def current_sweep() -> Any:
 
 def command(main: Callable[[], None]) -> None:
     """Run a Hydra entry point, print the JSON line, leave with the right exit code."""
-    if any(word in ("-h", "--help") for word in sys.argv[1:]):
-        print(_help(Path(sys.argv[0]).stem))
-        return
-    if any(word.split("=")[0] in _INFORMATION for word in sys.argv[1:]):
+    asks_help = any(word in ("-h", "--help") for word in sys.argv[1:])
+    if not asks_help and any(word.split("=")[0] in _INFORMATION for word in sys.argv[1:]):
         main()
         return
     # Hydra would print its own message and exit 1; we want the exception.
@@ -100,6 +98,9 @@ def command(main: Callable[[], None]) -> None:
     failure: Outcome | None = None
     stopped = False
     try:
+        if asks_help:
+            print(_help(Path(sys.argv[0]).stem))
+            return
         if not _only_planned():
             with _sweep.running() if _sweep else contextlib.nullcontext():
                 main()
@@ -110,26 +111,19 @@ def command(main: Callable[[], None]) -> None:
     except SystemExit as stop:
         failure = _failed("Hydra could not start", USER) if stop.code else None
     except Exception as error:
-        from sdxl.overrides import explain
-
-        mended = explain(error)
-        show(mended)
-        failure = _failed(one_line(mended.problems), mended.exit_code)
+        failure = _explained(error)
     outcomes = [*_outcomes, *(_sweep.outcomes() if _sweep else []), *([failure] if failure else [])]
     if sweeps := sys.modules.get("sdxl.tracking.sweeps"):
         sweeps.end(outcomes, _sweep.folder, interrupted=stopped)
     if len(outcomes) == 1 and not _sweep:
         summary = outcomes[0]
     else:
-        from sdxl.report import ladder, latency
-        from sdxl.report.table import show_cells
-
-        if not (_sweep and _sweep.only_plan):
-            show_cells(outcomes)
-            if _sweep:
-                latency.show(outcomes, _sweep.folder)
-                ladder.show(outcomes)
         summary = _summary(outcomes) | (_sweep.summary() if _sweep else {})
+        try:
+            _show_tables(outcomes)
+        except Exception as error:  # the cells are measured all the same
+            lost = _explained(error)
+            summary |= {"status": "failed", "reason": lost["reason"], "exit_code": FAILED}
         if stopped:  # perhaps between two cells: what is missing is nobody's outcome
             summary |= {"status": "failed", "reason": "interrupted", "exit_code": FAILED}
     sys.stderr.flush()
@@ -138,14 +132,41 @@ def command(main: Callable[[], None]) -> None:
     sys.exit(summary["exit_code"])
 
 
+def _show_tables(outcomes: list[Outcome]) -> None:
+    """What a multirun ends with, before its JSON line."""
+    from sdxl.report import ladder, latency
+    from sdxl.report.table import show_cells
+
+    if _sweep and _sweep.only_plan:
+        return
+    show_cells(outcomes)
+    if _sweep:
+        latency.show(outcomes, _sweep.folder)
+        ladder.show(outcomes)
+
+
+def _explained(error: Exception) -> Outcome:
+    """The failure, shown."""
+    from sdxl.overrides import explain
+
+    mended = explain(error)
+    show(mended)
+    return _failed(one_line(mended.problems), mended.exit_code)
+
+
 def _help(name: str) -> str:
-    """What `--help` prints. Hydra's own takes seconds: it composes every option of every group."""
+    """What `--help` prints; of values to sweep over, the first is shown.
+
+    Hydra's own takes seconds: it composes every option of every group.
+    """
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    from sdxl.overrides import expand
+
     conf = ROOT / "conf"
     with initialize_config_dir(str(conf), version_base="1.3"):
-        words = [word for word in sys.argv[1:] if not word.startswith("-")]
+        words = [next(expand(word)) for word in sys.argv[1:] if not word.startswith("-")]
         settings = OmegaConf.to_yaml(compose(name, overrides=words)).rstrip()
     text: Any = OmegaConf.load(conf / "hydra" / "help" / f"{name}.yaml")
     groups = [

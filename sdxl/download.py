@@ -12,14 +12,25 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from sdxl import fetch, latents, store
-from sdxl.errors import FAILED, OK, Problem, SdxlError, UserError, did_you_mean, one_line, show
+from sdxl.errors import (
+    FAILED,
+    OK,
+    Parser,
+    Problem,
+    SdxlError,
+    UserError,
+    did_you_mean,
+    failed,
+    one_line,
+    show,
+)
 from sdxl.published import CATALOGUE, File, Target, calibration_tsv, load
 
 NAMED = 3
@@ -53,13 +64,13 @@ def main(argv: Sequence[str] | None = None, catalogue: Path = CATALOGUE) -> int:
         print(f"use it: {target.use}", file=sys.stderr)
     except SdxlError as error:
         show(error)
-        outcome |= _failed(one_line(error.problems), error.exit_code)
+        outcome |= failed(one_line(error.problems), error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        outcome |= _failed("interrupted", FAILED)
+        outcome |= failed("interrupted", FAILED)
     except Exception as error:
         traceback.print_exc()
-        outcome |= _failed(f"{type(error).__name__}: {error}", FAILED)
+        outcome |= failed(f"{type(error).__name__}: {error}", FAILED)
     sys.stderr.flush()
     print(json.dumps(outcome, allow_nan=False), flush=True)
     return int(outcome["exit_code"])
@@ -238,10 +249,6 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f", and {more} more files" if more > 0 else "")
 
 
-def _failed(reason: str, exit_code: int) -> Outcome:
-    return {"status": "failed", "reason": reason, "exit_code": exit_code}
-
-
 def _target(what: str, targets: dict[str, Target], variant: str | None) -> Target:
     if what not in targets:
         close = did_you_mean(what, targets)
@@ -252,16 +259,9 @@ def _target(what: str, targets: dict[str, Target], variant: str | None) -> Targe
     return targets[what]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """A mistake on the command line is shown like any other."""
-        usage = " ".join(self.format_usage().removeprefix("usage:").split())
-        raise UserError(message, expected=usage)
-
-
-def _parser(targets: dict[str, Target]) -> argparse.ArgumentParser:
+def _parser(targets: dict[str, Target]) -> Parser:
     listing = "\n".join(f"  {name:<12}{each.what}" for name, each in targets.items())
-    parser = _Parser(
+    parser = Parser(
         prog="python -m sdxl.download",
         description=f"Put weights, captions and statistics into the store.\n\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

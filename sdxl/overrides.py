@@ -51,7 +51,7 @@ def problems_in(config_name: str, overrides: list[str]) -> list[Problem]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         good: list[str] = []
-        expanded = [each for override in overrides for each in _expand(override)]
+        expanded = [each for override in overrides for each in expand(override)]
         for override in sorted(expanded, key=lambda each: not _is_group(each)):
             try:
                 compose(config_name, overrides=[*good, override])
@@ -67,7 +67,7 @@ def problems_in(config_name: str, overrides: list[str]) -> list[Problem]:
     return problems
 
 
-def _expand(override: str) -> Iterator[str]:
+def expand(override: str) -> Iterator[str]:
     """A sweep `key=1,2` as `key=1` and `key=2`; anything else as it is."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 

@@ -175,10 +175,20 @@ def write(record: Record, folder: Path) -> Path:
 
 
 def read(path: Path) -> Record:
-    """A record from its file; fields of later schemas are passed over."""
-    stored = json.loads(path.read_text())
+    """A record from its file; fields of later schemas are passed over.
+
+    Raises `UserError` if the file holds none, `OSError` if it is not there.
+    """
     fields = {field.name for field in dataclasses.fields(Record)}
-    return Record(**{name: value for name, value in stored.items() if name in fields})
+    try:
+        stored = json.loads(path.read_text())
+        if not isinstance(stored, dict):
+            raise TypeError(f"a JSON {type(stored).__name__}, no object")
+        return Record(**{name: value for name, value in stored.items() if name in fields})
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is no record: not JSON: {error}") from error
+    except (ValueError, TypeError) as error:  # ValueError: no text at all
+        raise UserError(f"{path} is no record: {error}") from error
 
 
 def find(places: Sequence[Path]) -> list[Path]:

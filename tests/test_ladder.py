@@ -77,6 +77,17 @@ def test_the_table(load, tmp_path, capsys):
     assert not capsys.readouterr().out, "no rungs, no table"
 
 
+def test_a_rung_equal_to_another_shows_its_figures(load, tmp_path):
+    first = outcome(tmp_path, load, "eager", 4.0)
+    record = records.new(load("+rung=eager", "tracking=off"))
+    record.status, record.reason = "skipped", "the same work as 0"
+    record.performance = {"equal_to": first["record"]}
+    path = records.write(record, tmp_path / "again")
+    equal = {**first, "status": "skipped", "record": str(path)}
+    rows = ladder.table([first, equal])
+    assert rows[1] == (*rows[0][:-1], "skipped: the same work as 0")
+
+
 @pytest.mark.slow
 def test_the_ladder_on_a_cpu(cli):
     """Four rungs from end to end; all of them take minutes, torch.compile's above all."""

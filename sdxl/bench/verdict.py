@@ -7,8 +7,6 @@ others whether it is what its MLPerf round asks for.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,7 +17,7 @@ from typing import Any
 
 from sdxl import records
 from sdxl.bench import logs, rounds
-from sdxl.errors import INVALID, OK, UserError, show
+from sdxl.errors import INVALID, OK, Parser, ended
 from sdxl.report import gates as table
 from sdxl.schema import Round
 from sdxl.types import Record
@@ -238,17 +236,17 @@ def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the gates of each record beside its partner; exit code 3 if a gate fails."""
-    parser = argparse.ArgumentParser(
+    return ended(lambda: _judge(argv))
+
+
+def _judge(argv: Sequence[str] | None) -> dict[str, Any]:
+    parser = Parser(
         prog="python -m sdxl.bench.verdict",
         description="What MLPerf's round requires, what was measured, and by what margin. An "
         "accuracy run and a performance run of the same work are judged together.",
     )
     parser.add_argument("places", nargs="+", type=Path, metavar="RECORD|DIR")
-    try:
-        read = {path: records.read(path) for path in records.find(parser.parse_args(argv).places)}
-    except UserError as error:
-        show(error)
-        return error.exit_code
+    read = {path: records.read(path) for path in records.find(parser.parse_args(argv).places)}
     judged = {path: record for path, record in read.items() if "loadgen" in record.performance}
     for path, record in judged.items():
         record.verdict = [gate.row() for gate in gates(record, _partner(record, judged.values()))]
@@ -259,8 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     code = INVALID if not judged or any(failing.values()) else OK
     status = "ok" if code == OK else "invalid"
-    print(json.dumps({"status": status, "failing": failing, "exit_code": code}), flush=True)
-    return code
+    return {"status": status, "failing": failing, "exit_code": code}
 
 
 def _partner(record: Record, others: Iterable[Record]) -> Record | None:

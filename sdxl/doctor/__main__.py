@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from sdxl.doctor import checks
 from sdxl.doctor.checks import Check
-from sdxl.errors import FAILED, OK
+from sdxl.errors import FAILED, OK, Parser, ended
 
 STYLES = {"ok": "green", "warning": "yellow", "missing": "bold red"}
 
@@ -20,7 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A check that itself breaks is a warning with the reason: the doctor must not fall ill.
     """
-    parser = argparse.ArgumentParser(prog="python -m sdxl.doctor", description=__doc__)
+    return ended(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> dict[str, Any]:
+    parser = Parser(prog="python -m sdxl.doctor", description=__doc__)
     parser.add_argument(
         "--checksums", action="store_true", help="read the store's files too (minutes for SDXL)"
     )
@@ -28,14 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = list(examine(asked.checksums))
     code = FAILED if any(check.state == "missing" for check in found) else OK
     counts = {state: sum(check.state == state for check in found) for state in STYLES}
-    summary = {
+    return {
         "status": "ok" if code == OK else "failed",
         **counts,
         "checks": [dataclasses.asdict(check) for check in found],
         "exit_code": code,
     }
-    print(json.dumps(summary), flush=True)
-    return code
 
 
 def examine(checksums: bool = False) -> Iterator[Check]:

@@ -5,16 +5,13 @@ python -m sdxl.report diff A B
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from sdxl.errors import FAILED, SdxlError, UserError, one_line, show
+from sdxl.errors import Parser, ended
 from sdxl.report import cells, text
 from sdxl.report.choose import Limits
 from sdxl.store import disk_error
@@ -31,26 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["diff"]:
         from sdxl.report.diff import command
 
-        return _guarded(lambda: command(words[1:]))
-    return _guarded(lambda: _report(words))
-
-
-def _guarded(action: Callable[[], Outcome | None]) -> int:
-    try:
-        outcome = action()
-    except SdxlError as error:
-        show(error)
-        reason, code = one_line(error.problems), error.exit_code
-        outcome = {"status": "failed", "reason": reason, "exit_code": code}
-    except Exception as error:
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
-        outcome = {"status": "failed", "reason": reason, "exit_code": FAILED}
-    if outcome is None:
-        return 0
-    sys.stderr.flush()
-    print(json.dumps(outcome, allow_nan=False, default=str), flush=True)
-    return int(outcome["exit_code"])
+        return ended(lambda: command(words[1:]))
+    return ended(lambda: _report(words))
 
 
 def _report(words: list[str]) -> Outcome | None:
@@ -99,15 +78,6 @@ def _write(target: Path, content: str) -> None:
         target.write_text(content, encoding="utf-8")
     except OSError as error:
         raise disk_error(error, target) from error
-
-
-class Parser(argparse.ArgumentParser):
-    """A mistake on the command line is shown like any other."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise in place of printing and leaving."""
-        usage = " ".join(self.format_usage().removeprefix("usage:").split())
-        raise UserError(message, expected=usage)
 
 
 def _parser() -> Parser:

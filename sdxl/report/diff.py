@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from sdxl.config import QUANT_KEYS
-from sdxl.errors import UserError
+from sdxl.errors import Parser, UserError
 from sdxl.report.cells import Cell, load
 from sdxl.report.pictures import pixels
 from sdxl.report.sections import other_scores, surroundings
@@ -125,8 +125,6 @@ def pictures(one: Cell, other: Cell) -> Pictures:
 
 def command(words: Sequence[str]) -> dict[str, Any]:
     """`python -m sdxl.report diff A B [--json]`; returns the JSON line."""
-    from sdxl.report.__main__ import Parser
-
     parser = Parser(prog="python -m sdxl.report diff", description=__doc__)
     parser.add_argument("one", type=Path, metavar="A", help="a record.json or its folder")
     parser.add_argument("other", type=Path, metavar="B")

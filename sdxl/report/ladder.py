@@ -46,8 +46,10 @@ def table(outcomes: list[dict[str, Any]]) -> list[tuple[str, ...]]:
             why = f"{outcome['status']}: {outcome.get('reason') or 'no figures'}"
             found.append((rung_of(outcome), *[""] * 9, why))
             continue
-        record = records.read(Path(path))
-        found.append((rung_of(outcome), *_figures(record, first), _note(record)))
+        record = measured = records.read(Path(path))
+        if equal := record.performance.get("equal_to"):  # skipped: another cell did the same work
+            measured = records.read(Path(equal))
+        found.append((rung_of(outcome), *_figures(measured, first), _note(record)))
     return found
 
 

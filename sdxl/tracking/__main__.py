@@ -6,21 +6,24 @@ python -m sdxl.tracking ui
 
 from __future__ import annotations
 
-import argparse
-import json
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from sdxl import schema, tracking
+from sdxl import records, schema, tracking
 from sdxl.config import ROOT
-from sdxl.errors import FAILED, OK, USER, UserError, show
+from sdxl.errors import FAILED, OK, USER, Parser, SdxlError, UserError, ended, show
 
 
 def main(words: list[str]) -> int:
-    """`upload RECORD...` (prints one JSON line) or `ui`."""
-    parser = argparse.ArgumentParser(prog="python -m sdxl.tracking")
+    """`upload RECORD...` or `ui`; the last line on standard output is one JSON object."""
+    return ended(lambda: _run(words))
+
+
+def _run(words: list[str]) -> dict[str, Any]:
+    parser = Parser(prog="python -m sdxl.tracking")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ui", help="MLflow's pages on a free port of 127.0.0.1")
     uploading = commands.add_parser("upload", help="log records that MLflow did not get")
@@ -33,8 +36,8 @@ def main(words: list[str]) -> int:
     return upload(chosen.records, schema.Tracking("mlflow", True, chosen.uri, chosen.experiment))
 
 
-def upload(paths: list[Path], target: schema.Tracking) -> int:
-    """Log each record (or the one in each folder); the exit code of the worst."""
+def upload(paths: list[Path], target: schema.Tracking) -> dict[str, Any]:
+    """Log each record (or the one in each folder); the exit code is that of the worst."""
     runs, code = {}, OK
     for given in paths:
         path = given / "record.json" if given.is_dir() else given
@@ -45,16 +48,23 @@ def upload(paths: list[Path], target: schema.Tracking) -> int:
         run = tracking.log(path.resolve(), target)["mlflow_run"]
         runs[str(path)] = run
         code = code if run else FAILED
-    status = "ok" if code == OK else "failed"
-    print(json.dumps({"status": status, "runs": runs, "exit_code": code}))
-    return code
+    return {"status": "ok" if code == OK else "failed", "runs": runs, "exit_code": code}
 
 
-def ui() -> int:
+def ui() -> dict[str, Any]:
     """Serve MLflow's pages for this machine only, on a free port, until Ctrl-C."""
     mlflow = schema.Tracking("mlflow")
-    with tracking.opened(mlflow):  # creates or upgrades the database, under its lock
-        uri = tracking.resolve_uri(mlflow)
+    uri = tracking.resolve_uri(mlflow)
+    try:
+        with tracking.opened(mlflow):  # creates or upgrades the database, under its lock
+            pass
+    except Exception as error:  # many kinds: no server, no database, another program's database
+        raise SdxlError(
+            "MLflow's store cannot be opened",
+            f"{records.without_credentials(uri)}: {tracking.reason(error, mlflow)}",
+            "a database, or a server that answers",
+            "MLFLOW_TRACKING_URI=sqlite:///FILE python -m sdxl.tracking ui",
+        ) from error
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -62,9 +72,12 @@ def ui() -> int:
     words = ["server", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", uri]
     words += ["--default-artifact-root", (ROOT / "mlruns").as_uri()]
     try:
-        return subprocess.run([sys.executable, "-m", "mlflow", *words], check=False).returncode
+        code = subprocess.run([sys.executable, "-m", "mlflow", *words], check=False).returncode
     except KeyboardInterrupt:
-        return OK
+        return {}
+    if code:
+        raise SdxlError("MLflow's server ended", f"exit code {code}")
+    return {}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ python -m sdxl.bench.submission check DIR
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from sdxl.bench.submission import systems
 from sdxl.bench.submission.check import check
 from sdxl.bench.submission.gather import Asked, gather
 from sdxl.bench.submission.tree import build
-from sdxl.errors import OK, Problem, SdxlError, UserError, one_line, show
+from sdxl.errors import OK, Parser, Problem, SdxlError, UserError, ended
 from sdxl.schema import Round
 from sdxl.store import write_json
 
@@ -28,15 +27,12 @@ NEWEST = list(rounds.ROUNDS)[-1].value
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the last line on standard output is one JSON object."""
+    return ended(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> dict[str, Any]:
     asked = _parser().parse_args(argv)
-    try:
-        outcome = {"describe": _describe, "build": _build, "check": _check}[asked.command](asked)
-    except SdxlError as error:
-        show(error)
-        reason = one_line(error.problems)
-        outcome = {"status": "failed", "reason": reason, "exit_code": error.exit_code}
-    print(json.dumps(outcome, default=str), flush=True)
-    return int(outcome["exit_code"])
+    return {"describe": _describe, "build": _build, "check": _check}[asked.command](asked)
 
 
 def _describe(asked: argparse.Namespace) -> dict[str, Any]:
@@ -80,8 +76,8 @@ def _check(words: argparse.Namespace) -> dict[str, Any]:
     return {"status": "ok", "round": words.round, "exit_code": OK}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m sdxl.bench.submission",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,0 +1,84 @@
+"""The small commands end as every command does: one panel, one JSON line, the exit code."""
+
+import json
+import sys
+
+import pytest
+
+from sdxl import cli, records
+from sdxl.bench import verdict
+from sdxl.bench.submission import __main__ as submission
+from sdxl.doctor import __main__ as doctor
+from sdxl.errors import UserError, ended
+from sdxl.report import table
+from sdxl.tracking import __main__ as tracking
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "expected"),
+    [
+        (verdict.main, [], "RECORD|DIR"),
+        (submission.main, ["build", "x", "--divison", "open"], "--system"),
+        (submission.main, ["check"], "DIR"),
+        (tracking.main, ["uplod"], "upload"),
+        (doctor.main, ["--checksum", "x"], "unrecognized arguments: x"),
+    ],
+)
+def test_a_mistake_among_the_words_is_a_panel_and_a_json_line(main, words, expected, capsys):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert err.count("--- please mend") == 1 and expected in err
+    assert json.loads(out)["status"] == "failed" and json.loads(out)["exit_code"] == 2
+
+
+def test_what_is_ours_to_mend_has_a_json_line_too(capsys):
+    assert ended(lambda: {}["lost"]) == 1
+    out, err = capsys.readouterr()
+    assert "Traceback" in err
+    assert json.loads(out) == {"status": "failed", "reason": "KeyError: 'lost'", "exit_code": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [('{"key": "a", ', "not JSON"), ("[]", "no object"), ('{"key": "a"}', "config"),
+     (b"\xff\xfe\x00", "utf-8")],
+)  # fmt: skip
+def test_a_damaged_record_is_named(tmp_path, capsys, text, said):
+    path = tmp_path / "cell/record.json"
+    path.parent.mkdir()
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match="is no record") as caught:
+        records.read(path)
+    assert said in str(caught.value)
+    assert verdict.main([str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert f"{path} is no record" in err and "Traceback" not in err
+    assert json.loads(out)["exit_code"] == 2
+
+
+def test_mlflows_pages_of_a_broken_database(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.db").write_text("no database at all " * 200)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'broken.db'}")
+    assert tracking.main(["ui"]) == 1
+    out, err = capsys.readouterr()
+    assert "MLflow's store cannot be opened" in err and "broken.db" in err
+    assert "Traceback" not in err
+    assert "cannot be opened" in json.loads(out.splitlines()[-1])["reason"]
+
+
+def test_a_table_that_cannot_be_written_costs_no_json_line(monkeypatch, capsys):
+    def full(_):
+        raise OSError(28, "No space left on device", "latency.md")
+
+    measured = {"status": "ok", "record": "0/record.json", "exit_code": 0}
+    monkeypatch.setattr(table, "show_cells", full)
+    monkeypatch.setattr(cli, "_outcomes", [measured, measured])
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit) as stop:
+        cli.command(lambda: None)
+    out, err = capsys.readouterr()
+    last = json.loads(out.splitlines()[-1])
+    assert stop.value.code == last["exit_code"] == 1 and "Traceback" not in err
+    assert last["ok"] == 2 and last["records"] == ["0/record.json"] * 2
+    assert last["status"] == "failed" and "No space left on device" in last["reason"]
