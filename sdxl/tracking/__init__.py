@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,10 +45,22 @@ def log(record_path: Path, tracking: schema.Tracking, parent: str | None = None)
         print(
             f"warning: MLflow did not take the record: {reason(error, tracking)}\n"
             f"  it is safe in {record_path}; later type\n"
-            f"  python -m sdxl.tracking upload {record_path}",
+            f"  {_later(record_path, tracking, parent)}",
             file=sys.stderr,
         )
         return {"mlflow_run": None}
+
+
+def _later(record_path: Path, tracking: schema.Tracking, parent: str | None) -> str:
+    """The line that uploads a record to where it should have gone; credentials left out."""
+    words = ["python", "-m", "sdxl.tracking", "upload", str(record_path)]
+    if tracking.uri:
+        words += ["--uri", records.without_credentials(tracking.uri)]
+    if tracking.experiment != schema.Tracking.experiment:
+        words += ["--experiment", tracking.experiment]
+    if parent:
+        words += ["--parent", parent]
+    return shlex.join(words)
 
 
 def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = None) -> str:

@@ -30,13 +30,15 @@ def _run(words: list[str]) -> dict[str, Any]:
     uploading.add_argument("records", nargs="+", type=Path, metavar="RECORD")
     uploading.add_argument("--uri", help="in place of MLFLOW_TRACKING_URI or mlflow.db")
     uploading.add_argument("--experiment", default=schema.Tracking.experiment)
+    uploading.add_argument("--parent", metavar="RUN", help="the sweep's run that they belong to")
     chosen = parser.parse_args(words)
     if chosen.command == "ui":
         return ui()
-    return upload(chosen.records, schema.Tracking("mlflow", True, chosen.uri, chosen.experiment))
+    target = schema.Tracking("mlflow", True, chosen.uri, chosen.experiment)
+    return upload(chosen.records, target, chosen.parent)
 
 
-def upload(paths: list[Path], target: schema.Tracking) -> dict[str, Any]:
+def upload(paths: list[Path], target: schema.Tracking, parent: str | None) -> dict[str, Any]:
     """Log each record (or the one in each folder); the exit code is that of the worst."""
     runs, code = {}, OK
     for given in paths:
@@ -45,7 +47,7 @@ def upload(paths: list[Path], target: schema.Tracking) -> dict[str, Any]:
             show(UserError("there is no such record", str(path), "a record.json or its folder"))
             code = code or USER
             continue
-        run = tracking.log(path.resolve(), target)["mlflow_run"]
+        run = tracking.log(path.resolve(), target, parent)["mlflow_run"]
         runs[str(path)] = run
         code = code if run else FAILED
     return {"status": "ok" if code == OK else "failed", "runs": runs, "exit_code": code}

@@ -1,13 +1,14 @@
 """Records in MLflow: whole, once, and as what they are."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from sdxl import records, tracking
+from sdxl import records, schema, tracking
 from sdxl.tracking import content, sweeps
 from sdxl.tracking.__main__ import main as commands
 from tests import sweep_of_records
@@ -135,6 +136,36 @@ def test_other_outcomes_are_logged_as_what_they_are(store, measured, tmp_path, s
     run = store.client.get_run(tracking.upload(folder / "record.json", store.settings))
     assert run.info.status == ("FAILED" if status in ("failed", "timeout") else "FINISHED")
     assert (run.data.tags["status"], run.data.tags["reason"]) == (status, "because")
+
+
+def test_the_line_for_later_uploads_to_where_it_should_have_gone(
+    store, measured, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(measured, tmp_path / "a cell")
+    experiment = store.client.create_experiment("trial", (tmp_path / "artifacts").as_uri())
+    parent = store.client.create_run(experiment).info.run_id
+    with monkeypatch.context() as dead:
+        dead.setattr(tracking, "upload", lambda *_: {}["lost"])
+        tracking.log(folder / "record.json", store.settings, parent)
+    line = capsys.readouterr().err.splitlines()[-1]
+    words = shlex.split(line)
+    assert words[:4] == ["python", "-m", "sdxl.tracking", "upload"]
+    assert commands(words[3:]) == 0
+    run = next(run for run in store.runs() if run.info.run_id != parent)
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert json.loads(capsys.readouterr().out)["runs"] == {words[4]: run.info.run_id}
+
+
+def test_the_line_for_later_is_short_and_has_no_secret(measured, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "upload", lambda *_: {}["lost"])
+    path = measured / "record.json"
+    for settings, end in [
+        (schema.Tracking("mlflow"), f" {path}"),
+        (schema.Tracking("mlflow", uri="http://me:s3cret@host:5000"), " --uri http://host:5000"),
+    ]:
+        tracking.log(path, settings)
+        err = capsys.readouterr().err
+        assert err.endswith(f"{end}\n") and "s3cret" not in err and "--experiment" not in err
 
 
 def test_uploading_says_what_is_not_there(tmp_path, capsys):
