@@ -117,20 +117,15 @@ def train(
 
     `identity`: what else must be the same when the training goes on.
     """
-    accelerator, device = machine.accelerator(settings)
-    with machine.one_order(device):
-        figures = _steps(accelerator, device, stage, settings, seed, folder, report, identity or {})
-    # The distributed model has to go before its process group: as the last that holds it, it would
-    # wait with the interpreter's lock for gloo's threads, and they for the lock, to free the
-    # tensors of the last reduction (pytorch/pytorch#56297).
-    accelerator.free_memory()
-    accelerator.end_training()
+    accelerator = machine.accelerator(settings)
+    with machine.one_order(accelerator.device):
+        figures = _steps(accelerator, stage, settings, seed, folder, report, identity or {})
+    machine.release(accelerator)
     return figures
 
 
 def _steps(
     accelerator: Any,
-    device: torch.device,
     stage: Stage,
     settings: Training,
     seed: int,
@@ -138,14 +133,8 @@ def _steps(
     report: Report,
     identity: dict[str, Any],
 ) -> dict[str, Any]:
-    processes, rank = accelerator.num_processes, accelerator.process_index
-    if settings.batch % processes:
-        raise UserError(
-            "the batch does not divide among the processes",
-            f"train.batch={settings.batch}, {processes} processes",
-            "a multiple of the number of processes",
-        )
-    share = settings.batch // processes
+    device, rank = accelerator.device, accelerator.process_index
+    share = settings.batch // accelerator.num_processes
     stage.module.to(device)
     average = {k: v.detach().clone() for k, v in stage.module.named_parameters()}
     groups = _groups(stage.module, settings.weight_decay)
@@ -153,7 +142,10 @@ def _steps(
     kept = fixed(settings, seed, identity)
     file = folder / FILE
     first = 0
-    if file.is_file() and not settings.restart:
+    if settings.restart:
+        if accelerator.is_main_process:
+            file.unlink(missing_ok=True)  # killed before its first checkpoint, it would come back
+    elif file.is_file():
         first = checkpoint.load(file, stage.module, average, optimizer, kept)
     model, optimizer = accelerator.prepare(stage.module, optimizer)
     began = saved = time.monotonic()
@@ -179,9 +171,10 @@ def _steps(
         )
         for group in optimizer.param_groups:
             group["lr"] = rate(step, settings)
+        given = stage.batch(batch, device)
         with machine.attention(device):  # checkpointed blocks compute again on the way back
             with accelerator.autocast():
-                losses = model(**stage.batch(batch, device))
+                losses = model(**given)
             accelerator.backward(losses["loss"])
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
@@ -250,12 +243,16 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def _export(stage: Stage, folder: Path) -> None:
     """Put in place whole: who reads `folder` never finds half of a network."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    beside, before = (
+        folder.with_name(f".{folder.name}.{word}{os.getpid()}") for word in ("", "before.")
+    )
     try:
         beside.mkdir(parents=True)
         stage.export(beside)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.is_dir():
+            folder.replace(before)
         beside.replace(folder)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

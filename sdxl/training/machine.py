@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,21 +19,65 @@ from sdxl.errors import UserError
 from sdxl.schema_train import Training
 
 
-def accelerator(settings: Training) -> tuple[Any, torch.device]:
-    """Processes, precision and compiler as the settings say; `UserError` without a C++ compiler."""
-    from accelerate import Accelerator
+def _state() -> Any:
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    assert settings.arithmetic is not DType.fp16, "it needs loss scaling"
-    mixed = "bf16" if settings.arithmetic is DType.bf16 else "no"
-    compiler = "inductor" if settings.compile else "no"
-    made = Accelerator(mixed_precision=mixed, dynamo_backend=compiler)
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def processes() -> int:
+    """How many processes train together; the first call makes them known to each other."""
+    return int(_state().num_processes)
+
+
+def check(settings: Training) -> None:
+    """Raise `UserError` where these processes, or this machine, cannot do what is asked."""
+    if settings.batch % processes():
+        raise UserError(
+            "the batch does not divide among the processes",
+            f"train.batch={settings.batch}, {processes()} processes",
+            "a multiple of the number of processes",
+        )
     cxx = os.environ.get("CXX", "g++")
-    if settings.compile and made.device.type == "cpu" and not shutil.which(cxx):
+    if settings.compile and _state().device.type == "cpu" and not shutil.which(cxx):
         raise UserError(
             "torch.compile needs a C++ compiler", f"train.compile=true, no {cxx}",
             "g++, or another one that CXX names", "train.compile=false",
         )  # fmt: skip
-    return made, made.device
+
+
+def accelerator(settings: Training) -> Any:
+    """Processes, precision and compiler as the settings say; raises what `check` raises."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    check(settings)
+    atexit.unregister(leave)
+    AcceleratorState._reset_state()  # an earlier stage of this process had settings of its own
+    assert settings.arithmetic is not DType.fp16, "it needs loss scaling"
+    mixed = "bf16" if settings.arithmetic is DType.bf16 else "no"
+    return Accelerator(
+        mixed_precision=mixed, dynamo_backend="inductor" if settings.compile else "no"
+    )
+
+
+def release(accelerator: Any) -> None:
+    """All processes have come so far, and none holds the distributed model; another may follow.
+
+    The model has to go before its process group: as the last that holds it, the group would wait
+    with the interpreter's lock for gloo's threads, and they for the lock, to free the tensors of
+    the last reduction (pytorch/pytorch#56297).
+    """
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    atexit.register(leave)
+
+
+def leave() -> None:
+    """End the process group, if there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager
@@ -61,6 +106,18 @@ def mean(accelerator: Any, losses: dict[str, Tensor]) -> dict[str, float]:
     names: Sequence[str] = sorted(losses)
     stacked = torch.stack([losses[name].detach().float() for name in names])
     return dict(zip(names, accelerator.reduce(stacked, "mean").tolist(), strict=True))
+
+
+def part(count: int, device: torch.device) -> float:
+    """What this process's mean over `count` things weighs, so that the processes' mean is over all.
+
+    1 in one process.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1.0
+    total = torch.tensor(float(count), device=device)
+    torch.distributed.all_reduce(total)
+    return count * torch.distributed.get_world_size() / max(1.0, float(total))
 
 
 def any_process(accelerator: Any, here: bool) -> bool:

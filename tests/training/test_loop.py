@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
+from sdxl.choices import DType
 from sdxl.errors import UserError
 from sdxl.schema_train import Training
 from sdxl.training import checkpoint, loop
@@ -87,7 +89,10 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(tmp_path):
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_training_has_the_same_losses_and_goes_on_to_the_bit(tmp_path):
     plain, *_ = losses(tmp_path / "plain")
+    torch._dynamo.reset()
+    counters.clear()
     whole, *_ = losses(tmp_path / "whole", compile=True)
+    assert counters["stats"]["unique_graphs"] > 0, "compiled, though the one before it was not"
     first, *_ = losses(tmp_path / "parts", compile=True, max_s=0.0)
     rest, *_ = losses(tmp_path / "parts", compile=True)
     assert first | rest == whole
@@ -132,6 +137,26 @@ def test_an_export_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     assert sorted(file.name for file in tmp_path.iterdir()) == [loop.FILE, "model"]
 
 
+def test_stages_of_one_process_have_their_own_precision(tmp_path):
+    found = [
+        losses(tmp_path / name, arithmetic=DType[name])[0] for name in ("fp32", "bf16", "fp32")
+    ]
+    alone, *_ = losses(tmp_path / "alone")
+    assert found[0] == alone and not found[2], "the third goes on from the first, which is done"
+    assert found[1] != alone
+    assert list(found[1].values()) == pytest.approx(list(alone.values()), rel=0.2)
+
+
+def test_a_discarded_training_does_not_come_back(tmp_path, monkeypatch):
+    losses(tmp_path)
+    monkeypatch.setattr(checkpoint, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):  # killed before its first checkpoint
+        losses(tmp_path, restart=True)
+    monkeypatch.undo()
+    seen, *_ = losses(tmp_path)
+    assert list(seen) == list(range(1, 13)), "from the beginning"
+
+
 def test_a_checkpoint_is_replaced_whole(tmp_path, monkeypatch):
     losses(tmp_path)
     before = (tmp_path / loop.FILE).read_bytes()
@@ -142,7 +167,7 @@ def test_a_checkpoint_is_replaced_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_file", half)
     with pytest.raises(OSError, match="full"):
-        losses(tmp_path, restart=True)
+        losses(tmp_path, steps=13)
     assert (tmp_path / loop.FILE).read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == [loop.FILE, "model"], "no half is left"
 

@@ -15,10 +15,10 @@ LEAVE = """
 import os, sys
 from datetime import timedelta
 from pathlib import Path
-from accelerate import Accelerator
+import torch
 from accelerate.state import AcceleratorState
 import torch.distributed as dist
-from sdxl.training import loop
+from sdxl.training import loop, machine
 from tests.training.test_loop import Stage, settings
 
 sys.setswitchinterval(10)  # whoever has the interpreter's lock keeps it
@@ -26,7 +26,10 @@ rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])
 for number in range(15):
     store = dist.FileStore(str(folder / f"store{number}"), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    loop.train(Stage(), settings(steps=1), 0, folder / str(number), lambda *_: None)
+    for stage in "ab":  # one after the other, as with -m
+        loop.train(Stage(), settings(steps=1), 0, folder / f"{number}{stage}", lambda *_: None)
+    assert machine.part(1 + 2 * rank, torch.device("cpu")) == (0.5, 1.5)[rank]
+    machine.leave()
     assert not dist.is_initialized()
     AcceleratorState._reset_state(reset_partial_state=True)
 """
