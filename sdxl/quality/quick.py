@@ -201,12 +201,12 @@ def _judge(reference: str | None, scenes: bool, size: int) -> Judge | None:
         folder = store.resolve(reference)
         settings: dict[str, Any] = {"pictures": store.fingerprint(folder)}
         return Judge(_kept(settings, lambda: _features(efficientnet.folder(folder))))
-    from sdxl.scenes import looking
+    from sdxl.scenes import looking, world
 
     carried = fast.JUDGE / looking.INDEPENDENT
     if size == BUNDLED_SIZE and carried.is_file():
         return Judge(np.load(carried, allow_pickle=False).astype(np.float32))
-    settings = {"scenes": REFERENCE_SCENES, "size": size}
+    settings = {"scenes": REFERENCE_SCENES, "size": size, "look": world.LOOK}
     return Judge(_kept(settings, lambda: rendered_features(size)))
 
 

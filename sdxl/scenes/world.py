@@ -15,6 +15,8 @@ from typing import Any
 
 from sdxl.scenes import camera
 
+LOOK = 2
+"""Raise when scenes are drawn or rendered differently: what was made of them is made anew."""
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
 SHAPES = ("sphere", "cube", "cylinder", "cone")
 SIZES = ("small", "large")

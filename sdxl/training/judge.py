@@ -15,7 +15,7 @@ from torch.nn import functional
 from sdxl.scenes import captions, judge, render, world
 from sdxl.scenes.encoder import GRID, Detector, resized
 from sdxl.schema_train import Training
-from sdxl.training import scene_data
+from sdxl.training import machine, scene_data
 from sdxl.training.loop import Batch
 from sdxl.training.vae import tensor
 
@@ -49,6 +49,8 @@ class Detecting(nn.Module):
             losses[name] = functional.cross_entropy(at, cells[:, 3 + number])
         at = out["place"].float()[row, :, y, x]
         losses["place"] = (at - places).abs().mean()
+        part = machine.part(len(cells), pixels.device)
+        losses = {name: value * part for name, value in losses.items()}
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
 
@@ -58,10 +60,9 @@ class Stage:
     It only judges, so unlike the other stages it may see every combination.
     """
 
-    identity = scene_data.IDENTITY
-
     def __init__(self, settings: Training, seed: int) -> None:
         torch.manual_seed(seed)
+        self.identity = scene_data.on_latents(settings.run)
         self.module = Detecting()
         self.count, self.size = settings.scenes, settings.size
         self.scenes = [world.any_scene(seed, number) for number in range(self.count)]

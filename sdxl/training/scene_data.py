@@ -12,17 +12,15 @@ from numpy.typing import NDArray
 
 from sdxl import config, prompts, store
 from sdxl.errors import UserError
+from sdxl.rules import MLPERF_NEGATIVE_PROMPT
 from sdxl.scenes import captions, render, world
 from sdxl.scenes.captions import Caption
 
-NEGATIVE = "normal quality, low quality, worst quality, low res, blurry, nsfw, nude"
-"""The negative prompt of MLPerf; a share of the unconditional training rows is this text."""
-UNCONDITIONAL = ("", NEGATIVE)
+UNCONDITIONAL = ("", MLPERF_NEGATIVE_PROMPT)
+"""What unconditional training rows are told, half of them each."""
 
 _BLOCK = 256
-LOOK = 2
-"""Raise when scenes are drawn or rendered differently: it makes new folders."""
-IDENTITY = {"look": LOOK}
+IDENTITY = {"look": world.LOOK}
 """What must be the same when a training on scenes goes on."""
 
 
@@ -47,7 +45,7 @@ def pictures(seed: int, count: int, size: int, kind: str = "training") -> NDArra
         out.flush()
         return {}
 
-    settings: dict[str, Any] = {"seed": seed, "count": count, "size": size, "look": LOOK}
+    settings: dict[str, Any] = {"seed": seed, "count": count, "size": size, "look": world.LOOK}
     if kind != "training":
         settings["kind"] = kind
     made = store.get("scenes", config.key(settings), build, settings=settings)
@@ -110,21 +108,20 @@ def autoencoder(run: str) -> Any:
     return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
 
 
+def on_latents(run: str) -> dict[str, Any]:
+    """What must be the same when a training goes on that depends on the run's VAE, too."""
+    folder = stage_folder(run, "vae") / "model"
+    return {**IDENTITY, "vae": store.fingerprint(folder) if folder.is_dir() else None}
+
+
 def rebuilt(run: str, first: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pictures as the run's VAE shows them; none if it is not trained yet."""
-    import torch
-
-    from sdxl.training import vae as stage
+    from sdxl.training import encoded
 
     network = autoencoder(run)
     if network is None:
         return np.empty((0, *first.shape[1:]), np.uint8)
-    parts = []
-    with torch.inference_mode():
-        for part in np.array_split(first, max(1, len(first) // 64)):
-            latents = network.encode(stage.tensor(part)).latent_dist.mean
-            parts.append(stage.uint8(network.decode(latents).sample))
-    return np.concatenate(parts)
+    return encoded.rebuilt(network, first)
 
 
 def text_encoders(run: str) -> tuple[Any, Any]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sdxl import architecture, config, store
+from sdxl.rules import MLPERF_NEGATIVE_PROMPT
 from sdxl.scenes import captions, judge, world
 from sdxl.schema_train import Training
 from sdxl.training import encoded, scene_data
@@ -68,13 +69,12 @@ class Painter(nn.Module):
 class Stage:
     """Trains a UNet from random weights, and the text encoders of the stage `clip`."""
 
-    identity = scene_data.IDENTITY
-
     def __init__(self, settings: Training, seed: int) -> None:
         torch.manual_seed(seed)
         self.run, self.size, self.seed = settings.run, settings.size, seed
         self.tokenizers = scene_data.tokenizers(self.run)
         self.module = self._network()
+        self.identity = scene_data.on_latents(self.run)
         self.latents = np.load(
             latents(self.run, seed, settings.scenes, self.size) / "latents.npy", mmap_mode="r"
         )
@@ -148,7 +148,7 @@ class Stage:
         generator = torch.Generator().manual_seed(0)
         made = pipe(
             texts, height=self.size, width=self.size, num_inference_steps=20,
-            guidance_scale=GUIDANCE, negative_prompt=[scene_data.NEGATIVE] * len(texts),
+            guidance_scale=GUIDANCE, negative_prompt=[MLPERF_NEGATIVE_PROMPT] * len(texts),
             generator=generator, output_type="np",
         ).images  # fmt: skip
         found: np.ndarray = (made * 255).round().astype(np.uint8)
@@ -166,7 +166,7 @@ def latents(run: str, seed: int, count: int, size: int) -> Path:
     """The folder with `latents.npy` of the training scenes, by the run's VAE."""
     vae = scene_data.exported(run, "vae")
     settings = {
-        "seed": seed, "count": count, "size": size, "look": scene_data.LOOK,
+        "seed": seed, "count": count, "size": size, "look": world.LOOK,
         "vae": store.fingerprint(vae),
     }  # fmt: skip
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdxl import architecture
+from sdxl.errors import UserError
 from sdxl.scenes.looking import to_tensor as tensor
 from sdxl.schema_train import Training
-from sdxl.training import scene_data
+from sdxl.training import machine, scene_data
 from sdxl.training.loop import Batch, trained_rows
 
 KL_WEIGHT = 1e-5
@@ -77,12 +78,20 @@ class Stage:
         self.module = Autoencoder()
         self.pictures = scene_data.pictures(seed, settings.scenes, settings.size)
         self.squares = settings.steps - int(WHOLE * settings.steps)
+        self.every = settings.size**2 // min(CROP, settings.size) ** 2
+        processes = machine.processes()
+        if processes > 1 and settings.batch % (processes * self.every):
+            raise UserError(
+                "whole pictures do not divide among the processes",
+                f"train.batch={settings.batch}, {processes} processes",
+                f"a multiple of {processes * self.every}: one row in {self.every} is shown whole",
+            )
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Squares of pictures, later whole ones, as many pixels; and noise for their latents."""
         size = self.pictures.shape[1]
         side = size if batch.step >= self.squares else min(CROP, size)
-        every = side**2 // min(CROP, size) ** 2  # rows of each process's share, as many pixels
+        every = self.every if side > CROP else 1  # as many pixels in a step, whole or in squares
         corners = batch.draw("corner", 2, 2, uniform=True).mean(1) * (size - side)
         squares = [
             self.pictures[row, top : top + side, left : left + side]

@@ -70,6 +70,21 @@ def test_it_goes_on_to_the_bit_and_both_halves_have_learnt(stages, tmp_path):
         assert any("layers.2." in name for name in changed) == last_learns
 
 
+def test_on_another_vae_it_does_not_go_on(stages, tmp_path):
+    from diffusers import AutoencoderKL
+
+    def train(steps):
+        stage = unet.Stage(settings(), 0)
+        loop.train(stage, settings(steps=steps), 0, tmp_path, lambda *_: None, stage.identity)
+
+    train(1)
+    torch.manual_seed(1)
+    vae = AutoencoderKL(**architecture.SCENES["vae"])
+    vae.save_pretrained(scene_data.stage_folder(RUN, "vae") / "model")
+    with pytest.raises(UserError, match="other settings: vae"):
+        train(2)
+
+
 def test_pairs_come_oftener_and_words_change(stages):
     stage = unet.Stage(settings(), 0)
     solids = np.array([len(stage.scenes[row].solids) for row in stage.rows])

@@ -1,8 +1,10 @@
 """The autoencoder's stage: what it sees, and how its latents are moved."""
 
 import numpy as np
+import pytest
 import torch
 
+from sdxl.errors import UserError
 from sdxl.schema_train import Training
 from sdxl.training import vae
 from sdxl.training.loop import Batch
@@ -22,6 +24,15 @@ def test_whole_pictures_come_last_and_two_processes_share_them():
     assert whole.shape == (4, 3, 128, 128)
     assert torch.equal(whole, torch.cat([pixels(6, slice(0, 8)), pixels(6, slice(8, 16))]))
     assert torch.equal(whole[1], vae.tensor(np.array(stage.pictures[4:5]))[0])
+
+
+def test_a_batch_whose_whole_pictures_cannot_be_shared_is_refused(monkeypatch):
+    given = Training(name="vae", scenes=80, size=128, steps=10, batch=24)
+    monkeypatch.setattr(vae.machine, "processes", lambda: 4)
+    with pytest.raises(UserError, match="a multiple of 16"):
+        vae.Stage(given, 0)
+    monkeypatch.setattr(vae.machine, "processes", lambda: 3)
+    assert vae.Stage(given, 0).every == 4
 
 
 def test_moving_the_latents_does_not_move_the_pictures():
