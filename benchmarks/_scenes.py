@@ -15,13 +15,14 @@ from hydra import compose, initialize_config_dir
 
 from sdxl import architecture, prompts, quant
 from sdxl.config import ROOT, backend_modules, load, register
+from sdxl.errors import UserError
 from sdxl.model import open_source
 from sdxl.quality import fast, quick, twin
 from sdxl.sampler import Sampler
 from sdxl.scenes import render, world
 from sdxl.schema import Config, Format
 from sdxl.tiny import RandomSource
-from sdxl.training.vae import tensor, uint8
+from sdxl.training import encoded
 from sdxl.types import Prompt
 from sdxl.weights import BUNDLED
 
@@ -64,8 +65,13 @@ def random_model(folder: Path, model: Path = BUNDLED) -> Path:
 def chosen(config: Config, count: int, seed: int) -> list[Prompt]:
     """`count` held-out captions, others for each seed."""
     every = prompts.load(config.dataset)
-    first = seed * count % (len(every) - count + 1)
-    return every[first : first + count]
+    rows = every[seed * count : (seed + 1) * count]
+    if seed < 0 or len(rows) < count:
+        raise UserError(
+            "there are too few captions for seeds of their own", f"seed {seed}, {count} captions",
+            f"--prompts times one more than the largest seed: at most {len(every):,}",
+        )  # fmt: skip
+    return rows
 
 
 def draw(config: Config, asked: Sequence[Prompt], checkpoint: Path | None, batch: int = 16):
@@ -91,16 +97,10 @@ def rendered(asked: Sequence[Prompt]) -> np.ndarray:
     return render.render(scenes, quick.BUNDLED_SIZE)
 
 
-@torch.inference_mode()
 def rebuilt(config: Config, pictures: np.ndarray) -> np.ndarray:
     """uint8 pictures (N, H, W, 3) as the model's VAE shows them."""
     source = open_source(config.model, config.seed)
-    vae = source.component("vae", torch.float32, torch.device("cpu"))
-    parts = []
-    for part in np.array_split(pictures, max(1, len(pictures) // 16)):
-        latents = vae.encode(tensor(part)).latent_dist.mean
-        parts.append(uint8(vae.decode(latents).sample))
-    return np.concatenate(parts)
+    return encoded.rebuilt(source.component("vae", torch.float32, torch.device("cpu")), pictures)
 
 
 def score(config: Config, asked: Sequence[Prompt], pictures: np.ndarray) -> dict[str, float]:

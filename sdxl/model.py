@@ -105,6 +105,15 @@ def torch_device(device: Device) -> torch.device:
     return torch.device(device.value)
 
 
+def scale(latents: torch.Tensor, config: Any) -> torch.Tensor:
+    """The VAE's latents (B, C, h, w) as the UNet sees them; `unscale` undoes it."""
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is None or std is None:
+        return latents * config.scaling_factor
+    centre, spread = (latents.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))
+    return (latents - centre) * config.scaling_factor / spread
+
+
 def unscale(latents: torch.Tensor, config: Any) -> torch.Tensor:
     """The sampler's latents as the VAE decodes them (diffusers' convention)."""
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)

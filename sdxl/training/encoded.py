@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
-from sdxl import networks, prompts
-from sdxl.training.vae import tensor
+from sdxl import model, networks, prompts
+from sdxl.training.vae import tensor, uint8
 
 _BLOCK = 250
+"""Texts at once, and pictures of 128 x 128 pixels; of larger ones as many pixels."""
 
 
 @torch.inference_mode()
@@ -22,10 +23,22 @@ def write_latents(folder: Path, vae: Any, pictures: np.ndarray) -> None:
     count, height, width = pictures.shape[:3]
     shape = (count, 4, height // 8, width // 8)
     out = open_memmap(folder / "latents.npy", mode="w+", dtype=np.float32, shape=shape)
-    for start in range(0, count, _BLOCK):
-        mean = vae.encode(tensor(pictures[start : start + _BLOCK])).latent_dist.mean
-        out[start : start + _BLOCK] = (mean * vae.config.scaling_factor).numpy()
+    block = max(1, _BLOCK * 128**2 // max(128**2, height * width))
+    for start in range(0, count, block):
+        pixels = tensor(pictures[start : start + block]).to(vae.device)
+        mean = vae.encode(pixels).latent_dist.mean
+        out[start : start + block] = model.scale(mean, vae.config).cpu().numpy()
     out.flush()
+
+
+@torch.inference_mode()
+def rebuilt(vae: Any, pictures: np.ndarray) -> np.ndarray:
+    """uint8 pictures (N, H, W, 3) as the VAE shows them."""
+    parts = []
+    for part in np.array_split(pictures, max(1, len(pictures) // 64)):
+        latents = vae.encode(tensor(part)).latent_dist.mean
+        parts.append(uint8(vae.decode(latents).sample))
+    return np.concatenate(parts)
 
 
 def write_embeddings(
@@ -45,6 +58,6 @@ def write_embeddings(
                         folder / f"{name}{part}.npy", mode="w+", dtype=np.float16,
                         shape=(len(lines), *value.shape[1:]),
                     )  # fmt: skip
-                files[f"{name}{part}"][start : start + _BLOCK] = value.numpy()
+                files[f"{name}{part}"][start : start + _BLOCK] = value.cpu().numpy()
     for file in files.values():
         file.flush()

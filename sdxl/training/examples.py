@@ -12,7 +12,8 @@ from torch import Tensor
 from sdxl import config as configuration
 from sdxl import store
 from sdxl.errors import UserError
-from sdxl.model import Source, open_source
+from sdxl.model import Source, open_source, torch_device
+from sdxl.scenes import world
 from sdxl.schema_train import TrainConfig, Tuning
 from sdxl.training import encoded, scene_data
 
@@ -37,7 +38,7 @@ def open_examples(config: TrainConfig) -> Examples:
     settings = config.train
     assert isinstance(settings, Tuning)
     if settings.shards:
-        from sdxl.training.shards import Shards
+        from sdxl.training.sharded import Shards
 
         return Shards(config, settings.shards)
     return Rendered(config)
@@ -77,11 +78,10 @@ def time_ids(count: int, height: int, width: int) -> Tensor:
     return torch.tensor([[height, width, 0, 0, height, width]] * count, dtype=torch.float32)
 
 
-def text_encoders(source: Source) -> tuple[Any, Any]:
-    """Both text encoders in fp32 on the CPU."""
-    cpu = torch.device("cpu")
+def text_encoders(source: Source, device: torch.device) -> tuple[Any, Any]:
+    """Both text encoders in fp32."""
     first, second = (
-        source.component(name, torch.float32, cpu) for name in ("text_encoder", "text_encoder_2")
+        source.component(name, torch.float32, device) for name in ("text_encoder", "text_encoder_2")
     )
     return first, second
 
@@ -91,14 +91,16 @@ def _encoded(config: TrainConfig, count: int, size: int) -> Path:
     none = ["", config.model.negative_prompt]
     settings = {
         "weights": source.identity(), "seed": config.seed, "count": count, "size": size,
-        "look": scene_data.LOOK, "none": none,
+        "look": world.LOOK, "none": none,
     }  # fmt: skip
 
     def build(folder: Path) -> dict[str, Any]:
-        vae = source.component("vae", torch.float32, torch.device("cpu"))
+        device = torch_device(config.model.device)
+        vae = source.component("vae", torch.float32, device)
         encoded.write_latents(folder, vae, scene_data.pictures(config.seed, count, size))
         texts = [caption.text for caption in scene_data.wordings(config.seed, count)]
-        encoded.write_embeddings(folder, text_encoders(source), source.tokenizers(), texts, none)
+        encoders = text_encoders(source, device)
+        encoded.write_embeddings(folder, encoders, source.tokenizers(), texts, none)
         return {}
 
     kept = {**settings, "weights": config.model.name}
