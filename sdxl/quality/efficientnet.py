@@ -23,7 +23,6 @@ FEATURES = 1280
 SIZE = 224
 _MEAN, _STD = 127.0, 128.0
 _WEIGHTS = "efficientnet-lite0-57934424.pth"
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def load() -> nn.Module:
@@ -52,14 +51,14 @@ def features(network: Any, images: np.ndarray) -> np.ndarray:
 
 def folder(path: Path) -> Iterator[np.ndarray]:
     """The pictures of a folder, one at a time, as uint8 (1, H, W, 3)."""
-    from sdxl.images import load as read
+    from sdxl.images import SUFFIXES, load
 
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _ENDINGS)
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
     if len(files) < 2:
         raise UserError(
             "`quality.reference` needs at least two pictures",
             f"{len(files)} in {path}",
-            "a folder of " + " ".join(_ENDINGS),
+            "a folder of " + " ".join(SUFFIXES),
         )
     for file in files:
-        yield read(file)[None]
+        yield load(file)[None]

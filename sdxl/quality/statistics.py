@@ -21,9 +21,9 @@ import numpy as np
 
 from sdxl import store
 from sdxl.errors import SdxlError, UserError, ended
+from sdxl.images import SUFFIXES
 from sdxl.quality import frechet, full
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 KEEP_EVERY_S = 120.0
 REPORT_EVERY_S = 5.0
 AHEAD = 32
@@ -133,7 +133,7 @@ def _resume(path: Path, work: str, width: int) -> frechet.Moments:
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["work"]) == work:
                 moments.restore(int(stored["count"]), stored["mean"], stored["scatter"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except frechet.UNREADABLE:
         return moments
     return moments
 

@@ -3,19 +3,20 @@
 import dataclasses
 import json
 import random
+import shutil
 import tarfile
 
 import numpy as np
 import pytest
 import torch
 
-from sdxl import prompts
+from sdxl import networks, prompts
 from sdxl.config import load as checked
 from sdxl.errors import UserError
-from sdxl.images import save
+from sdxl.images import load, save
 from sdxl.model import open_source
 from sdxl.scenes import captions, render, world
-from sdxl.training import examples, finetune, loop, shards
+from sdxl.training import examples, finetune, loop, sharded, shards
 
 COUNT = 22
 SMALL = ("model=tiny_random", "model.height=64", "model.width=64", "tracking=off")
@@ -56,7 +57,7 @@ def written(config, pictures, tmp_path):
 
 def test_shards_hold_what_the_models_networks_make(config, pictures, written):
     given = config()
-    plain, whole = (shards.Shards(given, str(written / name)) for name in ("plain", "whole"))
+    plain, whole = (sharded.Shards(given, str(written / name)) for name in ("plain", "whole"))
     rows = np.array([19, 3, 3])
     latents, hidden, pooled, sizes = plain.rows(rows)
     assert latents.shape == (3, 4, 8, 8) and torch.equal(latents[1], latents[2])
@@ -75,7 +76,7 @@ def test_shards_hold_what_the_models_networks_make(config, pictures, written):
     assert torch.allclose(latents[0], mean[0], atol=1e-5)
     text = (pictures / "019.txt").read_text().strip()
     ids = prompts.tokenize([text], source.tokenizers())
-    made = shards.networks.encode(*examples.text_encoders(source), ids, torch.float32)
+    made = networks.encode(*examples.text_encoders(source, CPU), ids, torch.float32)
     assert torch.allclose(hidden[0], made.hidden[0], atol=1e-5)
 
 
@@ -164,18 +165,67 @@ def test_the_loss_is_of_noise_by_the_models_own_schedule(config, monkeypatch):
 def test_spoilt_shards_are_named(config, written, tmp_path):
     with pytest.raises(UserError, match="another size"):
         given = config(f"train.shards={written / 'plain'}", "model.height=128", "train.size=64")
-        shards.Shards(given, given.train.shards).rows(np.array([0]))
+        sharded.Shards(given, given.train.shards).rows(np.array([0]))
     with pytest.raises(UserError, match="no shards"):
-        shards.Shards(config(), str(tmp_path))
+        sharded.Shards(config(), str(tmp_path))
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "0.tar").write_bytes(b"no tar at all" * 100)
     with pytest.raises(UserError, match="cannot be read"):
-        shards.Shards(config(), str(broken))
+        sharded.Shards(config(), str(broken))
     with tarfile.open(broken / "0.tar", "w:") as tar:
         shards._add(tar, "a.json", json.dumps({"caption": "x"}).encode())
     with pytest.raises(UserError, match="has no latents"):
-        shards.Shards(config(), str(broken))
+        sharded.Shards(config(), str(broken))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"json": None}, "has no caption"),
+        ({"json": b"{"}, "sample `a` cannot be read"),
+        ({"json": b"[]"}, "sample `a` cannot be read"),
+        ({"json": b'{"caption": "x", "crop": [0]}'}, "other sizes than SDXL is told"),
+        ({"txt": b"\xff"}, "sample `a` cannot be read"),
+        ({"latents.npy": b"half"}, "sample `a` cannot be read"),
+        ({"latents.npy": shards._npy(np.zeros(3))}, "another size"),
+        ({"hidden.npy": shards._npy(np.zeros((77, 5)))}, None),  # no pooled.npy: the caption counts
+        ({"hidden.npy": shards._npy(np.zeros((77, 5))), "pooled.npy": shards._npy(np.zeros(5))},
+         "another model's hidden.npy"),
+    ],
+)  # fmt: skip
+def test_a_spoilt_sample_is_named(config, tmp_path, changes, said):
+    parts = {"latents.npy": shards._npy(np.zeros((4, 8, 8))), "json": b'{"caption": "a cube"}'}
+    with tarfile.open(tmp_path / "0.tar", "w:") as tar:
+        for name, content in {**parts, **changes}.items():
+            if content is not None:
+                shards._add(tar, f"a.{name}", content)
+    rows = sharded.Shards(config(), str(tmp_path)).rows
+    if said is None:
+        assert rows(np.array([0]))[1].shape[1] == 77
+        return
+    with pytest.raises(UserError, match=said):
+        rows(np.array([0]))
+
+
+def test_other_pictures_in_shards_of_the_same_size_are_other_data(config, pictures, tmp_path):
+    shards.write(config(), pictures, tmp_path / "out", 8)
+    before = sharded.Shards(config(), str(tmp_path / "out")).identity
+    turned = shutil.copytree(pictures, tmp_path / "turned")
+    for file in turned.glob("*.png"):
+        save(np.ascontiguousarray(load(file)[:, ::-1]), file)
+    shards.write(config(), turned, tmp_path / "out", 8)
+    after = sharded.Shards(config(), str(tmp_path / "out")).identity
+    assert [name for name, _ in after] == [name for name, _ in before]
+    assert all(one != other for one, other in zip(before, after, strict=True))
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_leaves_nothing(config, pictures, tmp_path):
+    spoilt = shutil.copytree(pictures, tmp_path / "spoilt")
+    (spoilt / "003.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"003\.png cannot be read"):
+        shards.write(config(), spoilt, tmp_path / "out", 8)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_plan_of_real_sdxl_needs_no_weights(cli):
@@ -184,5 +234,10 @@ def test_the_plan_of_real_sdxl_needs_no_weights(cli):
     assert done.code == 0, done.err
     assert done.json["plan"]["parameters"] == 2_567_463_684
     assert done.json["plan"]["state_gib"] == pytest.approx(47.82, abs=0.01)
+    little = ("train=finetune", *SMALL, "train.steps=1", "train.batch=2", "train.scenes=18")
+    made = cli(*little, script="train.py")
+    assert made.code == 0, made.err
+    plan = cli(*little, "plan=true", script="train.py").json["plan"]
+    assert plan["steps_done"] == 1 and plan["folder"] == made.json["folder"]
     wrong = cli("train=finetune", "quant=int8", *SMALL, script="train.py")
     assert wrong.code == 2 and "train=qat" in wrong.err
