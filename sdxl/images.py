@@ -11,6 +11,8 @@ import numpy as np
 
 from sdxl.errors import StageError
 
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings of the files that are taken for pictures, in small letters."""
 AMPLIFIED = 8
 """By how much a sheet of twins shows differences enlarged, around middle gray."""
 
