@@ -140,8 +140,9 @@ QUICK = ("model=tiny_random", "quality=none")
 def quick(words):
     """The words with random weights and without scores, where they do not ask for others."""
     asked = {word.lstrip("+").split("=")[0] for word in words}
-    if "experiment" in asked:  # it may choose a model
-        return list(words)
+    trains = any(word.startswith("train=") for word in words)
+    if "experiment" in asked or (trains and not {"train=qat", "train=finetune"} & set(words)):
+        return list(words)  # it may choose a model, or reads none
     return [*words, *(each for each in QUICK if each.split("=")[0] not in asked)]
 
 

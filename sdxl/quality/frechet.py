@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +89,17 @@ def _factor(sigma: np.ndarray) -> np.ndarray:
     return np.asarray(vectors[:, real] * np.sqrt(values[real]))
 
 
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for files that are no .npz, or half of one."""
+
+
 def read(path: Path, width: int) -> Statistics:
     """Reference statistics from an .npz with `mu` and `sigma`, as pytorch-fid writes them."""
     fix = "python -m sdxl.quality.statistics IMAGE_FOLDER OUT.npz"
     try:
         with np.load(path, allow_pickle=False) as stored:
             mu, sigma = (np.asarray(stored[name], np.float64) for name in ("mu", "sigma"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"{path} holds no statistics", str(error), "an .npz with mu and sigma", fix
         ) from error

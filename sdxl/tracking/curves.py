@@ -15,17 +15,15 @@ class Curves:
         self, settings: schema.Tracking, name: str, params: dict[str, Any], known: str | None
     ) -> None:
         self.settings, self.run_id, self.dead = settings, known, not settings.enabled
-        self.step = 0
         self._try(self._open, name, params)
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """One point of each curve."""
-        self.step = step
-        self._try(self._log, figures)
+        self._try(self._log, step, figures)
 
-    def picture(self, name: str, image: Any) -> None:
-        """A picture (uint8 array) under a fixed key, so that steps can be compared."""
-        self._try(self._picture, name, image)
+    def picture(self, step: int, name: str, image: Any) -> None:
+        """A picture, uint8 (H, W, 3), under a fixed key, so that steps can be compared."""
+        self._try(self._picture, step, name, image)
 
     def close(self, status: str) -> None:
         """End the run: FINISHED, FAILED or KILLED."""
@@ -51,17 +49,17 @@ class Curves:
         for key, value in params.items():
             client.log_param(self.run_id, f"train.{key}", value)
 
-    def _log(self, client: Any, _: str, figures: dict[str, float]) -> None:
+    def _log(self, client: Any, _: str, step: int, figures: dict[str, float]) -> None:
         from time import time
 
         from mlflow.entities import Metric
 
         now = int(time() * 1000)
-        points = [Metric(key, value, now, self.step) for key, value in figures.items()]
+        points = [Metric(key, value, now, step) for key, value in figures.items()]
         client.log_batch(self.run_id, points)
 
-    def _picture(self, client: Any, _: str, name: str, image: Any) -> None:
-        client.log_image(self.run_id, image, key=name.removesuffix(".png"), step=self.step)
+    def _picture(self, client: Any, _: str, step: int, name: str, image: Any) -> None:
+        client.log_image(self.run_id, image, key=name, step=step)
 
     def _close(self, client: Any, _: str, status: str) -> None:
         client.set_terminated(self.run_id, status)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdxl.errors import UserError
-from sdxl.schema_train import Training
+from sdxl.schema_train import Finetune
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -75,7 +75,7 @@ def refuse_others(path: Path, settings: dict[str, Any]) -> None:
 
 def _typed(name: str) -> str:
     """A setting as it is typed; what is no setting of the stage keeps its name."""
-    return f"train.{name}" if hasattr(Training(), name) else name
+    return f"train.{name}" if hasattr(Finetune(), name) else name
 
 
 def averaged(path: Path) -> dict[str, Tensor]:

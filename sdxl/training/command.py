@@ -10,13 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl.choices import DType
-from sdxl.errors import UserError
-from sdxl.schema_train import TrainConfig, Training
+from sdxl.schema_train import TrainConfig
+from sdxl.training import rules
 
-STAGES = ("vae", "clip", "judge", "unet")
-TUNING = ("qat", "finetune")
-"""Stages that go on from a model: they have the whole configuration and a folder of their own."""
 SHOW_EVERY_S = 5.0
 """Seconds between two lines on the terminal, and between two points of a curve."""
 
@@ -25,11 +21,11 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
     """Train as `config.train` says; returns the outcome that becomes the JSON line."""
     assert isinstance(config, TrainConfig)
     settings = config.train
-    problems(settings)
-    from sdxl.training import checkpoint, loop, scene_data
+    rules.check(settings, _typed())
+    from sdxl.training import checkpoint, loop, machine, scene_data
 
     module = importlib.import_module(f"sdxl.training.{settings.name}")
-    tunes = settings.name in TUNING
+    tunes = settings.name in rules.TUNING
     folder = (
         module.folder_of(config) if tunes else scene_data.stage_folder(settings.run, settings.name)
     )
@@ -52,13 +48,14 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
     if done and not settings.restart:  # before anything is written beside the checkpoint
         fixed = loop.fixed(settings, config.seed, identity)
         checkpoint.refuse_others(folder / loop.FILE, fixed)
+    machine.check(settings)
     main = int(os.environ.get("RANK", "0")) == 0
-    reporter = _Reporter(config, folder, done) if main else None
+    reporter = _Reporter(config, folder, done, stage.count) if main else None
     began = time.perf_counter()
     status = "FAILED"
     try:
         figures = loop.train(stage, settings, config.seed, folder, reporter or _silent, identity)
-        status = "FINISHED"
+        status = "FINISHED" if figures["step"] >= settings.steps else "KILLED"  # by max_s
     finally:
         if reporter:
             reporter.close(status)
@@ -74,23 +71,11 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
     }
 
 
-def problems(settings: Training) -> None:
-    """Raise `UserError` for a stage that does not exist or figures that cannot be."""
-    known = (*STAGES, *TUNING)
-    if settings.name not in known:
-        raise UserError("there is no such stage", f"train.name={settings.name}", " ".join(known))
-    for name in ("scenes", "size", "steps", "batch", "evaluate_every"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"`train.{name}` is too small", getattr(settings, name), "at least 1")
-    if settings.size % 8:
-        raise UserError("`train.size` must be a multiple of 8 pixels", settings.size, "64")
-    if settings.arithmetic is DType.fp16:
-        raise UserError(
-            "fp16 needs loss scaling, whose state would not resume exactly",
-            "train.arithmetic=fp16",
-            "fp32 or bf16",
-            "train.arithmetic=bf16",
-        )
+def _typed() -> list[str]:
+    """The words of the command line, such as `train.lr=1e-4`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _silent(*_: Any) -> None:
@@ -111,7 +96,7 @@ def _forget(log: Path, done: int) -> None:
 class _Reporter:
     """The log beside the checkpoint, the terminal, MLflow's curves and MLPerf's log lines."""
 
-    def __init__(self, config: TrainConfig, folder: Path, done: int) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, done: int, rows: int) -> None:
         from sdxl.config import plain
         from sdxl.tracking.curves import Curves
         from sdxl.training.mllog import Log
@@ -121,7 +106,7 @@ class _Reporter:
         self.folder, self.settings = folder, settings
         again = done > 0 and not settings.restart
         self.mllog = Log(folder / "mllog.txt", again)
-        self.mllog.begin(settings, config.seed, again)
+        self.mllog.begin(settings, config.seed, rows, again)
         self.log = folder / "log.jsonl"
         _forget(self.log, done if again else 0)
         name = f"train {settings.run} {settings.name}"
@@ -140,7 +125,7 @@ class _Reporter:
             from PIL import Image
 
             Image.fromarray(picture).save(self.folder / f"evaluation-{samples:09d}.png")
-            self.curves.picture(f"{self.settings.name}.png", picture)
+            self.curves.picture(step, self.settings.name, picture)
         if kind == "evaluation":
             self.mllog.evaluation(samples, figures)
         now = time.monotonic()

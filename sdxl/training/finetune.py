@@ -35,9 +35,8 @@ def folder_of(config: TrainConfig) -> Path:
             "`quant` would be ignored: fine-tuning is of the unquantized UNet",
             f"quant={config.quant.name}", "quant=none, or train=qat", "quant=none",
         )  # fmt: skip
-    if config.plan:
-        return store.root() / "training" / config.train.run
-    key = configuration.key(open_source(config.model, config.seed).identity())
+    opened = shapes_source if config.plan else open_source  # a plan needs no weights
+    key = configuration.key(opened(config.model, config.seed).identity())
     name = f"finetune-{config.model.name}-{key[:8]}"
     return store.root() / "training" / config.train.run / name
 

@@ -21,10 +21,9 @@ class Log:
         if not again:
             file.unlink(missing_ok=True)
 
-    def begin(self, settings: Training, seed: int, again: bool) -> None:
-        """What is trained, and how."""
+    def begin(self, settings: Training, seed: int, rows: int, again: bool) -> None:
+        """What is trained, and how; `rows`: of the training set."""
         if not again:
-            self._line("POINT_IN_TIME", "cache_clear", True)
             self._line("INTERVAL_START", "init_start", None)
         hyper = {
             "submission_benchmark": f"scenes_{settings.name}",
@@ -37,7 +36,7 @@ class Log:
             "opt_base_learning_rate": settings.lr,
             "opt_learning_rate_warmup_steps": settings.warmup_steps,
             "opt_gradient_clip_norm": settings.clip_norm,
-            "train_samples": settings.scenes,
+            "train_samples": rows,
         }
         for key, value in hyper.items():
             self._line("POINT_IN_TIME", key, value)

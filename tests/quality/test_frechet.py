@@ -123,3 +123,16 @@ def test_a_wrong_file_is_named(tmp_path, arrays, message):
         frechet.read(path, 8)
     with pytest.raises(UserError, match="no statistics"):
         frechet.read(tmp_path / "missing.npz", 8)
+
+
+@pytest.mark.parametrize("spoil", [lambda whole: whole[: len(whole) // 2], lambda _: b"no zip"])
+def test_half_a_file_is_named(tmp_path, spoil):
+    path = tmp_path / "half.npz"
+    np.savez(path, mu=np.zeros(8), sigma=np.eye(8))
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(UserError, match=r"half\.npz holds no statistics"):
+        frechet.read(path, 8)
+    np.save(tmp_path / "one.npy", np.zeros(8))
+    (tmp_path / "one.npy").rename(path)
+    with pytest.raises(UserError, match="no statistics"):
+        frechet.read(path, 8)

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from sdxl.choices import DType
 from sdxl.config import load as checked
 from sdxl.errors import UserError
-from sdxl.training import command, scene_data, unet, vae
+from sdxl.training import command, rules, scene_data, unet, vae
 
 
 def test_the_plan_says_what_is_done_and_trains_nothing(cli, tmp_path):
@@ -27,6 +28,12 @@ def test_mistakes_are_named_with_the_line_to_type(cli):
     assert few.code == 2 and "more than the 512" in few.err
     unknown = cli("train=vea", script="train.py")
     assert unknown.code == 2 and "vae" in unknown.err
+    many = cli("train=vae", "train.clip_norm=-1", "train.ema=1", "train.decay_share=2",
+               "train.lr=0", "train.name=qat", "quant=int8", script="train.py")  # fmt: skip
+    assert many.code == 2
+    for said in ("6 problems", "`train.clip_norm`", "`train.ema`", "`train.decay_share`",
+                 "`train.lr`", "train=qat", "`quant` would be ignored"):  # fmt: skip
+        assert said in many.err
 
 
 def test_other_settings_are_refused_before_anything_is_written(composed, tmp_path, monkeypatch):
@@ -43,9 +50,30 @@ def test_other_settings_are_refused_before_anything_is_written(composed, tmp_pat
         with pytest.raises(UserError, match="other settings: look"):
             command.run(given, tmp_path)
     assert {file: file.read_bytes() for file in before} == before
-    half = dataclasses.replace(given.train, arithmetic=command.DType.fp16)
+    half = dataclasses.replace(given.train, arithmetic=DType.fp16)
     with pytest.raises(UserError, match="loss scaling"):
-        command.problems(half)
+        rules.check(half)
+
+
+@pytest.mark.slow
+def test_stages_follow_each_other_in_one_command(cli, tmp_path):
+    """The first in bf16, the second in fp32, of which the third takes captions and pictures."""
+    few = ("train.scenes=514", "train.size=32", "train.steps=1", "train.batch=2", "train.run=three",
+           "train.compile=false")  # fmt: skip
+    done = cli("-m", "train=vae,clip,unet", *few, script="train.py", timeout=400)
+    assert done.code == 0, done.err
+    assert done.json["cells"] == done.json["ok"] == 3
+    for stage in ("vae", "clip", "unet"):
+        assert (tmp_path / "store/training/three" / stage / "model").is_dir()
+
+
+def test_a_run_that_was_stopped_is_no_success_in_the_log(composed, tmp_path):
+    words = ("train=smoke", "train.scenes=66", "train.size=32", "train.steps=9", "train.batch=2")
+    command.run(checked(composed(*words, "train.max_s=0", "tracking=off", name="train")), tmp_path)
+    lines = (tmp_path / "store/training/smoke/vae/mllog.txt").read_text().splitlines()
+    said = [json.loads(line.removeprefix(":::MLLOG ")) for line in lines]
+    assert {line["key"]: line["value"] for line in said}["train_samples"] == 2
+    assert said[-1]["key"] == "run_stop" and said[-1]["metadata"] == {"status": "aborted"}
 
 
 def test_a_stage_out_of_its_turn_is_named_before_anything_is_made(composed, monkeypatch):

@@ -1,0 +1,69 @@
+"""What is wrong with the settings of a training, all of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sdxl.choices import DType
+from sdxl.errors import ConfigError, Problem
+from sdxl.schema_train import Finetune, Training, Tuning
+
+STAGES = ("vae", "clip", "judge", "unet")
+TUNING = ("qat", "finetune")
+"""Stages that go on from a model: they have the whole configuration and a folder of their own."""
+_READ = ("train", "tracking", "seed", "plan", "hydra")
+"""What the stages of the bundled model read."""
+_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("scenes", "size", "steps", "batch", "evaluate_every"),
+        (lambda value: value >= 1, "at least 1"),
+    ),
+    **dict.fromkeys(("lr", "clip_norm"), (lambda value: value > 0, "more than 0")),
+    **dict.fromkeys(
+        ("warmup_steps", "weight_decay", "checkpoint_s"), (lambda value: value >= 0, "at least 0")
+    ),
+    "max_s": (lambda value: value is None or value >= 0, "at least 0, or null"),
+    "decay_share": (lambda value: 0 <= value <= 1, "0 to 1"),
+    "ema": (lambda value: 0 <= value < 1, "at least 0, less than 1"),
+}
+
+
+def check(settings: Training, typed: Sequence[str] = ()) -> None:
+    """Raise `ConfigError` with every problem; `typed`: the words of the command line."""
+    if problems := [*_problems(settings), *_ignored(settings, typed)]:
+        raise ConfigError(problems)
+
+
+def _problems(settings: Training) -> Iterator[Problem]:
+    name = settings.name
+    if name not in (*STAGES, *TUNING):
+        yield Problem("there is no such stage", f"train.name={name}", " ".join((*STAGES, *TUNING)))
+    elif type(settings) is not {"qat": Tuning, "finetune": Finetune}.get(name, Training):
+        yield Problem(
+            "`train.name` is not of the chosen file", f"train.name={name}",
+            "a file's own name", f"train={name}",
+        )  # fmt: skip
+    for key, (fits, expected) in _LIMITS.items():
+        value = getattr(settings, key)
+        if not fits(value):
+            yield Problem(f"`train.{key}` is out of range", str(value), expected)
+    if settings.size % 8:
+        yield Problem("`train.size` must be a multiple of 8 pixels", str(settings.size), "64")
+    if settings.arithmetic is DType.fp16:
+        yield Problem(
+            "fp16 needs loss scaling, whose state would not resume exactly",
+            "train.arithmetic=fp16", "fp32 or bf16", "train.arithmetic=bf16",
+        )  # fmt: skip
+
+
+def _ignored(settings: Training, typed: Sequence[str]) -> Iterator[Problem]:
+    if settings.name not in STAGES:
+        return
+    for word in typed:
+        key = word.lstrip("+~").partition("=")[0]
+        if key.split("@")[0].split(".")[0] not in _READ:
+            yield Problem(
+                f"`{key}` would be ignored: the stage `{settings.name}` is of the bundled model",
+                word, "settings of " + " ".join(_READ), f"train=finetune {word}",
+            )  # fmt: skip
