@@ -43,8 +43,13 @@ def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, 
             f"run `{run}` lacks stages",
             " ".join(missing),
             "vae, clip and judge trained",
-            f"python train.py -m train={','.join(missing)}",
+            f"python train.py -m train={','.join(missing)} train.run={run}",
         )
+    if missing and (folder / "unet").is_dir():
+        raise UserError(
+            f"{folder} holds a pipeline, whose UNet is of another VAE", "no stage unet in this run",
+            "a folder without one", f"python train.py train=unet train.run={run}",
+        )  # fmt: skip
     half = torch.float16
     vae: Any = scene_data.autoencoder(run)
     vae.to(half).save_pretrained(folder / "vae")
