@@ -18,11 +18,13 @@ import argparse
 import json
 import sys
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 
 import _scenes
 import torch
 
+from sdxl.errors import UserError
 from sdxl.report.seeds import Spread
 from sdxl.weights import BUNDLED
 
@@ -52,9 +54,9 @@ def spreads(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Spr
     }
 
 
-def verdicts(found: dict[str, dict[str, Spread]]) -> list[dict[str, str | float | bool]]:
+def verdicts(found: dict[str, dict[str, Spread]]) -> list[dict[str, str | float | bool | None]]:
     """What each pair of neighbours shows, by score: right, equal, or WRONG."""
-    rows: list[dict[str, str | float | bool]] = []
+    rows: list[dict[str, str | float | bool | None]] = []
     for one, other in pairwise(name for name in ORDER if name in found):
         for key, rising in RISING.items():
             step = found[other][key].minus(found[one][key])
@@ -62,7 +64,7 @@ def verdicts(found: dict[str, dict[str, Spread]]) -> list[dict[str, str | float 
             needed = (one, other) in STRICT
             ok = said == "right" or (said == "equal" and not needed)
             rows.append({"score": key, "pair": f"{one} -> {other}", "step": step.mean,
-                         "half": step.half, "said": said,
+                         "half": step.half if isfinite(step.half) else None, "said": said,
                          "needed": "apart" if needed else "not reversed", "ok": ok})  # fmt: skip
     return rows
 
@@ -70,7 +72,7 @@ def verdicts(found: dict[str, dict[str, Spread]]) -> list[dict[str, str | float 
 def recovered(found: dict[str, dict[str, Spread]]) -> dict[str, dict[str, float | None]]:
     """By tuned setting and score, the share of the loss that training won back.
 
-    `psnr_db` is the gain in dB. None where the loss itself, seed by seed, is not apart from zero.
+    `psnr_db` is the gain in dB. None where nothing was lost, seed by seed, beyond the noise.
     """
     shares: dict[str, dict[str, float | None]] = {}
     base = found["unquantized"]
@@ -79,7 +81,8 @@ def recovered(found: dict[str, dict[str, Spread]]) -> dict[str, dict[str, float 
         row: dict[str, float | None] = {"psnr_db": end["psnr_db"].mean - start["psnr_db"].mean}
         for key in RISING:
             lost, won = start[key].minus(base[key]), start[key].minus(end[key])
-            row[key] = won.mean / lost.mean if lost.apart else None
+            worse = lost.apart and (lost.mean > 0) == RISING[key]
+            row[key] = won.mean / lost.mean if worse else None
         near = start["perceptual_scenes"].mean, end["perceptual_scenes"].mean
         row["perceptual_scenes"] = 1 - near[1] / near[0]
         shares[name] = row
@@ -100,11 +103,16 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     tuned = {name: Path(place) for name, _, place in (t.partition("=") for t in given.tuned)}
+    if unknown := sorted(tuned.keys() - set(_scenes.SETTINGS)):
+        parser.error(f"--tuned {unknown[0]}=...: expected one of {' '.join(_scenes.SETTINGS)}")
     names = list(dict.fromkeys([*given.settings, *tuned]))
-    found = spreads(
-        _scenes.measure(names, given.prompts, given.seeds, given.model, tuned,
-                        lambda line: print(line, file=sys.stderr, flush=True))
-    )  # fmt: skip
+    try:
+        found = spreads(
+            _scenes.measure(names, given.prompts, given.seeds, given.model, tuned,
+                            lambda line: print(line, file=sys.stderr, flush=True))
+        )  # fmt: skip
+    except UserError as error:
+        parser.error(str(error))
     print(f"{len(given.seeds)} seeds, {given.prompts} held-out captions each; mean ± 95 %")
     print("| setting | " + " | ".join(SHOWN) + " |")
     print("|---" * (len(SHOWN) + 1) + "|")
@@ -114,7 +122,8 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(row) + " |")
     rows = verdicts(found)
     for row in rows:
-        step = f"{row['step']:+.3g} ± {row['half']:.2g}"
+        half = "?" if row["half"] is None else f"{row['half']:.2g}"
+        step = f"{row['step']:+.3g} ± {half}"
         print(f"{row['score']}: {row['pair']}: {step}: {row['said']} (needed: {row['needed']})")
     won = recovered(found)
     for name, shares in won.items():
