@@ -109,7 +109,7 @@ def measured_peak(dtype: torch.dtype, size: int = 1024, device: str = "cpu") -> 
             began = time.perf_counter()
             left @ right
             if device != "cpu":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
             best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
 
@@ -120,21 +120,25 @@ def facts(
     """What the record says about the limit: of a known GPU by layer, else by what was measured.
 
     `matrix_tflops`: the best of a few matrix products in the UNet's dtype, measured here and now
-    (`on_gpu`: there).
+    (`on_gpu`: on the first of `backend.devices`). Both limits are those of all devices together,
+    as the rate is; workers on a processor share the one there is.
     """
     dtype, matrix = config.precision.unet, None
+    places = config.backend.devices or [0]
+    count = 1 if device_name == "cpu" else len(places)
+    times = f"{count} x " if count > 1 else ""
     if on_gpu:
-        matrix = measured_peak(torch_dtype(dtype), GPU_SIZE, "cuda")
+        matrix = count * measured_peak(torch_dtype(dtype), GPU_SIZE, f"cuda:{places[0]}")
     elif device_name == "cpu":
         matrix = measured_peak(torch_dtype(dtype))
     measured = {"matrix_tflops": matrix / 1e12} if matrix else {}
     if peaks := peaks_of(device_name):
-        rate = work_of(config, batch).images_per_second(peaks)
-        return {"device": peaks.name, "images_per_second": rate, **measured}
+        rate = count * work_of(config, batch).images_per_second(peaks)
+        return {"device": times + peaks.name, "images_per_second": rate, **measured}
     if not matrix:
         return {}
     return {
-        "device": f"{dtype.value} matrix products as measured here",
+        "device": f"{times}{dtype.value} matrix products as measured here",
         "images_per_second": matrix / image_flop,
         **measured,
     }

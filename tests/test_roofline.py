@@ -38,6 +38,20 @@ def test_facts(load):
     assert on_gpu["device"] == "H200 SXM" and on_gpu["images_per_second"] > 0
 
 
+def test_the_limit_of_several_gpus_is_theirs_together(load, monkeypatch):
+    """The rate is the sum over workers: a share of one GPU's limit could be 190 %."""
+    asked = []
+    monkeypatch.setattr(roofline, "measured_peak", lambda *given: asked.append(given) or 8e12)
+    one, three = (load("model=tiny_random", *words) for words in ((), ("backend.devices=[1,3,4]",)))
+    for name in ("NVIDIA H200", "NVIDIA L4"):  # by its data sheet, by what was measured
+        single, whole = (roofline.facts(each, name, 8, 10**9, True) for each in (one, three))
+        assert (single["matrix_tflops"], whole["matrix_tflops"]) == (8.0, 24.0)
+        assert whole["images_per_second"] == pytest.approx(3 * single["images_per_second"])
+        assert whole["device"] == f"3 x {single['device']}"
+    assert {device for *_, device in asked} == {"cuda:0", "cuda:1"}, "measured where it ran"
+    assert roofline.facts(three, "cpu", 8, 10**9) == roofline.facts(one, "cpu", 8, 10**9)
+
+
 def test_the_measured_peak_is_a_rate():
     large = roofline.measured_peak(torch.float32, 512)
     assert 1e9 < large < 1e14
