@@ -15,6 +15,7 @@ from sdxl import (
     environment,
     isolate,
     ledger,
+    outcomes,
     peak,
     prompts,
     records,
@@ -39,9 +40,11 @@ Report = Callable[[dict[str, Any]], None]
 def measure(config: Config, folder: Path, record: Record) -> None:
     """Run LoadGen on `config`, `repeat` times, and put the median run into `record`.
 
-    `performance.repeats` lists the images/s of all runs in their order. Raises the `SdxlError` of
-    whatever went wrong; what was known by then stays in the record.
+    `performance.repeats` lists the images/s of all runs in their order. What another measurement
+    left in `folder` is cleared away. Raises the `SdxlError` of whatever went wrong; what was known
+    by then stays in the record.
     """
+    outcomes.clear(folder)
     if config.find_peak:
         peak.search(config, folder, record, _once)
         return
@@ -59,8 +62,7 @@ def measure(config: Config, folder: Path, record: Record) -> None:
         runs.append((attempt.performance["images_per_second"], number, place, attempt))
     rates = [rate for rate, *_ in runs]
     _, _, place, median = sorted(runs, key=lambda each: each[:2])[(len(runs) - 1) // 2]
-    for part in place.iterdir():
-        part.rename(folder / part.name)
+    outcomes.move(place, folder)
     vars(record).update(vars(median))
     record.performance["repeats"] = rates
     record.performance["spread"] = (max(rates) - min(rates)) / record.performance[

@@ -9,7 +9,7 @@ from typing import Any
 
 from sdxl import ledger, records
 from sdxl.cli import Outcome
-from sdxl.errors import FAILED, INVALID, OK, SdxlError, show
+from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.report import table
 from sdxl.schema import Config
 from sdxl.sweep import shared
@@ -18,6 +18,8 @@ from sdxl.types import Record
 
 EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}
 _FIGURES = ("images_per_second", "metric", "value", "speed_up")
+_LINKED = ("images", "images.png", "twins.png", "loadgen", "trace.json.gz")
+"""Files of a cell that a sweep which takes it over links into its own folder."""
 
 
 def finish(
@@ -28,15 +30,20 @@ def finish(
     sweep: Shared | None,
     interrupted: bool = False,
 ) -> Outcome:
-    """Record first, then the table, then MLflow; returns the outcome."""
+    """Record first, then the table, then MLflow; returns the outcome.
+
+    A record that cannot be kept makes the measurement `failed`; its figures are still shown.
+    """
     path: Path | None = None
     try:
         path = records.write(record, folder)
         if not interrupted and record.status != "skipped":
             ledger.remember(record, path)
-    except (SdxlError, OSError) as error:  # a full disk: the figures are still shown
-        show(error if isinstance(error, SdxlError) else SdxlError(f"the ledger: {error}"))
-        exit_code = FAILED
+    except (SdxlError, OSError) as error:  # a full disk
+        lost = error if isinstance(error, SdxlError) else SdxlError(f"the ledger: {error}")
+        show(lost)
+        record.reason = "; ".join(filter(None, [record.reason, one_line(lost.problems)]))
+        record.status, exit_code = "failed", FAILED
     if not interrupted and not sweep:
         table.show(record, str(folder))
     tracked: dict[str, Any] = {}
@@ -63,23 +70,71 @@ def outcome_of(record: Record, path: Path | None) -> Outcome:
     }
 
 
+def clear(folder: Path) -> None:
+    """Take away what an earlier measurement left in `folder`, if it left a record.
+
+    Its pictures may be links to another record's: to write into them would change those too.
+    """
+    if not (folder / "record.json").is_file():
+        return
+    for part in [*(folder / name for name in _LINKED), *folder.glob("repeat-*")]:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+    (folder / "record.json").unlink()
+
+
 def take_over(folder: Path, path: Path, record: Record) -> Outcome:
     """The cell as another sweep left it: the same record, its files linked into this folder."""
-    if path.parent.resolve() != folder.resolve():
+    return settle(folder, stage(folder, path), record)
+
+
+def stage(folder: Path, path: Path) -> Path | None:
+    """Link the cell at `path` into a folder beside `folder`; None: it lies in `folder` already.
+
+    In a folder that an earlier sweep used, one cell may take the place that another comes from: a
+    sweep stages all of them before it settles the first.
+    """
+    if path.parent.resolve() == folder.resolve():
+        return None
+    staged = folder.with_name(f".{folder.name}-taken")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    shutil.copyfile(path, staged / "record.json")
+    for part in _LINKED:
+        _link(path.parent / part, staged / part)
+    return staged
+
+
+def settle(folder: Path, staged: Path | None, record: Record) -> Outcome:
+    """Put a staged cell into its folder; returns its outcome."""
+    if staged:
+        clear(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for part in ("images", "images.png", "twins.png", "loadgen", "trace.json.gz"):
-            _link(path.parent / part, folder / part)
-        shutil.copyfile(path, folder / "record.json")
+        # First, so that a folder with links in it is always known to need clearing.
+        (staged / "record.json").replace(folder / "record.json")
+        move(staged, folder)
     outcome = outcome_of(record, folder / "record.json")
     return {**outcome, "cached": f"measured {record.started}, rerun=all to measure again"}
 
 
+def move(source: Path, folder: Path) -> None:
+    """Move every file under `source` to the same place under `folder`, over what is there."""
+    for file in sorted(source.rglob("*")):
+        if not file.is_dir():
+            target = folder / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+    shutil.rmtree(source)
+
+
 def _link(source: Path, target: Path) -> None:
     if source.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
+        target.mkdir()
         for each in source.iterdir():
             _link(each, target / each.name)
-    elif source.is_file() and not target.exists():
+    elif source.is_file():
         try:
             os.link(source, target)
         except OSError:  # another disk

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from sdxl import images
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1",
@@ -47,6 +48,17 @@ def test_a_repeated_sweep_measures_only_what_is_missing(cli):
     anew = cli("-m", *FAST, "seed=1,2", "rerun=all")
     assert anew.json["cached"] == 0
     assert not set(started(anew.dir).values()) & set(before.values())
+
+
+def test_a_sweep_that_grew_at_its_front_moves_its_cells_within_its_folder(cli):
+    first = cli("-m", *FAST, "seed=1,2")
+    again = cli("-m", *FAST, "seed=0,1,2", out_dir=first.dir)
+    assert again.json["cached"] == 2 and again.json["ok"] == 3
+    assert [record["config"]["seed"] for record in again.records()] == [0, 1, 2]
+    for number, record in enumerate(again.records()):
+        (image,) = record["images"]
+        path = first.dir / str(number) / image["file"]
+        assert images.pixel_hash(images.load(path)) == image["sha256"]
 
 
 def test_a_single_run_measures_even_if_a_sweep_did(cli):

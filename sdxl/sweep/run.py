@@ -126,15 +126,18 @@ class Sweep:
         return cell
 
     def _run(self, cells: Sequence[Cell], launch: Launch) -> None:
-        from sdxl.outcomes import take_over
+        from sdxl import outcomes
 
+        found = {c.number: (self.folder / str(c.number), *c.found) for c in cells if c.found}
+        staged = {number: outcomes.stage(place, path) for number, (place, path, _) in found.items()}
         for cell in cells:
             if cell.problem:
                 self._settle(cell, _failed(cell.problem, USER))
             elif cell.unable:
                 self._settle(cell, _skipped(cell.unable))
             elif cell.found:
-                self._settle(cell, take_over(self.folder / str(cell.number), *cell.found))
+                place, _, record = found[cell.number]
+                self._settle(cell, outcomes.settle(place, staged[cell.number], record))
         missing = [cell for cell in cells if not cell.done]
         self._open_parent(missing)
         for batch in _batches(missing, self._batch):
