@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
@@ -229,16 +230,26 @@ def _read(path: Path, found: dict[Path, Cell], unreadable: list[tuple[Path, str]
 
 
 def _join(cell: Cell, found: dict[Path, Cell], unreadable: list[tuple[Path, str]]) -> None:
-    """Find the twin: among the records given (also if they were moved), else where it lies."""
+    """Find the twin: where it is said to lie, or its copy among the records given.
+
+    If there is nothing any more, the records were moved: the nearest one whose path ends so.
+    """
     stated = cell.against_twin.get("record")
     if not isinstance(stated, str):
         return
     path = Path(stated)
     path = (path if path.is_absolute() else cell.path.parent / path).resolve()
-    same = (p for p in found if p.parts[-3:] == path.parts[-3:])
-    cell.twin = found.get(path) or next((found[p] for p in same), None)
-    if not cell.twin and path.name == "record.json" and path.is_file():
-        cell.twin = _read(path, found, unreadable)
+    if path in found:
+        cell.twin = found[path]
+    elif path.name == "record.json" and path.is_file():
+        given = {each.record.id: each for each in found.values()}
+        if there := _read(path, found, unreadable):
+            cell.twin = given.get(there.record.id, there)
+            if cell.twin is not there:
+                del found[path]
+    elif moved := [p for p in found if p.parts[-3:] == path.parts[-3:]]:
+        near = max(moved, key=lambda p: len(commonpath([p, cell.path])))
+        cell.twin = found[near]
 
 
 def _natural(path: Path) -> list[Any]:

@@ -55,6 +55,41 @@ def test_a_moved_sweep_keeps_its_twins(folder: Path, tmp_path: Path):
     assert cells[1].twin is cells[0]
 
 
+def _twins(cells: Cells) -> dict[str, Path]:
+    """Of each quantized cell's folder: where the twin lies that it was joined to."""
+    return {str(c.path.parent): c.twin.path.parent for c in cells.cells if c.quantized and c.twin}
+
+
+def _pair(sweep: Path, speed: float) -> tuple[Path, Path]:
+    """A sweep of one quantized cell; the folders of the cell and of its twin."""
+    twin = put(sweep / "0" / "twin", record(speed, id=f"twin of {sweep.name}"))
+    return put(sweep / "0", quantized(9.0, 1, 0.8, 30.0, twin)).parent, twin.parent
+
+
+def test_a_twin_that_is_not_given_is_not_taken_for_another_of_its_name(tmp_path: Path):
+    (one, _), (other, twin) = (_pair(tmp_path / name, 2.0) for name in ("one", "other"))
+    given = [*one.rglob("record.json"), other / "record.json"]
+    assert _twins(load(given))[str(other)] == twin
+
+
+def test_the_twins_of_two_moved_sweeps_stay_apart(tmp_path: Path):
+    for name in ("one", "other"):
+        _pair(tmp_path / name, 2.0)
+    moved = Path(shutil.move(tmp_path, tmp_path.with_name(f"{tmp_path.name}-moved")))
+    assert _twins(load([moved])) == {
+        str(moved / name / "0"): moved / name / "0" / "twin" for name in ("one", "other")
+    }
+    shutil.move(moved, tmp_path)
+
+
+def test_a_copied_sweep_has_its_own_copy_of_the_twin(tmp_path: Path):
+    cell, _ = _pair(tmp_path / "sweep", 2.0)
+    copied = Path(shutil.copytree(cell, tmp_path / "elsewhere" / "7"))
+    cells = load([copied])
+    assert len(cells.cells) == 2
+    assert _twins(cells) == {str(copied): copied / "twin"}
+
+
 def test_best_is_the_fastest_valid_cell_within_the_limits(found: Cells):
     def best(**limits: float) -> str:
         chosen = choose.answer(only(found), Limits(**limits)).best
