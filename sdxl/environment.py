@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import resource
 import subprocess
 import sys
 from functools import cache
@@ -113,6 +114,12 @@ def accelerators() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process had resident; macOS tells bytes, others kibibytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _cpu_name() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import resource
 import sys
 import threading
 import time
@@ -232,7 +231,7 @@ def _image_flop(config: schema.Config) -> int:
 
 def _memory() -> dict[str, int]:
     """Peak resident memory of this process and, with CUDA, of the allocator; in bytes."""
-    peak = {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    peak = {"peak_rss_bytes": environment.peak_rss_bytes()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["cuda_peak_bytes"] = torch.cuda.max_memory_allocated()

@@ -136,6 +136,16 @@ def test_without_a_gpu_nothing_is_sampled_of_one():
     assert found == []
 
 
+def test_macos_tells_peak_memory_in_bytes(monkeypatch):
+    from sdxl import worker
+
+    found = []
+    for system in ("linux", "darwin"):
+        monkeypatch.setattr(sys, "platform", system)
+        found.append(worker._memory()["peak_rss_bytes"])
+    assert found[1] == pytest.approx(found[0] / 1024, rel=0.1)
+
+
 @pytest.fixture
 def three_gpus(monkeypatch):
     """A driver with three GPUs, on whose second somebody else works; (its process, its UUID)."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 import threading
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from sdxl import isolate
+from sdxl import environment, isolate
 from sdxl.errors import SdxlError
 from sdxl.types import Generator
 
@@ -260,7 +259,7 @@ def _work(
             pictures = generator.generate(indices)
             np.ndarray(pictures.shape, np.uint8, block.buf)[:] = pictures
             line.send(("shape", pictures.shape))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = environment.peak_rss_bytes()
         generator.close()
         line.send(("memory", {"peak_rss_bytes": peak}))
     except (EOFError, BrokenPipeError):
