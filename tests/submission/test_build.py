@@ -10,6 +10,7 @@ import pytest
 from sdxl.bench import rounds
 from sdxl.bench.submission import __main__ as command
 from sdxl.bench.submission import describe, systems
+from sdxl.bench.submission import tree as tree_of
 from sdxl.bench.submission.check import check
 from sdxl.bench.submission.truncate import truncate
 from sdxl.types import Record
@@ -159,6 +160,51 @@ def test_a_draft_lets_short_runs_in_but_no_invalid_ones(edge, system, tmp_path, 
     assert last["status"] == "draft" and "FID_SCORE 99.0" in last["complaints"][0]
     edit(places / "Offline/test04/record.json", lambda r: vars(r).update(status="invalid"))
     assert build(places, system, tmp_path / "two", "--draft") == 2
+
+
+def hashes_only(runs):
+    log = runs / "Offline/accuracy/loadgen/mlperf_log_accuracy.json"
+    log.write_text('[\n{ "seq_id" : 0, "qsl_idx" : 0, "data" : "00ff" }\n]\n')
+
+
+def twice_as_fast(runs):
+    def change(record):
+        record.performance["loadgen"]["detail"]["result_samples_per_second"] *= 2
+
+    edit(runs / "Offline/test04/record.json", change)
+
+
+UNFINISHED = [  # what is wrong with a run, what is said of it, the exit code
+    (lambda runs: (runs / "SingleStream/test01/loadgen/mlperf_log_summary.txt").unlink(),
+     "a run has lost a file", 2),
+    (hashes_only, "does not hold pictures", 1),
+    (twice_as_fast, "TEST04 score", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "said", "code"), UNFINISHED, ids=words_only)
+def test_a_tree_is_whole_or_not_there(edge, system, tmp_path, capsys, spoil, said, code):
+    places = tmp_path / "runs"
+    shutil.copytree(edge, places)
+    spoil(places)
+    assert build(places, system, tmp_path / "out") == code
+    out, err = capsys.readouterr()
+    assert said in err and "Traceback" not in err and json.loads(out.splitlines()[-1])
+    assert not below(tmp_path / "out")
+    assert build(edge, system, tmp_path / "out") == 0, "mended, the same command works"
+    assert {p.name for p in (tmp_path / "out/closed").iterdir()} == {"Us"}
+    assert build(edge, system, tmp_path / "out") == 2
+    assert "there already" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_no_tree(edge, system, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tree_of, "truncate", full)
+    assert build(edge, system, tmp_path / "out") == 1
+    assert "no space left on the disk" in capsys.readouterr().err
+    assert not below(tmp_path / "out")
 
 
 def test_a_description_must_say_something(edge, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from pathlib import Path
 
 from sdxl.bench import compliance, rounds
@@ -10,9 +11,9 @@ from sdxl.bench.submission import describe
 from sdxl.bench.submission.gather import STRICT_ONLY, Asked, Result, Run
 from sdxl.bench.submission.truncate import truncate
 from sdxl.config import ROOT
-from sdxl.errors import ConfigError, Problem, SdxlError
+from sdxl.errors import ConfigError, Problem, SdxlError, UserError
 from sdxl.schema import Compliance
-from sdxl.store import write_json
+from sdxl.store import disk_error, write_json
 
 DETAIL, SUMMARY = "mlperf_log_detail.txt", "mlperf_log_summary.txt"
 ACCURACY = "mlperf_log_accuracy.json"
@@ -22,10 +23,29 @@ SOURCES = ("sdxl", "conf", "run.py", "quantize.py", "export.py", "train.py", "py
 
 
 def build(results: list[Result], asked: Asked, system: dict[str, object], out: Path) -> Path:
-    """Write `out`/division/submitter; returns that folder. Audits are verified anew."""
+    """Write `out`/division/submitter, whole or not at all; returns that folder.
+
+    Audits are verified anew.
+    """
     top = out / asked.division / asked.submitter
     if top.exists():
-        raise ConfigError([Problem("the submission is there already", str(top), "a new folder")])
+        raise UserError("the submission is there already", top, "a new folder", "--out DIR")
+    unfinished = top.with_name(f".{top.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        _write(results, asked, system, unfinished)
+        unfinished.rename(top)
+    except FileNotFoundError as error:
+        raise UserError(
+            "a run has lost a file", error.filename, "every file as the run left it"
+        ) from error
+    except OSError as error:
+        raise disk_error(error, out, "--out DIR") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return top
+
+
+def _write(results: list[Result], asked: Asked, system: dict[str, object], top: Path) -> None:
     rules = rounds.rules_of(asked.round)
     layout = rules.layout
     (top / "systems").mkdir(parents=True)
@@ -44,7 +64,6 @@ def build(results: list[Result], asked: Asked, system: dict[str, object], out: P
             if name in result.runs:
                 audits = top / layout.compliance.format(**words) / name
                 _audit(Compliance(name.lower()), result, audits, asked.rounding)
-    return top
 
 
 def _performance(run: Run, place: Path) -> None:
