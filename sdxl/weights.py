@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +14,13 @@ import torch
 from torch import nn
 
 from sdxl import schema, store
-from sdxl.errors import UserError
+from sdxl.errors import SdxlError, UserError
 from sdxl.model import COMPONENTS
 
 BUNDLED = Path(__file__).parent / "data" / "scenes"
 """The model that we train on rendered scenes, in diffusers' form."""
 _HOW = "python -m sdxl.download sdxl   # then model.path=store:sdxl, or copy the folder there"
+_OTHER = "model.unet=FOLDER   # as `train=finetune` leaves it; null: the model's own"
 
 
 class WeightSource:
@@ -31,16 +34,22 @@ class WeightSource:
         """Both CLIP tokenizers."""
         from transformers import CLIPTokenizer
 
-        folders = (self._part("tokenizer"), self._part("tokenizer_2"))
-        first, second = (CLIPTokenizer.from_pretrained(folder) for folder in folders)
-        return first, second
+        found = []
+        for name in ("tokenizer", "tokenizer_2"):
+            folder = self._part(name)
+            with _readable(f"the {name}", folder, "the files of a CLIP tokenizer", _HOW):
+                found.append(CLIPTokenizer.from_pretrained(folder))
+                if len(found[-1]) < 256:  # transformers makes an empty one of an empty folder
+                    raise ValueError("it has no vocabulary")
+        return found[0], found[1]
 
     def scheduler(self) -> Any:
         """Euler with the settings of the model's own scheduler."""
         from diffusers import EulerDiscreteScheduler
 
         folder = self.scheduler_folder or self._part("scheduler")
-        return EulerDiscreteScheduler.from_pretrained(folder)
+        with _readable("the scheduler", folder, "scheduler_config.json", _HOW):
+            return EulerDiscreteScheduler.from_pretrained(folder)
 
     def component(self, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """One network with its weights; every file is checked to be whole first."""
@@ -50,47 +59,22 @@ class WeightSource:
         folder = self._part(name)
         if device.type == "meta":
             return nn.Module.to(self._shapes(name, folder), dtype).eval()
-        for file in sorted(folder.glob("*.safetensors")):
-            check_safetensors(file)
-        options: dict[str, Any] = {
-            "use_safetensors": True,
-            "variant": self.model.variant,
-            "output_loading_info": True,
-        }
-        try:
-            if name == "unet":
-                loaded = diffusers.UNet2DConditionModel.from_pretrained(
-                    folder, torch_dtype=dtype, **options
-                )
-            elif name == "vae":
-                loaded = diffusers.AutoencoderKL.from_pretrained(
-                    folder, torch_dtype=dtype, **options
-                )
-            else:
-                kind = "CLIPTextModel" if name == "text_encoder" else "CLIPTextModelWithProjection"
-                loaded = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, **options)
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: another shape
-            found = " ".join(sorted(f.name for f in folder.iterdir()))
-            raise UserError(
-                f"the weights of `{name}` cannot be loaded: {str(error).splitlines()[0]}",
-                f"{folder} with {found or 'no files'}",
-                "config.json and *.safetensors of this variant",
-                "model.variant=fp16 or model.variant=null",
-            ) from error
-        module, info = loaded
-        missing = sorted(info.get("missing_keys") or [])
-        if missing:
-            raise UserError(
-                f"{folder} lacks {len(missing)} weights of `{name}`",
-                ", ".join(missing[:5]),
-                "all of them: diffusers would fill the rest with random numbers",
-                _HOW,
-            )
+        options: dict[str, Any] = {"variant": self.model.variant}
+        if name == "unet":
+            load, options["torch_dtype"] = diffusers.UNet2DConditionModel.from_pretrained, dtype
+        elif name == "vae":
+            load, options["torch_dtype"] = diffusers.AutoencoderKL.from_pretrained, dtype
+        else:
+            kind = "CLIPTextModel" if name == "text_encoder" else "CLIPTextModelWithProjection"
+            load, options["dtype"] = getattr(transformers, kind).from_pretrained, dtype
+        fix = "model.variant=fp16 or model.variant=null"
+        module = _loaded(name, folder, load, options, fix, _HOW)
         if self.model.lora and name != "vae":
             from sdxl import lora
 
-            config = json.loads((self._part("unet") / "config.json").read_text())
-            shapes = SimpleNamespace(**config)
+            unet = self._part("unet")
+            with _readable("the shapes of `unet`", unet, "its config.json", _HOW):
+                shapes = SimpleNamespace(**json.loads((unet / "config.json").read_text()))
             lora.fuse(module, name, store.resolve(self.model.lora), self.model.lora_scale, shapes)
         return module.to(device).eval().requires_grad_(False)
 
@@ -123,7 +107,8 @@ class WeightSource:
         import diffusers
         import transformers
 
-        with torch.device("meta"):
+        readable = _readable(f"the shapes of `{name}`", folder, "its config.json", _HOW)
+        with readable, torch.device("meta"):
             if name in ("unet", "vae"):
                 kind = "UNet2DConditionModel" if name == "unet" else "AutoencoderKL"
                 network = getattr(diffusers, kind)
@@ -156,8 +141,9 @@ class OtherUnet:
         self.source, self.folder = source, store.resolve(folder)
         if not (self.folder / "config.json").is_file():
             raise UserError(
-                "`model.unet` holds no UNet", str(self.folder), "config.json and *.safetensors"
-            )
+                "`model.unet` holds no UNet", str(self.folder), "config.json and *.safetensors",
+                _OTHER,
+            )  # fmt: skip
         self.tokenizers, self.scheduler = source.tokenizers, source.scheduler
 
     def component(self, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -168,29 +154,62 @@ class OtherUnet:
             part: nn.Module = self.source.component(name, dtype, device)
             return part
         if device.type == "meta":
-            with torch.device("meta"):
-                shapes = UNet2DConditionModel.from_config(
-                    UNet2DConditionModel.load_config(self.folder)
-                )
+            with _readable("the shapes of `model.unet`", self.folder, "its config.json", _OTHER):
+                network = UNet2DConditionModel.load_config(self.folder)
+                with torch.device("meta"):
+                    shapes = UNet2DConditionModel.from_config(network)
             return nn.Module.to(shapes, dtype).eval().requires_grad_(False)
-        for file in sorted(self.folder.glob("*.safetensors")):
-            check_safetensors(file)
-        loaded: Any
-        loaded, info = UNet2DConditionModel.from_pretrained(
-            self.folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
-        if missing := sorted(info.get("missing_keys") or []):
-            raise UserError(f"{self.folder} lacks {len(missing)} weights", ", ".join(missing[:5]))
-        module: nn.Module = loaded.to(device).eval().requires_grad_(False)
-        return module
+        load, options = UNet2DConditionModel.from_pretrained, {"torch_dtype": dtype}
+        module = _loaded("model.unet", self.folder, load, options, _OTHER, _OTHER)
+        return module.to(device).eval().requires_grad_(False)
 
     def identity(self) -> dict[str, Any]:
         """The source's own, with the other UNet."""
         return {**self.source.identity(), "other_unet": store.fingerprint(self.folder)}
 
 
-def check_safetensors(file: Path) -> None:
-    """Raise `UserError` if the file is shorter than its own header says."""
+def _loaded(
+    name: str, folder: Path, load: Callable[..., Any], options: dict[str, Any], fix: str, how: str
+) -> Any:
+    """A network by its library's `load`, whole: no file truncated, no weight missing or unfit.
+
+    `fix` is the line for weights of another kind, `how` the one that brings whole ones.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        check_safetensors(file, how)
+    wanted = "config.json and *.safetensors of this variant"
+    with _readable(f"the weights of `{name}`", folder, wanted, fix):
+        module, info = load(folder, use_safetensors=True, output_loading_info=True, **options)
+    if missing := sorted(info.get("missing_keys") or []):
+        raise UserError(
+            f"{folder} lacks {len(missing)} weights of `{name}`",
+            ", ".join(missing[:5]),
+            "all of them: diffusers would fill the rest with random numbers",
+            how,
+        )
+    return module
+
+
+@contextmanager
+def _readable(what: str, folder: Path, expected: str, fix: str) -> Iterator[None]:
+    """Whatever a library says of a bad folder, as a `UserError` that names the folder."""
+    try:
+        yield
+    except SdxlError:
+        raise
+    except Exception as error:  # of every kind: files missing, no JSON, another shape, ...
+        found = " ".join(sorted(file.name for file in folder.iterdir()))
+        said = str(error).strip() or type(error).__name__
+        raise UserError(
+            f"{what} cannot be loaded: {said.splitlines()[0]}",
+            f"{folder} with {found or 'no files'}",
+            expected,
+            fix,
+        ) from error
+
+
+def check_safetensors(file: Path, how: str) -> None:
+    """Raise `UserError`, with the line `how` to mend it, if the file is shorter than it says."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -206,7 +225,7 @@ def check_safetensors(file: Path) -> None:
             f"{file} is truncated or not safetensors",
             f"{size:,} bytes",
             f"{wanted:,} bytes" if header else "a whole safetensors file",
-            _HOW,
+            how,
         )
 
 

@@ -11,7 +11,7 @@ from sdxl import architecture, schema
 from sdxl.errors import UserError
 from sdxl.model import COMPONENTS
 from sdxl.tiny import RandomSource
-from sdxl.weights import WeightSource
+from sdxl.weights import OtherUnet, WeightSource
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -100,6 +100,69 @@ def test_shapes_alone_need_no_weights(folder):
     unet = open_at(folder).component("unet", torch.float16, META)
     reference = RandomSource(architecture.TINY, 0).component("unet", torch.float16, META)
     assert [p.shape for p in unet.parameters()] == [p.shape for p in reference.parameters()]
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_damaged_configuration_is_named_also_without_weights(folder, name):
+    halve(folder / name / "config.json")
+    with pytest.raises(UserError) as caught:
+        open_at(folder).component(name, torch.float32, META)
+    assert f"`{name}` cannot be loaded" in str(caught.value)
+    assert str(folder / name) in str(caught.value) and "sdxl.download" in str(caught.value)
+
+
+def test_damaged_tokenizers_and_schedulers_are_named(folder):
+    source = open_at(folder)
+    halve(folder / "scheduler/scheduler_config.json")
+    with pytest.raises(UserError, match="the scheduler cannot be loaded"):
+        source.scheduler()
+    halve(folder / "tokenizer_2/tokenizer.json")
+    with pytest.raises(UserError, match="the tokenizer_2 cannot be loaded") as caught:
+        source.tokenizers()
+    assert str(folder / "tokenizer_2") in str(caught.value)
+    (folder / "tokenizer/tokenizer.json").unlink()  # transformers itself is content
+    with pytest.raises(UserError, match="the tokenizer cannot be loaded: it has no vocabulary"):
+        source.tokenizers()
+
+
+def wider(path):
+    config = json.loads((path / "config.json").read_text())
+    config["cross_attention_dim"] *= 2
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def without_one(path):
+    weights = load_file(path / SAFETENSORS)
+    del weights["conv_in.weight"]
+    save_file(weights, path / SAFETENSORS, {"format": "pt"})
+
+
+SAFETENSORS = "diffusion_pytorch_model.safetensors"
+BAD_UNETS = [  # what is wrong, where it shows, what is said of it
+    (lambda path: (path / SAFETENSORS).unlink(), CPU, "cannot be loaded"),
+    (lambda path: halve(path / SAFETENSORS), CPU, "truncated or not safetensors"),
+    (wider, CPU, "cannot be loaded"),
+    (without_one, CPU, "lacks 1 weights of `model.unet`"),
+    (lambda path: halve(path / "config.json"), CPU, "cannot be loaded"),
+    (lambda path: halve(path / "config.json"), META, "cannot be loaded"),
+    (lambda path: (path / "config.json").unlink(), META, "`model.unet` holds no UNet"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BAD_UNETS)))
+def test_another_unet_that_is_none_is_named_with_its_setting(folder, number):
+    spoil, device, said = BAD_UNETS[number]
+    spoil(folder / "unet")
+    with pytest.raises(UserError) as caught:
+        OtherUnet(RandomSource(architecture.TINY, 0), str(folder / "unet")).component(
+            "unet", torch.float32, device
+        )
+    assert said in str(caught.value) and str(folder / "unet") in str(caught.value)
+    assert "model.unet=FOLDER" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", COMPONENTS)

@@ -17,7 +17,7 @@ import torch
 
 from sdxl import checkpoint, store
 from sdxl import config as configuration
-from sdxl.errors import UserError
+from sdxl.errors import SdxlError, UserError
 from sdxl.model import open_source, shapes_source, torch_device, torch_dtype
 from sdxl.quant import device, levels, stats, tables
 from sdxl.quant.levels import Kind, Layer
@@ -56,8 +56,7 @@ def prepare(config: Config) -> Artifact:
         from sdxl.quant import apply
 
         if quant.tuned:
-            for name in (checkpoint.WEIGHTS, checkpoint.LAYERS):
-                shutil.copyfile(store.resolve(quant.tuned) / name, folder / name)
+            _copy_tuned(store.resolve(quant.tuned), folder)
             return {"settings": settings}
         began = time.perf_counter()
         unet, kept, formats = _quantized(config, chosen, folder)
@@ -239,6 +238,19 @@ def _start_of(config: Config) -> str:
             json.dumps({**effective(config), "dtype": config.precision.unet.value}),
         )
     return str(began)
+
+
+def _copy_tuned(trained: Path, folder: Path) -> None:
+    """The trained checkpoint's files into `folder`; `UserError` if they are not whole."""
+    try:
+        checkpoint.Checkpoint(trained)
+    except SdxlError as error:
+        raise UserError(
+            "the checkpoint of `quant.tuned` is damaged", f"{trained}: {error.problems[0].got}",
+            "the folder `model` of a finished `train=qat`", "quant.tuned=FOLDER",
+        ) from error  # fmt: skip
+    for name in (checkpoint.WEIGHTS, checkpoint.LAYERS):
+        shutil.copyfile(trained / name, folder / name)
 
 
 def _attention(chosen: list[Layer]) -> bool:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from sdxl import checkpoint, store
 from sdxl import quant as quantization
-from sdxl import store
 from sdxl.config import ROOT
 from sdxl.errors import UserError
+from sdxl.model import open_source
 from sdxl.quality import twin
 from sdxl.quant import build, command, stats
 from sdxl.quant.tables import load
@@ -81,6 +82,30 @@ def test_statistics_from_a_file(config, statistics, warm_store, tmp_path, no_cal
         quantization.prepare(make("quant=int8", f"quant.statistics={file}"))
     with pytest.raises(UserError, match="is not there"):
         quantization.prepare(make("quant=int8", "quant.statistics=nowhere.safetensors"))
+
+
+def test_a_truncated_tuned_checkpoint_is_not_copied(store_at, tmp_path):
+    words = "quant=int8_weight_only"
+    folder = tmp_path / "model"
+    folder.mkdir()
+    checkpoint.write(folder, [], {"conv_in.bias": torch.zeros(100)})
+    facts = {"checkpoint": build.key_of(make(words)), "settings": {}}
+    (folder / checkpoint.TUNED).write_text(json.dumps(facts))
+    config = make(words, f"quant.tuned={folder}")
+    weights = (folder / checkpoint.WEIGHTS).read_bytes()
+    (folder / checkpoint.WEIGHTS).write_bytes(weights[:-10])
+    with pytest.raises(UserError, match=r"`quant\.tuned` is damaged") as caught:
+        quantization.prepare(config)
+    assert str(folder) in str(caught.value) and "rm -r" not in str(caught.value)
+    assert not list(store_at.glob("checkpoint/*/manifest.json"))
+
+
+def test_a_bad_unet_of_ones_own_is_not_the_stores_fault(store_at, tmp_path):
+    unet = open_source(make().model, 0).component("unet", torch.float32, torch.device("meta"))
+    unet.save_config(tmp_path / "unet")
+    with pytest.raises(UserError, match=r"`model\.unet` cannot be loaded") as caught:
+        quantization.prepare(make("quant=int8_weight_only", f"model.unet={tmp_path / 'unet'}"))
+    assert str(tmp_path / "unet") in str(caught.value) and str(store_at) not in str(caught.value)
 
 
 def test_plan_builds_nothing(store_at):
