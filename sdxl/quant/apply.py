@@ -179,13 +179,6 @@ def save_modelopt(unet: nn.Module, file: Path) -> None:
     mto.save(unet, file)
 
 
-def restore_modelopt(unet: nn.Module, file: Path) -> nn.Module:
-    """A plain UNet made into the saved quantized one (torch.load with weights_only)."""
-    import modelopt.torch.opt as mto
-
-    return mto.restore(unet, file, weights_only=True)
-
-
 def _convert(unet: nn.Module) -> None:
     """ModelOpt's quantizable modules with every quantizer off."""
     import modelopt.torch.quantization as mtq
