@@ -24,6 +24,7 @@ from sdxl.config import QUANT_KEYS, backend_modules, quality_modules
 from sdxl.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.measure import SHEET_IMAGES, measure
 from sdxl.schema import Compliance, Config, Format, Mode, Rerun
+from sdxl.store import disk_error
 from sdxl.sweep import shared
 from sdxl.sweep.shared import Shared
 from sdxl.types import Record
@@ -187,13 +188,17 @@ def _one(
         if judge:
             judge()
         exit_code = outcomes.EXIT_CODES[record.status]
-    except SdxlError as found:
-        error, exit_code = found, found.exit_code
-        record.status = "timeout" if isinstance(found, isolate.WorkerStalled) else "failed"
-        record.reason = one_line(found.problems)
-        if trace := getattr(found, "trace", ""):
+    except (SdxlError, OSError) as found:
+        if isinstance(found, OSError):
+            said, trace = disk_error(found, folder, "hydra.run.dir=FOLDER"), traceback.format_exc()
+        else:
+            said, trace = found, getattr(found, "trace", "")
+        error, exit_code = said, said.exit_code
+        record.status = "timeout" if isinstance(said, isolate.WorkerStalled) else "failed"
+        record.reason = one_line(said.problems)
+        if trace:
             record.environment["traceback"] = trace
-        show(found)
+        show(said)
     except KeyboardInterrupt as found:
         error = found
         record.status, record.reason = "failed", "interrupted"

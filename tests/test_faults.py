@@ -1,5 +1,6 @@
 """What goes wrong in a worker or around it ends in a record within seconds, and never in a hang."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import time
 import psutil
 import pytest
 
+from sdxl import cell, outcomes, records
+from sdxl import cli as cli_frame
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "backend.sample_ms=0.2", "limit=32")
@@ -73,14 +76,50 @@ def test_an_output_folder_that_fills_up_half_way_is_no_hang(cli, tmp_path):
     assert done.record["status"] == "failed" and "loadgen" in done.record["reason"]
 
 
-def test_a_fault_of_our_own_is_recorded_too(cli, tmp_path):
-    """Whatever is raised after the measurement: the sheet of pictures cannot be written here."""
+def test_what_cannot_be_written_afterwards_is_recorded_too(cli, tmp_path):
+    """The sheet of pictures is in the way here."""
     out_dir = tmp_path / "taken"
     (out_dir / "images.png").mkdir(parents=True)
     done = cli(*FAST, out_dir=out_dir)
     assert done.code == 1, done.err
-    assert done.record["status"] == "failed" and "IsADirectoryError" in done.record["reason"]
+    assert done.record["status"] == "failed" and "Is a directory" in done.record["reason"]
+    assert str(out_dir) in done.record["reason"] and "Traceback" not in done.err
+    assert "sheet" in done.record["environment"]["traceback"]
     assert done.record["performance"]["images_per_second"] > 0, "what was measured is kept"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "probe.jsonl"), "no space left on"),
+        (KeyError("tflops"), "KeyError: 'tflops'"),
+    ],
+)
+def test_a_fault_of_our_own_is_recorded_too(load, tmp_path, monkeypatch, capsys, fault, reason):
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(cell, "measure", fail)
+    config = load("backend=fake", "tracking=off")
+    done = cell._one(config, tmp_path / "cell", records.new(config), None)
+    kept = records.read(tmp_path / "cell/record.json")
+    assert done["exit_code"] == 1 and done["status"] == kept.status == "failed"
+    assert reason in done["reason"] and reason in kept.reason
+    assert "fail" in kept.environment["traceback"]
+    assert ("Traceback" in capsys.readouterr().err) == isinstance(fault, KeyError)
+
+
+def test_a_record_that_cannot_be_written_makes_no_ok(load, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    config = load("backend=fake", "tracking=off")
+    record = records.new(config)
+    record.status, record.performance = "ok", {"images_per_second": 7.25}
+    done = outcomes.finish(config, tmp_path / "file/cell", record, 0, None)
+    assert (done["status"], done["record"], done["exit_code"]) == ("failed", None, 1)
+    assert "cannot be written" in done["reason"] and done["images_per_second"] == 7.25
+    assert cli_frame._summary([done])["ok"] == 0
+    out = capsys.readouterr().out
+    assert "FAILED" in out and "7.250 images/s" in out
 
 
 def test_the_captions_are_checked_before_anything_is_loaded(cli, tmp_path):

@@ -1,6 +1,7 @@
 """Pictures: bytes from floats, what is refused, what is kept and under which name."""
 
 import hashlib
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from sdxl import images
 from sdxl.bench.keep import Keeper
 from sdxl.bench.sut import Sample
-from sdxl.errors import StageError
+from sdxl.errors import SdxlError, StageError
 from sdxl.types import Prompt
 
 
@@ -144,6 +145,20 @@ def test_more_pictures_than_wait_at_most_do_not_block(tmp_path):
     for start in range(0, 200, 50):
         take(kept, *range(start, start + 50))
     assert len(kept.finish(Generator())) == 200
+
+
+def test_a_full_disk_ends_an_accuracy_run_at_its_next_picture(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(images, "save", full)
+    kept = keeper(tmp_path, prompts=2000, accuracy=True)
+    with pytest.raises(SdxlError, match="no space left on the disk") as caught:
+        for index in range(2000):
+            take(kept, index)
+            time.sleep(0.005)
+    assert str(tmp_path / "images") in str(caught.value)
+    assert index < 1000, "not at the end, after all pictures were drawn"
 
 
 def test_a_sheet_of_twins_shows_both_and_what_differs_enlarged(tmp_path):

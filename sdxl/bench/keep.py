@@ -11,6 +11,7 @@ import numpy as np
 
 from sdxl import images
 from sdxl.bench.sut import Sample
+from sdxl.store import disk_error
 from sdxl.types import Generator, Prompt
 
 _QUEUED = 64
@@ -29,11 +30,15 @@ class Keeper:
         self.keep = len(prompts) if accuracy else min(keep, len(prompts))
         self._held: dict[int, np.ndarray] = {}
         self._files: dict[int, Future[dict[str, Any]]] = {}
+        self._failed: BaseException | None = None  # the first that could not be written
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="png")
         self._room = BoundedSemaphore(_QUEUED)
 
     def take(self, batch: list[Sample], pictures: np.ndarray) -> None:
-        """Check a batch and keep what is wanted; raises `StageError` for a constant picture."""
+        """Check a batch and keep what is wanted; raises `StageError` for a constant picture.
+
+        Also raises what went wrong with an earlier picture's file: no later one is worth drawing.
+        """
         for sample, picture in zip(batch, pictures, strict=True):
             coarse = picture[::16, ::16]
             if coarse.min() == coarse.max():
@@ -59,15 +64,24 @@ class Keeper:
             self._held[index] = picture.copy()
 
     def _write(self, index: int, picture: np.ndarray, measured: bool) -> None:
+        if self._failed:
+            raise self._failed
         self._room.acquire()
         copied = picture if index in self._held else picture.copy()
         job = self._pool.submit(self._save, index, copied, measured)
-        job.add_done_callback(lambda _: self._room.release())
+        job.add_done_callback(self._written)
         self._files[index] = job
+
+    def _written(self, job: Future[dict[str, Any]]) -> None:
+        self._failed = self._failed or job.exception()
+        self._room.release()
 
     def _save(self, index: int, picture: np.ndarray, measured: bool) -> dict[str, Any]:
         path = self.folder / f"{index:06d}.png"
-        digest = images.save(picture, path)
+        try:
+            digest = images.save(picture, path)
+        except OSError as error:
+            raise disk_error(error, self.folder, "hydra.run.dir=FOLDER") from error
         prompt = self.prompts[index]
         return {
             "index": index,
