@@ -158,6 +158,11 @@ def _other(
     """The record of a run that this cell needs, measured now unless there is one; or why not."""
     record = records.new(config)
     with _turn(record.key, policy, sweep) as found:
+        if found and found[0].parent.resolve() == folder.parent.resolve():
+            # It lies in this cell's own folder, which is about to be cleared: it moves.
+            outcomes.take_over(folder, *found)
+            ledger.remember(found[1], folder / "record.json")
+            return folder / "record.json", {}
         if found:
             return found[0], {}
         record.command = command

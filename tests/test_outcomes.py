@@ -5,7 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
+from sdxl import cell as cells
 from sdxl import images, ledger, measure, outcomes, records
+from sdxl.schema import Rerun
 
 
 def picture(seed):
@@ -113,3 +115,14 @@ def test_a_folder_of_somebody_else_is_not_cleared(tmp_path):
     (tmp_path / "images").mkdir()
     outcomes.clear(tmp_path)
     assert (tmp_path / "images").is_dir()
+
+
+def test_a_twin_in_the_cells_own_folder_moves_out_of_the_way(cell, load, tmp_path, monkeypatch):
+    made, record = cell(tmp_path / "0", 0, monkeypatch)
+    given = load("backend=fake", "seed=0")
+    assert records.new(given).key == record.key
+    found, _ = cells._other(given, made.parent / "twin", "", Rerun.failed, None)
+    assert found == tmp_path / "0" / "twin" / "record.json"
+    outcomes.clear(made.parent)  # as the quantized cell's measurement does
+    assert holds(found.parent, 0)
+    assert ledger.recall(record.key, Rerun.failed)[0] == found
