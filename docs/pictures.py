@@ -115,7 +115,8 @@ def shrink(source: Path, target: Path, width: int) -> None:
     empty = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
     if box := ImageChops.difference(picture, empty).getbbox():
         left, top, right, bottom = box
-        picture = picture.crop((max(0, left - 8), max(0, top - 8), right + 8, bottom + 8))
+        right, bottom = min(picture.width, right + 8), min(picture.height, bottom + 8)
+        picture = picture.crop((max(0, left - 8), max(0, top - 8), right, bottom))
     if picture.width > width:
         picture = picture.resize((width, picture.height * width // picture.width), Image.LANCZOS)
     picture.quantize(128).save(target, optimize=True)
