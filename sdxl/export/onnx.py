@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sdxl import config as configuration
-from sdxl import graphs, store
+from sdxl import environment, graphs, store
 from sdxl.model import Source, open_source
 from sdxl.schema import Config, DType
 from sdxl.store import Artifact
@@ -87,7 +85,6 @@ def _export(
     onnx_graph.save(model, folder)
     tell("checking")
     facts = onnx_check.check(folder)
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
         "settings": {
             **settings(config, graph),
@@ -99,7 +96,7 @@ def _export(
             },
         },
         "seconds": round(time.perf_counter() - began, 3),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_bytes": environment.peak_rss_bytes(),
         "versions": versions(),
         "device": {"name": "cpu"},
     }

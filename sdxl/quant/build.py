@@ -6,16 +6,14 @@ import dataclasses
 import gc
 import importlib.metadata
 import json
-import resource
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sdxl import checkpoint, store
+from sdxl import checkpoint, environment, store
 from sdxl import config as configuration
 from sdxl.errors import SdxlError, UserError
 from sdxl.model import open_source, shapes_source, torch_device, torch_dtype
@@ -271,10 +269,9 @@ def _shapes(config: Config) -> Any:
 
 def _facts(seconds: float, where: torch.device) -> dict[str, Any]:
     """Manifest fields of something built in this process."""
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
         "seconds": round(seconds, 3),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_bytes": environment.peak_rss_bytes(),
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("torch", "diffusers", "nvidia-modelopt")

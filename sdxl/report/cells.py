@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -219,8 +218,6 @@ def _read(path: Path, found: dict[Path, Cell], unreadable: list[tuple[Path, str]
             raise ValueError("a part of it is not an object")
         if record.schema > RECORD_SCHEMA:
             raise ValueError(f"schema {record.schema} is newer than this program's")
-    except json.JSONDecodeError as error:
-        unreadable.append((path, f"not JSON: {error}"))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         unreadable.append((path, str(error)))
     else:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sdxl import config as configuration
-from sdxl import engine_rules, engines, gpu, graphs, store
+from sdxl import engine_rules, engines, environment, gpu, graphs, store
 from sdxl.engines import ENGINE, KIND, LAYERS, LOG, Flavor
 from sdxl.errors import ConfigError, SdxlError
 from sdxl.export.engine import layers, library, listen, timing
@@ -137,7 +135,7 @@ def build(
             "parse_s": round(parsed - began, 3),
         },
         "seconds": round(time.perf_counter() - began, 3),
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": environment.peak_rss_bytes(),
         "versions": {engines.MODULES[Flavor(described["flavor"])]: described["tensorrt"]},
         "device": described.get("gpu") or {"targets": described["targets"]},
     }
@@ -220,9 +218,3 @@ def _memory(log: Path) -> dict[str, int]:
 
 def _said(messages: list[str]) -> str:
     return "; ".join(messages[:SHOWN_ERRORS]) or "no reason given"
-
-
-def _peak_bytes() -> int:
-    """Peak resident memory of this process."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
