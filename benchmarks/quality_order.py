@@ -1,6 +1,6 @@
 """Do the quality scores put the settings in the order that they must?
 
-    python benchmarks/quality_order.py                       8 seeds, 64 captions each
+    python benchmarks/quality_order.py                       8 seeds, 128 captions each
     python benchmarks/quality_order.py --prompts 32 --seeds 0 1 --settings unquantized int4_weights
     python benchmarks/quality_order.py --tuned int4_weights=FOLDER   what `train=qat` won back
 
@@ -92,7 +92,7 @@ def recovered(found: dict[str, dict[str, Spread]]) -> dict[str, dict[str, float 
 def main() -> None:
     """Measure, print a table, the verdicts and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument(
