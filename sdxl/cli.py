@@ -113,7 +113,7 @@ def command(main: Callable[[], None]) -> None:
     except Exception as error:
         failure = _explained(error)
     outcomes = [*_outcomes, *(_sweep.outcomes() if _sweep else []), *([failure] if failure else [])]
-    if sweeps := sys.modules.get("sdxl.tracking.sweeps"):
+    if _sweep and (sweeps := sys.modules.get("sdxl.tracking.sweeps")):
         sweeps.end(outcomes, _sweep.folder, interrupted=stopped)
     if len(outcomes) == 1 and not _sweep:
         summary = outcomes[0]

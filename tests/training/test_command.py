@@ -29,10 +29,10 @@ def test_mistakes_are_named_with_the_line_to_type(cli):
     unknown = cli("train=vea", script="train.py")
     assert unknown.code == 2 and "vae" in unknown.err
     many = cli("train=vae", "train.clip_norm=-1", "train.ema=1", "train.decay_share=2",
-               "train.lr=0", "train.name=qat", "quant=int8", script="train.py")  # fmt: skip
+               "train.lr=0", "quant=int8", script="train.py")  # fmt: skip
     assert many.code == 2
-    for said in ("6 problems", "`train.clip_norm`", "`train.ema`", "`train.decay_share`",
-                 "`train.lr`", "train=qat", "`quant` would be ignored"):  # fmt: skip
+    for said in ("5 problems", "`train.clip_norm`", "`train.ema`", "`train.decay_share`",
+                 "`train.lr`", "`quant` would be ignored"):  # fmt: skip
         assert said in many.err
 
 
@@ -53,6 +53,8 @@ def test_other_settings_are_refused_before_anything_is_written(composed, tmp_pat
     half = dataclasses.replace(given.train, arithmetic=DType.fp16)
     with pytest.raises(UserError, match="loss scaling"):
         rules.check(half)
+    with pytest.raises(UserError, match="not of the chosen file"):
+        rules.check(dataclasses.replace(given.train, name="qat"))
 
 
 @pytest.mark.slow
