@@ -29,7 +29,7 @@ lint: .venv/installed
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
 ui: .venv/installed
-	@$(BIN)/python -m sdxl.tracking ui
+	@$(BIN)/python -m sdxl mlflow ui
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

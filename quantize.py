@@ -3,7 +3,7 @@
 import hydra
 
 from sdxl.cli import command, job
-from sdxl.config import register
+from sdxl.config.load import register
 
 register()
 

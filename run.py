@@ -3,14 +3,14 @@
 import hydra
 
 from sdxl.cli import command, job
-from sdxl.config import register
+from sdxl.config.load import register
 
 register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")
 def main(cfg):
-    from sdxl.cell import run
+    from sdxl.run.cell import run
 
     job(run, cfg)
 

@@ -13,12 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from sdxl import prompts
 from sdxl.backends import fake
 from sdxl.bench import loadgen, logs
 from sdxl.bench.keep import Keeper
 from sdxl.bench.sut import Sut
-from sdxl.config import ROOT, load, register
+from sdxl.config.load import load, register
+from sdxl.core.paths import ROOT
+from sdxl.model import prompts
 
 
 def configure(*words: str):

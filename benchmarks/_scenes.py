@@ -13,18 +13,19 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from sdxl import architecture, prompts, quant
-from sdxl.config import ROOT, backend_modules, load, register
-from sdxl.errors import UserError
-from sdxl.model import open_source
-from sdxl.quality import fast, quick, twin
-from sdxl.sampler import Sampler
-from sdxl.scenes import render, world
-from sdxl.schema import Config, Format
-from sdxl.tiny import RandomSource
-from sdxl.training import encoded
-from sdxl.types import Prompt
-from sdxl.weights import BUNDLED
+from sdxl import quant
+from sdxl.config.load import backend_modules, load, register
+from sdxl.config.schema import Config, Format
+from sdxl.core.errors import UserError
+from sdxl.core.paths import BUNDLED, ROOT
+from sdxl.core.types import Prompt
+from sdxl.model import architecture, prompts
+from sdxl.model.sampler import Sampler
+from sdxl.model.scenes import render, world
+from sdxl.model.seeded import RandomSource
+from sdxl.model.sources import open_source
+from sdxl.quality import fast, fast_scorer, twin
+from sdxl.training.data import encoded
 
 SETTINGS = {
     "unquantized": ["quant=none"],
@@ -94,7 +95,7 @@ def checkpoint_of(words: Sequence[str], model: Path) -> Path | None:
 def rendered(asked: Sequence[Prompt]) -> np.ndarray:
     """Real pictures: renders of the scenes that the captions describe."""
     scenes = (world.held_out_scene(0, prompt.row) for prompt in asked)
-    return render.render(scenes, quick.BUNDLED_SIZE)
+    return render.render(scenes, fast_scorer.BUNDLED_SIZE)
 
 
 def rebuilt(config: Config, pictures: np.ndarray) -> np.ndarray:
@@ -105,7 +106,7 @@ def rebuilt(config: Config, pictures: np.ndarray) -> np.ndarray:
 
 def score(config: Config, asked: Sequence[Prompt], pictures: np.ndarray) -> dict[str, float]:
     """The scene scores of `quality=fast`, and `clip_shuffled`: every picture, another caption."""
-    scorer = quick.Scenes(config, asked)
+    scorer = fast_scorer.Scenes(config, asked)
     for start in range(0, len(pictures), 64):
         places = range(start, min(start + 64, len(pictures)))
         scorer.add(places, pictures[places.start : places.stop])

@@ -25,11 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hydra import compose, initialize_config_dir
 
-from sdxl import artifacts, measure, prompts
-from sdxl.config import ROOT, load, register
-from sdxl.generators import open_generator
+from sdxl.bench.generators import open_generator
+from sdxl.config.load import load, register
+from sdxl.core.paths import ROOT
+from sdxl.core.progress import Progress
+from sdxl.model import prompts
 from sdxl.quality.twin import compare
-from sdxl.report.progress import Progress
+from sdxl.run import artifacts, measure
 
 INT8 = ["backend=ort", "quant=int8", "quant.report_prompts=0"]
 EAGER = "torch eager"

@@ -58,7 +58,7 @@ def forward(unet: Any, given: dict[str, Any]) -> torch.Tensor:
 
 def measured(name: str, unet: Any, given: dict[str, Any], runs: int) -> tuple[Any, torch.Tensor]:
     """Time some passes, print the fastest and its share by kind of module; and its output."""
-    from sdxl.module_times import ModuleTimes
+    from sdxl.bench.module_times import ModuleTimes
 
     rows: list[dict[str, Any]] = []
     for _ in range(runs):
@@ -89,7 +89,7 @@ def cast(unet: Any, dtype: torch.dtype) -> None:
 
 def calibrated(unet: Any, given: dict[str, Any]) -> Any:
     """Statistics of this one input."""
-    from sdxl.quant import stats
+    from sdxl.quant import calibrate
     from sdxl.quant.collect import Collector
 
     collector = Collector(unet)
@@ -97,14 +97,14 @@ def calibrated(unet: Any, given: dict[str, Any]) -> Any:
     forward(unet, given)
     tensors, channels = collector.end_of_prompt()
     collector.close()
-    table = stats.empty(collector, {})
+    table = calibrate.empty(collector, {})
     table.add(tensors, channels)
     return table
 
 
 def checkpoint(unet: Any, statistics: Any, level: float, folder: Path) -> None:
     """Quantize `unet` (which cannot be used afterwards) and write its compact checkpoint."""
-    from sdxl import schema
+    from sdxl.config import schema
     from sdxl.quant import apply, levels
 
     quant = schema.Quant(
@@ -131,9 +131,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    from sdxl import architecture
-    from sdxl.backends import _torch_quant, _torch_real
-    from sdxl.tiny import RandomSource
+    from sdxl.backends.torch import real as _torch_real
+    from sdxl.backends.torch import simulated as _torch_quant
+    from sdxl.model import architecture
+    from sdxl.model.seeded import RandomSource
 
     configs = architecture.SDXL if arguments.model == "sdxl" else architecture.TINY
     source = RandomSource(configs, 0, through_fp32=False)

@@ -21,11 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hydra import compose, initialize_config_dir
 
-from sdxl import prompts
 from sdxl.bench import loadgen
+from sdxl.bench.generators import open_generator
 from sdxl.bench.keep import Keeper
-from sdxl.config import ROOT, load, register
-from sdxl.generators import open_generator
+from sdxl.config.load import load, register
+from sdxl.core.paths import ROOT
+from sdxl.model import prompts
 
 WANTED = 0.97
 
@@ -86,7 +87,7 @@ def _pipeline(generator):
     import torch
     from diffusers import StableDiffusionXLPipeline
 
-    from sdxl.tiny import tokenizers
+    from sdxl.model.seeded import tokenizers
 
     modules, model = generator.stages.modules, generator.model
     first, second = tokenizers()

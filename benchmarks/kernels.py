@@ -54,7 +54,7 @@ def row(name: str, flop: float, times: dict[str, float]) -> None:
 
 
 def linear(rows: int, width: int, outputs: int, where: torch.device) -> None:
-    from sdxl.kernels import gemm
+    from sdxl.backends.torch.kernels import gemm
 
     half = {"device": where, "dtype": torch.bfloat16}
     left, right = torch.randn(rows, width, **half), torch.randn(outputs, width, **half)
@@ -84,7 +84,7 @@ def linear(rows: int, width: int, outputs: int, where: torch.device) -> None:
 
 
 def convolution(count: int, size: int, inner: int, outer: int, where: torch.device) -> None:
-    from sdxl.kernels import conv, gemm
+    from sdxl.backends.torch.kernels import conv, gemm
 
     half = {"device": where, "dtype": torch.bfloat16}
     image = torch.randn(count, inner, size, size, **half).to(memory_format=torch.channels_last)
@@ -108,7 +108,7 @@ def convolution(count: int, size: int, inner: int, outer: int, where: torch.devi
 
 
 def attend(count: int, heads: int, length: int, keys: int, where: torch.device) -> None:
-    from sdxl.kernels import attention, gemm
+    from sdxl.backends.torch.kernels import attention, gemm
 
     half = {"device": where, "dtype": torch.bfloat16}
     query, key, value = (torch.randn(count, n, heads, 64, **half) for n in (length, keys, keys))

@@ -22,12 +22,13 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from sdxl import checkpoint, graphs
-from sdxl.checkpoint import StoredLayer
-from sdxl.export import qdq
+from sdxl.config import graphs
+from sdxl.config.schema import Format
+from sdxl.export.qdq import artifact
 from sdxl.export.qdq.graph import SCOPES
 from sdxl.export.qdq.options import ONNX_RUNTIME, TENSORRT
-from sdxl.schema import Format
+from sdxl.model import checkpoint
+from sdxl.model.checkpoint import StoredLayer
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,14 @@ def measure(layer: Layer, place: Path, runs: int) -> None:
     for name, options in (("as for TensorRT", TENSORRT), ("for ONNX Runtime", ONNX_RUNTIME)):
         variants[name] = place / name
         variants[name].mkdir()
-        qdq.quantize(place, stored, variants[name], options)
+        artifact.quantize(place, stored, variants[name], options)
     if layer.copies > 1:
         one = place / "one"
         one.mkdir()
         write_checkpoint(layer, one, random, equal=True)
         variants["the same, one scale"] = place / "shared"
         variants["the same, one scale"].mkdir()
-        qdq.quantize(place, one, variants["the same, one scale"], ONNX_RUNTIME)
+        artifact.quantize(place, one, variants["the same, one scale"], ONNX_RUNTIME)
     base = 0.0
     for name, folder in variants.items():
         ms, kernels = run(folder, layer, runs)

@@ -17,9 +17,13 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from sdxl import checkpoint, graphs, quant
-from sdxl.config import ROOT, load, register
-from sdxl.export import onnx, qdq
+from sdxl import quant
+from sdxl.config import graphs
+from sdxl.config.load import load, register
+from sdxl.core.paths import ROOT
+from sdxl.export import onnx
+from sdxl.export.qdq import artifact
+from sdxl.model import checkpoint
 
 LEVELS, ALPHAS = (1, 2, 2.5, 3), (0.5, 0.8, 1.0)
 EDIT_S, SHARE = 2.0, 1.5
@@ -42,7 +46,7 @@ def main() -> int:
                 made = quant.prepare(cell)
                 checkpoints_s += time.perf_counter() - began
                 began, cpu = time.perf_counter(), time.process_time()
-                found = qdq.get(cell, graph, made)
+                found = artifact.get(cell, graph, made)
                 edits.append(time.perf_counter() - began)
                 edits_cpu.append(time.process_time() - cpu)
                 own.append((found.path / graphs.MODEL).stat().st_size)

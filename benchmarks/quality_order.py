@@ -24,9 +24,9 @@ from pathlib import Path
 import _scenes
 import torch
 
-from sdxl.errors import UserError
+from sdxl.core.errors import UserError
+from sdxl.core.paths import BUNDLED
 from sdxl.report.seeds import Spread
-from sdxl.weights import BUNDLED
 
 SETTINGS = (
     "real",

@@ -27,10 +27,11 @@ from hydra import compose, initialize_config_dir
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sdxl.config import ROOT, load, register
-from sdxl.quant import apply, levels, stats, tables
+from sdxl.config.load import load, register
+from sdxl.config.schema import Config, Quant
+from sdxl.core.paths import ROOT
+from sdxl.quant import apply, calibrate, levels, statistics
 from sdxl.quant.levels import Kind
-from sdxl.schema import Config, Quant
 
 LEVELS = (1, 2, 2.5, 3)
 ALPHAS = (0.5, 0.8, 1.0)
@@ -59,7 +60,7 @@ def settings(arguments: argparse.Namespace) -> list[Config]:
     return made
 
 
-def by_modelopt(unet: Any, quant: Quant, calibration: stats.Calibration, prompts: int) -> Any:
+def by_modelopt(unet: Any, quant: Quant, calibration: calibrate.Calibration, prompts: int) -> Any:
     """`mtq.quantize` on exact names with its own calibration."""
     import modelopt.torch.quantization as mtq
 
@@ -93,30 +94,30 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     grid = settings(arguments)
-    texts = stats.calibration_prompts(grid[0].quant)
-    calibration = stats.Calibration(grid[0], texts)
+    texts = calibrate.calibration_prompts(grid[0].quant)
+    calibration = calibrate.Calibration(grid[0], texts)
     unquantized = calibration.unet
     import modelopt.torch.quantization  # noqa: F401  both grids use it: not part of either time
 
     with tempfile.TemporaryDirectory() as store:
         os.environ["SDXL_STORE"] = store
-        counted: list[stats._Unquantized] = []
-        plain = stats._Unquantized.__init__
+        counted: list[calibrate._Unquantized] = []
+        plain = calibrate._Unquantized.__init__
 
         def counting(self: Any, *args: Any) -> None:
             plain(self, *args)
             counted.append(self)
 
-        stats._Unquantized.__init__ = counting  # type: ignore[method-assign]
+        calibrate._Unquantized.__init__ = counting  # type: ignore[method-assign]
         began, began_cpu = time.perf_counter(), time.process_time()
         shared = []
         for config in grid:
-            table = tables.load(stats.get(config).path / stats.FILE)
+            table = statistics.load(calibrate.get(config).path / calibrate.FILE)
             unet = copy.deepcopy(unquantized)
             chosen = levels.select(levels.layers_of(unet), config.quant)
             shared.append(apply.quantize(unet, chosen, table, config.quant).state_dict())
         shared_s, shared_cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
-        stats._Unquantized.__init__ = plain  # type: ignore[method-assign]
+        calibrate._Unquantized.__init__ = plain  # type: ignore[method-assign]
     forwards = sum(stage.forwards for stage in counted)
     assert forwards == arguments.prompts * arguments.steps, forwards
 

@@ -29,9 +29,9 @@ def synthesize(file: Path, precision: str) -> None:
     """Write a statistics file of one call and twenty steps for `model=sdxl_random`."""
     from hydra import compose, initialize_config_dir
 
-    from sdxl.config import load, register
-    from sdxl.model import open_source
-    from sdxl.quant import stats
+    from sdxl.config.load import load, register
+    from sdxl.model.sources import open_source
+    from sdxl.quant import calibrate
     from sdxl.quant.collect import Collector
 
     register()
@@ -40,7 +40,9 @@ def synthesize(file: Path, precision: str) -> None:
         config = load(compose("quantize", overrides=words))
     source = open_source(config.model, config.seed)
     unet = source.component("unet", torch.float16, torch.device("meta"))
-    table = stats.empty(Collector(unet), {**stats.settings_of(config, False), "synthetic": True})
+    table = calibrate.empty(
+        Collector(unet), {**calibrate.settings_of(config, False), "synthetic": True}
+    )
     generator = torch.Generator().manual_seed(0)
     steps = config.model.steps
     tensors = torch.empty(steps, len(table.tensors)).log_normal_(1, 0.5, generator=generator)

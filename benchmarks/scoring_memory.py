@@ -33,10 +33,11 @@ from torch.nn import functional
 
 from sdxl.bench.keep import Keeper
 from sdxl.bench.sut import Sample
-from sdxl.config import ROOT, load, register
+from sdxl.config.load import load, register
+from sdxl.core.paths import ROOT
+from sdxl.core.types import Prompt
 from sdxl.quality.inception import FEATURES, INPUT, Inception
 from sdxl.quality.scoring import Scoring
-from sdxl.types import Prompt
 
 GROWTH, ABOVE_BYTES = 1.05, 2.5e9
 BATCH = 8

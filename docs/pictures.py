@@ -44,7 +44,7 @@ def main() -> None:
         if not asked.sweep:
             words = [*SWEEP.split(), f"hydra.sweep.dir={folder}", f"tracking.uri={uri}"]
             subprocess.run([sys.executable, str(ROOT / "run.py"), "-m", *words], check=True)
-        report = [sys.executable, "-m", "sdxl.report", str(folder)]
+        report = [sys.executable, "-m", "sdxl", "report", str(folder)]
         page = work / "report.html"
         made = ["--html", str(page), "--png", str(work), "--prompts", "2"]
         subprocess.run([*report, *made], check=True, cwd=ROOT)
@@ -71,7 +71,7 @@ def mlflow(uri: str, work: Path) -> None:
     inside = f"tags.mlflow.parentRunId = '{parents[0].info.run_id}'"
     cells = client.search_runs([experiment], f"{inside} and tags.status = 'ok'")
     server = subprocess.Popen(
-        [sys.executable, "-m", "sdxl.tracking", "ui"], cwd=ROOT, text=True,
+        [sys.executable, "-m", "sdxl", "mlflow", "ui"], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
         env={**os.environ, "MLFLOW_TRACKING_URI": uri},
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Hydra's door to our sweeps: Hydra composes and launches the cells, `sdxl.sweep` says which.
+"""Hydra's door to our sweeps: Hydra composes and launches the cells, `sdxl.run.sweep` says which.
 
 Hydra takes sweepers from `hydra_plugins` only. It imports this file at every start: keep it light.
 """

@@ -14,18 +14,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sdxl.config import ROOT, load
-from sdxl.errors import (
-    FAILED,
-    INVALID,
-    OK,
-    USER,
-    SdxlError,
-    UserError,
-    one_line,
-    show,
-)
-from sdxl.schema import GROUPS, Config
+from sdxl.config.load import load
+from sdxl.config.schema import GROUPS, Config
+from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
+from sdxl.core.paths import CONF
 
 Outcome = dict[str, Any]
 """What a job reports: `status`, `exit_code`, `record`, key figures; printed as the JSON line."""
@@ -42,7 +34,7 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
     """Run one job of a command; whatever happens becomes an outcome, so a multirun goes on."""
     from hydra.core.hydra_config import HydraConfig
 
-    from sdxl.sweep import shared
+    from sdxl.run import shared
 
     out_dir = Path(HydraConfig.get().runtime.output_dir)
     if _sweep:
@@ -54,7 +46,7 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
             cell.outcome = _outcome(action, cfg, out_dir)
     elif not shared.stopped(out_dir.parent):  # a launcher's process: the record says it all
         if shared.of_cell(out_dir):
-            from sdxl.report import progress
+            from sdxl.core import progress
 
             progress.listener = lambda _: None  # the sweep's own process shows the table
         _outcomes.append(_outcome(action, cfg, out_dir))
@@ -63,7 +55,7 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
 def _outcome(action: Callable[[Config, Path], Outcome], cfg: DictConfig, out_dir: Path) -> Outcome:
     """The action's outcome, or the failure as one; Ctrl-C is noted and goes on up."""
     try:
-        from sdxl.records import forget_credentials
+        from sdxl.run.identity import forget_credentials
 
         config = load(cfg)
         forget_credentials(config, out_dir)
@@ -113,7 +105,7 @@ def command(main: Callable[[], None]) -> None:
     except Exception as error:
         failure = _explained(error)
     outcomes = [*_outcomes, *(_sweep.outcomes() if _sweep else []), *([failure] if failure else [])]
-    if _sweep and (sweeps := sys.modules.get("sdxl.tracking.sweeps")):
+    if _sweep and (sweeps := sys.modules.get("sdxl.report.mlflow.sweeps")):
         sweeps.end(outcomes, _sweep.folder, interrupted=stopped)
     if len(outcomes) == 1 and not _sweep:
         summary = outcomes[0]
@@ -134,8 +126,8 @@ def command(main: Callable[[], None]) -> None:
 
 def _show_tables(outcomes: list[Outcome]) -> None:
     """What a multirun ends with, before its JSON line."""
-    from sdxl.report import ladder, latency
-    from sdxl.report.table import show_cells
+    from sdxl.report.terminal import ladder, latency
+    from sdxl.report.terminal.table import show_cells
 
     if _sweep and _sweep.only_plan:
         return
@@ -147,7 +139,7 @@ def _show_tables(outcomes: list[Outcome]) -> None:
 
 def _explained(error: Exception) -> Outcome:
     """The failure, shown."""
-    from sdxl.overrides import explain
+    from sdxl.config.explain import explain
 
     mended = explain(error)
     show(mended)
@@ -162,9 +154,9 @@ def _help(name: str) -> str:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from sdxl.overrides import expand
+    from sdxl.config.explain import expand
 
-    conf = ROOT / "conf"
+    conf = CONF
     with initialize_config_dir(str(conf), version_base="1.3"):
         words = [next(expand(word)) for word in sys.argv[1:] if not word.startswith("-")]
         settings = OmegaConf.to_yaml(compose(name, overrides=words)).rstrip()
@@ -188,7 +180,7 @@ def _only_planned() -> bool:
     multirun = any(word in ("-m", "--multirun") for word in sys.argv[1:])
     if not multirun or Path(sys.argv[0]).stem != "run":
         return False
-    from sdxl.sweep.run import Sweep
+    from sdxl.run.sweep.run import Sweep
 
     _sweep = Sweep("run", [word for word in sys.argv[1:] if not word.startswith("-")])
     _sweep.announce()

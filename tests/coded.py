@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from sdxl import codes
-from sdxl.backends._torch_layer import Geometry, Input, Layer
-from sdxl.schema import Format
+from sdxl.backends.torch.layer import Geometry, Input, Layer
+from sdxl.config.schema import Format
+from sdxl.model import codes
 
 
 def layer(

@@ -25,7 +25,7 @@ import sitecustomize  # noqa: E402  the guard, in this process
 if "_refuse" not in vars(sitecustomize):  # the interpreter brought one of its own
     exec(compile((OFFLINE / "sitecustomize.py").read_text(), "sitecustomize.py", "exec"))
 
-from sdxl import config  # noqa: E402
+from sdxl.config import load as config  # noqa: E402
 from tests import small  # noqa: E402
 
 config.register()

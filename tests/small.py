@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from sdxl import architecture
+from sdxl.model import architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 UNET = {

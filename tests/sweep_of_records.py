@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sdxl.images import save
+from sdxl.model.images import save
 
 EVIL = "<script>document.title='pwned'</script><img src=x onerror=alert(1)>"
 CONFIG: dict[str, Any] = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdxl import images
+from sdxl.model import images
 from tests.conftest import ROOT
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "backend.sample_ms=0.2", "limit=16")
@@ -52,8 +52,8 @@ def test_the_seeds_of_every_round_reach_loadgen(cli, data):
     settings = done.record["performance"]["settings"]
     assert settings["qsl_rng_seed"] == 1780908523862526354
     # And v6.1's, which the scenarios above saw, are the published ones.
-    from sdxl.bench.rounds import ROUNDS
-    from sdxl.schema import Round
+    from sdxl.bench.mlperf.rounds import ROUNDS
+    from sdxl.config.schema import Round
 
     text = (data / "mlperf/mlperf_v6.1.conf").read_text()
     ours = vars(ROUNDS[Round("v6.1")].seeds)
@@ -119,7 +119,7 @@ def test_the_command_and_the_environment_are_recorded(cli):
 
 
 def test_the_key_ignores_where_a_run_is_tracked_but_not_what_it_measures(cli, load):
-    from sdxl.records import identity
+    from sdxl.run.identity import identity
 
     same = [identity(load(*words)) for words in ([], ["tracking=off"], ["build=never"])]
     assert len(set(same)) == 1

@@ -5,13 +5,14 @@ import sys
 
 import pytest
 
-from sdxl import cli, records
-from sdxl.bench import verdict
-from sdxl.bench.submission import __main__ as submission
-from sdxl.doctor import __main__ as doctor
-from sdxl.errors import UserError, ended
-from sdxl.report import table
-from sdxl.tracking import __main__ as tracking
+from sdxl import cli
+from sdxl.bench.mlperf import verdict
+from sdxl.bench.mlperf.submission import command as submission
+from sdxl.core.errors import UserError, ended
+from sdxl.report.mlflow import command as tracking
+from sdxl.report.terminal import table
+from sdxl.run import identity
+from sdxl.run.doctor import command as doctor
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_a_damaged_record_is_named(tmp_path, capsys, text, said):
     path.parent.mkdir()
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match="is no record") as caught:
-        records.read(path)
+        identity.read(path)
     assert said in str(caught.value)
     assert verdict.main([str(tmp_path)]) == 2
     out, err = capsys.readouterr()

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from sdxl import images
-from sdxl.bench import compliance
-from sdxl.schema import Compliance
-from sdxl.types import Record
+from sdxl.bench.mlperf import compliance
+from sdxl.config.schema import Compliance
+from sdxl.core.types import Record
+from sdxl.model import images
 
 STEADY = ("backend=fake", "backend.latency_ms=40", "backend.sample_ms=0", "limit=16",
           "scenario.min_query_count=128", "scenario.min_duration_ms=0")  # fmt: skip

@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from sdxl import config
+from sdxl.config import load
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -36,7 +36,7 @@ def test_every_option_composes_and_keeps_the_rules(path, composed):
     plus = "+" if group in OVERLAYS else ""
     command = "train" if group == "train" else "run"
     words = (f"{plus}{group}={option}", *NEEDS.get(name(path), ()))
-    found = config.load(composed(*words, name=command))
+    found = load.load(composed(*words, name=command))
     if group not in (*OVERLAYS, "precision", "train"):  # the name in `train` is a stage
         assert getattr(found, group).name == option
 
@@ -59,7 +59,7 @@ def test_every_cell_of_a_sweep_keeps_the_rules(path, composed):
     assert len(cells) > 1
     # A search leaves out what a recipe would ignore (tests/test_search.py); the first cell has all.
     for cell in cells[:1] if "trials" in sweeper else cells:
-        config.load(composed(f"+sweep={path.stem}", *cell))
+        load.load(composed(f"+sweep={path.stem}", *cell))
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from sdxl import config
-from sdxl.errors import ConfigError
-from sdxl.schema import DType, Format
+from sdxl.config import load as config
+from sdxl.config.schema import DType, Format
+from sdxl.core.errors import ConfigError
 from tests.conftest import ROOT
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdxl import cost
+from sdxl.model import cost
 
 
 @pytest.mark.slow
@@ -30,8 +30,8 @@ def test_cost_grows_as_the_settings_say(load):
 
 def test_the_memory_count_is_that_of_a_real_forward(load):
     """Activations alive at once on the meta device are those on the CPU."""
-    from sdxl.architecture import TINY
-    from sdxl.tiny import RandomSource
+    from sdxl.model.architecture import TINY
+    from sdxl.model.seeded import RandomSource
 
     source, peaks = RandomSource(TINY, 0), []
     for device in (torch.device("meta"), torch.device("cpu")):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdxl.report import __main__ as command
+from sdxl.report import command
 from sdxl.report.cells import Cell, load
 from sdxl.report.diff import diff, numbers, pictures
 from tests.sweep_of_records import put, quantized, record

@@ -16,12 +16,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from sdxl.config import ROOT, load, register
-from sdxl.doctor import __main__ as command
-from sdxl.doctor import checks, preflight
-from sdxl.doctor.checks import Check
-from sdxl.doctor.mlflow_store import mlflow_store
-from sdxl.schema import Config
+from sdxl.config.load import load, register
+from sdxl.config.schema import Config
+from sdxl.core.paths import ROOT
+from sdxl.run.doctor import checks, command, preflight
+from sdxl.run.doctor.checks import Check
+from sdxl.run.doctor.mlflow_store import mlflow_store
 
 USAGE = namedtuple("usage", "total used free")
 
@@ -49,8 +49,8 @@ def test_this_machine_can_measure(capsys: pytest.CaptureFixture):
 
 
 def test_engines_of_either_library(monkeypatch):
-    from sdxl.engines import Flavor
-    from sdxl.gpu import Gpu
+    from sdxl.config.engines import Flavor
+    from sdxl.core.gpu import Gpu
 
     def line(flavor, *device):
         found = Gpu(*device, 24 << 30, "580.1") if device else None
@@ -101,7 +101,7 @@ def test_store_by_size_and_by_checksum(tmp_path: Path, monkeypatch):
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad}\n"
     )
     found = one(checks.downloads(catalogue=catalogue))
-    assert (found.state, found.fix) == ("warning", "python -m sdxl.download thing")
+    assert (found.state, found.fix) == ("warning", "python -m sdxl download thing")
     file = tmp_path / "store" / "thing" / "a.bin"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"abc")
@@ -166,7 +166,7 @@ def test_preflight_of_a_plain_run_is_empty_and_fast(tmp_path: Path):
 
 def test_preflight_imports_no_framework():
     code = (
-        "import sys, sdxl.doctor;"
+        "import sys, sdxl.run.doctor;"
         "print(sorted({'torch', 'mlflow', 'mlperf_loadgen', 'diffusers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
@@ -191,7 +191,7 @@ def test_preflight_counts_the_pictures_of_an_accuracy_run(tmp_path: Path, monkey
 @pytest.fixture
 def gpus(monkeypatch):
     """Put GPUs into this machine; the argument is `CUDA_VISIBLE_DEVICES`."""
-    from sdxl import devices
+    from sdxl.core import devices
 
     monkeypatch.setattr(devices, "_by_nvml", lambda: {"0": "L4", "1": "L4", "2": "H100"})
 
@@ -226,7 +226,7 @@ def test_preflight_finds_places_without_a_gpu(gpus):
 def test_preflight_finds_missing_packages_and_weights(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SDXL_STORE", str(tmp_path))
     weights = preflight(configure("model=sdxl", "model.path=store:sdxl"))
-    assert [problem.fix for problem in weights] == ["python -m sdxl.download sdxl"]
+    assert [problem.fix for problem in weights] == ["python -m sdxl download sdxl"]
     (tmp_path / "sdxl").mkdir()
     (tmp_path / "sdxl" / "model_index.json").write_text("{}")
     assert preflight(configure("model=sdxl", "model.path=store:sdxl")) == []

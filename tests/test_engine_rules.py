@@ -4,11 +4,12 @@ import copy
 
 import pytest
 
-from sdxl import engine_rules, engines, gpu, graphs
-from sdxl.choices import Convolutions
-from sdxl.engines import Flavor
-from sdxl.errors import ConfigError
-from sdxl.gpu import Gpu
+from sdxl.config import engines, graphs, rules_engines
+from sdxl.config.choices import Convolutions
+from sdxl.config.engines import Flavor
+from sdxl.core import gpu
+from sdxl.core.errors import ConfigError
+from sdxl.core.gpu import Gpu
 
 RTX4090 = Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24 << 30, "580.1")
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 80 << 30, "580.1")
@@ -35,8 +36,8 @@ def machine(monkeypatch):
     def have(*libraries, device=None, torch="2.13.0"):
         monkeypatch.setattr(gpu, "find", lambda: (device, "" if device else "no driver"))
         monkeypatch.setattr(engines, "installed", lambda flavor: flavor in libraries)
-        monkeypatch.setattr(engine_rules, "installed", lambda flavor: flavor in libraries)
-        monkeypatch.setattr(engine_rules, "version", lambda _: torch)
+        monkeypatch.setattr(rules_engines, "installed", lambda flavor: flavor in libraries)
+        monkeypatch.setattr(rules_engines, "version", lambda _: torch)
 
     return have
 
@@ -62,14 +63,14 @@ def said(problems):
     ],
 )
 def test_a_setting_that_cannot_be_is_named(trt, settings, what):
-    (problem, *_) = engine_rules.problems_of(trt(**settings))
+    (problem, *_) = rules_engines.problems_of(trt(**settings))
     assert what in problem.what
 
 
 def test_the_usual_settings_have_no_problem(trt):
-    assert not list(engine_rules.problems_of(trt()))
-    assert not list(engine_rules.problems_of(trt(min_batch_size=2, max_batch_size=16)))
-    assert not list(engine_rules.problems_of(trt(static_batch=True)))
+    assert not list(rules_engines.problems_of(trt()))
+    assert not list(rules_engines.problems_of(trt(min_batch_size=2, max_batch_size=16)))
+    assert not list(rules_engines.problems_of(trt(static_batch=True)))
 
 
 def test_nemos_names_are_accepted_on_the_command_line(load):
@@ -120,59 +121,59 @@ def test_targets_are_those_asked_for_or_this_gpus_or_what_the_format_needs(trt, 
 
 def test_convolutions_as_products_are_refused_before_anything_is_built(trt):
     config = trt()
-    assert not list(engine_rules.problems_of(config))
+    assert not list(rules_engines.problems_of(config))
     config.export.convolutions = Convolutions.product
-    (problem,) = engine_rules.problems_of(config)
+    (problem,) = rules_engines.problems_of(config)
     assert problem.fix == "export.convolutions=conv"
 
 
 def test_without_a_gpu_run_says_what_can_be_done_here(trt, machine):
     machine(Flavor.rtx)
-    (problem,) = engine_rules.missing(trt())
+    (problem,) = rules_engines.missing(trt())
     assert problem.what == "backend=trt needs an NVIDIA GPU to run on"
     assert problem.got == "no driver"
     assert "export.py backend=trt backend.flavor=rtx" in problem.fix
     assert "backend=ort" in problem.fix
-    assert not list(engine_rules.missing(trt(), run=False))  # but RTX engines can be built
+    assert not list(rules_engines.missing(trt(), run=False))  # but RTX engines can be built
 
 
 def test_a_missing_library_is_named_with_the_line_that_installs_it(trt, machine):
     machine()
-    library, device = engine_rules.missing(trt())
+    library, device = rules_engines.missing(trt())
     assert library.got == "no module `tensorrt` or `tensorrt_rtx`"
     assert ".[rtx]" in library.fix
     assert "GPU" in device.what
     machine(device=H100)
-    (library,) = engine_rules.missing(trt())
+    (library,) = rules_engines.missing(trt())
     assert ".[trt]" in library.fix
     machine(Flavor.tensorrt, device=H100)
-    library, _ = engine_rules.missing(trt(flavor=Flavor.rtx))  # nor does RTX list this GPU
+    library, _ = rules_engines.missing(trt(flavor=Flavor.rtx))  # nor does RTX list this GPU
     assert library.got == "no module `tensorrt_rtx`"
 
 
 def test_a_gpu_that_rtx_does_not_list_is_refused_unless_targets_are_named(trt, machine):
     machine(Flavor.rtx, device=H100)
-    (problem,) = engine_rules.missing(trt())
+    (problem,) = rules_engines.missing(trt())
     assert problem.got == "NVIDIA H100 80GB HBM3, sm90"
     assert "backend.compute_capabilities=[sm80]" in problem.fix
-    assert not list(engine_rules.missing(trt(compute_capabilities=["sm80"])))
+    assert not list(rules_engines.missing(trt(compute_capabilities=["sm80"])))
 
 
 def test_the_hardware_gate_gives_the_reason(load, machine):
     machine(Flavor.tensorrt, device=A100)
-    (problem,) = engine_rules.missing(load("backend=trt", "quant=fp8"))
+    (problem,) = rules_engines.missing(load("backend=trt", "quant=fp8"))
     assert problem.expected == "FP8 tensor cores exist from sm89 (Ada, Hopper)"
     assert problem.got == "NVIDIA A100-SXM4-40GB, sm80"
     machine(Flavor.tensorrt, device=H100)
-    assert not list(engine_rules.missing(load("backend=trt", "quant=fp8")))
+    assert not list(rules_engines.missing(load("backend=trt", "quant=fp8")))
 
 
 def test_a_torch_without_cuda_is_found_before_the_build(trt, machine):
     machine(Flavor.tensorrt, device=H100, torch="2.13.0+cpu")
-    assert said(engine_rules.missing(trt())) == [
+    assert said(rules_engines.missing(trt())) == [
         "this PyTorch cannot reach the GPU, and TensorRT works in its buffers"
     ]
-    assert not list(engine_rules.missing(trt(), run=False))
+    assert not list(rules_engines.missing(trt(), run=False))
 
 
 def test_run_stops_before_any_build(cli, monkeypatch):

@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
-from sdxl import cell, outcomes, records
 from sdxl import cli as cli_frame
+from sdxl.run import cell, identity, outcomes
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "backend.sample_ms=0.2", "limit=32")
@@ -101,8 +101,8 @@ def test_a_fault_of_our_own_is_recorded_too(load, tmp_path, monkeypatch, capsys,
 
     monkeypatch.setattr(cell, "measure", fail)
     config = load("backend=fake", "tracking=off")
-    done = cell._one(config, tmp_path / "cell", records.new(config), None)
-    kept = records.read(tmp_path / "cell/record.json")
+    done = cell._one(config, tmp_path / "cell", identity.new(config), None)
+    kept = identity.read(tmp_path / "cell/record.json")
     assert done["exit_code"] == 1 and done["status"] == kept.status == "failed"
     assert reason in done["reason"] and reason in kept.reason
     assert "fail" in kept.environment["traceback"]
@@ -112,7 +112,7 @@ def test_a_fault_of_our_own_is_recorded_too(load, tmp_path, monkeypatch, capsys,
 def test_a_record_that_cannot_be_written_makes_no_ok(load, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     config = load("backend=fake", "tracking=off")
-    record = records.new(config)
+    record = identity.new(config)
     record.status, record.performance = "ok", {"images_per_second": 7.25}
     done = outcomes.finish(config, tmp_path / "file/cell", record, 0, None)
     assert (done["status"], done["record"], done["exit_code"]) == ("failed", None, 1)
@@ -129,7 +129,7 @@ def test_the_captions_are_checked_before_anything_is_loaded(cli, tmp_path):
     assert done.code == 2 and "line 3: 1 columns of 2" in done.err
     assert not (done.dir / "worker.log").exists()
     done = cli("dataset=coco", "dataset.path=/nowhere.tsv")
-    assert done.code == 2 and "python -m sdxl.download coco" in done.err
+    assert done.code == 2 and "python -m sdxl download coco" in done.err
 
 
 def start(out_dir, *words):

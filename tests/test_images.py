@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdxl import images
 from sdxl.bench.keep import Keeper
 from sdxl.bench.sut import Sample
-from sdxl.errors import SdxlError, StageError
-from sdxl.types import Prompt
+from sdxl.core.errors import SdxlError, StageError
+from sdxl.core.types import Prompt
+from sdxl.model import images
 
 
 def picture(seed, size=32):

@@ -9,8 +9,8 @@ import time
 import psutil
 import pytest
 
-from sdxl import isolate
-from sdxl.errors import StageError, UserError
+from sdxl.core import isolate
+from sdxl.core.errors import StageError, UserError
 from tests.conftest import ROOT
 
 
@@ -236,4 +236,4 @@ if __name__ == "__main__":
         env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "sdxl.isolate.Link" in done.stdout
+    assert "sdxl.core.isolate.Link" in done.stdout

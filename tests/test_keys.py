@@ -2,9 +2,9 @@
 
 import pytest
 
-from sdxl import ledger, records
+from sdxl.config.schema import Mode, Rerun
 from sdxl.quality import fast
-from sdxl.schema import Mode, Rerun
+from sdxl.run import identity, ledger
 
 
 @pytest.fixture
@@ -24,17 +24,17 @@ def package(tmp_path, monkeypatch):
 def test_other_weights_in_the_package_are_another_measurement(load, package, tmp_path):
     config, other = load("model=scenes", "quality=none"), load("model=tiny_random", "quality=none")
     package("old", "same")
-    record = records.new(config)
+    record = identity.new(config)
     record.status = "ok"
-    ledger.remember(record, records.write(record, tmp_path / "cell"))
-    before = [key(config) for key in (records.artifact_key, records.pair_key)]
-    untouched = records.identity(other)
-    assert ledger.recall(records.identity(config), Rerun.failed)
+    ledger.remember(record, identity.write(record, tmp_path / "cell"))
+    before = [key(config) for key in (identity.artifact_key, identity.pair_key)]
+    untouched = identity.identity(other)
+    assert ledger.recall(identity.identity(config), Rerun.failed)
     package("new", "same")
-    assert not ledger.recall(records.identity(config), Rerun.failed)
-    after = [key(config) for key in (records.artifact_key, records.pair_key)]
+    assert not ledger.recall(identity.identity(config), Rerun.failed)
+    after = [key(config) for key in (identity.artifact_key, identity.pair_key)]
     assert not {*before} & {*after}
-    assert records.identity(other) == untouched
+    assert identity.identity(other) == untouched
 
 
 def test_other_judges_are_other_scores_of_the_same_pictures(load, package):
@@ -42,7 +42,9 @@ def test_other_judges_are_other_scores_of_the_same_pictures(load, package):
     found = []
     for judge in ("old", "new"):
         package("same", judge)
-        found.append([records.identity(judged), records.identity(plain), records.pair_key(judged)])
+        found.append(
+            [identity.identity(judged), identity.identity(plain), identity.pair_key(judged)]
+        )
     old, new = found
     assert old[0] != new[0]
     assert old[1:] == new[1:]
@@ -52,10 +54,10 @@ def test_the_package_is_hashed_once_in_a_process(load, package, monkeypatch):
     config = load("model=scenes", "quality=fast")
     package("counted", "counted too")
     hashed = []
-    whole = records.fingerprint
-    monkeypatch.setattr(records, "fingerprint", lambda path: hashed.append(path) or whole(path))
-    assert records.identity(config) == records.identity(config)
-    records.pair_key(config)
+    whole = identity.fingerprint
+    monkeypatch.setattr(identity, "fingerprint", lambda path: hashed.append(path) or whole(path))
+    assert identity.identity(config) == identity.identity(config)
+    identity.pair_key(config)
     assert sorted(path.name for path in hashed) == ["judge", "unet"]
 
 
@@ -80,10 +82,10 @@ def test_another_file_behind_the_same_path_is_another_measurement(
         file = path / "some.safetensors"
     setattr(getattr(config, group), name, str(path))
     file.write_text("one")
-    before = records.identity(config), records.artifact_key(config)
+    before = identity.identity(config), identity.artifact_key(config)
     file.write_text("two")
-    assert records.identity(config) != before[0]
-    assert (records.artifact_key(config) != before[1]) == (group != "quality")
+    assert identity.identity(config) != before[0]
+    assert (identity.artifact_key(config) != before[1]) == (group != "quality")
 
 
 def test_captions_that_calibrate_nothing_change_nothing(load, tmp_path, monkeypatch):
@@ -97,17 +99,17 @@ def test_captions_that_calibrate_nothing_change_nothing(load, tmp_path, monkeypa
         assert named.quant.calib_dataset == "scenes"
         weights = load("quant=int4_weight_only")
         weights.quant.calib_dataset = "captions.tsv"
-        keys.add((records.identity(named), records.identity(weights)))
+        keys.add((identity.identity(named), identity.identity(weights)))
     assert len(keys) == 1
 
 
 def test_the_fetched_calibration_captions_count(load, tmp_path):
     config = load("quant=int8", "quant.calib_dataset=coco_calibration")
-    before = records.identity(config)
+    before = identity.identity(config)
     file = tmp_path / "store" / "coco" / "calibration_captions.tsv"
     file.parent.mkdir(parents=True)
     file.write_text("caption\nA cat\n")
-    assert records.identity(config) != before
+    assert identity.identity(config) != before
 
 
 def test_the_builtin_prompts_belong_to_the_code(tmp_path, monkeypatch):
@@ -124,9 +126,9 @@ def test_the_builtin_prompts_belong_to_the_code(tmp_path, monkeypatch):
 def test_an_audit_is_no_partner_of_a_plain_run(load, tmp_path):
     kept = []
     for words in ((), ("compliance=test01",)):
-        record = records.new(load("backend=fake", *words))
+        record = identity.new(load("backend=fake", *words))
         record.status, record.performance = "ok", {"pair_key": "pair"}
-        path = records.write(record, tmp_path / str(len(kept)))
+        path = identity.write(record, tmp_path / str(len(kept)))
         ledger.remember(record, path)
         kept.append(record)
     found = ledger.partner("pair", Mode.performance)

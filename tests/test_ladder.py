@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from sdxl import records
-from sdxl.report import ladder
+from sdxl.report.terminal import ladder
+from sdxl.run import identity
 from tests.conftest import ROOT
 
 RUNGS = sorted(file.stem for file in (ROOT / "conf/rung").glob("*.yaml"))
@@ -36,7 +36,7 @@ def test_the_ladder_climbs_every_rung():
 def test_linear_8bit_leaves_convolutions_alone(load):
     import torch
 
-    from sdxl.model import shapes_source
+    from sdxl.model.sources import shapes_source
     from sdxl.quant import levels
 
     for rung, kinds in (("linear_8bit", {"linear"}), ("conv_8bit", {"linear", "conv"})):
@@ -48,7 +48,7 @@ def test_linear_8bit_leaves_convolutions_alone(load):
 
 def outcome(folder, load, rung, rate, share=None, fallbacks=None):
     """A record's outcome as the sweep has it."""
-    record = records.new(load(f"+rung={rung}", "tracking=off"))
+    record = identity.new(load(f"+rung={rung}", "tracking=off"))
     record.status, record.command = "ok", f"python run.py +rung={rung} tracking=off"
     limit = {"matrix_tflops": 8.0, **({"share": share} if share else {})}
     record.performance = {
@@ -56,7 +56,7 @@ def outcome(folder, load, rung, rate, share=None, fallbacks=None):
         "roofline": limit, "generator": {"execution": {"fallbacks": fallbacks or {}}},
     }  # fmt: skip
     record.resources = {"peak_rss_bytes": 2**31}
-    path = records.write(dataclasses.replace(record), folder / rung)
+    path = identity.write(dataclasses.replace(record), folder / rung)
     return {"status": "ok", "record": str(path), "images_per_second": rate,
             "command": record.command}  # fmt: skip
 
@@ -79,10 +79,10 @@ def test_the_table(load, tmp_path, capsys):
 
 def test_a_rung_equal_to_another_shows_its_figures(load, tmp_path):
     first = outcome(tmp_path, load, "eager", 4.0)
-    record = records.new(load("+rung=eager", "tracking=off"))
+    record = identity.new(load("+rung=eager", "tracking=off"))
     record.status, record.reason = "skipped", "the same work as 0"
     record.performance = {"equal_to": first["record"]}
-    path = records.write(record, tmp_path / "again")
+    path = identity.write(record, tmp_path / "again")
     equal = {**first, "status": "skipped", "record": str(path)}
     rows = ladder.table([first, equal])
     assert rows[1] == (*rows[0][:-1], "skipped: the same work as 0")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sdxl import stage_clock
-from sdxl.report import latency
-from sdxl.report.latency import Cell
-from sdxl.types import Record
+from sdxl.bench import stage_clock
+from sdxl.core.types import Record
+from sdxl.report.terminal import latency
+from sdxl.report.terminal.latency import Cell
 
 
 class Slow:

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from sdxl import devices
+from sdxl.core import devices
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1",
@@ -143,7 +143,7 @@ def test_with_one_device_or_none_nothing_is_changed(monkeypatch):
 
 
 def test_which_gpu_of_a_kind_a_job_got_does_not_matter_to_the_ledger(monkeypatch):
-    from sdxl import ledger
+    from sdxl.run import ledger
 
     kinds = {"0": "H100", "1": "H100", "2": "L4"}
     monkeypatch.setattr(devices, "_by_nvml", lambda: kinds)

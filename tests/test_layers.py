@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sdxl.config import quality_modules
+from sdxl.config.load import quality_modules
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "sdxl"
@@ -13,7 +13,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ENTRIES = sorted(ROOT.glob("*.py"))
 GROUND = ("choices", "errors", "config", "schema", "schema_train", "rules", "rules_quant", "types",
           "store")  # fmt: skip
-LIGHT = {"hydra", "sdxl.cli", "sdxl.config", "sdxl.errors"}
+LIGHT = {"hydra", "sdxl.cli", "sdxl.config.load", "sdxl.core.errors"}
 
 
 def module(path: Path) -> str:
@@ -75,11 +75,11 @@ def test_bench_never_imports_a_backend():
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("mlflow", ["sdxl.tracking"]),
+        ("mlflow", ["sdxl.report.mlflow.client"]),
         ("mlperf_loadgen", ["sdxl.bench"]),
-        ("tensorrt", ["sdxl.backends.trt", "sdxl.export.engine"]),
-        ("tensorrt_rtx", ["sdxl.backends.trt", "sdxl.export.engine"]),
-        ("modelopt", ["sdxl.quant", "sdxl.backends.torch"]),
+        ("tensorrt", ["sdxl.backends.trt.stages", "sdxl.export.engine"]),
+        ("tensorrt_rtx", ["sdxl.backends.trt.stages", "sdxl.export.engine"]),
+        ("modelopt", ["sdxl.quant", "sdxl.backends.torch.stages"]),
     ],
 )
 def test_a_library_is_imported_in_its_home_only(library, homes):
@@ -88,7 +88,7 @@ def test_a_library_is_imported_in_its_home_only(library, homes):
 
 def test_the_libraries_are_looked_for_by_their_right_names():
     """Guards the test above: the homes that exist today do import their library."""
-    assert "sdxl.tracking" in importers("mlflow")
+    assert "sdxl.report.mlflow.client" in importers("mlflow")
     assert "sdxl.bench.loadgen" in importers("mlperf_loadgen")
     assert "sdxl.export.engine.library" in importers("tensorrt_rtx") & importers("tensorrt")
 
@@ -97,7 +97,7 @@ def test_the_libraries_are_looked_for_by_their_right_names():
 def test_the_ground_floor_imports_nothing_from_above(name):
     path = PACKAGE / f"{name}.py"
     ours = {m for m in imports(TREES[path], path) if m.startswith("sdxl.")}
-    # `from sdxl.schema import Config` is listed as sdxl.schema and sdxl.schema.Config.
+    # `from sdxl.config.schema import Config` is listed as sdxl.config.schema and sdxl.config.schema.Config.
     allowed = [f"sdxl.{ground}" for ground in GROUND]
     if name == "config":
         allowed.append("sdxl.backends")  # by name, through importlib
@@ -130,7 +130,9 @@ def test_an_options_top_part_is_light(path):
     standard = {"__future__", "abc", "collections", "contextlib", "dataclasses", "enum",
                 "functools", "json", "logging", "math", "os", "pathlib", "re", "signal", "sys",
                 "threading", "time", "typing"}  # fmt: skip
-    assert not within(found, *standard, "sdxl.schema", "sdxl.errors", "sdxl.types", "sdxl")
+    assert not within(
+        found, *standard, "sdxl.config.schema", "sdxl.core.errors", "sdxl.core.types", "sdxl"
+    )
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *ENTRIES], ids=module)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sdxl import isolate
+from sdxl.core import isolate
 
 MIB = 1 << 20
 

@@ -57,7 +57,7 @@ def test_a_terminal_gets_one_table_with_status_speed_and_time_left(tmp_path):
 
 
 def test_a_long_sweep_shows_the_cells_around_the_running_one():
-    from sdxl.report.sweep_view import FRAME, View
+    from sdxl.report.terminal.sweep_view import FRAME, View
 
     class Live:
         class console:  # noqa: N801

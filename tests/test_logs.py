@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from sdxl.bench import logs
-from sdxl.errors import SdxlError
+from sdxl.core.errors import SdxlError
 
 SETS = [  # folder, scenario, accuracy mode, valid, part of the reason
     ("out_Offline", "Offline", False, True, ""),

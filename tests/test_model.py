@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 
-from sdxl import architecture, schema
-from sdxl.errors import UserError
-from sdxl.model import COMPONENTS, open_source, torch_device
-from sdxl.tiny import RandomSource
+from sdxl.config import schema
+from sdxl.core.errors import UserError
+from sdxl.model import architecture
+from sdxl.model.seeded import RandomSource
+from sdxl.model.sources import COMPONENTS, open_source, torch_device
 from tests.conftest import ROOT
 
 CPU, META = torch.device("cpu"), torch.device("meta")

@@ -5,9 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from sdxl import cell as cells
-from sdxl import images, ledger, measure, outcomes, records
-from sdxl.schema import Rerun
+from sdxl.config.schema import Rerun
+from sdxl.model import images
+from sdxl.run import cell as cells
+from sdxl.run import identity, ledger, measure, outcomes
 
 
 def picture(seed):
@@ -31,9 +32,9 @@ def cell(load):
     def make(folder, seed, monkeypatch, *words):
         monkeypatch.setattr(measure, "_once", once)
         config = load("backend=fake", f"seed={seed}", *words)
-        record = records.new(config)
+        record = identity.new(config)
         measure.measure(config, folder, record)
-        path = records.write(record, folder)
+        path = identity.write(record, folder)
         ledger.remember(record, path)
         return path, record
 
@@ -42,7 +43,7 @@ def cell(load):
 
 def holds(folder, seed):
     """Whether the record and every file of a folder are of that seed."""
-    record = records.read(folder / "record.json")
+    record = identity.read(folder / "record.json")
     whole = images.pixel_hash(picture(seed))
     logs = [(folder / n).read_text() for n in ("images.png", "loadgen/mlperf_log_summary.txt")]
     return (
@@ -120,7 +121,7 @@ def test_a_folder_of_somebody_else_is_not_cleared(tmp_path):
 def test_a_twin_in_the_cells_own_folder_moves_out_of_the_way(cell, load, tmp_path, monkeypatch):
     made, record = cell(tmp_path / "0", 0, monkeypatch)
     given = load("backend=fake", "seed=0")
-    assert records.new(given).key == record.key
+    assert identity.new(given).key == record.key
     found, _ = cells._other(given, made.parent / "twin", "", Rerun.failed, None)
     assert found == tmp_path / "0" / "twin" / "record.json"
     outcomes.clear(made.parent)  # as the quantized cell's measurement does

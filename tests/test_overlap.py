@@ -6,12 +6,13 @@ import time
 import numpy as np
 import pytest
 
-from sdxl import generators, prompts
-from sdxl.backends import torch as backend
+from sdxl.backends.torch import stages as backend
+from sdxl.bench import generators
 from sdxl.bench.sut import Sample, Sut
-from sdxl.model import open_source
-from sdxl.overlap import Overlapped
-from sdxl.sampler import Sampler
+from sdxl.model import prompts
+from sdxl.model.overlap import Overlapped
+from sdxl.model.sampler import Sampler
+from sdxl.model.sources import open_source
 from tests.test_torch_loop import SMALL
 
 STEP_S = 0.1

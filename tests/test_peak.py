@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdxl import peak, records
-from sdxl.errors import SdxlError
+from sdxl.core.errors import SdxlError
+from sdxl.run import identity, peak
 
 
 class Queue:
@@ -74,7 +74,7 @@ class Device:
 
 def search(load, tmp_path, device, *words, number=0):
     config = load("backend=fake", "scenario=Server", "find_peak=true", *words)
-    record = records.new(config)
+    record = identity.new(config)
     peak.search(config, tmp_path / f"run{number}", record, device.once)
     return record
 

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from sdxl.bench.pool import Pool
-from sdxl.errors import SdxlError, StageError
-from sdxl.isolate import WorkerDied
+from sdxl.core.errors import SdxlError, StageError
+from sdxl.core.isolate import WorkerDied
 
 BATCH, SIZE = 4, 16
 

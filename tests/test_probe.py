@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from sdxl.bench import nvml, probe
+from sdxl.bench import gpu_samples, probe
 from sdxl.bench.probe import Cpu, Probe, series, strangers, summarize
 
 BUSY = [sys.executable, "-c", "import time\nend = time.time() + 60\nwhile time.time() < end: pass"]
@@ -103,12 +103,12 @@ def test_a_stranger_on_the_gpu_is_named():
     ],
 )
 def test_strangers_are_told_from_ourselves(before, now, ours, expected):
-    assert nvml.foreign(set(before), now, ours) == expected
+    assert gpu_samples.foreign(set(before), now, ours) == expected
 
 
 def test_reasons_for_low_clocks_are_words():
-    assert nvml.reasons_of(0x1) == [], "an idle GPU is not slowed"
-    assert nvml.reasons_of(0x4 | 0x40) == ["power cap", "hardware thermal slowdown"]
+    assert gpu_samples.reasons_of(0x1) == [], "an idle GPU is not slowed"
+    assert gpu_samples.reasons_of(0x4 | 0x40) == ["power cap", "hardware thermal slowdown"]
 
 
 def test_a_series_is_thinned_and_numbers_are_named(tmp_path):
@@ -128,7 +128,7 @@ def test_few_busy_cores_of_many_are_no_stranger():
 
 
 def test_without_a_gpu_nothing_is_sampled_of_one():
-    gpus = nvml.Gpus()
+    gpus = gpu_samples.Gpus()
     found = gpus.sample()
     gpus.close()
     if found:
@@ -137,7 +137,7 @@ def test_without_a_gpu_nothing_is_sampled_of_one():
 
 
 def test_macos_tells_peak_memory_in_bytes(monkeypatch):
-    from sdxl import worker
+    from sdxl.run import worker
 
     found = []
     for system in ("linux", "darwin"):
@@ -151,7 +151,7 @@ def three_gpus(monkeypatch):
     """A driver with three GPUs, on whose second somebody else works; (its process, its UUID)."""
     from types import SimpleNamespace
 
-    from sdxl import devices
+    from sdxl.core import devices
 
     class Error(Exception):
         pass
@@ -196,7 +196,7 @@ def three_gpus(monkeypatch):
 def test_a_stranger_on_a_gpu_of_others_is_none_of_ours(
     three_gpus, monkeypatch, visible, wanted, env, looked_at
 ):
-    from sdxl import devices
+    from sdxl.core import devices
 
     if visible is None:
         monkeypatch.delenv(devices.VARIABLE, raising=False)
@@ -214,7 +214,8 @@ def test_a_stranger_on_a_gpu_of_others_is_none_of_ours(
 
 def test_a_measurement_looks_at_its_own_gpus(three_gpus, monkeypatch, load, tmp_path):
     """From `backend.devices` to the probe, which a measurement opens."""
-    from sdxl import devices, measure, records
+    from sdxl.core import devices
+    from sdxl.run import identity, measure
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,1,0")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -232,13 +233,13 @@ def test_a_measurement_looks_at_its_own_gpus(three_gpus, monkeypatch, load, tmp_
     monkeypatch.setattr(measure, "Probe", look)
     config = load("backend=fake", "backend.devices=[0,2]")
     with pytest.raises(Asked):
-        measure.measure(config, tmp_path / "cell", records.new(config))
+        measure.measure(config, tmp_path / "cell", identity.new(config))
     assert asked == [["2", "0"]]
 
 
 @pytest.mark.gpu
 def test_a_real_gpu_tells_its_numbers():
-    gpus = nvml.Gpus()
+    gpus = gpu_samples.Gpus()
     found = gpus.sample()
     gpus.close()
     if not found:

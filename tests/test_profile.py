@@ -5,13 +5,13 @@ import json
 
 import pytest
 
-from sdxl import prompts
-from sdxl.backends import torch as backend
-from sdxl.errors import ConfigError
-from sdxl.model import open_source
-from sdxl.profiling import TOP, TRACE, run
-from sdxl.report import profile
-from sdxl.sampler import Sampler
+from sdxl.backends.torch import stages as backend
+from sdxl.bench.profile import TOP, TRACE, run
+from sdxl.core.errors import ConfigError
+from sdxl.model import prompts
+from sdxl.model.sampler import Sampler
+from sdxl.model.sources import open_source
+from sdxl.report.terminal import profile
 
 SMALL = ("rules=open", "model.steps=2", "model.height=64", "model.width=64")
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdxl import prompts, schema, tiny
-from sdxl.errors import UserError
+from sdxl.config import schema
+from sdxl.core.errors import UserError
+from sdxl.model import prompts, seeded
 
 HEADER = "id\timage_id\tcaption\theight\twidth\tfile_name\tcoco_url"
 ROW = "1\t2\tA cat.\t480\t640\tx.jpg\thttp://x"
@@ -99,7 +100,7 @@ def test_many_malformed_rows_are_counted(tsv):
 
 def test_a_missing_file_says_how_to_get_it():
     said = told(schema.TsvDataset("coco", path="/nowhere/captions.tsv"))
-    assert "/nowhere/captions.tsv" in said and "python -m sdxl.download coco" in said
+    assert "/nowhere/captions.tsv" in said and "python -m sdxl download coco" in said
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_more_than_there_are_is_refused():
 
 
 def test_tokens_are_77_per_prompt_padded_and_truncated():
-    first, second = tokenizers = tiny.tokenizers()
+    first, second = tokenizers = seeded.tokenizers()
     texts = ["A cat.", "word " * 200, ""]
     ids = prompts.tokenize(texts, tokenizers)
     begin, end = first.bos_token_id, first.eos_token_id
@@ -147,6 +148,6 @@ def test_tokens_are_77_per_prompt_padded_and_truncated():
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_can_be_tokenized(text):
-    ids = prompts.tokenize([text], tiny.tokenizers())
-    size = len(tiny.vocabulary()[0])
+    ids = prompts.tokenize([text], seeded.tokenizers())
+    size = len(seeded.vocabulary()[0])
     assert ids.first.shape == (1, 77) and ids.first.min() >= 0 and ids.first.max() < size

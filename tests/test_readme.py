@@ -38,8 +38,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from diffusers import StableDiffusionXLPipeline
 
-    from sdxl import architecture
-    from sdxl.tiny import RandomSource, tokenizers
+    from sdxl.model import architecture
+    from sdxl.model.seeded import RandomSource, tokenizers
 
     folder = tmp_path_factory.mktemp("store")
     source = RandomSource(architecture.TINY, 0)
@@ -65,7 +65,7 @@ def test_command_runs(command: str, store: Path, tmp_path: Path) -> None:
     words = [sys.executable, *shlex.split(command)[1:]]
     if words[1] in ("run.py", "quantize.py", "export.py") and "--help" not in words:
         words += shrunk(words, tmp_path)
-    if words[1:3] == ["-m", "sdxl.report"]:
+    if words[1:3] == ["-m", "sdxl", "report"]:
         words.append(str(a_sweep(tmp_path)))
     environment = os.environ | {
         "SDXL_STORE": str(store),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdxl import roofline
+from sdxl.bench import roofline
 
 SDXL = ("model=sdxl_random", "precision=fp16", "precision.vae=fp32", "plan=true")
 

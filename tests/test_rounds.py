@@ -8,10 +8,10 @@ import time
 import pytest
 
 from sdxl.bench import logs
-from sdxl.bench.rounds import ROUNDS, SETTINGS, rules_of
-from sdxl.errors import ConfigError
-from sdxl.plan import show_plan
-from sdxl.schema import Round
+from sdxl.bench.mlperf.rounds import ROUNDS, SETTINGS, rules_of
+from sdxl.config.schema import Round
+from sdxl.core.errors import ConfigError
+from sdxl.run.plan import show_plan
 from tests.conftest import ROOT, words_of
 
 EXPERIMENTS = {

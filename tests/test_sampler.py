@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl import prompts
-from sdxl.backends import torch as torch_backend
-from sdxl.errors import StageError, UserError
-from sdxl.model import COMPONENTS, open_source
-from sdxl.sampler import Sampler
-from sdxl.types import Embeddings
+from sdxl.backends.torch import stages as torch_backend
+from sdxl.core.errors import StageError, UserError
+from sdxl.core.types import Embeddings
+from sdxl.model import prompts
+from sdxl.model.sampler import Sampler
+from sdxl.model.sources import COMPONENTS, open_source
 
 SMALL = ("rules=open", "model.steps=3", "model.height=64", "model.width=64")
 
@@ -134,7 +134,7 @@ def test_shared_noise_is_one_and_per_prompt_noise_follows_the_row(sampler, load)
 
 
 def test_seed_0_at_1024_is_mlperfs_latent_to_the_bit(load, data):
-    from sdxl.sampler import _shared_noise
+    from sdxl.model.sampler import _shared_noise
 
     published = np.load(data / "mlperf/latents.npy")
     model = load("model=sdxl_random").model
@@ -168,7 +168,7 @@ def nothing(path):
     ids=["missing", "empty", "text", "pickled", "several arrays", "other shape", "not finite"],
 )
 def test_a_latents_file_that_cannot_serve_is_refused(load, tmp_path, write, said):
-    from sdxl.sampler import _shared_noise
+    from sdxl.model.sampler import _shared_noise
 
     path = tmp_path / "x.npy"
     write(path)

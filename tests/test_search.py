@@ -2,9 +2,9 @@
 
 import pytest
 
-from sdxl.sweep import search
-from sdxl.sweep.cells import Cell, combinations
-from sdxl.sweep.compose import Composer
+from sdxl.config.compose import Composer
+from sdxl.run.sweep import search
+from sdxl.run.sweep.cells import Cell, combinations
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1")
 
@@ -82,19 +82,19 @@ def test_intervals_can_be_searched(study):
 
 def test_the_front_keeps_the_quality_bound(study, tmp_path, load):
     """Three measured cells: fast and bad, slower and good, slowest and worse."""
-    from sdxl import records
+    from sdxl.run import identity
 
     found = study("quant=int8", "quant_level=1,2,2.5", min_psnr=25.0)
     cells = []
     for number, words in enumerate(found.ask(3)):
         config = load(*words)
-        cell = Cell(number, words, config, key=records.identity(config))
+        cell = Cell(number, words, config, key=identity.identity(config))
         speed, psnr = {1: (1.0, 26.0), 2: (2.0, 30.0), 2.5: (3.0, 20.0)}[config.quant.level]
-        record = records.new(config)
+        record = identity.new(config)
         record.status = "ok"
         record.performance = {"images_per_second": speed, "generator": {}}
         record.quality = {"twin": {"psnr_db": psnr, "ssim": 0.9}}
-        path = records.write(record, tmp_path / str(number))
+        path = identity.write(record, tmp_path / str(number))
         cell.outcome = {"status": "ok", "record": str(path), "exit_code": 0}
         cells.append(cell)
     found.tell(cells)

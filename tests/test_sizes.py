@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdxl import generators
+from sdxl.bench import generators
 from sdxl.bench.sizes import prepared, warm_up_sizes
 from sdxl.bench.sut import Pace, Sample, padded
 from tests.test_sut import PICTURE, Harness
@@ -164,8 +164,8 @@ def test_a_server_test_meets_no_size_for_the_first_time(cli):
 )  # fmt: skip
 def test_what_tensorrt_prepares(flavor, cuda_graphs, static_batch, by_shape):
     """An engine of one size pads by itself; otherwise RTX compiles, and graphs are captured."""
-    from sdxl.backends.trt import TrtStages
-    from sdxl.engines import Flavor
+    from sdxl.backends.trt.stages import TrtStages
+    from sdxl.config.engines import Flavor
 
     stages = TrtStages.__new__(TrtStages)
     stages.flavor, stages.gpu, stages.engines = Flavor(flavor), {"name": "GPU"}, {}

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from sdxl import store
-from sdxl.errors import SdxlError, UserError
-from sdxl.schema import Build
+from sdxl.config.schema import Build
+from sdxl.core import store
+from sdxl.core.errors import SdxlError, UserError
 from tests.conftest import ROOT
 
 KEY = "0123456789abcdef"

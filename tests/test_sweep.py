@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from sdxl import images
+from sdxl.model import images
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1",
@@ -163,7 +163,7 @@ def test_two_sweeps_on_one_store_and_one_database_finish(tmp_path):
 
 
 def test_equal_quantization_settings_have_one_identity(load):
-    from sdxl import records
+    from sdxl.run import identity as records
 
     keys = {records.identity(load("quant_level=1", f"alpha={alpha}")) for alpha in (0.2, 0.8)}
     assert len(keys) == 1
@@ -171,8 +171,9 @@ def test_equal_quantization_settings_have_one_identity(load):
 
 
 def test_the_ledger_forgets_when_the_code_changes(tmp_path, monkeypatch, load):
-    from sdxl import ledger, records
-    from sdxl.schema import Rerun
+    from sdxl.config.schema import Rerun
+    from sdxl.run import identity as records
+    from sdxl.run import ledger
 
     record = records.new(load("backend=fake"))
     record.status = "ok"

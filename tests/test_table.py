@@ -1,12 +1,12 @@
 """The table of a record: its lines say what was measured, not what was configured."""
 
-from sdxl import records
-from sdxl.report import table
+from sdxl.report.terminal import table
+from sdxl.run import identity
 
 
 def test_the_warm_up_line_names_the_batch_that_was_drawn(load, capsys):
     """Three prompts make no batch of eight."""
-    record = records.new(load("limit=3"))
+    record = identity.new(load("limit=3"))
     for prompts, drawn in ((3, 3), (50, 8)):
         record.performance = {
             "stage_ms": {"encode": 1.0, "unet": 40.0, "decode": 2.0, "unet_calls": 20},

@@ -100,7 +100,7 @@ def test_the_names_come_from_the_code():
 
 
 def test_builder_flags_and_levels_that_are_chosen_by_name(module):
-    from sdxl.engines import RTX_TARGETS, Compatibility
+    from sdxl.config.engines import RTX_TARGETS, Compatibility
 
     for flag in ("REFIT", "STRIP_PLAN", "WEIGHT_STREAMING"):
         assert hasattr(module.BuilderFlag, flag)
@@ -113,7 +113,7 @@ def test_builder_flags_and_levels_that_are_chosen_by_name(module):
 
 
 def test_the_types_that_cross_a_graphs_border_are_known(module):
-    from sdxl.backends._trt_engine import DTYPES
+    from sdxl.backends.trt.engine import DTYPES
 
     assert importlib.import_module(module.__name__) is module
     assert set(DTYPES) <= set(module.DataType.__members__)

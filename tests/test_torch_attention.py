@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sdxl.backends._torch_attention import Attend, Choice, install
-from sdxl.backends.torch import Attention
-from sdxl.model import open_source
+from sdxl.backends.torch.attention import Attend, Choice, install
+from sdxl.backends.torch.stages import Attention
+from sdxl.model.sources import open_source
 
 CPU = torch.device("cpu")
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sdxl import prompts
-from sdxl.architecture import SCHEDULER
-from sdxl.backends import torch as backend
-from sdxl.backends._torch_loop import Denoiser, plain_step
-from sdxl.backends.torch import Graphs
-from sdxl.errors import ConfigError
-from sdxl.model import open_source
-from sdxl.sampler import Sampler
-from sdxl.types import Embeddings
+from sdxl.backends.torch import stages as backend
+from sdxl.backends.torch.loop import Denoiser, plain_step
+from sdxl.backends.torch.stages import Graphs
+from sdxl.core.errors import ConfigError
+from sdxl.core.types import Embeddings
+from sdxl.model import prompts
+from sdxl.model.architecture import SCHEDULER
+from sdxl.model.sampler import Sampler
+from sdxl.model.sources import open_source
 
 SMALL = ("rules=open", "model.steps=3", "model.height=64", "model.width=64",
          "model.noise=per_prompt")  # fmt: skip
@@ -105,7 +105,7 @@ def conditioning(rows, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("guidance", [8.0, 1.0])
 def test_the_triton_step_gives_the_plain_steps_latents(guidance, dtype):
-    euler = pytest.importorskip("sdxl.kernels.euler")
+    euler = pytest.importorskip("sdxl.backends.torch.kernels.euler")
     plain, fused = toy(guidance=guidance), toy(guidance=guidance)
     assert plain._advance is plain_step
     fused._advance = euler.euler_step
@@ -195,9 +195,9 @@ def test_a_model_that_predicts_no_noise_is_drawn_by_the_scheduler_or_refused(loa
 def test_what_is_compiled_lies_in_the_store_unless_the_user_says_otherwise(
     monkeypatch, tmp_path, before, kept
 ):
-    from sdxl.backends._torch_compile import FOLDERS, use_store
+    from sdxl.backends.torch.compile import FOLDERS, use_store
 
-    monkeypatch.setattr("sdxl.backends._torch_compile.TEMPORARY", "/tmp/torchinductor_*")
+    monkeypatch.setattr("sdxl.backends.torch.compile.TEMPORARY", "/tmp/torchinductor_*")
     for name in FOLDERS:
         monkeypatch.setenv(name, before or "")
         if before is None:

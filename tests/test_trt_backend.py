@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sdxl import engines
-from sdxl.backends import _trt_engine
-from sdxl.backends._trt_engine import Engine, Recorded, check
-from sdxl.engines import Flavor
-from sdxl.errors import SdxlError, UserError
+from sdxl.backends.trt import engine as _trt_engine
+from sdxl.backends.trt.engine import Engine, Recorded, check
+from sdxl.config import engines
+from sdxl.config.engines import Flavor
+from sdxl.core.errors import SdxlError, UserError
 
 GPU = {"name": "NVIDIA H100 80GB HBM3", "capability": "sm90"}
 
@@ -217,7 +217,7 @@ def test_a_recorded_execution_has_buffers_of_its_own(engine):
 
 def test_the_real_library_reads_no_engine_here_and_the_reason_is_passed_on(tmp_path, load):
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from sdxl.backends.trt import _logger
+    from sdxl.backends.trt.stages import _logger
 
     folder = folder_of(tmp_path, flavor="rtx", tensorrt=trt.__version__, gpu=None)
     manifest = check(folder, trt.__version__, Flavor.rtx, GPU)

@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from sdxl.bench import logs, rounds, verdict
-from sdxl.bench.verdict import Gate
-from sdxl.schema import Round
-from sdxl.types import Record
+from sdxl.bench import logs
+from sdxl.bench.mlperf import rounds, verdict
+from sdxl.bench.mlperf.verdict import Gate
+from sdxl.config.schema import Round
+from sdxl.core.types import Record
 
 OFFICIAL = {"min_duration_ms", "duration, s"}
 """The samples were short runs on 5,000 prompts."""

@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdxl import architecture, schema
-from sdxl.errors import UserError
-from sdxl.model import COMPONENTS
-from sdxl.tiny import RandomSource
-from sdxl.weights import OtherUnet, WeightSource
+from sdxl.config import schema
+from sdxl.core.errors import UserError
+from sdxl.model import architecture
+from sdxl.model.seeded import RandomSource
+from sdxl.model.sources import COMPONENTS
+from sdxl.model.weights import OtherUnet, WeightSource
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -112,7 +113,9 @@ def test_a_damaged_configuration_is_named_also_without_weights(folder, name):
     with pytest.raises(UserError) as caught:
         open_at(folder).component(name, torch.float32, META)
     assert f"`{name}` cannot be loaded" in str(caught.value)
-    assert str(folder / name) in str(caught.value) and "sdxl.download" in str(caught.value)
+    assert str(folder / name) in str(caught.value) and "sdxl.model.download.command" in str(
+        caught.value
+    )
 
 
 def test_damaged_tokenizers_and_schedulers_are_named(folder):
@@ -169,7 +172,7 @@ def test_another_unet_that_is_none_is_named_with_its_setting(folder, number):
 def test_a_missing_component_is_named(folder, name):
     shutil.rmtree(folder / name)
     said = refusal(folder, name)
-    assert f"no `{name}`" in said and "python -m sdxl.download sdxl" in said
+    assert f"no `{name}`" in said and "python -m sdxl download sdxl" in said
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
@@ -245,7 +248,7 @@ def test_identity_changes_with_the_weights(folder):
 @pytest.mark.parametrize("path", ["/nowhere/sdxl", "./nowhere", "~/nowhere", "store:nowhere", "x"])
 def test_a_folder_that_is_not_there_is_named_with_the_way_to_get_it(path):
     said = refusal(path)
-    assert "not there" in said and path in said and "python -m sdxl.download sdxl" in said
+    assert "not there" in said and path in said and "python -m sdxl download sdxl" in said
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
@@ -293,7 +296,7 @@ SHARDS = "unet/diffusion_pytorch_model-00001-of-00002.safetensors"
 def test_the_hub_is_asked_only_for_what_is_used(variant, wanted, unwanted):
     from huggingface_hub.utils import filter_repo_objects
 
-    from sdxl import weights
+    from sdxl.model import weights
 
     files = ["model_index.json", "tokenizer/vocab.json", "tokenizer/merges.txt", *wanted]
     extra = ["sd_xl_base_1.0.safetensors", "unet/model.onnx", "unet/diffusion_pytorch_model.bin"]

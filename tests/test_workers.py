@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from sdxl import images
+from sdxl.model import images
 from tests.test_pool import shared_blocks
 
 FAST = ("backend=fake", "backend.sample_ms=0.2", "scenario.min_duration_ms=0", "limit=24")
@@ -71,7 +71,7 @@ def test_a_worker_that_keeps_dying_fails_loudly_and_leaves_nothing(cli):
     ],
 )
 def test_settings_that_make_no_sense_are_refused(load, words, says):
-    from sdxl.errors import ConfigError
+    from sdxl.core.errors import ConfigError
 
     with pytest.raises(ConfigError) as caught:
         load(*words)

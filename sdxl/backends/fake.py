@@ -15,8 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from sdxl import schema
-from sdxl.errors import Problem
+from sdxl.config import schema
+from sdxl.core.errors import Problem
 
 NEEDS_TORCH = False
 LOADS = "nothing"
@@ -132,7 +132,7 @@ class FakeGenerator:
     def _fail(self, images: Any) -> Any:
         import numpy as np
 
-        from sdxl.images import to_uint8
+        from sdxl.model.images import to_uint8
 
         match self.backend.fail:
             case Fault.raises:

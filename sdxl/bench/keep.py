@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sdxl import images
 from sdxl.bench.sut import Sample
-from sdxl.store import disk_error
-from sdxl.types import Generator, Prompt
+from sdxl.core.store import disk_error
+from sdxl.core.types import Generator, Prompt
+from sdxl.model import images
 
 _QUEUED = 64
 """Pictures waiting to be written at most, so that memory stays flat in accuracy mode."""

@@ -15,11 +15,11 @@ from typing import Any
 import mlperf_loadgen as lg
 import numpy as np
 
-from sdxl import schema
-from sdxl.bench import compliance
-from sdxl.bench.rounds import rules_of
+from sdxl.bench.mlperf import compliance
+from sdxl.bench.mlperf.rounds import rules_of
 from sdxl.bench.sut import Begin, Generate, Sample, Sut, batch_size
-from sdxl.schema import Mode
+from sdxl.config import schema
+from sdxl.config.schema import Mode
 
 HEADROOM = 1.2
 """LoadGen plans for this multiple of the warm-up's rate, so that a faster run stays long enough."""

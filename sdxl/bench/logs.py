@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sdxl.errors import SdxlError
+from sdxl.core.errors import SdxlError
 
 _MARK = ":::MLLOG "
 _BULKY = {"loadgen_file_sha1", "loaded_qsl_set", "loadgen_git_log_message"}

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from sdxl import environment, isolate
-from sdxl.errors import SdxlError
-from sdxl.types import Generator
+from sdxl.core import environment, isolate
+from sdxl.core.errors import SdxlError
+from sdxl.core.types import Generator
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -55,7 +55,7 @@ class Lane:
         self._doing = "loading"
         context: Any = multiprocessing.get_context("forkserver" if self._pool.preload else "spawn")
         if self._pool.preload:
-            context.set_forkserver_preload(["sdxl.preload"])
+            context.set_forkserver_preload(["sdxl.core.preload"])
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_work,

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sdxl.bench import nvml
+from sdxl.bench import gpu_samples
 
 EVERY_S = 0.4
 """Between two samples."""
@@ -42,10 +42,10 @@ class Probe:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="probe", daemon=True)
         self._cpu: Cpu | None = None
-        self._gpus: nvml.Gpus | None = None
+        self._gpus: gpu_samples.Gpus | None = None
 
     def __enter__(self) -> Self:
-        self._cpu, self._gpus = Cpu(), nvml.Gpus(self._only)
+        self._cpu, self._gpus = Cpu(), gpu_samples.Gpus(self._only)
         self.before = {gpu["index"]: set(gpu["processes"]) for gpu in self._gpus.sample()}
         self._thread.start()
         return self
@@ -153,7 +153,7 @@ def summarize(samples: list[Sample], before: dict[int, set[int]]) -> dict[str, A
         "cpu_cores": os.cpu_count(),
         "rss_max_bytes": max(sample["rss_bytes"] for sample in chosen),
     }
-    if gpus := nvml.summarize(chosen, before):
+    if gpus := gpu_samples.summarize(chosen, before):
         found["gpus"] = gpus
     return found
 
@@ -179,7 +179,7 @@ def series(path: Path, most: int = 500) -> Iterable[tuple[float, dict[str, float
         numbers = {name: sample[name] for name in ("cpu_cores_ours", "cpu_cores_elsewhere")}
         numbers["memory_gib"] = sample["rss_bytes"] / 2**30
         for gpu in sample["gpus"]:
-            for name in nvml.NUMBERS:
+            for name in gpu_samples.NUMBERS:
                 if gpu[name] is not None:
                     numbers[f"gpu_{gpu['index']}_{name}"] = gpu[name]
         yield sample["at_s"], numbers

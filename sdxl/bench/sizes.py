@@ -10,9 +10,9 @@ full. Where nothing is kept by size (eager code on a CPU) padding would only cos
 
 from __future__ import annotations
 
-from sdxl import schema
 from sdxl.bench.sut import batch_size
-from sdxl.schema import Mode
+from sdxl.config import schema
+from sdxl.config.schema import Mode
 
 
 def warm_up_sizes(config: schema.Config, count: int, by_shape: bool) -> list[int]:

@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from sdxl import schema
+from sdxl.config import schema
 
 DEFAULT_BATCH = 8
 """Images per batch where neither the backend nor the scenario says otherwise."""

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdxl import graphs, model
-from sdxl.model import Source
-from sdxl.schema import Config
+from sdxl.config import graphs
+from sdxl.config.schema import Config
+from sdxl.model import sources
+from sdxl.model.sources import Source
 
 EXAMPLE_IMAGES = 2
 """Images of the example batch: the exporter takes 1 for a constant."""
@@ -39,7 +40,7 @@ def prepare(config: Config, source: Source, graph: str, images: int) -> Exportab
 
     `forward` is replaced on the instance, so that modules and weights keep their own names.
     """
-    dtype = model.torch_dtype(graphs.dtype_of(config, graph))
+    dtype = sources.torch_dtype(graphs.dtype_of(config, graph))
     name = "vae" if graph == "vae_decoder" else graph
     module: Any = source.component(name, dtype, torch.device("cpu"))
     forward: dict[str, Callable[..., Any]] = {
@@ -79,7 +80,7 @@ def _unet(
 
 
 def _decode(self: Any, latents: torch.Tensor) -> torch.Tensor:
-    return self.decode(model.unscale(latents, self.config), return_dict=False)[0]
+    return self.decode(sources.unscale(latents, self.config), return_dict=False)[0]
 
 
 def _encode(self: Any, input_ids: torch.Tensor) -> torch.Tensor:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdxl import config as configuration
-from sdxl import environment, graphs, store
-from sdxl.model import Source, open_source
-from sdxl.schema import Config, DType
-from sdxl.store import Artifact
+from sdxl.config import graphs
+from sdxl.config import load as configuration
+from sdxl.config.schema import Config, DType
+from sdxl.core import environment, store
+from sdxl.core.store import Artifact
+from sdxl.model.sources import Source, open_source
 
 Report = Callable[[dict[str, Any]], None]
 """Takes `phase` and `text`."""

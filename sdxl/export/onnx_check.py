@@ -10,8 +10,8 @@ import onnx
 import torch
 from onnx import TensorProto, shape_inference
 
-from sdxl import graphs
-from sdxl.errors import SdxlError
+from sdxl.config import graphs
+from sdxl.core.errors import SdxlError
 from sdxl.export.modules import Exportable
 
 PIECE = 32

@@ -18,8 +18,8 @@ import onnx_ir as ir
 import torch
 from onnxscript import optimizer, version_converter
 
-from sdxl import graphs
-from sdxl.errors import SdxlError
+from sdxl.config import graphs
+from sdxl.core.errors import SdxlError
 from sdxl.export.modules import Exportable
 
 TORCH_OPSET = 18

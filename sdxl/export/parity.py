@@ -13,12 +13,12 @@ import onnx
 import torch
 from torch import nn
 
-from sdxl import graphs
-from sdxl.errors import SdxlError
+from sdxl.config import graphs
+from sdxl.config.schema import Config, DType
+from sdxl.core.errors import SdxlError
 from sdxl.export import modules
 from sdxl.export.modules import Exportable
-from sdxl.model import open_source
-from sdxl.schema import Config, DType
+from sdxl.model.sources import open_source
 
 LAYERS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
 TOLERANCE = {DType.fp32: 1e-4, DType.fp16: 2e-2}

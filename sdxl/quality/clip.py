@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdxl.errors import UserError
+from sdxl.core.errors import UserError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -225,7 +225,7 @@ def _read(path: Path, trusted_archive: bool) -> dict[str, torch.Tensor]:
             f"{path} is a TorchScript archive, which holds code, and not the published one",
             "another checksum",
             "OpenAI's ViT-B-32.pt, or its tensors alone as .safetensors",
-            "python -m sdxl.download metrics",
+            "python -m sdxl download metrics",
         )
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl.errors import UserError
+from sdxl.core.errors import UserError
 from sdxl.quality.fast import installed as installed
 
 FEATURES = 1280
@@ -51,7 +51,7 @@ def features(network: Any, images: np.ndarray) -> np.ndarray:
 
 def folder(path: Path) -> Iterator[np.ndarray]:
     """The pictures of a folder, one at a time, as uint8 (1, H, W, 3)."""
-    from sdxl.images import SUFFIXES, load
+    from sdxl.model.images import SUFFIXES, load
 
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
     if len(files) < 2:

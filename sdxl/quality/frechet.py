@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdxl.errors import UserError
+from sdxl.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZip
 
 def read(path: Path, width: int) -> Statistics:
     """Reference statistics from an .npz with `mu` and `sigma`, as pytorch-fid writes them."""
-    fix = "python -m sdxl.quality.statistics IMAGE_FOLDER OUT.npz"
+    fix = "python -m sdxl statistics IMAGE_FOLDER OUT.npz"
     try:
         with np.load(path, allow_pickle=False) as stored:
             mu, sigma = (np.asarray(stored[name], np.float64) for name in ("mu", "sigma"))

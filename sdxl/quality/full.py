@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
-from sdxl import schema
-from sdxl.errors import Problem
+from sdxl.config import schema
+from sdxl.core.errors import Problem
 
 if TYPE_CHECKING:
-    from sdxl.types import Prompt, Scorer
+    from sdxl.core.types import Prompt, Scorer
 
-DOWNLOAD = "python -m sdxl.download metrics"
+DOWNLOAD = "python -m sdxl download metrics"
 
 
 @dataclass
 class Config(schema.Quality):
-    """Where the metric networks are; `python -m sdxl.download metrics` puts the published ones."""
+    """Where the metric networks are; `python -m sdxl download metrics` puts the published ones."""
 
     inception: str = "store:metrics/pt_inception-2015-12-05-6726825d.pth"
     statistics: Optional[str] = "store:metrics/val2014.npz"  # FID's reference; null: no FID
@@ -26,7 +26,7 @@ class Config(schema.Quality):
 
 def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     """The scorer of a run, its networks loaded."""
-    from sdxl.quality.official import Official
+    from sdxl.quality.full_scorer import Official
 
     return Official(config, prompts)
 
@@ -34,7 +34,7 @@ def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
 def missing(config: schema.Config) -> list[Problem]:
     """Files that are not there, and scipy, which FID needs."""
     assert isinstance(config.quality, Config)
-    from sdxl import store
+    from sdxl.core import store
 
     found = []
     for name, value in files(config.quality).items():

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl.errors import UserError
+from sdxl.core.errors import UserError
 
 FEATURES = 2048
 INPUT = 299

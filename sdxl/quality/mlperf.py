@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdxl import schema
-from sdxl.errors import Problem
+from sdxl.config import schema
+from sdxl.config.schema import Mode
+from sdxl.core.errors import Problem
 from sdxl.quality import full
-from sdxl.schema import Mode
 
 if TYPE_CHECKING:
-    from sdxl.types import Prompt, Scorer
+    from sdxl.core.types import Prompt, Scorer
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Config(full.Config):
 
 def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     """The scorer; raises `UserError` if a file is not the published one."""
-    from sdxl.quality.official import Official
+    from sdxl.quality.full_scorer import Official
 
     return Official(config, prompts, published_only=True)
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from sdxl.bench.sut import Sample
-from sdxl.config import quality_modules
-from sdxl.schema import Config, Mode
-from sdxl.types import Prompt, Scorer
+from sdxl.config.load import quality_modules
+from sdxl.config.schema import Config, Mode
+from sdxl.core.types import Prompt, Scorer
 
 PIECE = 16
 """Pictures handed to a scorer at a time, whatever the scenario's batch."""

@@ -1,4 +1,4 @@
-"""FID's reference statistics of a folder.   python -m sdxl.quality.statistics DIR OUT.npz
+"""FID's reference statistics of a folder.   python -m sdxl statistics DIR OUT.npz
 
 MLPerf's val2014.npz is this over the 40,504 images of COCO val2014, at their native sizes. What is
 done is kept beside OUT every few minutes; the same command goes on from there.
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from sdxl import store
-from sdxl.errors import SdxlError, UserError, ended
-from sdxl.images import SUFFIXES
+from sdxl.core import store
+from sdxl.core.errors import SdxlError, UserError, ended
+from sdxl.model.images import SUFFIXES
 from sdxl.quality import frechet, full
 
 KEEP_EVERY_S = 120.0
@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dict[str, Any]:
     """Write `mu` and `sigma` of all images below a folder; returns counts and seconds."""
-    from sdxl.model import torch_device
+    from sdxl.config.schema import Device
+    from sdxl.model.sources import torch_device
     from sdxl.quality import inception
-    from sdxl.schema import Device
 
     files = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(files) < 2:
@@ -140,7 +140,7 @@ def _resume(path: Path, work: str, width: int) -> frechet.Moments:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sdxl.quality.statistics",
+        prog="python -m sdxl statistics",
         description="FID's reference statistics (mu, sigma of Inception features) of an image "
         "folder, for quality.statistics=OUT.npz.",
     )

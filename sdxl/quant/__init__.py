@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdxl.schema import Config
-    from sdxl.store import Artifact
+    from sdxl.config.schema import Config
+    from sdxl.core.store import Artifact
 
 
 def prepare(config: Config) -> Artifact:
@@ -35,13 +35,13 @@ def keys(config: Config) -> dict[str, str]:
 
 def effective(config: Config) -> dict[str, Any]:
     """The quantization settings that have an effect, for content keys."""
-    from sdxl.quant import settings
+    from sdxl.config import derive
 
-    return settings.effective(config)
+    return derive.effective(config)
 
 
 def layer_report(config: Config, checkpoint: Artifact) -> list[dict[str, Any]]:
     """Relative output error of each quantized layer, the largest first."""
-    from sdxl.quant import report
+    from sdxl.quant import layer_errors
 
-    return report.layer_report(config, checkpoint)
+    return layer_errors.layer_report(config, checkpoint)

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdxl import checkpoint, schema
-from sdxl.checkpoint import StoredLayer
-from sdxl.errors import SdxlError
+from sdxl.config import schema
+from sdxl.config.schema import Format
+from sdxl.core.errors import SdxlError
+from sdxl.model import checkpoint
+from sdxl.model.checkpoint import StoredLayer
 from sdxl.quant.levels import Kind, Layer
 from sdxl.quant.scales import LayerScales, check_fits, scales_of
-from sdxl.quant.tables import Statistics
-from sdxl.schema import Format
+from sdxl.quant.statistics import Statistics
 
 _INT8: dict[str, Any] = {"num_bits": 8, "axis": None}
 _FP8: dict[str, Any] = {"num_bits": (4, 3), "axis": None}

@@ -13,17 +13,19 @@ from typing import Any
 
 import torch
 
-from sdxl import checkpoint, environment, store
-from sdxl import config as configuration
-from sdxl.errors import SdxlError, UserError
-from sdxl.model import open_source, shapes_source, torch_device, torch_dtype
-from sdxl.quant import device, levels, stats, tables
+from sdxl.config import load as configuration
+from sdxl.config.derive import effective
+from sdxl.config.rules_quant import WEIGHT_ONLY
+from sdxl.config.schema import Config, Format
+from sdxl.core import environment, store
+from sdxl.core.errors import SdxlError, UserError
+from sdxl.core.store import Artifact
+from sdxl.model import checkpoint
+from sdxl.model.sources import open_source, shapes_source, torch_device, torch_dtype
+from sdxl.quant import calibrate, device, levels
+from sdxl.quant import statistics as tables
 from sdxl.quant.levels import Kind, Layer
-from sdxl.quant.settings import effective
-from sdxl.quant.tables import Statistics
-from sdxl.rules_quant import WEIGHT_ONLY
-from sdxl.schema import Config, Format
-from sdxl.store import Artifact
+from sdxl.quant.statistics import Statistics
 
 KIND = "checkpoint"
 FRONTIER = "frontier.json"
@@ -100,9 +102,9 @@ def statistics_of(config: Config, chosen: list[Layer]) -> Statistics | None:
         return None
     attention = _attention(chosen)
     if not quant.statistics:
-        return tables.load(stats.get(config, attention).path / stats.FILE)
+        return tables.load(calibrate.get(config, attention).path / calibrate.FILE)
     found = tables.load(store.resolve(quant.statistics))
-    model = stats.model_settings(open_source(config.model, config.seed), config)
+    model = calibrate.model_settings(open_source(config.model, config.seed), config)
     theirs = found.settings.get("model")
     if configuration.plain(theirs) != configuration.plain(model):
         raise UserError(
@@ -118,7 +120,7 @@ def statistics_of(config: Config, chosen: list[Layer]) -> Statistics | None:
 def keys(config: Config) -> dict[str, str]:
     """Content keys of the statistics, where the recipe collects any, and of the checkpoint."""
     key, parent, _ = _identity(config, selection(config))
-    made = {} if config.quant.statistics or not parent else {stats.KIND: parent}
+    made = {} if config.quant.statistics or not parent else {calibrate.KIND: parent}
     return {**made, KIND: key}
 
 
@@ -143,7 +145,7 @@ def plan(config: Config) -> list[dict[str, Any]]:
             key, parent, _ = _identity(at, levels.select(every, at.quant))
             known["checkpoint"] = store.find(KIND, key) is not None
             if parent and not quant.statistics:
-                known["statistics"] = store.find(stats.KIND, parent) is not None
+                known["statistics"] = store.find(calibrate.KIND, parent) is not None
         except UserError:
             pass
         rows.append({**dataclasses.asdict(row), "chosen": row.level == quant.level, **known})
@@ -188,15 +190,15 @@ def _counts(chosen: list[Layer]) -> dict[str, Any]:
 def _identity(config: Config, chosen: list[Layer]) -> tuple[str, str | None, dict[str, Any]]:
     """Content key, the statistics' key if any, and the manifest's settings."""
     quant = config.quant
-    model = stats.model_settings(open_source(config.model, config.seed), config)
+    model = calibrate.model_settings(open_source(config.model, config.seed), config)
     parent = None
     if quant.tuned:
         parent = store.sha256(_existing(store.resolve(quant.tuned) / checkpoint.WEIGHTS))
     elif quant.statistics:
         parent = store.sha256(_existing(store.resolve(quant.statistics)))
     elif quant.format not in WEIGHT_ONLY:
-        needed = stats.settings_of(config, _attention(chosen))
-        parent = stats.key_of(needed, stats.calibration_prompts(quant))
+        needed = calibrate.settings_of(config, _attention(chosen))
+        parent = calibrate.key_of(needed, calibrate.calibration_prompts(quant))
     settings = {
         "version": VERSION,
         "model": config.model.name,

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sdxl.quant import build, report
-from sdxl.schema import Config
+from sdxl.config.schema import Config
+from sdxl.quant import build, layer_errors
 
 
 def run(config: Config, _out_dir: Path) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def run(config: Config, _out_dir: Path) -> dict[str, Any]:
         return {"status": "ok", "exit_code": 0, "record": None, "plan": rows}
     began = time.perf_counter()
     made = build.prepare(config)
-    errors = report.layer_report(config, made)
+    errors = layer_errors.layer_report(config, made)
     seconds = round(time.perf_counter() - began, 3)
     size = sum(facts["bytes"] for facts in made.manifest.files.values())
     settings = made.manifest.settings
@@ -86,12 +86,12 @@ def plan_table(config: Config, rows: list[dict[str, Any]]) -> Table:
 def worst_table(errors: list[dict[str, Any]]) -> Table:
     """The layers that quantization changes most."""
     table = Table(
-        title=f"relative output error, worst {min(report.WORST, len(errors))} of {len(errors)}",
+        title=f"relative output error, worst {min(layer_errors.WORST, len(errors))} of {len(errors)}",
         title_style="",
     )
     for heading in ("layer", "kind", "error"):
         table.add_column(heading)
-    for row in errors[: report.WORST]:
+    for row in errors[: layer_errors.WORST]:
         table.add_row(row["layer"], row["kind"], f"{row['error']:.2%}")
     return table
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sdxl.errors import UserError
-from sdxl.schema import Format
+from sdxl.config.schema import Format
+from sdxl.core.errors import UserError
 
 NEEDS: dict[Format, tuple[tuple[int, int], str]] = {
     Format.int8: ((7, 5), "INT8 tensor cores exist from sm75 (Turing)"),

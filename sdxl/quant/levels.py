@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdxl import schema
-from sdxl.errors import UserError
-from sdxl.schema import Format
+from sdxl.config import schema
+from sdxl.config.schema import Format
+from sdxl.core.errors import UserError
 
 LEVELS: tuple[tuple[float, str, str], ...] = (
     (1.0, "conv", r""),

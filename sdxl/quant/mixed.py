@@ -17,16 +17,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl import checkpoint, codes, store
-from sdxl import config as configuration
-from sdxl.checkpoint import StoredLayer
-from sdxl.errors import UserError
-from sdxl.quant import stats
+from sdxl.config import load as configuration
+from sdxl.config.schema import Config, Format
+from sdxl.core import store
+from sdxl.core.errors import UserError
+from sdxl.model import checkpoint, codes
+from sdxl.model.checkpoint import StoredLayer
+from sdxl.quant import calibrate
+from sdxl.quant.layer_errors import Watch
 from sdxl.quant.levels import Layer
-from sdxl.quant.report import Watch
 from sdxl.quant.scales import scales_of
-from sdxl.quant.tables import Statistics
-from sdxl.schema import Config, Format
+from sdxl.quant.statistics import Statistics
 
 KIND = "sensitivity"
 FILE = "errors.json"
@@ -89,9 +90,9 @@ def sensitivity(
 ) -> dict[str, dict[str, float]]:
     """Relative output error of each layer in each format; found in the store or measured now."""
     quant = config.quant
-    texts = stats.calibration_prompts(dataclasses.replace(quant, calib_size=_prompts(config)))
+    texts = calibrate.calibration_prompts(dataclasses.replace(quant, calib_size=_prompts(config)))
     settings = {
-        "model": stats.settings_of(config, False),
+        "model": calibrate.settings_of(config, False),
         "quant": {**configuration.plain(quant), "target": None, "name": None},
         "layers": [layer.name for layer in layers],
     }
@@ -101,7 +102,7 @@ def sensitivity(
         return {}
 
     made = store.get(
-        KIND, configuration.key(settings, stats.key_of({}, texts)), build,
+        KIND, configuration.key(settings, calibrate.key_of({}, texts)), build,
         settings={"layers": len(layers), "prompts": len(texts)}, allow=config.build,
     )  # fmt: skip
     found: dict[str, dict[str, float]] = json.loads((made.path / FILE).read_text())

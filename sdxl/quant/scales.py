@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from sdxl import schema
-from sdxl.errors import UserError
+from sdxl.config import schema
+from sdxl.config.schema import Calls, Format, Steps
+from sdxl.core.errors import UserError
 from sdxl.quant.collect import PARTS
 from sdxl.quant.levels import Kind, Layer
-from sdxl.quant.tables import Statistics
-from sdxl.schema import Calls, Format, Steps
+from sdxl.quant.statistics import Statistics
 
 CLAMP = (1e-4, 1e4)
 """Smallest and largest SmoothQuant factor (ModelOpt's `smoothquant`)."""

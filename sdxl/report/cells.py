@@ -9,12 +9,12 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
-from sdxl import records
-from sdxl.config import ROOT
-from sdxl.errors import UserError
+from sdxl.core.errors import UserError
+from sdxl.core.paths import ROOT
+from sdxl.core.types import RECORD_SCHEMA, Record
 from sdxl.report.naming import label
 from sdxl.report.values import number, pick
-from sdxl.types import RECORD_SCHEMA, Record
+from sdxl.run import identity
 
 MEASURED = ("ok", "invalid")
 
@@ -211,7 +211,7 @@ def _paths(places: Iterable[Path]) -> Iterable[Path]:
 
 def _read(path: Path, found: dict[Path, Cell], unreadable: list[tuple[Path, str]]) -> Cell | None:
     try:
-        record = records.read(path)
+        record = identity.read(path)
         parts = (record.config, record.performance, record.quality, record.resources,
                  record.environment)  # fmt: skip
         if not all(isinstance(part, dict) for part in parts):

@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sdxl.config import QUANT_KEYS
-from sdxl.errors import Parser, UserError
+from sdxl.config.load import QUANT_KEYS
+from sdxl.core.errors import Parser, UserError
 from sdxl.report.cells import Cell, load
-from sdxl.report.pictures import pixels
-from sdxl.report.sections import other_scores, surroundings
+from sdxl.report.html.pictures import pixels
+from sdxl.report.html.sections import other_scores, surroundings
 from sdxl.report.values import flatten, number, pick
 
 NOT_SETTINGS = ("tracking.", "plan", "build", *QUANT_KEYS)
@@ -124,8 +124,8 @@ def pictures(one: Cell, other: Cell) -> Pictures:
 
 
 def command(words: Sequence[str]) -> dict[str, Any]:
-    """`python -m sdxl.report diff A B [--json]`; returns the JSON line."""
-    parser = Parser(prog="python -m sdxl.report diff", description=__doc__)
+    """`python -m sdxl diff A B [--json]`; returns the JSON line."""
+    parser = Parser(prog="python -m sdxl diff", description=__doc__)
     parser.add_argument("one", type=Path, metavar="A", help="a record.json or its folder")
     parser.add_argument("other", type=Path, metavar="B")
     parser.add_argument("--json", action="store_true", help="only the JSON line")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sdxl.core.store import disk_error
 from sdxl.report.cells import Cell, Cells
 from sdxl.report.choose import front
-from sdxl.store import disk_error
 
 ACCENT, SOFT, WARM = "#0b5f5a", "#8a929a", "#a4481c"
 

@@ -10,7 +10,7 @@ from typing import Any
 from sdxl.report import seeds
 from sdxl.report.cells import Cell, Cells
 from sdxl.report.choose import Limits, answer, front, machine
-from sdxl.report.sections import DASH, STATUS_WORD, other_scores
+from sdxl.report.html.sections import DASH, STATUS_WORD, other_scores
 from sdxl.report.values import milliseconds, rate
 
 Table = tuple[list[str], list[list[str]]]

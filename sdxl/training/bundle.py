@@ -1,4 +1,4 @@
-"""Pack a run's networks as one diffusers folder.   python -m sdxl.training.bundle RUN FOLDER
+"""Pack a run's networks as one diffusers folder.   python -m sdxl bundle RUN FOLDER
 
 The folder loads with `StableDiffusionXLPipeline.from_pretrained(FOLDER)`. Weights are fp16. Beside
 the pipeline, `judge/` holds for `quality=fast` the contrastive pair (its text half as the stage
@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdxl import architecture
-from sdxl.errors import UserError, ended
-from sdxl.quality import efficientnet, frechet, quick
-from sdxl.scenes import looking, render, world
-from sdxl.training import scene_data
+from sdxl.core.errors import UserError, ended
+from sdxl.model import architecture
+from sdxl.model.scenes import render, world
+from sdxl.quality import efficientnet, fast_scorer, frechet
+from sdxl.quality.scenes import networks
+from sdxl.training.data import scene_data
 
 REFERENCE_SCENES = 2048
 """Rendered held-out scenes behind the shipped statistics."""
@@ -53,16 +54,16 @@ def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, 
     half = torch.float16
     vae: Any = scene_data.autoencoder(run)
     vae.to(half).save_pretrained(folder / "vae")
-    judge = folder / looking.FOLDER
-    scene_data.text_encoders(run)[1].to(half).save_pretrained(judge / looking.TEXT)
+    judge = folder / networks.FOLDER
+    scene_data.text_encoders(run)[1].to(half).save_pretrained(judge / networks.TEXT)
     for name in ("tokenizer", "tokenizer_2"):
         shutil.copytree(parts["clip"] / name, folder / name, dirs_exist_ok=True)
-    for file in (parts["clip"] / looking.ENCODER, parts["judge"] / looking.DETECTOR):
+    for file in (parts["clip"] / networks.ENCODER, parts["judge"] / networks.DETECTOR):
         save_file({k: v.to(half) for k, v in load_file(file).items()}, judge / file.name)
-    frechet.write(judge / looking.REFERENCE, _reference(folder, scenes))
+    frechet.write(judge / networks.REFERENCE, _reference(folder, scenes))
     if efficientnet.installed():
-        found = quick.rendered_features(quick.BUNDLED_SIZE).astype(np.float16)
-        np.save(judge / looking.INDEPENDENT, found)
+        found = fast_scorer.rendered_features(fast_scorer.BUNDLED_SIZE).astype(np.float16)
+        np.save(judge / networks.INDEPENDENT, found)
     if not missing:
         _pipeline(parts["unet"], folder)
     for file in folder.rglob("config.json"):
@@ -94,13 +95,13 @@ def _pipeline(trained: Path, folder: Path) -> None:
 
 def _reference(folder: Path, count: int) -> frechet.Statistics:
     """Features of rendered held-out scenes."""
-    encoder = looking.picture_encoder(folder)
-    moments = frechet.Moments(looking.FEATURES)
+    encoder = networks.picture_encoder(folder)
+    moments = frechet.Moments(networks.FEATURES)
     for start in range(0, count, 64):
         block = range(start, min(start + 64, count))
         asked = (world.held_out_scene(_REFERENCE_SEED, n) for n in block)
-        pictures = render.render(asked, quick.BUNDLED_SIZE)
-        moments.add(looking.features(encoder, pictures))
+        pictures = render.render(asked, fast_scorer.BUNDLED_SIZE)
+        moments.add(networks.features(encoder, pictures))
     found = moments.statistics()
     return frechet.Statistics(found.mu.astype(np.float32), found.sigma.astype(np.float32))
 

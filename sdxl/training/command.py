@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl.schema_train import TrainConfig
+from sdxl.config.schema_train import TrainConfig
 from sdxl.training import rules
 
 SHOW_EVERY_S = 5.0
@@ -22,7 +22,8 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
     assert isinstance(config, TrainConfig)
     settings = config.train
     rules.check(settings, _typed())
-    from sdxl.training import checkpoint, loop, machine, scene_data
+    from sdxl.training import checkpoint, loop, machine
+    from sdxl.training.data import scene_data
 
     module = importlib.import_module(f"sdxl.training.{settings.name}")
     tunes = settings.name in rules.TUNING
@@ -97,8 +98,8 @@ class _Reporter:
     """The log beside the checkpoint, the terminal, MLflow's curves and MLPerf's log lines."""
 
     def __init__(self, config: TrainConfig, folder: Path, done: int, rows: int) -> None:
-        from sdxl.config import plain
-        from sdxl.tracking.curves import Curves
+        from sdxl.config.load import plain
+        from sdxl.report.mlflow.curves import Curves
         from sdxl.training.mllog import Log
 
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdxl.errors import SdxlError, UserError
-from sdxl.schema_train import Training
+from sdxl.config.schema_train import Training
+from sdxl.core.errors import SdxlError, UserError
 from sdxl.training import checkpoint, machine
 
 FILE = "checkpoint.safetensors"

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import deterministic
 
-from sdxl.choices import DType
-from sdxl.errors import UserError
-from sdxl.schema_train import Training
+from sdxl.config.choices import DType
+from sdxl.config.schema_train import Training
+from sdxl.core.errors import UserError
 
 
 def _state() -> Any:

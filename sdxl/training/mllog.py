@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl.schema_train import Training
+from sdxl.config.schema_train import Training
 
 
 class Log:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sdxl.choices import DType
-from sdxl.errors import ConfigError, Problem
-from sdxl.schema_train import Finetune, Training, Tuning
+from sdxl.config.choices import DType
+from sdxl.config.schema_train import Finetune, Training, Tuning
+from sdxl.core.errors import ConfigError, Problem
 
 STAGES = ("vae", "clip", "judge", "unet")
 TUNING = ("qat", "finetune")

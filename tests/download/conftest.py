@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sdxl import download, fetch
-from sdxl.errors import OK
+from sdxl.core.errors import OK
+from sdxl.model.download import command as download
+from sdxl.model.download import http as fetch
 from tests.conftest import ROOT
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from sdxl import prompts, published
-from sdxl.errors import OK, USER, UserError
+from sdxl.core.errors import OK, USER, UserError
+from sdxl.model import prompts
+from sdxl.model.download import catalogue
 from tests.download.conftest import Server, left, offered
 
 
 def _annotations(path: Path, rows: list[list[str]]) -> None:
     """COCO's annotations as a zip, with the rows' captions in disorder and more beside them."""
-    facts = [dict(zip(published.COLUMNS, row, strict=True)) for row in rows]
+    facts = [dict(zip(catalogue.COLUMNS, row, strict=True)) for row in rows]
     images = {
         int(fact["image_id"]): {
             "id": int(fact["image_id"]), "file_name": fact["file_name"],
@@ -34,7 +35,7 @@ def _annotations(path: Path, rows: list[list[str]]) -> None:
     other = {"id": 10**7, "image_id": captions[0]["image_id"], "caption": "another"}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         content = {"images": list(images.values()), "annotations": [other, *captions]}
-        archive.writestr(published.ANNOTATIONS, json.dumps(content))
+        archive.writestr(catalogue.ANNOTATIONS, json.dumps(content))
         archive.writestr("annotations/instances_train2014.json", "{}")
 
 
@@ -62,7 +63,7 @@ def test_calibration_is_made_of_the_annotations(server, command, root, tmp_path)
     code, outcome, _ = run()
     assert (code, outcome["files"][0]["state"]) == (OK, "made")
     with (root / "things/c.tsv").open(newline="") as file:
-        assert list(csv.reader(file, delimiter="\t")) == [list(published.COLUMNS), *ROWS]
+        assert list(csv.reader(file, delimiter="\t")) == [list(catalogue.COLUMNS), *ROWS]
     assert prompts.read_tsv(root / "things/c.tsv", "x")[0] == ('A "red" bus, late.', "7")
     assert left(root) == ["c.tsv", "c.zip", "ids.txt"]
     assert run()[1]["files"][0]["state"] == "there"
@@ -113,10 +114,10 @@ def test_annotations_without_the_captions(tmp_path):
     ids.write_text("7\n12\n301")
     _annotations(tmp_path / "c.zip", ROWS)
     with pytest.raises(UserError, match="lacks captions"):
-        published.calibration_tsv(tmp_path / "c.zip", ids, tmp_path / "out.tsv")
+        catalogue.calibration_tsv(tmp_path / "c.zip", ids, tmp_path / "out.tsv")
     (tmp_path / "c.zip").write_bytes(b"no zip")
     with pytest.raises(UserError, match="cannot be used"):
-        published.calibration_tsv(tmp_path / "c.zip", ids, tmp_path / "out.tsv")
+        catalogue.calibration_tsv(tmp_path / "c.zip", ids, tmp_path / "out.tsv")
 
 
 def test_the_published_calibration_file_is_reproduced_to_the_byte(shared, tmp_path):
@@ -125,5 +126,5 @@ def test_the_published_calibration_file_is_reproduced_to_the_byte(shared, tmp_pa
         rows = list(csv.reader(file, delimiter="\t"))[1:]
     _annotations(tmp_path / "c.zip", rows)
     (tmp_path / "ids.txt").write_text("\n".join(row[0] for row in rows))
-    published.calibration_tsv(tmp_path / "c.zip", tmp_path / "ids.txt", tmp_path / "out.tsv")
+    catalogue.calibration_tsv(tmp_path / "c.zip", tmp_path / "ids.txt", tmp_path / "out.tsv")
     assert (tmp_path / "out.tsv").read_bytes() == real.read_bytes()

@@ -1,4 +1,4 @@
-"""`python -m sdxl.download`: from local files too, its catalogue, its mistakes."""
+"""`python -m sdxl download`: from local files too, its catalogue, its mistakes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from sdxl import download, published
-from sdxl.errors import OK, USER
+from sdxl.core.errors import OK, USER
+from sdxl.model.download import catalogue
+from sdxl.model.download import command as download
 from tests.conftest import ROOT
 from tests.download.conftest import CONTENT, left, offered
 
@@ -74,7 +75,7 @@ def test_mistakes_on_the_command_line(root, capsys, words, said):
 
 def test_as_a_command_ends_with_json(root):
     done = subprocess.run(
-        [sys.executable, "-m", "sdxl.download", "latents"],
+        [sys.executable, "-m", "sdxl", "download", "latents"],
         cwd=ROOT, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == OK, done.stderr
@@ -82,12 +83,12 @@ def test_as_a_command_ends_with_json(root):
 
 
 def test_the_catalogue_is_complete():
-    targets = published.load()
+    targets = catalogue.load()
     assert list(targets) == ["sdxl", "coco", "calibration", "latents", "metrics"]
     for target in targets.values():
         for file in target.files + [each for one in target.files for each in one.inputs]:
             assert file.urls or file.make
-            sums = [getattr(file, kind) for kind in published.DIGESTS]
+            sums = [getattr(file, kind) for kind in catalogue.DIGESTS]
             assert any(sums), file.path
             assert all(len(one) in (40, 64) for one in sums if one)
         target.offline.format(store="x")
@@ -100,7 +101,7 @@ def test_the_catalogue_is_complete():
 
 def test_sdxl_variants_and_mirror(root, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://mirror.test")
-    target = published.load()["sdxl"]
+    target = catalogue.load()["sdxl"]
     assert target.files[0].urls[0].startswith("http://mirror.test/stabilityai/")
     names = [file.inner for file in download._wanted("sdxl", target, None, "fp16")]
     assert len(names) == 18
@@ -112,7 +113,7 @@ def test_sdxl_variants_and_mirror(root, monkeypatch):
 def test_git_blob_checksum(tmp_path):
     file = tmp_path / "x"
     file.write_bytes(b"hello\n")
-    named = published.File("things/x", git_blob_sha1="ce013625030ba8dba906f756967f9e9ca394464a")
+    named = catalogue.File("things/x", git_blob_sha1="ce013625030ba8dba906f756967f9e9ca394464a")
     assert named.problem(file) is None
     file.write_bytes(b"hullo\n")
     assert "git_blob_sha1" in str(named.problem(file))

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sdxl import fetch
-from sdxl.errors import FAILED, OK, USER
+from sdxl.core.errors import FAILED, OK, USER
+from sdxl.model.download import http
 from tests.download.conftest import CONTENT, left, offered
 
 
@@ -57,7 +57,7 @@ def test_cut_connections_are_resumed_where_they_broke(server, command, root):
 
 def test_a_connection_that_never_gets_on_is_resumed_by_the_next_call(server, command, root):
     run = command([offered(server)])
-    server.cuts = [1000, *[0] * fetch.ATTEMPTS]
+    server.cuts = [1000, *[0] * http.ATTEMPTS]
     code, outcome, told = run()
     assert code == FAILED
     assert "keeps breaking off" in outcome["reason"]
@@ -127,7 +127,7 @@ def test_a_missing_file_names_the_address_and_the_way_out(server, command, root)
     assert code == FAILED
     assert f"{server.url}/a.bin: HTTP 404" in told
     assert f"copy the thing to {root}/things" in told
-    assert "python -m sdxl.download thing --from PATH" in told
+    assert "python -m sdxl download thing --from PATH" in told
     assert len(server.asked) == 1
     assert outcome["files"] == []
 
@@ -142,7 +142,7 @@ def test_the_second_address_is_tried(server, command):
 def test_a_busy_server_is_asked_again(server, command):
     server.errors = [503, 429]
     assert command([offered(server)])()[0] == OK
-    server.errors = [500] * fetch.ATTEMPTS
+    server.errors = [500] * http.ATTEMPTS
     code, _, told = command([offered(server, "b.bin")])()
     assert code == FAILED
     assert "HTTP 500" in told
@@ -167,7 +167,7 @@ def test_offline_is_one_message_that_says_what_to_copy_where(command, root):
 
 
 def test_a_host_that_swallows_everything_is_not_waited_for(command, monkeypatch):
-    monkeypatch.setattr(fetch, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(http, "TIMEOUT_S", 0.2)
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
@@ -196,7 +196,7 @@ def test_interrupted_leaves_a_part_to_resume(server, command, root, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fetch, "_read", read)
+        patch.setattr(http, "_read", read)
         code, outcome, told = run()
     assert (code, outcome["reason"]) == (FAILED, "interrupted")
     assert "goes on from here" in told
@@ -205,7 +205,7 @@ def test_interrupted_leaves_a_part_to_resume(server, command, root, monkeypatch)
 
 def test_a_disk_too_small_is_said_before_the_download(server, command, root, monkeypatch):
     usage = shutil.disk_usage(root.parent)._replace(free=1000)
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(http.shutil, "disk_usage", lambda path: usage)
     code, _, told = command([offered(server)])()
     assert code == FAILED
     assert "no space left on the disk" in told
@@ -216,7 +216,7 @@ def test_a_disk_that_fills_up(server, command, monkeypatch):
     def full(answer: Any) -> bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(fetch, "_read", full)
+    monkeypatch.setattr(http, "_read", full)
     code, outcome, _ = command([offered(server)])()
     assert code == FAILED
     assert "no space left" in outcome["reason"]

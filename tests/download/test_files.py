@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdxl import download, latents, prompts, published
-from sdxl.errors import OK, USER
+from sdxl.core.errors import OK, USER
+from sdxl.model import latents, prompts
+from sdxl.model.download import catalogue, command
 
 
 @pytest.mark.parametrize("what", ["coco", "calibration", "latents"])
 @pytest.mark.parametrize("folder", [True, False], ids=["folder", "file"])
 def test_the_real_files_are_accepted(shared, root, capsys, what, folder):
-    file = published.load()[what].files[0]
+    file = catalogue.load()[what].files[0]
     source = shared if folder else shared / file.name
-    assert download.main([what, "--from", str(source)]) == OK
+    assert command.main([what, "--from", str(source)]) == OK
     assert json.loads(capsys.readouterr().out)["files"][0]["state"] == "copied"
     assert file.target.read_bytes() == (shared / file.name).read_bytes()
     rows = {"coco": 5000, "calibration": 500}
@@ -32,7 +33,7 @@ def test_the_latent_is_mlperfs_to_the_bit(shared):
 
 
 def test_the_latent_has_the_published_checksum():
-    expected = published.load()["latents"].files[0].values_sha256
+    expected = catalogue.load()["latents"].files[0].values_sha256
     assert latents.values_sha256(latents.mlperf()) == expected
     assert latents.values_sha256(latents.mlperf(seed=1)) != expected
 
@@ -40,7 +41,7 @@ def test_the_latent_has_the_published_checksum():
 def test_latents_from_pt(root, tmp_path, capsys):
     torch = pytest.importorskip("torch")
     torch.save(torch.from_numpy(latents.mlperf()), tmp_path / "latents.pt")
-    assert download.main(["latents", "--from", str(tmp_path)]) == OK
+    assert command.main(["latents", "--from", str(tmp_path)]) == OK
     assert np.array_equal(np.load(root / "latents/latents.npy"), latents.mlperf())
     assert json.loads(capsys.readouterr().out)["files"][0]["state"] == "copied"
 
@@ -56,7 +57,7 @@ def test_latents_from_pt(root, tmp_path, capsys):
 )
 def test_wrong_latents(root, tmp_path, capsys, write, said):
     write(tmp_path / "mine.npy")
-    assert download.main(["latents", "--from", str(tmp_path / "mine.npy")]) == USER
+    assert command.main(["latents", "--from", str(tmp_path / "mine.npy")]) == USER
     assert said in capsys.readouterr().err
 
 
@@ -68,6 +69,6 @@ def test_latents_run_no_code(root, tmp_path, capsys):
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save(Evil(), tmp_path / "latents.pt")
-    assert download.main(["latents", "--from", str(tmp_path / "latents.pt")]) == USER
+    assert command.main(["latents", "--from", str(tmp_path / "latents.pt")]) == USER
     assert "is not a latent" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()

@@ -2,13 +2,14 @@
 
 import pytest
 
-from sdxl import artifacts, config
+from sdxl.config import load
+from sdxl.run import artifacts
 
 
 @pytest.fixture
 def asked(exported, composed):
     """Further words -> the configuration of the exported model."""
-    return lambda *words: config.load(composed(*exported.words, "backend=ort", *words))
+    return lambda *words: load.load(composed(*exported.words, "backend=ort", *words))
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sdxl import graphs, store
-from sdxl.store import Artifact
-from sdxl.types import Manifest
+from sdxl.config import graphs
+from sdxl.core import store
+from sdxl.core.store import Artifact
+from sdxl.core.types import Manifest
 
 ZERO = {"int8": (TensorProto.INT8, 127), "fp8": (TensorProto.FLOAT8E4M3FN, 448)}
 CHANNELS = 32

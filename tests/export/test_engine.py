@@ -10,12 +10,13 @@ import time
 
 import pytest
 
-from sdxl import config as configuration
-from sdxl import engines, store
-from sdxl.errors import ConfigError, SdxlError
+from sdxl.config import engines
+from sdxl.config import load as configuration
+from sdxl.config.schema import Build
+from sdxl.core import store
+from sdxl.core.errors import ConfigError, SdxlError
 from sdxl.export import engine
 from sdxl.export.engine import library, listen
-from sdxl.schema import Build
 from tests.conftest import ROOT
 from tests.export import small_graph
 
@@ -226,7 +227,7 @@ def slow_build(folder):
 
     from hydra import compose, initialize_config_dir
 
-    from sdxl import config
+    from sdxl.config import load as config
 
     def stay(message):
         if "expected" in message:

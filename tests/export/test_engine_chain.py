@@ -15,10 +15,11 @@ QUANTIZED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", *QUANTIZED])
 def test_every_graph_becomes_an_engine(kind, exported, composed, chain_of):
-    from sdxl import config, export_plan, graphs
+    from sdxl.config import graphs, load
+    from sdxl.run import export_plan
 
     words = [*exported.words, *RTX, *QUANTIZED.get(kind, ())]
-    asked = config.load(composed(*words))
+    asked = load.load(composed(*words))
     chain = chain_of(asked)
     assert {piece.graph: piece.manifest["kind"] for piece in chain.pieces[-4:]} == dict.fromkeys(
         graphs.GRAPHS, "engine"

@@ -8,12 +8,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from sdxl import export_run, graphs
-from sdxl.config import load as check
-from sdxl.errors import ConfigError, SdxlError, UserError
+from sdxl.config import graphs
+from sdxl.config.load import load as check
+from sdxl.config.schema import Export
+from sdxl.core.errors import ConfigError, SdxlError, UserError
 from sdxl.export import modules, onnx, onnx_check, parity
-from sdxl.model import open_source
-from sdxl.schema import Export
+from sdxl.model.sources import open_source
+from sdxl.run import export
 
 
 def network(config, graph, images=1):
@@ -38,19 +39,19 @@ def test_export_makes_four_graphs_that_compute_what_torch_does(exported):
 def test_a_second_export_finds_all_and_says_so(exported, asked, chain_of, capsys):
     chain = chain_of(asked())
     assert [piece.built for piece in chain.pieces] == [False] * 4
-    export_run._show(chain)
+    export._show(chain)
     assert capsys.readouterr().err.count("cached: the same key") == 4
 
 
 def test_a_plan_lists_the_whole_chain_and_what_is_cached(exported, asked, composed, capsys):
-    plan = export_run.run(asked("plan=true"), exported.store)
+    plan = export.run(asked("plan=true"), exported.store)
     assert [row["graph"] for row in plan["plan"]] == list(graphs.GRAPHS)
     assert (plan["cached"], plan["to_build"]) == (4, 0)
     assert capsys.readouterr().err.count("cached") == 4
-    other = export_run.run(asked("plan=true", "seed=1"), exported.store)
+    other = export.run(asked("plan=true", "seed=1"), exported.store)
     assert (other["cached"], other["to_build"]) == (0, 4)
     words = ["quant=int8", "quant_level=2", "calib_size=3", "plan=true"]
-    quantized = export_run.run(asked(*words), exported.store)
+    quantized = export.run(asked(*words), exported.store)
     assert [(row["kind"], row["there"]) for row in quantized["plan"]] == [
         ("statistics", False), ("checkpoint", False), *[("onnx", True)] * 4, ("qdq", False),
     ]  # fmt: skip
@@ -61,15 +62,15 @@ def test_a_plan_of_engines_names_what_cannot_be_told_yet(exported, composed, mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     words = [*exported.words, "backend=trt", "plan=true"]
     there = check(composed(*words, "backend.flavor=tensorrt"))
-    plan = export_run.run(there, exported.store)
+    plan = export.run(there, exported.store)
     assert [row["kind"] for row in plan["plan"]] == ["onnx"] * 4 + ["engine"] * 4
     assert [row["there"] for row in plan["plan"]] == [True] * 4 + [None] * 4
     assert any("only on the GPU it builds for" in what for what in plan["missing"])
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    rtx = export_run.run(check(composed(*words, "backend.flavor=rtx")), exported.store)
+    rtx = export.run(check(composed(*words, "backend.flavor=rtx")), exported.store)
     assert [row["there"] for row in rtx["plan"]] == [True] * 4 + [False] * 4
     assert all(row["key"] for row in rtx["plan"]) and not rtx["missing"]
-    other = export_run.run(check(composed(*words, "backend.flavor=rtx", "seed=1")), exported.store)
+    other = export.run(check(composed(*words, "backend.flavor=rtx", "seed=1")), exported.store)
     assert [(row["key"] is None, row["there"]) for row in other["plan"][4:]] == [(True, False)] * 4
 
 
@@ -208,4 +209,4 @@ def test_settings_of_graphs_are_refused_where_none_is_loaded(composed):
         check(composed("export.parity=true"))
     config = check(composed("backend=torch"))
     with pytest.raises(UserError, match="the torch backend loads no graph"):
-        export_run.run(config, None)
+        export.run(config, None)

@@ -8,14 +8,15 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
-from sdxl import prompts, store
-from sdxl.config import backend_modules
-from sdxl.config import load as check
-from sdxl.errors import ConfigError, StageError
-from sdxl.images import load as picture
-from sdxl.model import open_source
+from sdxl.config.load import backend_modules
+from sdxl.config.load import load as check
+from sdxl.core import store
+from sdxl.core.errors import ConfigError, StageError
+from sdxl.model import prompts
+from sdxl.model.images import load as picture
+from sdxl.model.sampler import Sampler
+from sdxl.model.sources import open_source
 from sdxl.quality.twin import compare
-from sdxl.sampler import Sampler
 
 CLEARLY = 5
 """dB: under a third of the squared error. Seen: 44.5 at level 1, 7.3 at level 3."""
@@ -99,11 +100,11 @@ def test_settings_change_no_picture(draw, words):
 
 
 def test_a_picture_of_nan_is_refused(draw, monkeypatch):
-    from sdxl.backends import _ort_session
+    from sdxl.backends.ort import session
 
-    plain = _ort_session.Graph.__call__
+    plain = session.Graph.__call__
     monkeypatch.setattr(
-        _ort_session.Graph, "__call__",
+        session.Graph, "__call__",
         lambda self, *t: [out * float("nan") for out in plain(self, *t)]
         if self._names == ("latents",) else plain(self, *t),
     )  # fmt: skip
@@ -134,7 +135,7 @@ def test_bf16_is_refused_before_anything_is_made_where_only_a_cpu_can_run_it(cli
 
 
 def test_the_cpu_provider_still_has_no_bf16_product():
-    """If this fails, ONNX Runtime has learnt it: then `sdxl.backends.ort` need not refuse."""
+    """If this fails, ONNX Runtime has learnt it: then `sdxl.backends.ort.stages` need not refuse."""
     kinds = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
     taken = set()
     for name, kind in kinds.items():

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from sdxl.backends import _torch_cuda
-from sdxl.backends._torch_layer import Geometry, Simulated
-from sdxl.schema import Format
+from sdxl.backends.torch import cuda
+from sdxl.backends.torch.layer import Geometry, Simulated
+from sdxl.config.schema import Format
 from tests import coded
 from tests.kernels.test_kernels import assert_close
 
@@ -26,7 +26,7 @@ def simulated(layer, values):
     return Simulated(exact, values)(values.float()).bfloat16()
 
 
-CASES = [(n, k) for n in (Format.int8, Format.fp8) for k in _torch_cuda.candidates("linear", n)]
+CASES = [(n, k) for n in (Format.int8, Format.fp8) for k in cuda.candidates("linear", n)]
 
 
 @pytest.mark.parametrize(("number", "kernel"), CASES)
@@ -44,7 +44,7 @@ def test_conv(number, kernel, stride, padding):
     values = torch.randn(1, 6, 5, 5).bfloat16()
     geometry = Geometry([stride] * 2, [padding] * 2, [1, 1])
     layer = layer_of(number, torch.randn(7, 6, kernel, kernel), values, geometry)
-    found = _torch_cuda.TritonConv(layer, values)(values)
+    found = cuda.TritonConv(layer, values)(values)
     assert_close(found, simulated(layer, values))
     assert found.is_contiguous(memory_format=torch.channels_last)
 
@@ -52,7 +52,7 @@ def test_conv(number, kernel, stride, padding):
 def test_cublas_takes_multiples_of_16():
     values = torch.randn(2, 5, 48).bfloat16()
     fits = [
-        _torch_cuda.ScaledMm.fits(layer_of(Format.fp8, torch.randn(outputs, width), values))
+        cuda.ScaledMm.fits(layer_of(Format.fp8, torch.randn(outputs, width), values))
         for outputs, width in ((32, 48), (40, 48), (32, 40))
     ]
     assert fits == [True, False, False]
@@ -61,7 +61,7 @@ def test_cublas_takes_multiples_of_16():
 def test_a_tile_that_the_assembler_refuses_is_left_out(monkeypatch):
     from triton.runtime import errors
 
-    from sdxl.kernels import gemm
+    from sdxl.backends.torch.kernels import gemm
 
     def bench(run, **_):
         run()
@@ -78,8 +78,8 @@ def test_a_tile_that_the_assembler_refuses_is_left_out(monkeypatch):
 def test_all_candidates_are_exact_and_a_broken_one_is_left_out(monkeypatch):
     for number in (Format.int8, Format.fp8):
         for kind in ("linear", "conv"):
-            wanted = [k for k in _torch_cuda.candidates(kind, number) if k.name != "scaled_mm_fp8"]
-            found = _torch_cuda.usable(kind, number, CPU)
+            wanted = [k for k in cuda.candidates(kind, number) if k.name != "scaled_mm_fp8"]
+            found = cuda.usable(kind, number, CPU)
             assert [k for k in found if k in wanted] == wanted
-    monkeypatch.setattr(_torch_cuda.TritonLinear, "product", lambda self, _: 1 / 0)
-    assert _torch_cuda.usable("linear", Format.int8, CPU) == []
+    monkeypatch.setattr(cuda.TritonLinear, "product", lambda self, _: 1 / 0)
+    assert cuda.usable("linear", Format.int8, CPU) == []

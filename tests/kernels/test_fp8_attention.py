@@ -10,9 +10,9 @@ pytest.importorskip("triton", reason="the kernels need Triton")
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention, AttnProcessor
 
-from sdxl.backends import _torch_cpu, _torch_cuda, _torch_fp8_attention, _torch_fused
-from sdxl.backends._torch_quant import _round_attention
-from sdxl.schema import Format
+from sdxl.backends.torch import cpu, cuda, fp8_attention, fused
+from sdxl.backends.torch.simulated import _round_attention
+from sdxl.config.schema import Format
 from tests.kernels.test_fused import eight_bit, watch_inputs
 
 CPU = torch.device("cpu")
@@ -47,8 +47,8 @@ def test_a_layer(context):
     hidden, text = torch.randn(2, 37, 24) * 4, torch.randn(2, 77, 40) * 4 if context else None
     expected, ours = copy.deepcopy(plain), copy.deepcopy(plain)
     simulate(expected, "layer")
-    assert _torch_fp8_attention.why_not(ours, _torch_cuda, CPU) is None
-    _torch_fp8_attention.install(ours, "layer", Stored(), CPU)
+    assert fp8_attention.why_not(ours, cuda, CPU) is None
+    fp8_attention.install(ours, "layer", Stored(), CPU)
     rounded = expected(hidden, encoder_hidden_states=text)
     assert_alike(ours(hidden, encoder_hidden_states=text), rounded)
     unrounded = plain(hidden, encoder_hidden_states=text)
@@ -61,14 +61,14 @@ def test_a_block_is_fused_around_it():
     plain = BasicTransformerBlock(32, 2, 16, cross_attention_dim=48, activation_fn="geglu").eval()
     hidden, context = torch.randn(2, 5, 32), torch.randn(2, 3, 48)
     _, inputs = watch_inputs(plain, hidden, None, context)
-    kernels = {"linear": _torch_cuda.TritonLinear}
-    expected, _, _ = eight_bit(plain, inputs, Format.fp8, False, _torch_cuda, kernels)
-    block, choice, _ = eight_bit(plain, inputs, Format.fp8, False, _torch_cuda, kernels)
+    kernels = {"linear": cuda.TritonLinear}
+    expected, _, _ = eight_bit(plain, inputs, Format.fp8, False, cuda, kernels)
+    block, choice, _ = eight_bit(plain, inputs, Format.fp8, False, cuda, kernels)
     for name in ("attn1", "attn2"):
         simulate(expected.get_submodule(name), name)
-        _torch_fp8_attention.install(block.get_submodule(name), name, Stored(), CPU)
+        fp8_attention.install(block.get_submodule(name), name, Stored(), CPU)
     network = torch.nn.ModuleList([block])
-    _torch_fused.fuse(network, choice)
+    fused.fuse(network, choice)
     assert choice.fused["blocks"] == 1 and not choice.unfused
     for _ in range(2):  # the second time its norms write codes
         found = network[0](hidden, encoder_hidden_states=context)
@@ -77,12 +77,12 @@ def test_a_block_is_fused_around_it():
 
 def test_what_the_kernel_does_not_compute_is_refused(monkeypatch):
     layer = Attention(24, heads=3, dim_head=8)
-    assert "on this device" in _torch_fp8_attention.why_not(layer, _torch_cpu, CPU)
+    assert "on this device" in fp8_attention.why_not(layer, cpu, CPU)
     normed = Attention(24, heads=3, dim_head=8, norm_num_groups=4)
-    assert "another kind" in _torch_fp8_attention.why_not(normed, _torch_cuda, CPU)
-    _torch_fp8_attention._exact.cache_clear()
-    kernel = _torch_fp8_attention.TritonAttention
+    assert "another kind" in fp8_attention.why_not(normed, cuda, CPU)
+    fp8_attention._exact.cache_clear()
+    kernel = fp8_attention.TritonAttention
     right = kernel.attend
     monkeypatch.setattr(kernel, "attend", lambda *given: right(*given) * 1.02)
-    assert "no exact" in _torch_fp8_attention.why_not(layer, _torch_cuda, CPU)
-    _torch_fp8_attention._exact.cache_clear()
+    assert "no exact" in fp8_attention.why_not(layer, cuda, CPU)
+    fp8_attention._exact.cache_clear()

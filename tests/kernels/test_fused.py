@@ -14,11 +14,11 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
 from torch import nn
 
-from sdxl import codes
-from sdxl.backends import _torch_cpu, _torch_cuda, _torch_fused, _torch_resnet
-from sdxl.backends._torch_layer import Geometry, Simulated
-from sdxl.backends._torch_real import Choice, EightBit
-from sdxl.schema import Format
+from sdxl.backends.torch import cpu, cuda, fused, resnet
+from sdxl.backends.torch.layer import Geometry, Simulated
+from sdxl.backends.torch.real import Choice, EightBit
+from sdxl.config.schema import Format
+from sdxl.model import codes
 from tests import coded
 
 CPU = torch.device("cpu")
@@ -50,8 +50,8 @@ class Always(Choice):
 
     def kernel(self, layer, example):
         wanted = self.kernels[layer.kind]
-        if wanted is _torch_cuda.ScaledMm and not wanted.fits(layer):
-            wanted = _torch_cuda.TritonLinear
+        if wanted is cuda.ScaledMm and not wanted.fits(layer):
+            wanted = cuda.TritonLinear
         made = wanted(layer, example)
         if hasattr(made, "product"):
             product = made.product
@@ -114,11 +114,11 @@ def assert_same_integers(choice, layers, inputs, share):
 
 
 CASES = [
-    pytest.param(_torch_cuda, _torch_cuda.TritonLinear, Format.int8, True, id="triton int8"),
-    pytest.param(_torch_cuda, _torch_cuda.TritonLinear, Format.fp8, False, id="triton fp8"),
-    pytest.param(_torch_cuda, _torch_cuda.ScaledMm, Format.fp8, False, id="scaled_mm fp8"),
-    pytest.param(_torch_cpu, _torch_cpu.OneDnnLinear, Format.int8, True, id="onednn int8"),
-    pytest.param(_torch_cpu, _torch_cpu.IntMm, Format.int8, False, id="int_mm int8, one input"),
+    pytest.param(cuda, cuda.TritonLinear, Format.int8, True, id="triton int8"),
+    pytest.param(cuda, cuda.TritonLinear, Format.fp8, False, id="triton fp8"),
+    pytest.param(cuda, cuda.ScaledMm, Format.fp8, False, id="scaled_mm fp8"),
+    pytest.param(cpu, cpu.OneDnnLinear, Format.int8, True, id="onednn int8"),
+    pytest.param(cpu, cpu.IntMm, Format.int8, False, id="int_mm int8, one input"),
 ]
 
 
@@ -135,8 +135,8 @@ def test_a_transformer_block(home, kernel, number, smooth):
     block, choice, _ = eight_bit(plain, inputs | watch_inputs(plain, hidden, None, context)[1],
                                  number, smooth, home, {"linear": kernel})  # fmt: skip
     network = nn.ModuleList([block])
-    _torch_fused.fuse(network, choice)
-    assert isinstance(network[0], _torch_fused.Block)
+    fused.fuse(network, choice)
+    assert isinstance(network[0], fused.Block)
     joined = {} if smooth else {"joined qkv": 1, "joined kv": 1}
     assert choice.fused == Counter(blocks=1, **joined) and not choice.unfused
     bound = 2e-2 * float(expected.abs().max())  # a code on the other side of a tie, now and then
@@ -158,13 +158,13 @@ def test_a_residual_block(number, outputs):
     image, temb = torch.randn(2, 8, 4, 3), torch.randn(2, 12)
     _, inputs = watch_inputs(plain, image, temb)
     kernels = {"conv": Simulated, "linear": Simulated}
-    simulated, _, layers = eight_bit(plain, inputs, number, False, _torch_cuda, kernels)
+    simulated, _, layers = eight_bit(plain, inputs, number, False, cuda, kernels)
     expected, seen = watch_inputs(simulated, image, temb)
-    block, choice, _ = eight_bit(plain, inputs, number, False, _torch_cuda,
-                                 {"conv": _torch_cuda.TritonConv})  # fmt: skip
+    block, choice, _ = eight_bit(plain, inputs, number, False, cuda,
+                                 {"conv": cuda.TritonConv})  # fmt: skip
     network = nn.ModuleList([block])
-    _torch_fused.fuse(network, choice)
-    assert isinstance(network[0], _torch_resnet.Resnet) and choice.fused == Counter(resnets=1)
+    fused.fuse(network, choice)
+    assert isinstance(network[0], resnet.Resnet) and choice.fused == Counter(resnets=1)
     for _ in range(2):
         found = network[0](image, temb)
         assert (found - expected).abs().max() <= 2e-2 * expected.abs().max()
@@ -189,14 +189,14 @@ def test_the_way_up_joins_nothing_by_copying(number, crossed, shortcut, monkeypa
         given["encoder_hidden_states"] = torch.randn(2, 3, 12)
     left = ("time_emb_proj", "conv_shortcut") if shortcut else ("time_emb_proj",)
     _, inputs = watch_inputs(plain, **given)
-    arguments = (plain, inputs, number, False, _torch_cuda)
-    kernels = {"conv": _torch_cuda.TritonConv, "linear": Simulated}
+    arguments = (plain, inputs, number, False, cuda)
+    kernels = {"conv": cuda.TritonConv, "linear": Simulated}
     expected, *_ = eight_bit(*arguments, {"conv": Simulated, "linear": Simulated}, left)
     expected = expected(**given)
     block, choice, _ = eight_bit(*arguments, kernels, left)
     network = nn.ModuleList([block])
-    _torch_fused.fuse(network, choice)
-    assert isinstance(network[0], _torch_resnet.Up)
+    fused.fuse(network, choice)
+    assert isinstance(network[0], resnet.Up)
     assert choice.fused["skips beside"] == choice.fused["resnets"] == 2
     network[0](**given)  # chooses kernels
     if shortcut:
@@ -209,8 +209,8 @@ def test_the_way_up_joins_nothing_by_copying(number, crossed, shortcut, monkeypa
 def test_what_is_not_fused_is_counted_with_its_reason():
     block = BasicTransformerBlock(32, 2, 16, cross_attention_dim=48, activation_fn="geglu")
     network = nn.ModuleList([block, ResnetBlock2D(in_channels=8, temb_channels=12, groups=4)])
-    choice = SimpleNamespace(home=_torch_cpu, fused=Counter(), unfused=Counter())
-    _torch_fused.fuse(network, choice)
+    choice = SimpleNamespace(home=cpu, fused=Counter(), unfused=Counter())
+    fused.fuse(network, choice)
     assert not choice.fused
     assert dict(choice.unfused) == {
         "a transformer block without 8-bit layers": 1,

@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="the kernels need Triton: pip install -e .[
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton's interpreter is switched off", allow_module_level=True)
 
-from sdxl.kernels import attention, conv, euler, gemm, quantize, reference
+from sdxl.backends.torch.kernels import attention, conv, euler, gemm, quantize, reference
 
 INT8, E4M3 = torch.int8, torch.float8_e4m3fn
 FORMATS = pytest.mark.parametrize("dtype", [INT8, E4M3], ids=["int8", "e4m3"])
@@ -178,7 +178,7 @@ def test_euler_step(guided, kind):
 def test_the_euler_step_is_diffusers():
     from diffusers import EulerDiscreteScheduler
 
-    from sdxl.architecture import SCHEDULER
+    from sdxl.model.architecture import SCHEDULER
 
     scheduler = EulerDiscreteScheduler(**SCHEDULER)
     scheduler.set_timesteps(4)
@@ -195,7 +195,7 @@ def test_the_euler_step_is_diffusers():
 
 def test_the_codes_are_the_checkpoints():
     """`reference.quantize` is what the simulated module computes."""
-    from sdxl import codes
+    from sdxl.model import codes
 
     values, amax = torch.randn(8, 40) * 2, torch.tensor(3.0)
     found = reference.quantize(values, None, codes.int8_per_unit(amax), INT8)

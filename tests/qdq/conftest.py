@@ -13,14 +13,17 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from onnxscript import version_converter
 
-from sdxl import graphs, quant
-from sdxl.config import ROOT, load, register
-from sdxl.export import modules, qdq
+from sdxl import quant
+from sdxl.config import graphs
+from sdxl.config.load import load, register
+from sdxl.config.schema import Config
+from sdxl.core.paths import ROOT
+from sdxl.core.store import Artifact
+from sdxl.export import modules
 from sdxl.export import onnx as export
+from sdxl.export.qdq import artifact
 from sdxl.export.qdq.options import ONNX_RUNTIME, Options
-from sdxl.model import open_source
-from sdxl.schema import Config
-from sdxl.store import Artifact
+from sdxl.model.sources import open_source
 from tests.small import Exported
 
 register()
@@ -59,7 +62,7 @@ class Bench:
         """The quantized graph in `folder`, by default of the export; returns manifest fields."""
         folder.mkdir(parents=True, exist_ok=True)
         source, checkpoint = graph or self.graph(config).path, self.checkpoint(config).path
-        return qdq.quantize(source, checkpoint, folder, options)
+        return artifact.quantize(source, checkpoint, folder, options)
 
     def newer(self, folder: Path, opset: int) -> Path:
         """The exported UNet in a higher opset, by the exporter's own converter."""

@@ -11,10 +11,11 @@ import onnxruntime as ort
 import torch
 from torch.nn import functional
 
-from sdxl import codes, graphs
-from sdxl.checkpoint import Checkpoint, StoredLayer
+from sdxl.config import graphs
+from sdxl.config.schema import Format
 from sdxl.export.qdq.graph import Graph
-from sdxl.schema import Format
+from sdxl.model import codes
+from sdxl.model.checkpoint import Checkpoint, StoredLayer
 
 PLAIN = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
 ALL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

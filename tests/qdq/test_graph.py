@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from sdxl import checkpoint, graphs, store
-from sdxl.choices import Convolutions
-from sdxl.export import qdq
+from sdxl.config import graphs
+from sdxl.config.choices import Convolutions
+from sdxl.config.schema import Format
+from sdxl.core import store
+from sdxl.export.qdq import artifact
 from sdxl.export.qdq.options import ONNX_RUNTIME, TENSORRT, options_of
-from sdxl.schema import Format
+from sdxl.model import checkpoint
 from tests.qdq import layerwise
 from tests.qdq.layerwise import NAMES, load
 
@@ -92,12 +94,12 @@ def test_artifacts_are_known_by_their_parents_and_layout(bench):
     config = bench.recipe("quant=int8", "quant_level=2")
     graph, made = bench.graph(config), bench.checkpoint(config)
     began = time.process_time()
-    first = qdq.get(config, graph, made)
+    first = artifact.get(config, graph, made)
     assert time.process_time() - began < 2
     assert first.manifest.parents == [graph.manifest.key, made.manifest.key]
-    assert qdq.get(config, graph, made) == first
+    assert artifact.get(config, graph, made) == first
     other = bench.recipe("quant=int8", "quant_level=2", "export.convolutions=conv")
-    assert qdq.get(other, graph, made).manifest.key != first.manifest.key
+    assert artifact.get(other, graph, made).manifest.key != first.manifest.key
     next_level = bench.checkpoint(bench.recipe("quant=int8", "quant_level=3"))
-    assert qdq.get(config, graph, next_level).manifest.key != first.manifest.key
-    assert store.find(qdq.KIND, first.manifest.key)
+    assert artifact.get(config, graph, next_level).manifest.key != first.manifest.key
+    assert store.find(artifact.KIND, first.manifest.key)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdxl import checkpoint
-from sdxl.backends._torch_quant import restore
-from sdxl.errors import UserError
+from sdxl.backends.torch.simulated import restore
+from sdxl.core.errors import UserError
 from sdxl.export.qdq.options import ONNX_RUNTIME, TENSORRT
-from sdxl.model import open_source
+from sdxl.model import checkpoint
+from sdxl.model.sources import open_source
 from tests.qdq import layerwise
 from tests.qdq.layerwise import NAMES
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from sdxl import checkpoint, graphs
-from sdxl.errors import ConfigError, SdxlError
-from sdxl.export import qdq
-from sdxl.export.qdq import check
+from sdxl.config import graphs
+from sdxl.config.schema import Format
+from sdxl.core.errors import ConfigError, SdxlError
+from sdxl.export.qdq import artifact, check
 from sdxl.export.qdq.graph import module_of
 from sdxl.export.qdq.options import TENSORRT
-from sdxl.schema import Format
+from sdxl.model import checkpoint
 from tests.qdq.layerwise import load
 
 
@@ -28,7 +28,7 @@ class TestWhatIsWrongIsRefused:
         graph.mkdir()
         onnx.save(model, graph / graphs.MODEL)
         with pytest.raises(SdxlError, match="another model") as caught:
-            qdq.quantize(graph, bench.checkpoint(config).path, tmp_path, TENSORRT)
+            artifact.quantize(graph, bench.checkpoint(config).path, tmp_path, TENSORRT)
         assert lost in str(caught.value)
 
     def test_a_checkpoint_of_another_width(self, bench, tmp_path):
@@ -41,7 +41,7 @@ class TestWhatIsWrongIsRefused:
         graph.mkdir()
         onnx.save(model, graph / graphs.MODEL)
         with pytest.raises(SdxlError, match="another model"):
-            qdq.quantize(graph, bench.checkpoint(config).path, tmp_path, TENSORRT)
+            artifact.quantize(graph, bench.checkpoint(config).path, tmp_path, TENSORRT)
 
     @pytest.mark.parametrize("damage", ["half", "lost", "extra"])
     def test_the_count_is_taken_from_the_graph(self, bench, tmp_path, damage):
@@ -82,7 +82,7 @@ class TestWhatIsWrongIsRefused:
         save_file(tensors, stored / checkpoint.WEIGHTS)
         (stored / checkpoint.LAYERS).write_text((place / checkpoint.LAYERS).read_text())
         with pytest.raises(SdxlError, match="too small"):
-            qdq.quantize(graph, stored, tmp_path, TENSORRT)
+            artifact.quantize(graph, stored, tmp_path, TENSORRT)
 
 
 def test_fp8_in_onnx_runtime_asks_for_basic_optimization(bench):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdxl.errors import UserError
+from sdxl.core.errors import UserError
 from sdxl.quality import clip
 from tests.quality.conftest import GRID, LAYERS, MERGES, PATCH, clip_state
 

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from sdxl import prompts
-from sdxl.quality import efficientnet, fast, quick
-from sdxl.scenes import captions, render, world
-from sdxl.weights import BUNDLED
+from sdxl.core.paths import BUNDLED
+from sdxl.model import prompts
+from sdxl.model.scenes import captions, render, world
+from sdxl.quality import efficientnet, fast, fast_scorer
 
 COUNT = 48
 
 pytestmark = pytest.mark.skipif(
-    not (BUNDLED / "judge").is_dir(), reason="no bundled model in sdxl/data/scenes"
+    not (BUNDLED / "judge").is_dir(), reason="no bundled model in sdxl/assets/scenes"
 )
 
 
@@ -36,7 +36,7 @@ def scored(config, asked):
     """Pictures -> metrics, and what unrelated captions would score."""
 
     def score(pictures):
-        scorer = quick.Scenes(config, asked)
+        scorer = fast_scorer.Scenes(config, asked)
         for start in range(0, COUNT, 16):
             scorer.add(range(start, start + 16), pictures[start : start + 16])
         return scorer.metrics() | {"unrelated": scorer.unrelated()}
@@ -91,17 +91,17 @@ def test_the_scorer_says_it_is_not_official(config, asked, real, monkeypatch):
 def test_the_kernel_distance_is_zero_for_one_distribution_and_grows_with_a_shift():
     random = np.random.default_rng(0)
     one, other = random.normal(size=(2, 400, 16))
-    assert abs(quick.kernel_distance(one, other)) < 0.1
-    assert quick.kernel_distance(one, other + 0.5) > 0.2
+    assert abs(fast_scorer.kernel_distance(one, other)) < 0.1
+    assert fast_scorer.kernel_distance(one, other + 0.5) > 0.2
 
 
 @pytest.mark.skipif(not efficientnet.installed(), reason="the extra `judge` is not installed")
 def test_the_independent_judge_sees_noise(real):
     network = efficientnet.load()
     reference = efficientnet.features(network, real[:24])
-    judge = quick.Judge(reference)
+    judge = fast_scorer.Judge(reference)
     noise = np.random.default_rng(0).normal(0, 40, real.shape)
-    spoilt = quick.Judge(reference)
+    spoilt = fast_scorer.Judge(reference)
     judge.add(range(24), real[24:])
     spoilt.add(range(24), (real + noise).clip(0, 255).astype(np.uint8)[24:])
     clean, noisy = judge.metrics(), spoilt.metrics()

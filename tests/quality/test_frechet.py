@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdxl.errors import UserError
+from sdxl.core.errors import UserError
 from sdxl.quality import frechet
 from sdxl.quality.frechet import Moments, Statistics, distance
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sdxl.errors import UserError
+from sdxl.core.errors import UserError
 from sdxl.quality import inception
 from tests.quality.conftest import inception_state
 

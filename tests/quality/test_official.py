@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl import images as images_of
-from sdxl.errors import UserError
-from sdxl.quality import clip, frechet, inception, official
-from sdxl.types import Prompt
+from sdxl.core.errors import UserError
+from sdxl.core.types import Prompt
+from sdxl.model import images as images_of
+from sdxl.quality import clip, frechet, full_scorer, inception
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def test_a_performance_run_is_scored_after_the_clock(cli, metric_files, networks
 
 def make(load, metric_files, *more, prompts=12):
     config = load("mode=accuracy", *words(metric_files), *more)
-    return official.Official(config, [Prompt(n, f"{'cat ' * n}cap", n) for n in range(prompts)])
+    return full_scorer.Official(config, [Prompt(n, f"{'cat ' * n}cap", n) for n in range(prompts)])
 
 
 def pictures(count):
@@ -145,7 +145,7 @@ def test_mispaired_captions_are_noticed(load, metric_files):
 def test_mlperf_takes_the_published_files_only(load, metric_files):
     config = load("mode=accuracy", *words(metric_files, "mlperf"))
     with pytest.raises(UserError, match=r"`quality\.clip` is not the file"):
-        official.Official(config, [], published_only=True)
+        full_scorer.Official(config, [], published_only=True)
 
 
 def test_settings_that_make_no_sense_are_refused(cli):
@@ -160,11 +160,11 @@ def test_missing_files_are_named_before_anything_runs(cli):
     assert done.code == 2
     for name in ("clip", "vocabulary", "inception", "statistics"):
         assert f"needs `quality.{name}`" in done.err
-    assert "python -m sdxl.download metrics" in done.err
+    assert "python -m sdxl download metrics" in done.err
 
 
 def test_what_scores_is_part_of_the_measurement_not_of_the_artifact(load, metric_files, tmp_path):
-    from sdxl.records import artifact_key, identity
+    from sdxl.run.identity import artifact_key, identity
 
     (tmp_path / "other.txt").write_text("#v")
     one = load(*words(metric_files))
@@ -174,10 +174,10 @@ def test_what_scores_is_part_of_the_measurement_not_of_the_artifact(load, metric
 
 
 def test_the_catalogue_lists_every_default_file():
-    from sdxl import published
+    from sdxl.model.download import catalogue
     from sdxl.quality import full
 
-    names = {file.path for file in published.load()["metrics"].files}
+    names = {file.path for file in catalogue.load()["metrics"].files}
     defaults = full.files(full.Config(name="full")).values()
     assert {value.removeprefix("store:") for value in defaults} == names
     assert (ROOT / "conf/quality/mlperf.yaml").is_file()

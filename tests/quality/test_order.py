@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sdxl.quality.fast import JUDGE
+from sdxl.core.paths import JUDGE
 from tests.conftest import ROOT
 
 COUNT = 48
@@ -19,7 +19,7 @@ INT8 and INT4 weights lie inside the noise of the seeds (docs/scenes.md).
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (JUDGE.parent / "unet").is_dir(), reason="no trained UNet in sdxl/data/scenes yet"
+        not (JUDGE.parent / "unet").is_dir(), reason="no trained UNet in sdxl/assets/scenes yet"
     ),
 ]
 

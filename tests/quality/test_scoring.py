@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sdxl.bench.sut import Sample
+from sdxl.core.types import Prompt
 from sdxl.quality import scoring as frame
-from sdxl.types import Prompt
 
 PROMPTS = [Prompt(n, f"prompt {n}", n) for n in range(100)]
 

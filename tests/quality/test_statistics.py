@@ -76,7 +76,7 @@ def test_mistakes_are_named(folder, tmp_path, metric_files, capsys):
     assert statistics.main([str(tmp_path / "none"), str(tmp_path / "o.npz"), *weights]) == 2
     assert "too few images" in capsys.readouterr().err
     assert statistics.main([str(folder), str(tmp_path / "o.npz")]) == 2
-    assert "python -m sdxl.download metrics" in capsys.readouterr().err
+    assert "python -m sdxl download metrics" in capsys.readouterr().err
     (folder / "broken.png").write_bytes(b"no image")
     assert statistics.main([str(folder), str(tmp_path / "o.npz"), *weights]) == 2
     assert "broken.png" in capsys.readouterr().err

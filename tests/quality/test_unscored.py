@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from sdxl import prompts
+from sdxl.model import prompts
 from sdxl.quality import efficientnet, fast, full
 
 SCENES = "clip_scenes, fid_scenes, *_accuracy"

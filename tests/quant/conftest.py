@@ -12,9 +12,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 
-from sdxl.config import ROOT, load, register
-from sdxl.quant import stats, tables
-from sdxl.schema import Config
+from sdxl.config.load import load, register
+from sdxl.config.schema import Config
+from sdxl.core.paths import ROOT
+from sdxl.quant import calibrate
+from sdxl.quant import statistics as tables
 
 FAST = ("model=tiny_random", "rules=open", "model.steps=4", "model.height=64", "model.width=64")
 CALLS = 4
@@ -72,13 +74,13 @@ def config() -> Config:
 def statistics(config, shared_store) -> tables.Statistics:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDXL_STORE", str(shared_store))
-        return tables.load(stats.get(config).path / stats.FILE)
+        return tables.load(calibrate.get(config).path / calibrate.FILE)
 
 
 @pytest.fixture(scope="session")
-def calibration(config) -> stats.Calibration:
+def calibration(config) -> calibrate.Calibration:
     """The unquantized model and its loop; tests must not change its UNet."""
-    return stats.Calibration(config, stats.calibration_prompts(config.quant))
+    return calibrate.Calibration(config, calibrate.calibration_prompts(config.quant))
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ from diffusers.models.attention_processor import AttnProcessor
 from modelopt.torch.quantization.config import QuantizerAttributeConfig
 from modelopt.torch.quantization.conversion import set_quantizer_attributes_full
 
-from sdxl.backends._torch_quant import restore
-from sdxl.checkpoint import LAYERS, WEIGHTS, Checkpoint
-from sdxl.errors import SdxlError
-from sdxl.model import open_source
-from sdxl.quant import apply, stats, tables
+from sdxl.backends.torch.simulated import restore
+from sdxl.config.schema import Format
+from sdxl.core.errors import SdxlError
+from sdxl.model.checkpoint import LAYERS, WEIGHTS, Checkpoint
+from sdxl.model.sources import open_source
+from sdxl.quant import apply, calibrate
+from sdxl.quant import statistics as tables
 from sdxl.quant.levels import Kind, layers_of, select
-from sdxl.schema import Format
 from tests.quant.conftest import make, with_quant
 
 NO_INPUT = ("int8_weight_only", "int4_weight_only")
@@ -30,7 +31,9 @@ CALLS = 2
 def statistics(config, statistics, shared_store):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDXL_STORE", str(shared_store))
-        return tables.load(stats.get(with_quant(config, calib_size=CALLS)).path / stats.FILE)
+        return tables.load(
+            calibrate.get(with_quant(config, calib_size=CALLS)).path / calibrate.FILE
+        )
 
 
 def chosen(unet, quant):
@@ -122,10 +125,10 @@ def test_other_formats_equal_mtq_quantize(overrides, statistics, calibration, fr
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_equals_mtq_quantize(precision, store_at):
     config = make("quant=int8", "quant_level=3", "calib_size=1", f"precision={precision}")
-    calibration = stats.Calibration(config, stats.calibration_prompts(config.quant))
-    table = tables.load(stats.get(config).path / stats.FILE)
+    calibration = calibrate.Calibration(config, calibrate.calibration_prompts(config.quant))
+    table = tables.load(calibrate.get(config).path / calibrate.FILE)
     theirs = by_modelopt(calibration.unet, config.quant, calibration, calls=1)
-    unet = stats.Calibration(config, stats.calibration_prompts(config.quant)).unet
+    unet = calibrate.Calibration(config, calibrate.calibration_prompts(config.quant)).unet
     ours = apply.quantize(unet, chosen(unet, config.quant), table, config.quant)
     assert_same_state(ours, theirs)
 
@@ -135,7 +138,7 @@ def attention_statistics(config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDXL_STORE", str(tmp_path_factory.mktemp("attention")))
         few = with_quant(config, calib_size=CALLS)
-        return tables.load(stats.get(few, attention=True).path / stats.FILE)
+        return tables.load(calibrate.get(few, attention=True).path / calibrate.FILE)
 
 
 def test_fp8_attention_equals_mtq_quantize(attention_statistics, calibration, fresh_unet):
@@ -231,8 +234,8 @@ def test_a_wrong_result_fails_loudly(fault, statistics, fresh_unet):
 
 
 def test_a_checkpoint_of_another_model_is_refused(statistics, fresh_unet, tmp_path):
-    from sdxl import architecture
-    from sdxl.tiny import RandomSource
+    from sdxl.model import architecture
+    from sdxl.model.seeded import RandomSource
 
     quant = make("quant=int8", "quant_level=1").quant
     unet = fresh_unet()

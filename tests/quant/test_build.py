@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl import checkpoint, store
 from sdxl import quant as quantization
-from sdxl.config import ROOT
-from sdxl.errors import UserError
-from sdxl.model import open_source
+from sdxl.core import store
+from sdxl.core.errors import UserError
+from sdxl.core.paths import ROOT
+from sdxl.model import checkpoint
+from sdxl.model.sources import open_source
 from sdxl.quality import twin
-from sdxl.quant import build, command, stats
-from sdxl.quant.tables import load
+from sdxl.quant import build, calibrate, command
+from sdxl.quant.statistics import load
 from tests.quant.conftest import CALLS, FAST, make, with_quant
 
 RECIPES = sorted(file.stem for file in (ROOT / "conf/quant").glob("*.yaml"))
@@ -25,7 +26,7 @@ RECIPES = sorted(file.stem for file in (ROOT / "conf/quant").glob("*.yaml"))
 
 @pytest.fixture
 def no_calibration(monkeypatch):
-    monkeypatch.setattr(stats, "_calibrate", lambda *_: pytest.fail("calibrated again"))
+    monkeypatch.setattr(calibrate, "_calibrate", lambda *_: pytest.fail("calibrated again"))
 
 
 def test_a_grid_costs_one_calibration(config, statistics, warm_store, no_calibration):
@@ -34,7 +35,7 @@ def test_a_grid_costs_one_calibration(config, statistics, warm_store, no_calibra
         for alpha in (0.5, 1.0):
             made = quantization.prepare(with_quant(config, level=level, alpha=alpha))
             keys.add(made.manifest.key)
-            assert made.manifest.parents == [stats.get(config).manifest.key]
+            assert made.manifest.parents == [calibrate.get(config).manifest.key]
     assert len(keys) == 3  # at level 1, alpha changes nothing
 
 
@@ -143,10 +144,10 @@ def test_layer_report(config, statistics, warm_store):
 
 
 def generator(config, checkpoint=None):
-    from sdxl.backends import torch as backend
-    from sdxl.model import open_source
-    from sdxl.prompts import load as load_prompts
-    from sdxl.sampler import Sampler
+    from sdxl.backends.torch import stages as backend
+    from sdxl.model.prompts import load as load_prompts
+    from sdxl.model.sampler import Sampler
+    from sdxl.model.sources import open_source
 
     artifacts = {"unet": checkpoint.path} if checkpoint else {}
     stages = backend.open(config, artifacts)

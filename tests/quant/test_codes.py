@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from modelopt.torch.quantization.tensor_quant import fake_tensor_quant, scaled_e4m3
 
-from sdxl import codes
+from sdxl.model import codes
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 floats = st.lists(

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdxl import architecture
-from sdxl.errors import UserError
+from sdxl.config.schema import Format, Quant
+from sdxl.core.errors import UserError
+from sdxl.model import architecture
+from sdxl.model.seeded import RandomSource
 from sdxl.quant import levels
 from sdxl.quant.levels import Kind
-from sdxl.schema import Format, Quant
-from sdxl.tiny import RandomSource
 
 META = torch.device("meta")
 RECIPE = Quant(name="test", format=Format.fp8, exclude=list(levels.NVIDIA_EXCLUDED))

@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdxl import architecture, lora
-from sdxl.errors import UserError
-from sdxl.schema import SdxlModel
-from sdxl.tiny import RandomSource
-from sdxl.weights import WeightSource
+from sdxl.config.schema import SdxlModel
+from sdxl.core.errors import UserError
+from sdxl.model import architecture, lora
+from sdxl.model.seeded import RandomSource
+from sdxl.model.weights import WeightSource
 
 CPU = torch.device("cpu")
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdxl import quant as quantization
-from sdxl.checkpoint import Checkpoint
-from sdxl.errors import ConfigError, UserError
+from sdxl.config.schema import Format
+from sdxl.core.errors import ConfigError, UserError
+from sdxl.model.checkpoint import Checkpoint
 from sdxl.quant import build, mixed
-from sdxl.schema import Format
 from tests.quant.conftest import CALLS, make
 
 layers = st.dictionaries(

@@ -9,15 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl import codes, quant
-from sdxl.backends import _torch_cpu, _torch_quant, _torch_real
-from sdxl.backends._torch_layer import Geometry, Simulated, read
-from sdxl.cell import twin_of
-from sdxl.checkpoint import Checkpoint
-from sdxl.errors import ConfigError
-from sdxl.model import open_source
-from sdxl.module_times import ModuleTimes
-from sdxl.schema import Format
+from sdxl import quant
+from sdxl.backends.torch import cpu
+from sdxl.backends.torch import real as _torch_real
+from sdxl.backends.torch import simulated as _torch_quant
+from sdxl.backends.torch.layer import Geometry, Simulated, read
+from sdxl.bench.module_times import ModuleTimes
+from sdxl.config.schema import Format
+from sdxl.core.errors import ConfigError
+from sdxl.model import codes
+from sdxl.model.checkpoint import Checkpoint
+from sdxl.model.sources import open_source
+from sdxl.run.cell import twin_of
 from tests import coded
 from tests.quant.conftest import make, with_quant
 
@@ -64,13 +67,13 @@ def test_codes_are_the_simulated_ones(shape, dtype):
     for smooth in (None, factors):
         expected = codes.integer_codes(values if smooth is None else values * smooth, amax)
         kept = values.clone()
-        found = _torch_cpu.int8_codes(values, smooth, codes.int8_per_unit(amax))
+        found = cpu.int8_codes(values, smooth, codes.int8_per_unit(amax))
         assert torch.equal(found, expected)
         assert torch.equal(values, kept)
         wide = torch.stack([values, values], dim=-1)[..., 0]  # strides of 2
-        found = _torch_cpu.int8_codes(wide, smooth, codes.int8_per_unit(amax))
+        found = cpu.int8_codes(wide, smooth, codes.int8_per_unit(amax))
         assert torch.equal(found, expected)
-    assert not _torch_cpu.int8_codes(values, None, codes.int8_per_unit(torch.tensor(0.0))).any()
+    assert not cpu.int8_codes(values, None, codes.int8_per_unit(torch.tensor(0.0))).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -81,12 +84,12 @@ def test_geglu_codes_are_the_simulated_ones(dtype):
     product = value * functional.gelu(gate)
     for smooth in (None, factors):
         expected = codes.integer_codes(product if smooth is None else product * smooth, amax)
-        found = _torch_cpu.geglu_codes(hidden, smooth, codes.int8_per_unit(amax), torch.int8)
+        found = cpu.geglu_codes(hidden, smooth, codes.int8_per_unit(amax), torch.int8)
         assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kernel", _torch_cpu.CANDIDATES["linear"])
+@pytest.mark.parametrize("kernel", cpu.CANDIDATES["linear"])
 @pytest.mark.parametrize("shape", [(1, 5, 3), (7, 33, 5), (2, 40, 64, 48)])
 def test_a_linear_is_the_simulated_one(shape, kernel, dtype):
     *rows, width, outputs = shape
@@ -114,20 +117,20 @@ def test_a_convolution_is_the_simulated_one(size, kernel, stride, padding, dtype
         )
         expected = simulated(layer, values)
         for given in (values, values.to(memory_format=torch.channels_last)):
-            assert_close(_torch_cpu.OneDnnConv(layer, given)(given), expected)
+            assert_close(cpu.OneDnnConv(layer, given)(given), expected)
 
 
 def test_a_kernel_that_overflows_is_not_used(monkeypatch):
-    class Overflows(_torch_cpu.IntMm):
+    class Overflows(cpu.IntMm):
         def product(self, signed):
             return super().product(signed) % 2**15
 
-    class Missing(_torch_cpu.IntMm):
+    class Missing(cpu.IntMm):
         def product(self, signed):
             return torch.ops.onednn.no_such_kernel(signed)
 
-    monkeypatch.setitem(_torch_cpu.CANDIDATES, "linear", (Overflows, Missing, _torch_cpu.IntMm))
-    assert _torch_cpu.usable("linear", Format.int8, CPU) == [_torch_cpu.IntMm]
+    monkeypatch.setitem(cpu.CANDIDATES, "linear", (Overflows, Missing, cpu.IntMm))
+    assert cpu.usable("linear", Format.int8, CPU) == [cpu.IntMm]
 
 
 def restored(config, execution):
@@ -157,9 +160,7 @@ def given(unet):
 @pytest.fixture
 def only_8_bit(monkeypatch):
     """Kernels are chosen by timing; here oneDNN's always win."""
-    monkeypatch.setattr(
-        _torch_cpu, "best_ms", lambda kernel, _: float(kernel.name != "onednn_int8")
-    )
+    monkeypatch.setattr(cpu, "best_ms", lambda kernel, _: float(kernel.name != "onednn_int8"))
 
 
 @pytest.mark.parametrize(

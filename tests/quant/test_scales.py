@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sdxl.errors import UserError
+from sdxl.config.schema import Calls, Format, Quant, Steps
+from sdxl.core.errors import UserError
 from sdxl.quant import scales
 from sdxl.quant.levels import Kind, layers_of
-from sdxl.schema import Calls, Format, Quant, Steps
 from tests.quant.conftest import make
 
 tables = hnp.arrays(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sdxl.errors import ConfigError, UserError
+from sdxl.config.schema import Format
+from sdxl.core.errors import ConfigError, UserError
 from sdxl.quant import device, effective
-from sdxl.schema import Format
 from tests.quant.conftest import make
 
 

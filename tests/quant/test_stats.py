@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from sdxl import store
-from sdxl.errors import UserError
-from sdxl.quant import collect, stats, tables
+from sdxl.core import store
+from sdxl.core.errors import UserError
+from sdxl.model.sampler import Sampler
+from sdxl.quant import calibrate, collect
+from sdxl.quant import statistics as tables
 from sdxl.quant.levels import Kind, layers_of
-from sdxl.sampler import Sampler
 from tests.quant.conftest import CALLS, make, with_quant
 
 
@@ -18,13 +19,15 @@ from tests.quant.conftest import CALLS, make, with_quant
 def forwards(monkeypatch):
     """UNet calls made by calibrations from here on."""
     counted = []
-    plain = stats._Unquantized.unet
-    monkeypatch.setattr(stats._Unquantized, "unet", lambda *args: counted.append(1) or plain(*args))
+    plain = calibrate._Unquantized.unet
+    monkeypatch.setattr(
+        calibrate._Unquantized, "unet", lambda *args: counted.append(1) or plain(*args)
+    )
     return counted
 
 
 def data(artifact):
-    return (artifact.path / stats.FILE).read_bytes()
+    return (artifact.path / calibrate.FILE).read_bytes()
 
 
 def sized(config, size):
@@ -35,17 +38,17 @@ def sized(config, size):
 def test_a_snapshot_is_a_calibration_of_its_size_bit_for_bit(
     config, statistics, warm_store, forwards, monkeypatch, tmp_path, size
 ):
-    from_larger = data(stats.get(sized(config, size)))
+    from_larger = data(calibrate.get(sized(config, size)))
     # 1 and 2 were snapshots on the way to 4; 3 continues from 2 by one prompt.
     assert len(forwards) == (config.model.steps if size == 3 else 0)
     monkeypatch.setenv("SDXL_STORE", str(tmp_path))
     forwards.clear()
-    assert data(stats.get(sized(config, size))) == from_larger
+    assert data(calibrate.get(sized(config, size))) == from_larger
     assert len(forwards) == size * config.model.steps
 
 
 def test_the_same_size_again_runs_nothing(config, statistics, warm_store, forwards):
-    stats.get(config)
+    calibrate.get(config)
     assert not forwards
 
 
@@ -60,9 +63,9 @@ def test_an_interrupted_calibration_resumes(config, statistics, store_at, forwar
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "latents", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            stats.get(config)
+            calibrate.get(config)
     forwards.clear()
-    resumed = tables.load(stats.get(config).path / stats.FILE)
+    resumed = tables.load(calibrate.get(config).path / calibrate.FILE)
     assert len(forwards) == config.model.steps  # prompts 1 to 3 were kept
     assert torch.equal(resumed.per_tensor, statistics.per_tensor)
     assert torch.equal(resumed.channel_max, statistics.channel_max)
@@ -138,9 +141,9 @@ def test_closing_leaves_the_model_as_it_was(calibration):
 
 
 def test_attention_parts_are_measured(config, store_at):
-    table = tables.load(stats.get(sized(config, 1), attention=True).path / stats.FILE)
-    attention = [x.name for x in layers_of(stats.Calibration(
-        sized(config, 1), stats.calibration_prompts(sized(config, 1).quant)).unet)
+    table = tables.load(calibrate.get(sized(config, 1), attention=True).path / calibrate.FILE)
+    attention = [x.name for x in layers_of(calibrate.Calibration(
+        sized(config, 1), calibrate.calibration_prompts(sized(config, 1).quant)).unet)
         if x.kind is Kind.attention]  # fmt: skip
     for name in attention:
         assert (table.tensor(f"{name}:softmax") <= 1).all()
@@ -149,8 +152,8 @@ def test_attention_parts_are_measured(config, store_at):
 
 
 def key(config, attention=False):
-    return stats.key_of(
-        stats.settings_of(config, attention), stats.calibration_prompts(config.quant)
+    return calibrate.key_of(
+        calibrate.settings_of(config, attention), calibrate.calibration_prompts(config.quant)
     )
 
 
@@ -173,13 +176,13 @@ def test_the_key_follows_what_decides_the_numbers(config):
 
 def test_too_few_calibration_prompts(config):
     with pytest.raises(UserError, match="calib_size") as caught:
-        stats.calibration_prompts(with_quant(config, calib_size=65).quant)
+        calibrate.calibration_prompts(with_quant(config, calib_size=65).quant)
     assert "at most 64" in str(caught.value)
 
 
 def test_building_can_be_forbidden(store_at):
     with pytest.raises(UserError, match="building is switched off"):
-        stats.get(make("quant=int8", "calib_size=1", "build=never"))
+        calibrate.get(make("quant=int8", "calib_size=1", "build=never"))
 
 
 def test_unusable_values_are_named(statistics):
@@ -199,15 +202,16 @@ def test_a_file_that_is_no_statistics(tmp_path):
 
 
 def test_snapshot_sizes():
-    assert stats.snapshot_sizes(1) == [1]
-    assert stats.snapshot_sizes(8) == [1, 2, 4, 8]
-    assert stats.snapshot_sizes(48) == [1, 2, 4, 8, 16, 32, 48]
+    assert calibrate.snapshot_sizes(1) == [1]
+    assert calibrate.snapshot_sizes(8) == [1, 2, 4, 8]
+    assert calibrate.snapshot_sizes(48) == [1, 2, 4, 8, 16, 32, 48]
 
 
 def test_manifest_says_what_it_is(config, statistics, warm_store):
-    manifest = stats.get(config).manifest
+    manifest = calibrate.get(config).manifest
     assert manifest.kind == "statistics"
     assert manifest.settings["prompts"] == CALLS
     assert (
-        store.sha256(stats.get(config).path / stats.FILE) == (manifest.files[stats.FILE]["sha256"])
+        store.sha256(calibrate.get(config).path / calibrate.FILE)
+        == (manifest.files[calibrate.FILE]["sha256"])
     )

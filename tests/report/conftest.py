@@ -8,7 +8,7 @@ import pytest
 
 from sdxl.report.cells import Cells, load
 from sdxl.report.choose import Limits
-from sdxl.report.page import page
+from sdxl.report.html.page import page
 from tests.sweep_of_records import sweep
 
 

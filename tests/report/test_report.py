@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdxl.errors import UserError
-from sdxl.report import __main__ as command
-from sdxl.report import choose, text
+from sdxl.core.errors import UserError
+from sdxl.report import choose, command, text
 from sdxl.report.cells import Cells, load, newest
 from sdxl.report.choose import Limits
-from sdxl.report.markup import Markup, h
-from sdxl.report.page import page
-from sdxl.report.pictures import GAIN, difference
+from sdxl.report.html.markup import Markup, h
+from sdxl.report.html.page import page
+from sdxl.report.html.pictures import GAIN, difference
 from tests.sweep_of_records import EVIL, put, quantized, record
 
 
@@ -254,7 +253,7 @@ def test_plots_are_png_files(found: Cells, tmp_path: Path):
 
 def test_importing_the_report_imports_no_framework():
     code = (
-        "import sys, sdxl.report.__main__, sdxl.report.page, sdxl.report.diff;"
+        "import sys, sdxl.report.command, sdxl.report.html.page, sdxl.report.diff;"
         "print(sorted({'torch', 'mlflow', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)

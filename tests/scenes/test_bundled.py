@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from sdxl.weights import BUNDLED
+from sdxl.core.paths import BUNDLED
 
 LARGEST = 20_000_000
 """Bytes of its weights, the judges' too."""

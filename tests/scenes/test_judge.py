@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from sdxl.scenes import captions, encoder, judge, looking, render, world
+from sdxl.model.scenes import captions, render, world
+from sdxl.quality.scenes import encoder, judge, networks
 
 SMALLEST = {"attribute_accuracy": 0.94, "attribute_1_accuracy": 0.94, "relation_accuracy": 0.95}
 """On 256 other renders: 0.99, 1.00, 0.99 (docs/scenes.md)."""
@@ -43,7 +44,7 @@ def test_a_solid_between_cells_is_one_solid(chances, count):
 def test_it_reads_renders_of_held_out_scenes():
     scenes = [world.held_out_scene(11, number) for number in range(96)]
     asked = [captions.describe(scene, random.Random(n)) for n, scene in enumerate(scenes)]
-    found = looking.detector().find(looking.to_tensor(render.render(scenes, 128)))
+    found = networks.detector().find(networks.to_tensor(render.render(scenes, 128)))
     scores = judge.accuracy(asked, found)
     assert {name: scores[name] for name in SMALLEST if scores[name] < SMALLEST[name]} == {}
     wrong = judge.accuracy(asked[3:] + asked[:3], found)  # as many solids, of other kinds

@@ -7,8 +7,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sdxl.scenes import captions, judge, render, world
-from sdxl.scenes.encoder import Found
+from sdxl.model.scenes import captions, render, world
+from sdxl.quality.scenes import judge
+from sdxl.quality.scenes.encoder import Found
 
 
 def solid(**changes):

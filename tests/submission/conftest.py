@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from sdxl.bench.submission import __main__ as command
-from sdxl.bench.submission import systems
+from sdxl.bench.mlperf.submission import command, systems
 from tests.submission.official import V51, V61, build, measure, officialise
 
 EDGE, DATACENTER = ("Offline", "SingleStream"), ("Offline", "Server")

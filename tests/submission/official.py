@@ -13,11 +13,12 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sdxl import records
-from sdxl.bench import compliance, logs, rounds, verdict
-from sdxl.bench.submission import __main__ as command
-from sdxl.schema import Compliance, Round
-from sdxl.store import write_json
+from sdxl.bench import logs
+from sdxl.bench.mlperf import compliance, rounds, verdict
+from sdxl.bench.mlperf.submission import command
+from sdxl.config.schema import Compliance, Round
+from sdxl.core.store import write_json
+from sdxl.run import identity
 
 ROOT = Path(__file__).resolve().parents[2]
 V61, V51 = Round("v6.1"), Round("v5.1")
@@ -40,7 +41,7 @@ def measure(folder):
         )  # fmt: skip
         assert done.returncode in (0, 3), done.stderr  # short runs vary by more than 10 %
     for path in folder.glob("*/*/record.json"):
-        record = records.read(path)
+        record = identity.read(path)
         role = record.config["compliance"] or record.config["mode"]
         target = folder / "runs" / record.config["scenario"]["name"] / role
         shutil.copytree(path.parent, target)
@@ -94,7 +95,7 @@ def rewrite(place, scenario, which, scores):
 
 def judge(place, which):
     """The record as if it had measured that."""
-    record = records.read(place / "record.json")
+    record = identity.read(place / "record.json")
     record.config["round"] = which.value
     record.comparable, record.comparable_reason = True, ""
     record.performance["loadgen"] = logs.read(place / "loadgen")
@@ -114,7 +115,7 @@ def judge(place, which):
 def audit(folder, role):
     """The audit's own gates."""
     place = folder / role
-    record = records.read(place / "record.json")
+    record = identity.read(place / "record.json")
     speed, accuracy = (folder / name / "record.json" for name in ("performance", "accuracy"))
     gates = compliance.verify(Compliance(role), record, place, speed, accuracy, place / "again")
     record.verdict += [gate.row() for gate in gates]
@@ -125,7 +126,7 @@ def audit(folder, role):
 
 def edit(path, change):
     """Change a record on disk."""
-    record = records.read(path)
+    record = identity.read(path)
     change(record)
     write_json(path, dataclasses.asdict(record))
 

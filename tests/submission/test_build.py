@@ -7,13 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from sdxl.bench import rounds
-from sdxl.bench.submission import __main__ as command
-from sdxl.bench.submission import describe, systems
-from sdxl.bench.submission import tree as tree_of
-from sdxl.bench.submission.check import check
-from sdxl.bench.submission.truncate import truncate
-from sdxl.types import Record
+from sdxl.bench.mlperf import rounds
+from sdxl.bench.mlperf.submission import command, describe, systems
+from sdxl.bench.mlperf.submission import tree as tree_of
+from sdxl.bench.mlperf.submission.check import check
+from sdxl.bench.mlperf.submission.truncate import truncate
+from sdxl.core.types import Record
 from tests.submission.conftest import DATACENTER, EDGE
 from tests.submission.official import V51, V61, build, edit, words_only
 
@@ -44,7 +43,7 @@ def test_the_v61_edge_tree_is_whole(tree, edge):
     facts = json.loads((top / "systems/box.json").read_text())
     assert set(systems.FIELDS) <= set(facts) and not systems.complaints(facts)
     assert (facts["system_type"], facts["submitter"]) == ("edge", "Us")
-    assert (top / "src/stable-diffusion-xl/sdxl/sampler.py").is_file()
+    assert (top / "src/stable-diffusion-xl/sdxl/model/sampler.py").is_file()
     conf = (model / "SingleStream/user.conf").read_text()
     assert "stable-diffusion-xl.SingleStream.target_latency = " in conf
     notes = json.loads((model / "Offline/measurements.json").read_text())

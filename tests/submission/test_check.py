@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from sdxl.bench.submission import __main__ as command
-from sdxl.bench.submission.check import check
+from sdxl.bench.mlperf.submission import command
+from sdxl.bench.mlperf.submission.check import check
 from tests.submission.official import V61, words_only
 
 RESULTS = "closed/Us/results/box/stable-diffusion-xl"

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdxl import schema, tracking
+from sdxl.config import schema
+from sdxl.report.mlflow import client
 from tests.conftest import ROOT, words_of
 from tests.tracking.mlflow_store import FAST, runs
 
@@ -25,7 +26,7 @@ def measured(tmp_path_factory):
 def empty(tmp_path_factory):
     """An MLflow database without runs; making one takes seconds, copying none."""
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    tracking._client(f"sqlite:///{path}").search_experiments()
+    client._client(f"sqlite:///{path}").search_experiments()
     return path
 
 
@@ -37,6 +38,6 @@ def store(empty, tmp_path):
     return SimpleNamespace(
         uri=uri,
         settings=schema.Tracking("mlflow", True, uri, "trial"),
-        client=tracking._client(uri),
-        runs=lambda name="trial": runs(tracking._client(uri), name),
+        client=client._client(uri),
+        runs=lambda name="trial": runs(client._client(uri), name),
     )

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from sdxl import schema, tracking
+from sdxl.config import schema
+from sdxl.report.mlflow import client
 from tests.tracking.mlflow_store import FAST
 
 
@@ -22,7 +23,7 @@ def test_the_environments_address_is_used_and_the_configurations_wins(cli, store
     done = cli(*FAST, "tracking.experiment=trial", "tracking=mlflow",
                env={"MLFLOW_TRACKING_URI": store.uri})  # fmt: skip
     assert [run.info.run_id for run in store.runs()] == [done.json["mlflow_run"]]
-    assert tracking.resolve_uri(schema.Tracking("mlflow", uri="sqlite:///x")) == "sqlite:///x"
+    assert client.resolve_uri(schema.Tracking("mlflow", uri="sqlite:///x")) == "sqlite:///x"
 
 
 @pytest.mark.slow
@@ -33,7 +34,7 @@ def test_a_dead_server_costs_no_measurement_and_learns_no_secret(cli):
     assert time.monotonic() - began < 90
     assert done.code == 0 and done.json["status"] == "ok" and done.json["mlflow_run"] is None
     assert "warning: MLflow did not take the record" in done.err
-    assert f"python -m sdxl.tracking upload {done.dir / 'record.json'}" in done.err
+    assert f"python -m sdxl mlflow upload {done.dir / 'record.json'}" in done.err
     for path in done.dir.rglob("*"):
         assert path.is_dir() or b"s3cret" not in path.read_bytes(), path
     assert "s3cret" not in done.out + done.err

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sdxl.tracking.curves import Curves
+from sdxl.report.mlflow.curves import Curves
 
 
 def test_points_and_pictures_have_their_own_steps_and_a_resumed_training_its_run(store):

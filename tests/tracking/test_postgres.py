@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sdxl import schema, tracking
-from sdxl.tracking import sweeps
+from sdxl.config import schema
+from sdxl.report.mlflow import client as tracking
+from sdxl.report.mlflow import sweeps
 from tests import sweep_of_records
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

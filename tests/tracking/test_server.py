@@ -11,9 +11,10 @@ import urllib.request
 
 import pytest
 
-from sdxl import schema, tracking
-from sdxl.tracking import sweeps
-from sdxl.tracking.__main__ import main as commands
+from sdxl.config import schema
+from sdxl.report.mlflow import client as tracking
+from sdxl.report.mlflow import sweeps
+from sdxl.report.mlflow.command import main as commands
 from tests import sweep_of_records
 from tests.tracking.mlflow_store import files, runs
 

@@ -8,17 +8,18 @@ import sys
 
 import pytest
 
-from sdxl import records, schema, tracking
-from sdxl.tracking import content, sweeps
-from sdxl.tracking.__main__ import main as commands
+from sdxl.config import schema
+from sdxl.report.mlflow import client, content, sweeps
+from sdxl.report.mlflow.command import main as commands
+from sdxl.run import identity
 from tests import sweep_of_records
 from tests.conftest import ROOT
 from tests.tracking.mlflow_store import files, runs
 
 
 def test_a_record_becomes_a_whole_run(store, measured):
-    run_id = tracking.upload(measured / "record.json", store.settings)
-    run, record = store.client.get_run(run_id), records.read(measured / "record.json")
+    run_id = client.upload(measured / "record.json", store.settings)
+    run, record = store.client.get_run(run_id), identity.read(measured / "record.json")
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "tiny_random fake fp32 Offline"
     params = run.data.params
@@ -49,7 +50,7 @@ def test_a_run_says_what_it_was_made_from(store, measured, tmp_path):
     made = {"kind": "checkpoint", "key": "c0ffee", "parents": ["0ddba11"]}
     record["config"]["quant"] |= {"format": "int8", "calib_size": 16}
     (folder / "record.json").write_text(json.dumps(record | {"artifacts": [made]}))
-    run = store.client.get_run(tracking.upload(folder / "record.json", store.settings))
+    run = store.client.get_run(client.upload(folder / "record.json", store.settings))
     assert run.data.tags["artifact.checkpoint"] == "c0ffee"
     assert run.data.tags["artifact.checkpoint.parents"] == "0ddba11"
     inputs = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
@@ -78,15 +79,15 @@ def test_artifacts_lie_beside_their_database_wherever_we_run(
 ):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    run_id = tracking.upload(measured / "record.json", store.settings)
+    run_id = client.upload(measured / "record.json", store.settings)
     assert not list((tmp_path / "elsewhere").iterdir())
     (found,) = (tmp_path / "mlruns").rglob("record.json")
     assert run_id in str(found)
 
 
 def test_uploading_twice_makes_one_run(store, measured):
-    first = tracking.upload(measured / "record.json", store.settings)
-    assert tracking.upload(measured / "record.json", store.settings) == first
+    first = client.upload(measured / "record.json", store.settings)
+    assert client.upload(measured / "record.json", store.settings) == first
     assert len(store.runs()) == 1
 
 
@@ -96,7 +97,7 @@ def test_two_records_of_the_same_second_are_two_runs(store, measured, tmp_path):
     record = json.loads((other / "record.json").read_text())
     (other / "record.json").write_text(json.dumps({**record, "id": "another"}))
     for folder in (measured, other):
-        tracking.upload(folder / "record.json", store.settings)
+        client.upload(folder / "record.json", store.settings)
     assert len(store.runs()) == 2
 
 
@@ -105,18 +106,18 @@ def test_an_upload_that_broke_off_is_made_whole(store, measured, tmp_path):
     whole = (broken / "images/000003.png").read_bytes()
     (broken / "images/000003.png").write_bytes(b"no picture")
     with pytest.raises(Exception, match="cannot identify image"):
-        tracking.upload(broken / "record.json", store.settings)
+        client.upload(broken / "record.json", store.settings)
     (run,) = store.runs()
     assert run.info.status == "FAILED"
     (broken / "images/000003.png").write_bytes(whole)
-    run_id = tracking.upload(broken / "record.json", store.settings)
+    run_id = client.upload(broken / "record.json", store.settings)
     (run,) = store.runs()
     assert run.info.run_id == run_id and run.info.status == "FINISHED"
     assert any("prompt_07" in name for name in files(store.client, run_id))
 
 
 def test_numbers_that_mlflow_would_garble_are_left_out(measured):
-    record = records.read(measured / "record.json")
+    record = identity.read(measured / "record.json")
     record.performance["images_per_second"] = float("inf")
     record.performance["latency_ms"]["p99"] = float("nan")
     record.performance["tflops"] = None
@@ -133,7 +134,7 @@ def test_other_outcomes_are_logged_as_what_they_are(store, measured, tmp_path, s
     if status in ("failed", "timeout"):
         record |= {"performance": {}, "images": [], "resources": {}, "durations": {}}
     (folder / "record.json").write_text(json.dumps(record))
-    run = store.client.get_run(tracking.upload(folder / "record.json", store.settings))
+    run = store.client.get_run(client.upload(folder / "record.json", store.settings))
     assert run.info.status == ("FAILED" if status in ("failed", "timeout") else "FINISHED")
     assert (run.data.tags["status"], run.data.tags["reason"]) == (status, "because")
 
@@ -145,11 +146,11 @@ def test_the_line_for_later_uploads_to_where_it_should_have_gone(
     experiment = store.client.create_experiment("trial", (tmp_path / "artifacts").as_uri())
     parent = store.client.create_run(experiment).info.run_id
     with monkeypatch.context() as dead:
-        dead.setattr(tracking, "upload", lambda *_: {}["lost"])
-        tracking.log(folder / "record.json", store.settings, parent)
+        dead.setattr(client, "upload", lambda *_: {}["lost"])
+        client.log(folder / "record.json", store.settings, parent)
     line = capsys.readouterr().err.splitlines()[-1]
     words = shlex.split(line)
-    assert words[:4] == ["python", "-m", "sdxl.tracking", "upload"]
+    assert words[:4] == ["python", "-m", "sdxl", "mlflow", "upload"]
     assert commands(words[3:]) == 0
     run = next(run for run in store.runs() if run.info.run_id != parent)
     assert run.data.tags["mlflow.parentRunId"] == parent
@@ -157,13 +158,13 @@ def test_the_line_for_later_uploads_to_where_it_should_have_gone(
 
 
 def test_the_line_for_later_is_short_and_has_no_secret(measured, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "upload", lambda *_: {}["lost"])
+    monkeypatch.setattr(client, "upload", lambda *_: {}["lost"])
     path = measured / "record.json"
     for settings, end in [
         (schema.Tracking("mlflow"), f" {path}"),
         (schema.Tracking("mlflow", uri="http://me:s3cret@host:5000"), " --uri http://host:5000"),
     ]:
-        tracking.log(path, settings)
+        client.log(path, settings)
         err = capsys.readouterr().err
         assert err.endswith(f"{end}\n") and "s3cret" not in err and "--experiment" not in err
 
@@ -184,10 +185,10 @@ def test_two_first_uses_of_one_database_at_once(measured, tmp_path):
         folder = shutil.copytree(measured, tmp_path / f"cell{number}")
         record = json.loads((folder / "record.json").read_text())
         (folder / "record.json").write_text(json.dumps({**record, "id": str(number)}))
-        line = [sys.executable, "-m", "sdxl.tracking", "upload", str(folder), "--uri", uri]
+        line = [sys.executable, "-m", "sdxl", "mlflow", "upload", str(folder), "--uri", uri]
         processes.append(subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True))
     said = [process.communicate(timeout=150)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert all(json.loads(out.splitlines()[-1])["status"] == "ok" for out in said)
-    found = runs(tracking._client(uri), "sdxl")
+    found = runs(client._client(uri), "sdxl")
     assert sorted(run.data.tags["record"] for run in found) == list("01")

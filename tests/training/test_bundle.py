@@ -8,10 +8,12 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from sdxl import architecture
-from sdxl.errors import UserError
-from sdxl.scenes import looking
-from sdxl.training import bundle, clip, judge, scene_data
+from sdxl.core.errors import UserError
+from sdxl.model import architecture
+from sdxl.quality.scenes import networks
+from sdxl.training import bundle
+from sdxl.training.data import scene_data
+from sdxl.training.stages import clip, judge
 
 RUN = "packed"
 
@@ -52,7 +54,7 @@ def test_a_run_becomes_a_pipeline_with_judges(trained, tmp_path):
     pipe = StableDiffusionXLPipeline.from_pretrained(out)
     for name, value in unet.state_dict().items():
         assert torch.equal(pipe.unet.state_dict()[name], value.half().float())
-    packed = load_file(out / looking.FOLDER / looking.ENCODER)
+    packed = load_file(out / networks.FOLDER / networks.ENCODER)
     kept = trained.pictures.state_dict()
     assert all(torch.equal(packed[f"pictures.{k}"], v.half()) for k, v in kept.items())
     assert not any(

@@ -5,10 +5,12 @@ import json
 
 import pytest
 
-from sdxl.choices import DType
-from sdxl.config import load as checked
-from sdxl.errors import UserError
-from sdxl.training import command, rules, scene_data, unet, vae
+from sdxl.config.choices import DType
+from sdxl.config.load import load as checked
+from sdxl.core.errors import UserError
+from sdxl.training import command, rules
+from sdxl.training.data import scene_data
+from sdxl.training.stages import unet, vae
 
 
 def test_the_plan_says_what_is_done_and_trains_nothing(cli, tmp_path):

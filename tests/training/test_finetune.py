@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl import networks, prompts
-from sdxl.config import load as checked
-from sdxl.errors import UserError
-from sdxl.images import load, save
-from sdxl.model import open_source
-from sdxl.scenes import captions, render, world
-from sdxl.training import examples, finetune, loop, sharded, shards
+from sdxl.config.load import load as checked
+from sdxl.core.errors import UserError
+from sdxl.model import networks, prompts
+from sdxl.model.images import load, save
+from sdxl.model.scenes import captions, render, world
+from sdxl.model.sources import open_source
+from sdxl.training import loop
+from sdxl.training.data import examples, sharded, shards
+from sdxl.training.stages import finetune
 
 COUNT = 22
 SMALL = ("model=tiny_random", "model.height=64", "model.width=64", "tracking=off")
@@ -148,8 +150,8 @@ def test_the_command_names_mistakes(monkeypatch, capsys, tmp_path):
 def test_the_loss_is_of_noise_by_the_models_own_schedule(config, monkeypatch):
     from diffusers import EulerDiscreteScheduler
 
-    from sdxl import architecture
-    from sdxl.tiny import RandomSource
+    from sdxl.model import architecture
+    from sdxl.model.seeded import RandomSource
 
     def given(**changes):
         scheduler = EulerDiscreteScheduler(**{**architecture.SCHEDULER, **changes})

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from sdxl.scenes import looking, render, world
-from sdxl.training import judge
+from sdxl.model.scenes import render, world
+from sdxl.quality.scenes import networks
+from sdxl.training.stages import judge
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_every_solid_has_a_cell_with_what_it_is(scenes):
 def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(scenes, monkeypatch):
     torch.manual_seed(0)
     module = judge.Detecting().eval()
-    pixels = looking.to_tensor(render.render(scenes, 64))
+    pixels = networks.to_tensor(render.render(scenes, 64))
 
     def losses(share):
         there, cells, places = judge.targets(scenes[share])

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from sdxl.choices import DType
-from sdxl.errors import UserError
-from sdxl.schema_train import Training
+from sdxl.config.choices import DType
+from sdxl.config.schema_train import Training
+from sdxl.core.errors import UserError
 from sdxl.training import checkpoint, loop
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl.backends import _torch_quant
-from sdxl.checkpoint import Checkpoint
-from sdxl.config import load as checked
-from sdxl.errors import UserError
-from sdxl.model import open_source
+from sdxl.backends.torch import simulated
+from sdxl.config.load import load as checked
+from sdxl.core.errors import UserError
+from sdxl.model.checkpoint import Checkpoint
+from sdxl.model.sources import open_source
 from sdxl.quant import build
-from sdxl.training import fake_quant, loop, qat
+from sdxl.training import loop
+from sdxl.training.stages import fake_quant, qat
 
 SMALL = (
     "model=tiny_random",
@@ -64,7 +65,7 @@ def plain(config, device="cpu"):
 
 def restored(config, folder):
     cpu = torch.device("cpu")
-    return _torch_quant.restore(plain(config, "meta"), folder, torch.float32, cpu)
+    return simulated.restore(plain(config, "meta"), folder, torch.float32, cpu)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl import architecture
-from sdxl.errors import UserError
-from sdxl.scenes import world
-from sdxl.schema_train import Training
-from sdxl.training import clip, loop, scene_data, unet
-from sdxl.training.denoising import Denoiser
+from sdxl.config.schema_train import Training
+from sdxl.core.errors import UserError
+from sdxl.model import architecture
+from sdxl.model.scenes import world
+from sdxl.training import loop
+from sdxl.training.data import scene_data
 from sdxl.training.loop import Batch
+from sdxl.training.stages import clip, unet
+from sdxl.training.stages.denoising import Denoiser
 
 RUN = "little"
 CPU = torch.device("cpu")

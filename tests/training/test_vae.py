@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl.errors import UserError
-from sdxl.schema_train import Training
-from sdxl.training import vae
+from sdxl.config.schema_train import Training
+from sdxl.core.errors import UserError
 from sdxl.training.loop import Batch
+from sdxl.training.stages import vae
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def test_a_batch_whose_whole_pictures_cannot_be_shared_is_refused(monkeypatch):
 def test_moving_the_latents_does_not_move_the_pictures():
     from diffusers import AutoencoderKL
 
-    from sdxl import architecture
+    from sdxl.model import architecture
 
     torch.manual_seed(0)
     network = AutoencoderKL(**architecture.SCENES["vae"]).eval()

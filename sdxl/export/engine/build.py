@@ -8,14 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sdxl import config as configuration
-from sdxl import engine_rules, engines, environment, gpu, graphs, store
-from sdxl.engines import ENGINE, KIND, LAYERS, LOG, Flavor
-from sdxl.errors import ConfigError, SdxlError
+from sdxl.config import engines, graphs, rules_engines
+from sdxl.config import load as configuration
+from sdxl.config.engines import ENGINE, KIND, LAYERS, LOG, Flavor
+from sdxl.config.schema import Config
+from sdxl.core import environment, gpu, store
+from sdxl.core.errors import ConfigError, SdxlError
+from sdxl.core.store import Artifact
 from sdxl.export.engine import layers, library, listen, timing
 from sdxl.export.engine.listen import Report
-from sdxl.schema import Config
-from sdxl.store import Artifact
 
 VERSION = 1
 """Bumped by hand when the same settings make another engine."""
@@ -59,7 +60,7 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
 
     Raises `ConfigError` with all that this machine lacks to build it.
     """
-    if problems := list(engine_rules.missing(config, run=False)):
+    if problems := list(rules_engines.missing(config, run=False)):
         raise ConfigError(problems)
     wanted, flavor = engines.settings_of(config), engines.choose(config)
     found: dict[str, Any] = {

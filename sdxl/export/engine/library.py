@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdxl import engines
-from sdxl.engines import Compatibility, Flavor
-from sdxl.errors import SdxlError
-from sdxl.schema import Config
+from sdxl.config import engines
+from sdxl.config.engines import Compatibility, Flavor
+from sdxl.config.schema import Config
+from sdxl.core.errors import SdxlError
 
 GIB = 1 << 30
 
@@ -27,7 +27,7 @@ def load(flavor: Flavor) -> Any:
             f"{engines.MODULES[flavor]} cannot be loaded",
             f"{type(error).__name__}: {error}",
             "the library and the CUDA runtime it was made for",
-            "python -m sdxl.doctor",
+            "python -m sdxl doctor",
         ) from error
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sdxl import store
+from sdxl.core import store
 
 
 def path(version: str, gpu: str) -> Path:

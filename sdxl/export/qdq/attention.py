@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdxl.checkpoint import StoredLayer
-from sdxl.errors import SdxlError
+from sdxl.core.errors import SdxlError
+from sdxl.model.checkpoint import StoredLayer
 
 if TYPE_CHECKING:
     from sdxl.export.qdq.edit import Edit

@@ -6,9 +6,9 @@ from typing import Any
 
 import onnx
 
-from sdxl.checkpoint import StoredLayer
-from sdxl.errors import SdxlError
+from sdxl.core.errors import SdxlError
 from sdxl.export.qdq.graph import Graph
+from sdxl.model.checkpoint import StoredLayer
 
 READERS = ("Conv", "Gemm", "MatMul")
 MOVES = ("Transpose", "Reshape")

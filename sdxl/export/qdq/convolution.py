@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import TensorProto, helper
 
-from sdxl.checkpoint import StoredLayer
-from sdxl.errors import SdxlError
+from sdxl.core.errors import SdxlError
+from sdxl.model.checkpoint import StoredLayer
 
 if TYPE_CHECKING:
     from sdxl.export.qdq.edit import Edit

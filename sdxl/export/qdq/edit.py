@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from onnx import TensorProto
 
-from sdxl import codes
-from sdxl.checkpoint import WEIGHTS, Checkpoint, StoredLayer
-from sdxl.choices import Convolutions
-from sdxl.errors import SdxlError, UserError
+from sdxl.config.choices import Convolutions
+from sdxl.config.schema import Format
+from sdxl.core.errors import SdxlError, UserError
 from sdxl.export.qdq import attention, convolution
 from sdxl.export.qdq.graph import Graph, module_of
 from sdxl.export.qdq.options import Layout, Options
-from sdxl.schema import Format
+from sdxl.model import codes
+from sdxl.model.checkpoint import WEIGHTS, Checkpoint, StoredLayer
 
 CODES = {
     Format.int8: TensorProto.INT8,

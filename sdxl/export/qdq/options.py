@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from sdxl.choices import Convolutions
-from sdxl.schema import Config
+from sdxl.config.choices import Convolutions
+from sdxl.config.schema import Config
 
 
 class Layout(str, Enum):

@@ -1,0 +1,144 @@
+"""Rules of the torch backend's settings, and what they need of a machine; imports no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sdxl.backends.torch.stages import Attention, Compile, Config, Execution, Graphs, Loop
+from sdxl.config import schema
+from sdxl.config.schema import Device
+from sdxl.core import gpu
+from sdxl.core.errors import Problem
+
+REAL_FORMATS = (schema.Format.int8, schema.Format.fp8, schema.Format.auto_mixed)
+"""Formats in which both factors of a product have 8 bits."""
+
+OWN_GRAPHS = (Compile["reduce-overhead"], Compile["max-autotune"])
+"""Modes in which torch.compile captures CUDA graphs itself."""
+
+GPU_ATTENTION = (Attention.efficient, Attention.cudnn)
+
+
+def problems_of(config: schema.Config) -> Iterator[Problem]:
+    """Broken rules."""
+    backend = config.backend
+    assert isinstance(backend, Config)
+    for name in ("threads", "decode_batch_size"):
+        value = getattr(backend, name)
+        if value is not None and value < 1:
+            yield Problem(f"`backend.{name}` is too small", str(value), "at least 1")
+    if backend.execution is Execution.real:
+        yield from _of_real(config, backend)
+    elif not backend.fusion:
+        yield Problem(
+            "`backend.fusion=false` would be ignored: only 8-bit layers are fused",
+            f"backend.execution={backend.execution.value}",
+            "backend.execution=real, or backend.fusion=true",
+            "backend.execution=real backend.fusion=false",
+        )
+    yield from _of_the_loop(backend)
+    if backend.overlap:
+        yield from _of_overlap(config, backend)
+
+
+def _of_real(config: schema.Config, backend: Config) -> Iterator[Problem]:
+    if config.quant.format not in REAL_FORMATS:
+        yield Problem(
+            "`backend.execution=real` would be ignored: the products stay in 16 or 32 bits",
+            f"quant={config.quant.name}",
+            "a recipe that quantizes weights and inputs",
+            "quant=int8 backend.execution=real",
+        )
+    if backend.compile.value != "none":
+        yield Problem(
+            "8-bit layers choose their kernels by timing, which torch.compile cannot trace",
+            f"backend.execution=real backend.compile={backend.compile.value}",
+            "one of both",
+            "backend.compile=none",
+        )
+
+
+def _of_the_loop(backend: Config) -> Iterator[Problem]:
+    asked = backend.graphs in (Graphs.step, Graphs.loop)
+    if asked and backend.loop is not Loop.static:
+        yield Problem(
+            "`backend.graphs` would be ignored: only the loop with buffers that stay is captured",
+            f"backend.loop={backend.loop.value} backend.graphs={backend.graphs.value}",
+            "backend.loop=static, or backend.graphs=none",
+            "backend.loop=static",
+        )
+    if asked and backend.compile in OWN_GRAPHS:
+        yield Problem(
+            "torch.compile captures CUDA graphs of its own in this mode",
+            f"backend.graphs={backend.graphs.value} backend.compile={backend.compile.value}",
+            "one of both",
+            "backend.compile=default",
+        )
+
+
+def _of_overlap(config: schema.Config, backend: Config) -> Iterator[Problem]:
+    one_by_one = (schema.SingleStream, schema.MultiStream)
+    if isinstance(config.scenario, one_by_one) or backend.devices is not None:
+        workers = backend.devices is not None
+        yield Problem(
+            "`backend.overlap` would be ignored: "
+            + ("workers draw one whole batch after another" if workers
+               else "a query comes after the one before has been answered"),
+            f"backend.devices={backend.devices}" if workers else f"scenario={config.scenario.name}",
+            "Offline or Server, with the device in this process",
+            "backend.overlap=false",
+        )  # fmt: skip
+    captured = backend.loop is Loop.static and backend.graphs is not Graphs.none
+    if not captured or backend.compile in OWN_GRAPHS:
+        yield Problem(
+            "`backend.overlap` needs the UNet's steps in captured graphs: otherwise Python, which "
+            "launches every kernel, has no time for two streams",
+            f"backend.loop={backend.loop.value} backend.graphs={backend.graphs.value} "
+            f"backend.compile={backend.compile.value}",
+            "loop=static, graphs=auto, step or loop, compile=none or default",
+            "backend.graphs=step backend.overlap=true",
+        )
+
+
+def of_prediction(backend: Config, predicted: str) -> Iterator[Problem]:
+    """What the loop with buffers that stay would have to do for a model that predicts no noise."""
+    asked = {
+        "backend.overlap=true": backend.overlap,
+        f"backend.graphs={backend.graphs.value}": backend.graphs in (Graphs.step, Graphs.loop),
+    }
+    words = [word for word, wanted in asked.items() if wanted and predicted != "epsilon"]
+    if words:
+        yield Problem(
+            f"`{' '.join(words)}` needs a model whose UNet predicts the noise",
+            f"its scheduler says prediction_type={predicted}",
+            "epsilon, as SDXL",
+            "backend.graphs=auto backend.overlap=false",
+        )
+
+
+def missing(config: schema.Config, device: str | None = None) -> Iterator[Problem]:
+    """Settings that need CUDA where there is none: as the driver says, or for a known device."""
+    backend = config.backend
+    assert isinstance(backend, Config)
+    asked = {
+        f"backend.graphs={backend.graphs.value}": backend.graphs in (Graphs.step, Graphs.loop),
+        f"backend.attention={backend.attention.value}": backend.attention in GPU_ATTENTION,
+        "backend.overlap=true": backend.overlap,
+    }
+    words = [word for word, wanted in asked.items() if wanted]
+    if not words or device == "cuda":
+        return
+    reason = f"the model is on {device}" if device else _no_cuda(config.model.device)
+    for word in words if reason else []:
+        name = word.partition("=")[0]
+        usual = {"backend.graphs": "none", "backend.overlap": "false"}.get(name, "auto")
+        yield Problem(f"`{word}` needs CUDA", reason, "an NVIDIA GPU", f"{name}={usual}")
+
+
+def _no_cuda(device: Device) -> str:
+    """Why the model will not be on a GPU; empty if it may."""
+    if device in (Device.cpu, Device.mps):
+        return f"model.device={device.value}"
+    found, reason = gpu.find()
+    # Without NVML nobody knows before torch is there; `open` looks again.
+    return "" if found or "NVML was not asked" in reason else reason

@@ -1,0 +1,218 @@
+"""TensorRT engines on an NVIDIA GPU: data-centre TensorRT or TensorRT-RTX."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdxl.config import engines, rules_engines, schema
+from sdxl.config.engines import Flavor
+from sdxl.core.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from sdxl.core.types import Embeddings, TokenIds
+
+NEEDS_TORCH = True
+LOADS = "engines"
+
+
+@dataclass
+class Config(engines.Settings):
+    """How engines are built, then how they are run."""
+
+
+def problems_of(config: schema.Config) -> list[Problem]:
+    """Rules of this backend's own settings."""
+    return list(rules_engines.problems_of(config))
+
+
+def missing(config: schema.Config) -> list[Problem]:
+    """What this machine lacks to build engines and to run them, found before any build."""
+    return list(rules_engines.missing(config))
+
+
+def open(config: schema.Config, artifacts: dict[str, Path]) -> TrtStages:
+    """Load the four engines; `artifacts`: each graph's engine folder."""
+    if problems := missing(config):
+        raise ConfigError(problems)
+    return TrtStages(config, artifacts)
+
+
+def _library(flavor: Flavor) -> Any:
+    if flavor is Flavor.rtx:
+        import tensorrt_rtx
+
+        return tensorrt_rtx
+    import tensorrt
+
+    return tensorrt
+
+
+def _logger(trt: Any) -> Any:
+    """A TensorRT logger: warnings to standard output (the worker's log), errors kept too."""
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors = [*self.errors, msg.strip()][-20:]
+            if severity not in (trt.ILogger.INFO, trt.ILogger.VERBOSE):
+                print(f"TensorRT: {msg}", flush=True)
+
+    return Log()
+
+
+class TrtStages:
+    """`Stages` on engines: everything on one CUDA stream, activations in one shared buffer."""
+
+    def __init__(self, config: schema.Config, artifacts: dict[str, Path]) -> None:
+        import torch
+
+        from sdxl.backends.trt.engine import Engine, Recorded, check
+        from sdxl.config import graphs
+        from sdxl.core import gpu, store
+
+        self.settings = engines.settings_of(config)
+        self.flavor = engines.choose(config)
+        self.quantization = config.quant.format.value
+        trt = _library(self.flavor)
+        self.version, self._log = trt.__version__, _logger(trt)
+        found, reason = gpu.find()
+        assert found, reason
+        self.gpu = {"name": found.name, "capability": found.target}
+        self.device = torch.device("cuda")
+        self.stream = torch.cuda.Stream(self.device)
+        self.engines: dict[str, Any] = {}
+        self._caches: dict[str, Path] = {}
+        for graph in graphs.GRAPHS:
+            manifest = check(artifacts[graph], self.version, self.flavor, self.gpu)
+            engine = Engine(trt, self._log, artifacts[graph], manifest, self.settings)
+            if self.flavor is Flavor.rtx and self.settings.runtime_cache:
+                place = re.sub(r"[^\w.]+", "-", f"{manifest['key']}-{found.name}-{found.driver}")
+                self._caches[graph] = store.root() / "runtime" / f"{place}.cache"
+                engine.load_cache(self._caches[graph])
+            self.engines[graph] = engine
+        largest = max(engine.activation_bytes for engine in self.engines.values())
+        memory = torch.empty(max(1, largest), dtype=torch.uint8, device=self.device)
+        for engine in self.engines.values():
+            engine.use_memory(memory)
+        self.activation_bytes = memory.nbytes
+        self._record = Recorded
+        self._recorded: dict[int, Any] = {}
+
+    def encode(self, ids: TokenIds) -> Embeddings:
+        """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
+        import torch
+
+        from sdxl.core.types import Embeddings
+
+        self._take_stream()
+        with torch.inference_mode():
+            found = [
+                self._run(graph, {"input_ids": torch.as_tensor(tokens).to(self.device)})
+                for graph, tokens in (("text_encoder", ids.first), ("text_encoder_2", ids.second))
+            ]
+            dtype = self.engines["unet"].dtype("sample")
+            hidden = torch.cat([each["hidden"] for each in found], dim=-1)
+            return Embeddings(hidden.to(dtype), found[1]["pooled"].to(dtype), time_ids=None)
+
+    def unet(
+        self, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings
+    ) -> torch.Tensor:
+        """Predicted noise (N, 4, h, w); with `cuda_graphs` valid until the next call."""
+        self._take_stream()
+        inputs = {
+            "sample": sample,
+            "timestep": timestep.reshape(1),
+            "encoder_hidden_states": embeddings.hidden,
+            "text_embeds": embeddings.pooled,
+            "time_ids": embeddings.time_ids,
+        }
+        if not self.settings.cuda_graphs:
+            return self._run("unet", inputs)["noise"]
+        engine = self.engines["unet"]
+        padded = engine.pad(inputs)
+        rows = len(padded["sample"])
+        if rows not in self._recorded:
+            self._recorded[rows] = self._record(engine, padded, self.stream)
+        return self._recorded[rows](padded)["noise"][: len(sample)]
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""
+        import torch
+
+        from sdxl.model.images import to_uint8
+
+        self._take_stream()
+        parts = []
+        with torch.inference_mode():
+            for chunk in latents.split(self.settings.decode_batch_size or len(latents)):
+                image = self._run("vae_decoder", {"latents": chunk})["image"]
+                parts.append(image.permute(0, 2, 3, 1).float())
+            image = torch.cat(parts)
+            finite = torch.isfinite(image).all()
+            pixels = ((image * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        if not finite:
+            to_uint8(image.cpu().numpy())  # says it as every backend does
+        return pixels.cpu().numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """Library, GPU, number formats, layers by format, memory."""
+        return {
+            "backend": "trt",
+            "flavor": self.flavor.value,
+            "tensorrt": self.version,
+            "device": str(self.device),
+            "device_name": self.gpu["name"],
+            "quantization": self.quantization,
+            "simulated": False,
+            "precision": {
+                graph: str(engine.dtype(engine.outputs[0])).removeprefix("torch.")
+                for graph, engine in self.engines.items()
+            },
+            "layers": {
+                graph: engine.manifest["settings"]["layers"]
+                for graph, engine in self.engines.items()
+            },
+            "activation_bytes": self.activation_bytes,
+            "weight_streaming": self.settings.weight_streaming,
+            "cuda_graphs": self.settings.cuda_graphs,
+            # RTX compiles for each shape; an engine of one size pads by itself.
+            "by_shape": not self.settings.static_batch
+            and (self.settings.cuda_graphs or self.flavor is Flavor.rtx),
+        }
+
+    def close(self) -> None:
+        """Keep what RTX compiled, free contexts, engines and the allocator's cache."""
+        import torch
+
+        self._recorded.clear()
+        for graph, engine in self.engines.items():
+            if graph in self._caches:
+                engine.keep_cache(self._caches[graph])
+            engine.close()
+        self.engines.clear()
+        torch.cuda.empty_cache()
+
+    def _run(self, graph: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.engines[graph].run(inputs, self.stream.cuda_stream)
+
+    def _take_stream(self) -> None:
+        """Make our stream this thread's: torch's own work then queues up with TensorRT's.
+
+        The default stream would make TensorRT synchronize at every call.
+        """
+        import torch
+
+        current = torch.cuda.current_stream(self.device)
+        if current != self.stream:
+            self.stream.wait_stream(current)
+            torch.cuda.set_stream(self.stream)

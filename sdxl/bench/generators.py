@@ -1,0 +1,141 @@
+"""The generators of a run: one in this process, or one in each worker of a pool, warmed up."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sdxl.bench import stage_clock
+from sdxl.bench.pool import Pool
+from sdxl.bench.sizes import warm_up_sizes
+from sdxl.bench.sut import batch_size
+from sdxl.config import schema
+from sdxl.config.load import backend_modules
+from sdxl.core import isolate
+from sdxl.core.types import Generator, Prompt
+
+
+def open_all(
+    config: schema.Config, artifacts: dict[str, Path], chosen: list[Prompt]
+) -> Generator | Pool:
+    """The generator in this process, or a pool of workers that each open one."""
+    backend = config.backend
+    if backend.devices is None:
+        return open_generator(config, artifacts, chosen)
+    torch_needed = backend_modules()[backend.name].NEEDS_TORCH
+    scenario, model = config.scenario, config.model
+    pool = Pool(
+        _open_in_worker,
+        (config, artifacts, chosen),
+        backend.devices,
+        batch_size(config) * model.height * model.width * 3,
+        preload=torch_needed and not model.diffusers_src,
+        restarts=backend.restarts,
+        startup_s=scenario.startup_s,
+        silence_s=scenario.startup_s,
+    )
+    by_shape = bool(pool.describe().get("by_shape"))
+    sizes = warm_up_sizes(config, len(chosen), by_shape)
+    pool.warm = _batches(sizes, len(chosen), by_shape)
+    return pool
+
+
+def _open_in_worker(
+    config: schema.Config, artifacts: dict[str, Path], chosen: list[Prompt]
+) -> Generator:
+    if config.model.diffusers_src:
+        use_diffusers(config.model.diffusers_src)
+    return open_generator(config, artifacts, chosen)
+
+
+def open_generator(
+    config: schema.Config, artifacts: dict[str, Path], chosen: list[Prompt]
+) -> Generator:
+    """The backend's generator, or a sampler on its stages."""
+    backend: Any = backend_modules()[config.backend.name]
+    if not backend.NEEDS_TORCH:
+        return backend.open(config)
+    from sdxl.model.overlap import Overlapped
+    from sdxl.model.sampler import Sampler
+    from sdxl.model.sources import open_source
+
+    source = open_source(config.model, config.seed)
+    stages = backend.open(config, artifacts)
+    kind = Overlapped if getattr(stages, "overlap", False) else Sampler
+    return kind(stages, source, config, chosen)
+
+
+def use_diffusers(path: str) -> None:
+    """Import diffusers from a checkout; must run before anything imports it."""
+    from sdxl.core.errors import UserError
+
+    root = Path(path).expanduser().resolve()
+    source = next(
+        (p for p in (root / "src", root) if (p / "diffusers/__init__.py").is_file()), None
+    )
+    if source is None:
+        raise UserError(
+            "`model.diffusers_src` is no diffusers checkout", path, "a folder with src/diffusers/"
+        )
+    assert "diffusers" not in sys.modules, "diffusers was imported before its checkout was chosen"
+    sys.path.insert(0, str(source))
+
+
+def warm_up(
+    parts: Sequence[Any], config: schema.Config, count: int, link: isolate.Link,
+    facts: Mapping[str, Any] = {},
+) -> tuple[Any, dict[str, float]]:  # fmt: skip
+    """Warm up the generator, or all lanes of a pool at the same time, whose rates add up.
+
+    `facts` are the generator's: with `by_shape` it prepares itself for each batch size. Returns
+    the rates, and the stages' milliseconds in the fastest full batch (of one generator).
+    """
+    by_shape = bool(facts.get("by_shape"))
+    sizes = warm_up_sizes(config, count, by_shape)
+
+    def one(part: Any) -> tuple[float, dict[str, float]]:
+        return _one(part, config.scenario.warmup_batches, _batches(sizes, count, by_shape), link)
+
+    from sdxl.bench.loadgen import WarmUp
+
+    if len(parts) == 1:  # in this thread, where the model stays
+        found = [one(parts[0])]
+    else:
+        with ThreadPoolExecutor(len(parts)) as threads:
+            found = list(threads.map(one, parts))
+    seconds = [each for each, _ in found]
+    rate = sum(sizes[-1] / each for each in seconds)
+    warm = WarmUp(max(seconds), rate, tuple(sizes), by_shape)
+    return warm, found[0][1] if len(parts) == 1 else {}
+
+
+def _one(
+    part: Any, repeats: int, batches: list[list[int]], link: isolate.Link
+) -> tuple[float, dict[str, float]]:
+    """Draw every batch, the last one `repeats` times; its fastest seconds, and its stages'."""
+    for done, batch in enumerate(batches[:-1], 1):
+        part.generate(batch)
+        link.report({"phase": "warming up", "done": done})
+    timed: list[tuple[float, dict[str, float]]] = []
+    for done in range(len(batches), len(batches) + repeats):
+        with stage_clock.watching(part) as watched:
+            began = time.perf_counter()
+            part.generate(batches[-1])
+            seconds = time.perf_counter() - began
+        timed.append((seconds, stage_clock.milliseconds(watched, seconds)))
+        link.report({"phase": "warming up", "done": done})
+    return min(timed, key=lambda each: each[0])
+
+
+def _batches(sizes: list[int], count: int, by_shape: bool) -> list[list[int]]:
+    """Indices of one batch of each size, the largest last.
+
+    Where sizes are prepared the largest comes first too: 8-bit layers choose their kernels at
+    the first batch, and graphs of smaller ones find room in the memory of larger ones.
+    """
+    order = [*sorted(sizes, reverse=True), sizes[-1]] if by_shape else sizes
+    return [[place % count for place in range(size)] for size in order]

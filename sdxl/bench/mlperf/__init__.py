@@ -1,0 +1,1 @@
+"""MLPerf's rules: rounds, verdict, audits, submission."""

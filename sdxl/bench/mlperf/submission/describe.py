@@ -1,0 +1,124 @@
+"""What a submission says of its runs: data types, weights, settings, how to repeat them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sdxl.bench.mlperf.rounds import MODEL
+from sdxl.bench.mlperf.submission.gather import Result
+from sdxl.core.types import Record
+
+TYPE_OF = {
+    "int8": "int8",
+    "int8_weight_only": "int8",
+    "int4_weight_only": "int4",
+    "fp8": "fp8",
+    "nvfp4": "nvfp4",
+}
+"""Number format of a recipe -> the name that measurements.json uses."""
+
+
+def measurements(record: Record) -> dict[str, str]:
+    """measurements.json: none of its values may be empty."""
+    model, quant = record.config["model"], record.config["quant"]
+    steps = ["none"]
+    if quant["format"] != "none":
+        steps = [
+            f"post-training quantization of the UNet to {quant['format']}",
+            f"recipe {quant['name']}, level {quant['level']:g}",
+            f"calibrated on {quant['calib_size']} prompts of {quant['calib_dataset']}",
+        ]
+    elif "fp16" in weight_types(record) or "bf16" in weight_types(record):
+        steps = ["rounded to the stated types"]
+    path = model.get("path") or f"random weights, seed {record.config['seed']}"
+    return {
+        "input_data_types": "int64",
+        "retraining": "No",
+        "starting_weights_filename": str(path),
+        "weight_data_types": ",".join(weight_types(record)),
+        "weight_transformations": "; ".join(steps),
+    }
+
+
+def weight_types(record: Record) -> list[str]:
+    """Data types of the weights, from the artifacts' manifests and the precision."""
+    found = {value for name, value in record.config["precision"].items() if name != "name"}
+    for manifest in record.artifacts:
+        for name in _formats(manifest.get("settings", {})):
+            found |= {TYPE_OF[name]} if name in TYPE_OF else set()
+    return sorted(found)
+
+
+def _formats(settings: Any) -> set[str]:
+    """Every `format` in an artifact's settings, at whatever depth."""
+    if isinstance(settings, dict):
+        inner = [_formats(value) for value in settings.values()]
+        own = settings.get("format")
+        return set().union(*inner, {own} if isinstance(own, str) else set())
+    if isinstance(settings, list):
+        return set().union(*map(_formats, settings))
+    return set()
+
+
+def user_conf(record: Record) -> str:
+    """user.conf: the settings that the round leaves to the submitter, as LoadGen had them."""
+    scenario = record.config["scenario"]["name"]
+    seen = record.performance["settings"]
+    values: dict[str, Any] = {}
+    if scenario == "Offline":
+        values["target_qps"] = seen["offline_expected_qps"]
+    elif scenario == "Server":
+        values["target_qps"] = seen["server_target_qps"]
+        values["min_query_count"] = seen["min_query_count"]
+        values["coalesce_queries"] = int(seen["server_coalesce_queries"])
+    else:
+        name = "single_stream" if scenario == "SingleStream" else "multi_stream"
+        values["target_latency"] = seen[f"{name}_expected_latency_ns"] / 1e6
+    lines = [f"{MODEL}.{scenario}.{key} = {value:.12g}" for key, value in values.items()]
+    head = "# Settings of the performance run, in LoadGen's own words; latencies in milliseconds."
+    return "\n".join([head, *lines, ""])
+
+
+def readme(result: Result) -> str:
+    """README.md of one scenario: what was run, and the lines that run it again."""
+    record = result.performance.record
+    config, packages = record.config, record.environment.get("packages", {})
+    runs = "\n".join(f"{role:<12} {run.record.command}" for role, run in result.runs.items())
+    versions = "\n".join(f"- {name} {version}" for name, version in sorted(packages.items()))
+    batch = record.performance["batch_size"]
+    return f"""\
+# Stable Diffusion XL, {result.scenario}
+
+{config["model"]["name"]} on the {config["backend"]["name"]} backend, weights in
+{", ".join(weight_types(record))}, batches of at most {batch},
+{config["model"]["steps"]} Euler steps, guidance {config["model"]["guidance"]:g}.
+{record.performance["metric"]}: {record.performance["value"]} {record.performance["unit"]}.
+
+To run it again, with the source that comes with this submission (commit
+{record.environment.get("git", {}).get("commit")}):
+
+```
+{runs}
+```
+
+Artifacts: {", ".join(a["key"] for a in record.artifacts) or "none beside the weights"}.
+Software:
+
+{versions}
+"""
+
+
+def calibration(results: list[Result]) -> str:
+    """documentation/calibration.md: how numbers were made smaller, and on what data."""
+    parts = ["# Calibration\n"]
+    for result in results:
+        record = result.performance.record
+        parts.append(f"## {result.scenario}\n")
+        made = record.artifacts
+        if not made:
+            parts.append("No quantization: weights are used in the types that are stated.\n")
+        for manifest in made:
+            settings = json.dumps(manifest.get("settings", {}), indent=2, sort_keys=True)
+            parts.append(f"{manifest['kind']} `{manifest['key']}`:\n\n```json\n{settings}\n```\n")
+    return "\n".join(parts)

@@ -1,0 +1,108 @@
+"""The system's description: the fields MLPerf asks for, and those this machine can fill in."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from sdxl.bench.mlperf.submission.gather import Asked
+from sdxl.core.errors import ConfigError, Problem, UserError
+
+MEANINGFUL = (
+    "division", "submitter", "system_type", "status", "system_name", "number_of_nodes",
+    "host_processor_model_name", "host_processors_per_node", "host_processor_core_count",
+    "host_memory_capacity", "host_memory_configuration", "host_storage_capacity",
+    "host_storage_type", "host_networking", "host_network_card_count", "host_networking_topology",
+    "accelerators_per_node", "accelerator_model_name", "accelerator_memory_capacity",
+    "accelerator_host_interconnect", "accelerator_memory_configuration",
+    "accelerator_interconnect", "cooling", "framework", "operating_system",
+    "other_software_stack",
+)  # fmt: skip
+"""Fields that must say something; a number 0 counts as nothing, the word "0" does not."""
+
+FIELDS = (
+    *MEANINGFUL, "host_processor_frequency", "host_processor_caches",
+    "host_processor_interconnect", "accelerator_frequency", "accelerator_interconnect_topology",
+    "accelerator_on-chip_memories", "hw_notes", "sw_notes", "system_type_detail",
+)  # fmt: skip
+"""Fields that must be there (submission checker, constants.py)."""
+
+STATUSES = ("available", "preview", "rdi")
+
+
+def describe() -> dict[str, str]:
+    """A description of this machine: what could be found out, and "" for the rest."""
+    import psutil
+
+    from sdxl.core import environment
+    from sdxl.run import ledger
+
+    here = environment.describe()
+    gpus = ledger.gpus()
+    versions = here["packages"]
+    found = {
+        "status": "available",
+        "number_of_nodes": "1",
+        "host_processor_model_name": here["cpu"],
+        "host_processors_per_node": str(_sockets()),
+        "host_processor_core_count": str(psutil.cpu_count(logical=False) or os.cpu_count()),
+        "host_memory_capacity": f"{here['memory_bytes'] / 2**30:.0f} GiB",
+        "host_network_card_count": str(len(psutil.net_if_addrs())),
+        "accelerators_per_node": str(len(gpus)),
+        "accelerator_model_name": gpus[0] if gpus else "N/A",
+        "framework": f"PyTorch {versions.get('torch', '')}".strip(),
+        "operating_system": platform.platform(),
+        "other_software_stack": ", ".join(f"{name} {v}" for name, v in sorted(versions.items())),
+    }
+    if not gpus:
+        absent = [field for field in MEANINGFUL if field.startswith("accelerator_")]
+        found |= dict.fromkeys(absent, "N/A")
+    ours = ("division", "submitter", "system_type")
+    return {field: found.get(field, "") for field in FIELDS if field not in ours}
+
+
+def read(path: Path, asked: Asked) -> dict[str, Any]:
+    """The description from `path` with what the command line says; complete, or a `ConfigError`."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "the system's description cannot be read", f"{path}: {error}", "a JSON object",
+            f"python -m sdxl submission describe {path}",
+        ) from error  # fmt: skip
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no description", type(found).__name__, "a JSON object")
+    whole = {
+        **dict.fromkeys(FIELDS, ""),
+        **found,
+        "system_name": found.get("system_name") or asked.system,
+        "division": asked.division,
+        "submitter": asked.submitter,
+        "system_type": asked.system_type,
+    }
+    if problems := list(complaints(whole)):
+        raise ConfigError([Problem(f"{path}: {text}") for text in problems])
+    return whole
+
+
+def complaints(description: dict[str, Any]) -> list[str]:
+    """What the checker would say of a description."""
+    missing = [f"no field {field}" for field in FIELDS if field not in description]
+    empty = [
+        f"{field} says nothing" for field in MEANINGFUL if not description.get(field, "missing")
+    ]
+    status = description.get("status")
+    if status and str(status).lower() not in STATUSES:
+        empty.append(f"status is {status}, not one of {', '.join(STATUSES)}")
+    return missing + empty
+
+
+def _sockets() -> int:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return 1
+    return len({line for line in lines if line.startswith("physical id")}) or 1

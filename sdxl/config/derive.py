@@ -1,0 +1,72 @@
+"""The quantization settings that have an effect, for content keys. Imports no torch.
+
+Two configurations that differ only in what changes nothing (alpha where no Linear is smoothed,
+percentiles that end at the same step) have one key, one checkpoint and one measurement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from sdxl.config.rules_quant import WEIGHT_ONLY
+from sdxl.config.schema import Calls, Config, Format, Quant, Steps
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """Canonical settings of `config.quant` with everything left out that has no effect.
+
+    Statistics and the model are not in it; they are parents with keys of their own.
+    """
+    quant = config.quant
+    if quant.format is Format.none:
+        return {"format": "none"}
+    if quant.tuned:
+        plain = dataclasses.replace(config, quant=dataclasses.replace(quant, tuned=None))
+        return {**effective(plain), "tuned": quant.tuned}
+    found: dict[str, Any] = {
+        "format": quant.format.value,
+        "level": float(quant.level),
+        "include": sorted(set(quant.include)),
+        "exclude": sorted(set(quant.exclude)),
+    }
+    if quant.format is Format.int4_weight_only:
+        found["block_size"] = quant.block_size
+    if quant.format in WEIGHT_ONLY:
+        return found
+    if quant.format is Format.auto_mixed:
+        found["target"], found["prompts"] = quant.target, max(1, quant.report_prompts)
+    found["ranges"] = _ranges(quant, config.model.steps)
+    if found["ranges"] != "max":
+        found["linear_ranges"] = quant.linear_ranges and takes_linears(quant)
+    if smooths(quant):
+        found["alpha"] = quant.alpha
+        if quant.alpha_only and quant.alpha != 1.0:
+            found["alpha_only"] = quant.alpha_only
+    elif takes_linears(quant):
+        found["smooth"] = False
+    if quant.statistics:
+        found["statistics"] = quant.statistics
+    else:
+        found["calibration"] = [quant.calib_dataset, quant.calib_size]
+    return found
+
+
+def takes_linears(quant: Quant) -> bool:
+    """Whether any Linear may be selected; only level 1 without `include` has none for sure."""
+    return quant.level > 1 or bool(quant.include)
+
+
+def smooths(quant: Quant) -> bool:
+    """Whether alpha changes anything."""
+    eight_bit = quant.format in (Format.int8, Format.auto_mixed)
+    return eight_bit and quant.smooth and takes_linears(quant)
+
+
+def _ranges(quant: Quant, steps: int) -> str | list[Any]:
+    """The rule for input ranges, or `max` for the largest value ever seen."""
+    first = int(steps * quant.percentile)
+    across = quant.steps if first > 1 else Steps.max
+    if quant.calls is Calls.max and across is Steps.max and first == steps:
+        return "max"
+    return [quant.calls.value, across.value, first]

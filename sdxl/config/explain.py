@@ -1,0 +1,124 @@
+"""What is wrong with the words of a command line: Hydra's failures as our own problems."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from sdxl.config.load import load, unknown_key
+from sdxl.config.schema import GROUPS
+from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError
+from sdxl.core.paths import CONF
+
+
+def explain(error: Exception) -> SdxlError:
+    """A Hydra failure as our own: every bad override is found and named, not only the first."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, SdxlError):
+        return error
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return UserError(
+            f"the output folder cannot be written: {error.strerror}",
+            error.filename,
+            "a writable folder",
+            "hydra.run.dir=FOLDER (one run) or hydra.sweep.dir=FOLDER (multirun)",
+        )
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
+        problems = problems_in(Path(sys.argv[0]).stem, overrides)
+        return ConfigError(problems or [Problem(str(error).strip())])
+    traceback.print_exc()
+    return SdxlError(f"{type(error).__name__}: {error}")
+
+
+def problems_in(config_name: str, overrides: list[str]) -> list[Problem]:
+    """Compose with each override alone, and name those that fail.
+
+    Group choices come first, since a value may exist only under one choice; then all good ones
+    together, so that broken rules are reported beside unknown keys.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    problems: list[Problem] = []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        good: list[str] = []
+        expanded = [each for override in overrides for each in expand(override)]
+        for override in sorted(expanded, key=lambda each: not _is_group(each)):
+            try:
+                compose(config_name, overrides=[*good, override])
+            except Exception as error:
+                problems.append(_problem(error, override, compose(config_name, overrides=good)))
+            else:
+                good.append(override)
+        with contextlib.suppress(Exception):
+            try:
+                load(compose(config_name, overrides=good))
+            except ConfigError as error:
+                problems += error.problems
+    return problems
+
+
+def expand(override: str) -> Iterator[str]:
+    """A sweep `key=1,2` as `key=1` and `key=2`; anything else as it is."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        parsed = OverridesParser.create().parse_overrides([override])[0]
+        if parsed.is_sweep_override() and not parsed.is_hydra_override():
+            name = parsed.get_key_element()
+            yield from (f"{name}={value}" for value in parsed.sweep_string_iterator())
+            return
+    except Exception:
+        yield override  # not parseable: compose() will say why
+        return
+    yield override
+
+
+def _is_group(override: str) -> bool:
+    name = override.split("=")[0].lstrip("+~")
+    return name in (*GROUPS, "backend", "experiment", "sweep", "train")
+
+
+def _problem(error: Exception, override: str, cfg: DictConfig) -> Problem:
+    from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
+
+    name, _, value = override.partition("=")
+    name = name.lstrip("+~")
+    cause = error.__cause__ or error
+    if isinstance(error, OverrideParseException):
+        return Problem(f"`{override}` cannot be read", expected=str(error.message).split("\n")[0])
+    if isinstance(error, MissingConfigException):
+        options = list(error.options or [])
+        close = next((o for o in options if o.lower() == value.lower()), None)
+        return Problem(
+            f"`{name}` has no option `{value}`",
+            expected="one of: " + " ".join(options),
+            fix=f"{name}={close}" if close else None,
+        )
+    if isinstance(cause, ValidationError):
+        said = str(cause).split("\n")[0]
+        for mark in ("could not be converted to ", "expected "):
+            said = said.rpartition(mark)[2]
+        return Problem(f"`{name}` has the wrong type", value, said)
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) or "not in struct" in str(error):
+        known = _leaves(OmegaConf.to_container(cfg), "")
+        return unknown_key(name, known)
+    return Problem(f"`{override}`: {str(error).splitlines()[0]}")
+
+
+def _leaves(node: Any, prefix: str) -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix[:-1]]
+    return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}{key}.")]

@@ -1,0 +1,120 @@
+"""The four graphs of the pipeline: what they are called, what they take and give.
+
+Export, engines and backends agree through these names; imports no framework.
+"""
+
+from __future__ import annotations
+
+from sdxl.config.schema import Config, DType, Format
+from sdxl.core.errors import Problem
+
+GRAPHS = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
+"""In the order of the pipeline."""
+
+MODEL = "model.onnx"
+WEIGHTS = "model.onnx.data"
+"""A graph's two files: the second holds the weights, read in place."""
+
+INPUTS = {
+    "text_encoder": ("input_ids",),
+    "text_encoder_2": ("input_ids",),
+    "unet": ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids"),
+    "vae_decoder": ("latents",),
+}
+OUTPUTS = {
+    "text_encoder": ("hidden",),
+    "text_encoder_2": ("hidden", "pooled"),
+    "unet": ("noise",),
+    "vae_decoder": ("image",),
+}
+
+LATENT_CHANNELS = 4
+LATENT_SCALE = 8
+"""Pixels per latent, in each direction."""
+TOKENS = 77
+TIME_IDS = 6
+
+FORMAT_OPSETS = {Format.int4_weight_only: 21, Format.nvfp4: 23}
+"""Where the UNet's 8- or 4-bit format needs more than 19."""
+MOST_OPSET = 23
+
+Shape = tuple[int, ...]
+
+
+def dtype_of(config: Config, graph: str) -> DType:
+    """The graph's number format."""
+    precision = config.precision
+    chosen = {"unet": precision.unet, "vae_decoder": precision.vae}
+    return chosen.get(graph, precision.text_encoder)
+
+
+def guided(config: Config) -> bool:
+    """Whether the UNet sees every image twice, without and with its prompt."""
+    return config.model.guidance > 1
+
+
+def rows(config: Config, graph: str, images: int) -> int:
+    """First dimension of the graph's inputs for a batch of `images`: guidance counts here only."""
+    return images if graph == "vae_decoder" or not guided(config) else 2 * images
+
+
+def row_range(config: Config, graph: str, least: int, usual: int, most: int) -> Shape:
+    """(min, opt, max) rows for batches of `least` to `most` images.
+
+    Text encoders take single rows too: with `rules=open` the negative prompt is encoded apart.
+    """
+    low, opt, high = (rows(config, graph, images) for images in (least, usual, most))
+    return (1 if graph.startswith("text_encoder") else low), opt, high
+
+
+def input_shapes(
+    config: Config, graph: str, images: int, widths: tuple[int, int]
+) -> dict[str, Shape]:
+    """Shapes of the graph's inputs for a batch of `images`.
+
+    `widths`: of `encoder_hidden_states` and `text_embeds`, which depend on the weights.
+    """
+    count = rows(config, graph, images)
+    latent = (LATENT_CHANNELS, config.model.height // LATENT_SCALE,
+              config.model.width // LATENT_SCALE)  # fmt: skip
+    if graph == "unet":
+        hidden, pooled = widths
+        return {
+            "sample": (count, *latent),
+            "timestep": (1,),
+            "encoder_hidden_states": (count, TOKENS, hidden),
+            "text_embeds": (count, pooled),
+            "time_ids": (count, TIME_IDS),
+        }
+    if graph == "vae_decoder":
+        return {"latents": (count, *latent)}
+    return {"input_ids": (count, TOKENS)}
+
+
+def opset(config: Config, graph: str) -> int:
+    """The opset of the graph: as asked, else the lowest that holds its number formats."""
+    return config.export.opset or lowest_opset(config, graph)
+
+
+def lowest_opset(config: Config, graph: str) -> int:
+    """19 has fp16 scales and FP8, 21 has INT4, 22 has bf16 in every operator, 23 has FP4."""
+    lowest = 22 if dtype_of(config, graph) is DType.bf16 else 19
+    if graph == "unet":
+        lowest = max(lowest, FORMAT_OPSETS.get(config.quant.format, 0))
+    return lowest
+
+
+def problems_of(config: Config) -> list[Problem]:
+    """Rules of the graphs, for backends that load them."""
+    asked = config.export.opset
+    least = max(lowest_opset(config, graph) for graph in GRAPHS)
+    if asked is None or least <= asked <= MOST_OPSET:
+        return []
+    return [
+        Problem(
+            "`export.opset` does not hold the graphs' number formats",
+            str(asked),
+            f"{least} to {MOST_OPSET}",
+            "export.opset=null",
+        )
+    ]

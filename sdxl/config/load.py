@@ -1,0 +1,210 @@
+"""Composition to configuration: register schemas, refuse what is unknown, check every rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator
+from enum import Enum
+from types import ModuleType
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdxl.config import schema, schema_train
+from sdxl.config.rules import problems_of
+from sdxl.config.schema import GROUPS, Config
+from sdxl.core.errors import ConfigError, Problem, did_you_mean
+from sdxl.core.paths import CONF, PACKAGE, ROOT
+
+BUILTIN_PROMPTS = 64
+"""Prompts that come with a model, unless `limit` asks for more."""
+QUANT_KEYS = {
+    "quant_level": "level",
+    "alpha": "alpha",
+    "percentile": "percentile",
+    "calib_size": "calib_size",
+    "target": "target",
+}
+"""Top-level keys that override the recipe's own value, by the recipe's field."""
+
+
+def register() -> None:
+    """Put every schema node into Hydra's config store; imports no torch, no mlflow."""
+    OmegaConf.register_new_resolver("sdxl_root", lambda: str(ROOT), replace=True)
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config)
+    store.store(group="schema", name="train_config", node=schema_train.TrainConfig)
+    store.store(group="schema/train", name="stage", node=schema_train.Training)
+    store.store(group="schema/train", name="tuning", node=schema_train.Tuning)
+    store.store(group="schema/train", name="finetune", node=schema_train.Finetune)
+    for group, nodes in GROUPS.items():
+        for name, node in nodes.items():
+            store.store(group=f"schema/{group}", name=name, node=node)
+    for name, module in backend_modules().items():
+        store.store(group="schema/backend", name=name, node=module.Config)
+    for name, module in quality_modules().items():
+        store.store(group="schema/quality", name=name, node=module.Config)
+
+
+@functools.cache
+def backend_modules() -> dict[str, ModuleType]:
+    """The backends: one module per file of `sdxl/backends`, whose top part is light."""
+    files = sorted((PACKAGE / "backends").glob("[!_]*"))
+    return {f.stem: importlib.import_module(f"sdxl.backends.{f.stem}") for f in files}
+
+
+@functools.cache
+def quality_modules() -> dict[str, ModuleType]:
+    """The quality options that have a module beside their YAML; its top part is light."""
+    names = sorted(file.stem for file in (CONF / "quality").glob("*.yaml"))
+    here = PACKAGE / "quality"
+    return {
+        name: importlib.import_module(f"sdxl.quality.{name}")
+        for name in names
+        if (here / f"{name}.py").is_file()
+    }
+
+
+def load(cfg: DictConfig) -> Config:
+    """Turn a composed configuration into a checked `Config`.
+
+    Raises `ConfigError` with all problems at once: unknown keys, missing values, broken rules.
+    """
+    try:
+        problems = list(_unknown_keys(cfg))
+        problems += [
+            Problem(f"`{key}` is required", fix=f"{key}=VALUE")
+            for key in sorted(OmegaConf.missing_keys(cfg))
+        ]
+        if problems:
+            raise ConfigError(problems)
+        config: Any = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:  # an interpolation `${x}` that leads nowhere
+        name = getattr(error, "full_key", None) or "the configuration"
+        raise ConfigError([Problem(f"`{name}`: {str(error).splitlines()[0]}")]) from error
+    _settle_captions(config)
+    problems = _settle_quant(config)
+    problems += problems_of(config)
+    backend = backend_modules()[config.backend.name]
+    for module in (backend, quality_modules().get(config.quality.name)):
+        if check := getattr(module, "problems_of", None):
+            problems += check(config)
+    if config.profile:
+        problems += _unprofiled(config, getattr(backend, "PROFILES", False))
+    if backend.LOADS in ("nothing", "checkpoint"):
+        problems += _ignored_export(config)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _settle_captions(config: Config) -> None:
+    """The built-in prompts of a model of scenes are captions of scenes."""
+    if not isinstance(config.model, schema.ScenesModel):
+        return
+    if config.dataset.name == "builtin":
+        prompts = max(BUILTIN_PROMPTS, config.limit or 0)
+        config.dataset = schema.ScenesDataset("scenes", config.dataset.shuffle, prompts)
+    if config.quant.calib_dataset == "builtin":
+        config.quant.calib_dataset = "scenes"
+
+
+def _settle_quant(config: Config) -> list[Problem]:
+    """Merge the top-level keys into the recipe; `quant=auto` is INT8 only if one was given."""
+    given = {key: getattr(config, key) for key in QUANT_KEYS if getattr(config, key) is not None}
+    quant = config.quant
+    if quant.name == "auto" and not given:
+        quant.format = schema.Format.none
+    if quant.format is schema.Format.none and given:
+        words = " ".join(f"{key}={value:g}" for key, value in given.items())
+        return [
+            Problem(
+                f"{words} would be ignored",
+                got=f"quant={quant.name}",
+                expected="a recipe that quantizes",
+                fix=f"quant=int8 {words}",
+            )
+        ]
+    for key, value in given.items():
+        setattr(quant, QUANT_KEYS[key], value)
+    return []
+
+
+def _unprofiled(config: Config, able: bool) -> list[Problem]:
+    """`profile=true` where nobody could watch."""
+    name = config.backend.name
+    reasons = {
+        f"backend={name} has no modules to time": not able,
+        f"backend.devices={config.backend.devices}: workers draw": config.backend.devices
+        is not None,
+        "find_peak=true runs many times": config.find_peak,
+    }
+    return [
+        Problem("`profile` would be ignored", reason, "a run that can be watched", "profile=false")
+        for reason, holds in reasons.items()
+        if holds
+    ]
+
+
+def _ignored_export(config: Config) -> list[Problem]:
+    """Settings of graphs, for a backend that loads none."""
+    given, usual = plain(config.export), plain(schema.Export())
+    return [
+        Problem(
+            f"`export.{name}` would be ignored: the {config.backend.name} backend loads no graph",
+            f"backend={config.backend.name}",
+            "a backend that does",
+            "backend=ort",
+        )
+        for name in given
+        if given[name] != usual[name]
+    ]
+
+
+def _unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[Problem]:
+    """Keys that no schema names; `+group.key=1` slips past Hydra's own check."""
+    node_type = OmegaConf.get_type(cfg)
+    if not dataclasses.is_dataclass(node_type):
+        return
+    known = {f.name for f in dataclasses.fields(node_type)}
+    for key in cfg:
+        name = str(key)
+        if name not in known:
+            yield unknown_key(f"{prefix}{name}", [f"{prefix}{k}" for k in known])
+        elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
+            yield from _unknown_keys(cfg[key], f"{prefix}{name}.")
+
+
+def unknown_key(key: str, known: list[str]) -> Problem:
+    """The problem of a key that does not exist, with the closest one that does."""
+    close = did_you_mean(key, known)
+    return Problem(
+        f"there is no key `{key}`",
+        expected=f"did you mean `{close}`?" if close else "one of: " + " ".join(sorted(known)),
+        fix=f"{close}=VALUE" if close else None,
+    )
+
+
+def plain(value: Any) -> Any:
+    """A dataclass as JSON-ready builtins (enums by value)."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def key(*parts: Any) -> str:
+    """Content key of resolved settings: 16 hex digits, independent of field order."""
+    text = json.dumps([plain(p) for p in parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,279 @@
+"""The rules a configuration must keep, beyond its types. No input or output happens here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sdxl.config import rules_quant, schema
+from sdxl.config.schema import Compliance, Config, Device, DType, Mode, Noise, Rules
+from sdxl.core.errors import Problem
+
+MLPERF_STEPS = 20
+MLPERF_GUIDANCE = 8.0
+MLPERF_NEGATIVE_PROMPT = "normal quality, low quality, worst quality, low res, blurry, nsfw, nude"
+"""The benchmark's fixed work per image (MLCommons text_to_image reference)."""
+MLPERF_PROMPTS = 5000
+MLPERF_AUDITED_INDEX = 3
+"""The prompt that TEST04 sends over and over."""
+
+
+def problems_of(config: Config) -> list[Problem]:
+    """All broken rules of `config`, in the order of its groups."""
+    checks: list[Callable[[Config], Iterator[Problem]]] = [
+        _finite,
+        _numbers,
+        _model,
+        _division,
+        rules_quant.problems_of,
+        _peak,
+        _workers,
+        _scenario,
+        _compliance,
+        _ignored,
+    ]
+    return [problem for check in checks for problem in check(config)]
+
+
+def _finite(node: Any, prefix: str = "") -> Iterator[Problem]:
+    """`nan` passes every comparison below, and neither it nor `inf` can be written as JSON."""
+    for field in dataclasses.fields(node):
+        name, value = f"{prefix}{field.name}", getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _finite(value, f"{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield Problem(f"`{name}` must be a finite number", f"{value}", "a number")
+
+
+def _numbers(c: Config) -> Iterator[Problem]:
+    s, m = c.scenario, c.model
+    at_least: list[tuple[str, float | None, float]] = [
+        ("limit", c.limit, 1),
+        ("dataset.prompts", getattr(c.dataset, "prompts", None), 1),
+        ("repeat", c.repeat, 1),
+        ("timeout_s", c.timeout_s, 1),
+        ("seed", c.seed, 0),
+        ("model.steps", m.steps, 1),
+        ("model.guidance", m.guidance, 0),
+        ("backend.batch_size", c.backend.batch_size, 1),
+        ("backend.restarts", c.backend.restarts, 0),
+        ("scenario.min_duration_ms", s.min_duration_ms, 0),
+        ("scenario.min_query_count", s.min_query_count, 1),
+        ("scenario.performance_sample_count", s.performance_sample_count, 1),
+        ("scenario.warmup_batches", s.warmup_batches, 1),
+        ("scenario.samples_per_query", getattr(s, "samples_per_query", None), 1),
+        ("scenario.max_wait_ms", getattr(s, "max_wait_ms", None), 0),
+        ("quality.keep_images", c.quality.keep_images, 1),
+    ]
+    for key, number, least in at_least:
+        if number is not None and number < least:
+            yield Problem(f"`{key}` is too small", f"{number:g}", f"at least {least:g}")
+    if c.seed >= 1 << 32:
+        yield Problem("`seed` is too large", str(c.seed), f"less than {1 << 32}")
+    positive = ["target_qps", "warmup_qps_share", "target_latency_ms", "startup_s", "stall_s"]
+    for name in positive:
+        number = getattr(s, name, None)
+        if number is not None and number <= 0:
+            yield Problem(f"`scenario.{name}` must be positive", f"{number:g}", "more than 0")
+    share = getattr(s, "target_latency_percentile", None)
+    if share is not None and not 0 < share < 1:
+        yield Problem(
+            "`scenario.target_latency_percentile` is a fraction", f"{share:g}", "between 0 and 1"
+        )
+
+
+def _model(c: Config) -> Iterator[Problem]:
+    for name in ("height", "width"):
+        pixels = getattr(c.model, name)
+        if pixels <= 0 or pixels % 32:
+            yield Problem(
+                f"`model.{name}` does not fit the UNet", f"{pixels} pixels", "a multiple of 32"
+            )
+    if c.model.device is Device.meta and not c.plan:
+        yield Problem(
+            "the meta device holds no numbers", "model.device=meta", "plan=true", "plan=true"
+        )
+    if c.model.unet and getattr(c.model, "lora", None):
+        yield Problem(
+            "`model.lora` would be ignored by the UNet that `model.unet` brings",
+            "model.lora with model.unet",
+            "one of both",
+        )
+    if c.model.latents and c.model.noise is Noise.per_prompt:
+        yield Problem(
+            "`model.latents` would be ignored: noise is drawn for each prompt",
+            "model.noise=per_prompt",
+            "model.noise=shared",
+        )
+    if isinstance(c.model, schema.SdxlModel) and c.model.lora_scale != 1 and not c.model.lora:
+        yield Problem(
+            "`model.lora_scale` would be ignored", "model.lora=null", "model.lora=FILE.safetensors"
+        )
+    if isinstance(c.model, schema.SdxlModel) and c.precision.vae is DType.fp16:
+        yield Problem(
+            "SDXL's VAE overflows in fp16 and draws black images",
+            "precision.vae=fp16",
+            "fp32 or bf16",
+            "precision.vae=fp32",
+        )
+
+
+def _division(c: Config) -> Iterator[Problem]:
+    """Closed division: the work per image is MLPerf's, or the run says that it is open."""
+    if c.rules is Rules.open:
+        return
+    m = c.model
+    fixed: list[tuple[str, object, object]] = [
+        ("model.steps", m.steps, MLPERF_STEPS),
+        ("model.negative_prompt", m.negative_prompt, MLPERF_NEGATIVE_PROMPT),
+    ]
+    if not isinstance(m, schema.ScenesModel):  # trained by us, with settings of its own
+        fixed.append(("model.noise", m.noise.value, Noise.shared.value))
+        fixed.append(("model.guidance", m.guidance, MLPERF_GUIDANCE))
+    if not isinstance(m, schema.TinyModel | schema.ScenesModel):
+        fixed += [("model.height", m.height, 1024), ("model.width", m.width, 1024)]
+    for key, got, wanted in fixed:
+        if got != wanted:
+            yield Problem(
+                f"`{key}` is fixed in MLPerf's closed division",
+                str(got),
+                f"{wanted}, or the open division",
+                "rules=open",
+            )
+
+
+def _peak(c: Config) -> Iterator[Problem]:
+    if not c.find_peak:
+        return
+    if not isinstance(c.scenario, schema.Server) or c.mode is Mode.accuracy or c.compliance:
+        yield Problem(
+            "`find_peak` would be ignored: only Server's performance has a rate to search",
+            f"scenario={c.scenario.name} mode={c.mode.value}",
+            "scenario=Server mode=performance",
+            "scenario=Server find_peak=true",
+        )
+    if c.repeat > 1:
+        yield Problem(
+            "`repeat` would be ignored: the search repeats by itself",
+            f"repeat={c.repeat}",
+            "repeat=1",
+        )
+
+
+def _workers(c: Config) -> Iterator[Problem]:
+    devices = c.backend.devices
+    if devices is None:
+        if c.backend.restarts != 1:
+            yield Problem(
+                "`backend.restarts` would be ignored: there is no worker to replace",
+                f"backend.restarts={c.backend.restarts}",
+                "backend.devices=[0,1], or backend.restarts=1",
+            )
+        return
+    if not devices or len(set(devices)) < len(devices) or min(devices) < 0:
+        got = f"[{','.join(map(str, devices))}]"
+        yield Problem(
+            "`backend.devices` names each device once", got, "numbers from 0, or null",
+            "backend.devices=[0,1]",
+        )  # fmt: skip
+    elif len(devices) > 1 and isinstance(c.scenario, schema.SingleStream):
+        yield Problem(
+            "all but one of `backend.devices` would be idle: SingleStream sends single samples",
+            str(devices),
+            "one device, or another scenario",
+            f"backend.devices=[{devices[0]}]",
+        )
+
+
+def _scenario(c: Config) -> Iterator[Problem]:
+    batch = c.backend.batch_size
+    if isinstance(c.scenario, schema.SingleStream) and batch not in (None, 1):
+        yield Problem(
+            "`backend.batch_size` would be ignored: SingleStream sends one sample at a time",
+            str(batch),
+            "null or 1",
+        )
+    if isinstance(c.scenario, schema.MultiStream):
+        samples = c.scenario.samples_per_query
+        if batch is not None and batch > samples:
+            yield Problem(
+                "`backend.batch_size` can never be filled: MultiStream's query is smaller",
+                str(batch),
+                f"at most scenario.samples_per_query={samples}",
+            )
+
+
+def _compliance(c: Config) -> Iterator[Problem]:
+    """An audit is one performance run under LoadGen's own changes to the settings."""
+    if not c.compliance:
+        return
+    test = f"compliance={c.compliance.value}"
+    if c.mode is Mode.accuracy:
+        yield Problem(
+            "an audit runs in performance mode; it finds or makes the accuracy run it needs",
+            f"{test} mode=accuracy",
+            "mode=performance",
+            test,
+        )
+    if c.repeat > 1:
+        yield Problem(
+            "`repeat` would be ignored: an audit is one run", f"repeat={c.repeat}", "repeat=1"
+        )
+    if c.find_peak:
+        yield Problem(
+            "an audit runs at one rate, that of the run it is judged against",
+            f"{test} find_peak=true",
+            "find_peak=false",
+            "scenario.target_qps=RATE",
+        )
+    if c.compliance is Compliance.test04 and c.limit and c.limit <= MLPERF_AUDITED_INDEX:
+        yield Problem(
+            f"TEST04 sends prompt {MLPERF_AUDITED_INDEX} over and over",
+            f"limit={c.limit}",
+            f"at least {MLPERF_AUDITED_INDEX + 1} prompts",
+        )
+
+
+def _ignored(c: Config) -> Iterator[Problem]:
+    """Settings that would silently do nothing."""
+    if c.dataset.shuffle and c.limit is None:
+        yield Problem(
+            "`dataset.shuffle` would be ignored: it draws the subset that `limit` asks for",
+            "limit=null",
+            "a number of prompts",
+            "limit=64",
+        )
+    if not c.tracking.enabled and c.tracking.uri:
+        yield Problem("`tracking.uri` would be ignored", "tracking=off", "tracking=mlflow")
+    if c.submission and c.mode is not Mode.accuracy:
+        yield Problem(
+            "`submission` would be ignored: LoadGen logs pictures in accuracy mode only",
+            "mode=performance",
+            "mode=accuracy, or submission=false",
+            "mode=accuracy submission=true",
+        )
+    if c.mode is Mode.accuracy:
+        if c.quality.keep_images is not None:
+            yield Problem(
+                "`quality.keep_images` would be ignored: accuracy mode keeps every picture",
+                str(c.quality.keep_images),
+                "mode=performance, or quality.keep_images=null",
+            )
+        if c.repeat > 1:
+            yield Problem(
+                "`repeat` would be ignored: accuracy mode has no speed to repeat",
+                f"repeat={c.repeat}",
+                "repeat=1",
+            )
+        for name in ("target_qps", "min_query_count"):
+            given = getattr(c.scenario, name, None)
+            if name == "min_query_count" and given == MLPERF_PROMPTS:
+                continue  # the official settings, which serve both modes
+            if isinstance(c.scenario, schema.Offline) and given:
+                yield Problem(
+                    f"`scenario.{name}` would be ignored: accuracy mode sends every prompt once",
+                    "mode=accuracy",
+                    "mode=performance",
+                )

@@ -1,0 +1,137 @@
+"""The rules of quantization settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from sdxl.config import schema
+from sdxl.config.schema import Calls, Config, Format
+from sdxl.core.errors import Problem
+
+LEVELS = (1.0, 2.0, 2.5, 3.0, 4.0)
+
+WEIGHT_ONLY = (Format.int8_weight_only, Format.int4_weight_only)
+
+
+def problems_of(c: Config) -> Iterator[Problem]:
+    """Broken rules of `config.quant` and of the top-level keys that override it."""
+    q = c.quant
+    if q.level not in LEVELS:
+        allowed = ", ".join(f"{level:g}" for level in LEVELS)
+        yield Problem("`quant_level` does not exist", f"{q.level:g}", f"one of {allowed}")
+    if not 0 <= q.alpha <= 1:
+        yield Problem("`alpha` is out of range", f"{q.alpha:g}", "0 to 1")
+    if not 0 < q.percentile <= 1:
+        yield Problem(
+            "`percentile` is a fraction of the denoising steps", f"{q.percentile:g}", "(0, 1]"
+        )
+    elif q.format is not Format.none and int(q.percentile * c.model.steps) < 1:
+        yield Problem(
+            "`percentile` leaves no denoising step to calibrate on",
+            f"{q.percentile:g} of {c.model.steps} steps",
+            f"at least {1 / c.model.steps:g}",
+        )
+    if q.calib_size < 1:
+        yield Problem("`calib_size` is too small", str(q.calib_size), "at least 1")
+    for name, least in (("block_size", 1), ("report_prompts", 0)):
+        if getattr(q, name) < least:
+            yield Problem(
+                f"`quant.{name}` is too small", str(getattr(q, name)), f"at least {least}"
+            )
+    for name in ("include", "exclude", "alpha_only"):
+        patterns = getattr(q, name) or []
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                yield Problem(
+                    f"`quant.{name}` has a broken regular expression", pattern, str(error)
+                )
+    if q.level == 4 and q.format not in (Format.fp8, Format.none):
+        yield Problem(
+            "level 4 quantizes attention, which exists in FP8 only",
+            f"quant_level=4 with {q.format.value}",
+            "levels 1 to 3, or FP8",
+            "quant=fp8 quant_level=4",
+        )
+    if q.format is Format.int4_weight_only and q.level == 1 and not q.include:
+        yield Problem(
+            "level 1 is convolutions only, and INT4 blocks exist for Linear weights only",
+            "quant_level=1",
+            "level 2, 2.5 or 3",
+            f"quant={q.name} quant_level=2",
+        )
+    if q.linear_ranges and q.calls not in (Calls.max, Calls.min):
+        yield Problem(
+            "Linear inputs keep the largest and the smallest amax over calls, not their sum",
+            f"quant.linear_ranges=true quant.calls={q.calls.value}",
+            "quant.calls=max or quant.calls=min",
+        )
+    if q.linear_ranges and q.calls is Calls.min and not _smoothed(q):
+        yield Problem(
+            "the smallest amax of a whole Linear input is not kept, only that of its channels",
+            "quant.linear_ranges=true quant.calls=min without SmoothQuant",
+            "quant.smooth=true with INT8, or quant.calls=max",
+        )
+    if q.format is Format.auto_mixed and not (q.target and q.target > 0):
+        yield Problem(
+            "`target` bounds the combined relative output error", str(q.target), "more than 0",
+            "quant=auto_mixed target=0.2",
+        )  # fmt: skip
+    yield from _ignored(c)
+
+
+def _smoothed(q: schema.Quant) -> bool:
+    return q.format in (Format.int8, Format.auto_mixed) and q.smooth
+
+
+def _ignored(c: Config) -> Iterator[Problem]:
+    """Settings that a recipe would silently ignore."""
+    q = c.quant
+    if q.format is Format.none:
+        if q.tuned:
+            yield Problem(
+                "`quant.tuned` would be ignored: nothing is quantized", f"quant={q.name}",
+                "the recipe that the training began with",
+            )  # fmt: skip
+        return
+    if q.target is not None and q.format is not Format.auto_mixed:
+        yield Problem(
+            "`target` would be ignored", f"quant={q.name}", "auto_mixed", "quant=auto_mixed"
+        )
+    if c.alpha is not None and not _smoothed(q):
+        yield Problem(
+            "`alpha` would be ignored: this recipe does not smooth activations",
+            f"quant={q.name}",
+            "a SmoothQuant recipe",
+            "quant=int8",
+        )
+    if q.format in WEIGHT_ONLY:
+        for key in ("percentile", "calib_size"):
+            if getattr(c, key) is not None:
+                yield Problem(
+                    f"`{key}` would be ignored: weight-only formats need no calibration",
+                    f"quant={q.name}",
+                    "an activation format",
+                    "quant=int8",
+                )
+        if q.statistics:
+            yield Problem(
+                "`quant.statistics` would be ignored: weight-only formats need no calibration",
+                f"quant={q.name}",
+                "quant.statistics=null",
+            )
+    if q.tuned and q.modelopt:
+        yield Problem(
+            "a tuned checkpoint has no copy in ModelOpt's own form",
+            "quant.tuned with quant.modelopt=true",
+            "one of both",
+            "quant.modelopt=false",
+        )
+    if q.statistics and c.calib_size is not None:
+        yield Problem(
+            "`calib_size` would be ignored: the statistics come from a file",
+            f"quant.statistics={q.statistics}",
+            "one of both",
+        )

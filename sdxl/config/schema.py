@@ -1,0 +1,288 @@
+"""Every setting: its type and its meaning. Values live in `conf/`, rules in `sdxl.config.load`.
+
+Option files start from these nodes (`/schema/model/tiny@_here_`), so a key that an option would
+ignore does not exist there and is refused. Dataclasses are not frozen: OmegaConf could not compose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from omegaconf import MISSING
+
+from sdxl.config.choices import (
+    Build,
+    Calls,
+    Compliance,
+    Convolutions,
+    Device,
+    DType,
+    Foreign,
+    Format,
+    Mode,
+    Noise,
+    Rerun,
+    Round,
+    Rules,
+    Steps,
+)
+
+# OmegaConf reads annotations at run time and wants `Optional[X]`, hence the spelling below.
+
+
+SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
+"""The benchmark's model, by its hub id."""
+
+
+@dataclass
+class Model:
+    """What is generated: architecture, size, steps, guidance, noise."""
+
+    name: str = MISSING
+    device: Device = Device.auto
+    height: int = MISSING  # pixels
+    width: int = MISSING
+    steps: int = 20
+    guidance: float = 8.0
+    negative_prompt: str = MISSING
+    noise: Noise = Noise.shared
+    latents: Optional[str] = None  # .npy (1, 4, height/8, width/8) float32; null: drawn from `seed`
+    unet: Optional[str] = None  # a folder with another UNet's weights (diffusers), in its place
+    diffusers_src: Optional[str] = None  # a diffusers checkout to use in place of the installed one
+
+
+@dataclass
+class TinyModel(Model):
+    """SDXL's architecture in miniature, random weights from `seed`."""
+
+    unet_config: Optional[str] = None  # a diffusers UNet config.json in place of the built-in one
+
+
+@dataclass
+class ScenesModel(Model):
+    """The miniature of SDXL trained on rendered scenes; its weights are in the package."""
+
+
+@dataclass
+class SdxlModel(Model):
+    """SDXL weights from a local directory or, failing that, the Hugging Face hub."""
+
+    path: str = MISSING  # diffusers directory, MLCommons layout, or hub id
+    variant: Optional[str] = None  # file variant, such as fp16
+    revision: Optional[str] = None  # hub revision
+    lora: Optional[str] = None  # .safetensors LoRA, fused before quantizing
+    lora_scale: float = 1.0
+
+
+@dataclass
+class RandomModel(Model):
+    """True SDXL base 1.0 shapes with random weights, made in the asked dtype and device."""
+
+    unet_config: Optional[str] = None
+
+
+@dataclass
+class Precision:
+    """One dtype per component."""
+
+    text_encoder: DType = MISSING
+    unet: DType = MISSING
+    vae: DType = MISSING
+
+
+@dataclass
+class Quant:
+    """A recipe; `quant_level`, `alpha`, `percentile`, `calib_size` at top level override it."""
+
+    name: str = MISSING
+    format: Format = Format.none
+    level: float = 2.5  # 1 conv, 2 + ff.net, 2.5 + to_q/k/v, 3 every Linear, 4 + attention in FP8
+    include: list[str] = field(default_factory=list)  # regular expressions: added to the level
+    exclude: list[str] = field(default_factory=list)  # regular expressions: kept in 16 or 32 bits
+    smooth: bool = True  # SmoothQuant on the inputs of INT8 Linears
+    alpha: float = 0.8  # SmoothQuant migration strength, 0 to 1
+    alpha_only: Optional[str] = None  # regular expression: Linears that `alpha` rules, others 1.0
+    percentile: float = 1.0  # fraction of the first denoising steps that vote on input ranges
+    calls: Calls = Calls.max  # combination over calibration calls, within a step
+    steps: Steps = Steps.max  # combination over those first steps
+    linear_ranges: bool = False  # `percentile`, `calls`, `steps` rule Linear inputs too
+    block_size: int = 128  # weights per scale, INT4 only
+    calib_size: int = 32  # calibration prompts
+    calib_dataset: str = "builtin"  # builtin (of a scenes model: scenes), coco_calibration, a TSV
+    statistics: Optional[str] = None  # a statistics file in place of a calibration
+    tuned: Optional[str] = None  # the `model` folder of a `train=qat` that began with this recipe
+    report_prompts: int = 1  # calibration prompts of the per-layer error report; 0: no report
+    target: Optional[float] = None  # auto_mixed: bound of the combined relative output error
+    modelopt: bool = False  # keep ModelOpt's own full-size checkpoint too
+
+
+@dataclass
+class Dataset:
+    """Prompts, and how many of them."""
+
+    name: str = MISSING
+    shuffle: bool = False  # with `limit`: a subset drawn with `seed` in place of the first rows
+
+
+@dataclass
+class TsvDataset(Dataset):
+    """Captions in a tab-separated file; row number = query sample index."""
+
+    path: str = MISSING
+
+
+@dataclass
+class ScenesDataset(Dataset):
+    """Captions of rendered scenes that no training has seen."""
+
+    prompts: int = 2048
+
+
+@dataclass
+class Backend:
+    """Who executes the model. Each backend module adds its own fields."""
+
+    name: str = MISSING
+    batch_size: Optional[int] = None  # images per batch; null: what the scenario wants
+    devices: Optional[list[int]] = None  # one worker process for each; null: no extra process
+    restarts: int = 1  # how often a worker that dies is replaced before the run fails
+
+
+@dataclass
+class Scenario:
+    """LoadGen's settings; names are LoadGen's own where it has one."""
+
+    name: str = MISSING
+    min_duration_ms: int = MISSING
+    min_query_count: Optional[int] = None  # null: every prompt once
+    performance_sample_count: Optional[int] = None  # null: all prompts
+    warmup_batches: int = 2
+    startup_s: float = 1800.0  # longest silence while loading and warming up
+    stall_s: float = 120.0  # longest silence while measuring
+
+
+@dataclass
+class Offline(Scenario):
+    """All samples at once; the figure is samples per second."""
+
+    target_qps: Optional[float] = None  # samples/s LoadGen plans for; null: from the warm-up
+
+
+@dataclass
+class Server(Scenario):
+    """Poisson arrivals; the figure is the rate that keeps the latency limit."""
+
+    target_qps: Optional[float] = None  # null: a share of the warm-up's rate
+    warmup_qps_share: float = 0.6
+    target_latency_ms: float = 20000.0
+    target_latency_percentile: float = 0.99
+    max_wait_ms: float = 50.0  # longest a query waits for its batch to fill
+
+
+@dataclass
+class SingleStream(Scenario):
+    """One query at a time; the figure is a latency percentile."""
+
+    target_latency_ms: Optional[float] = None  # expectation LoadGen plans for; null: warm-up
+    target_latency_percentile: float = 0.9
+
+
+@dataclass
+class MultiStream(Scenario):
+    """One query of several samples at a time; the figure is a latency percentile."""
+
+    samples_per_query: int = 8
+    target_latency_ms: Optional[float] = None
+    target_latency_percentile: float = 0.99
+
+
+KEEP_IMAGES = 8
+"""Pictures kept in performance mode where `quality.keep_images` does not say."""
+
+
+@dataclass
+class Quality:
+    """What is kept of the images and how they are judged."""
+
+    name: str = MISSING
+    twin: bool = True  # measure the unquantized twin of a quantized cell, and compare
+    keep_images: Optional[int] = None  # of the first prompts; null: 8, in accuracy mode all
+
+
+@dataclass
+class Export:
+    """How ONNX graphs are made."""
+
+    opset: Optional[int] = None  # null: the lowest that holds the number formats
+    dynamic_size: bool = False  # height and width stay free, not only the batch
+    parity: bool = False  # compare each graph with torch, layer by layer
+    convolutions: Optional[Convolutions] = None  # of quantized graphs; null: as the backend likes
+
+
+@dataclass
+class Tracking:
+    """Where MLflow keeps runs."""
+
+    name: str = MISSING
+    enabled: bool = True
+    uri: Optional[str] = None  # null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the project
+    experiment: str = "sdxl"
+
+
+@dataclass
+class Config:
+    """One experiment, resolved."""
+
+    model: Model = MISSING
+    precision: Precision = MISSING
+    quant: Quant = MISSING
+    dataset: Dataset = MISSING
+    backend: Backend = MISSING
+    scenario: Scenario = MISSING
+    quality: Quality = MISSING
+    tracking: Tracking = MISSING
+    export: Export = field(default_factory=Export)
+    quant_level: Optional[float] = None
+    alpha: Optional[float] = None
+    percentile: Optional[float] = None
+    calib_size: Optional[int] = None
+    target: Optional[float] = None
+    limit: Optional[int] = None  # prompts used; null: all
+    seed: int = 0
+    mode: Mode = Mode.performance
+    submission: bool = False  # accuracy mode: LoadGen logs whole pictures, not their SHA-256
+    rules: Rules = Rules.closed
+    round: Round = Round("v6.1")
+    compliance: Optional[Compliance] = None  # MLPerf's audit in place of a plain measurement
+    foreign: Foreign = Foreign.warn  # other people's work on this machine: note it, or fail
+    build: Build = Build.auto
+    find_peak: bool = False  # Server: search the highest rate that keeps the latency limit
+    repeat: int = 1  # measurements of the cell; the median counts
+    rerun: Optional[Rerun] = None  # null: a multirun continues (failed), a single run measures
+    fail_fast: bool = False  # a failed cell ends the multirun
+    timeout_s: Optional[float] = None  # longest a measurement may take; null: only `stall_s`
+    profile: bool = False  # after the measurement: time by module and kernel, and a trace
+    plan: bool = False
+
+
+GROUPS: dict[str, dict[str, type]] = {
+    "model": {
+        "tiny": TinyModel,
+        "scenes": ScenesModel,
+        "sdxl": SdxlModel,
+        "sdxl_random": RandomModel,
+    },
+    "precision": {"base": Precision},
+    "quant": {"base": Quant},
+    "dataset": {"builtin": Dataset, "tsv": TsvDataset, "scenes": ScenesDataset},
+    "scenario": {
+        "Offline": Offline,
+        "Server": Server,
+        "SingleStream": SingleStream,
+        "MultiStream": MultiStream,
+    },
+    "quality": {"base": Quality},
+    "tracking": {"base": Tracking},
+}
+"""Schema nodes by group; backends add theirs in `sdxl.config.load.register`."""

@@ -1,0 +1,58 @@
+"""The settings of `train.py`; values live in `conf/train/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from omegaconf import MISSING
+
+from sdxl.config.choices import DType
+from sdxl.config.schema import Config
+
+# OmegaConf reads annotations at run time and wants `Optional[X]`, hence the spelling below.
+
+
+@dataclass
+class Training:
+    """A stage: what it trains on, for how long, how fast."""
+
+    name: str = MISSING  # the stage, a module of sdxl/training
+    run: str = "scenes"  # folder of checkpoints below <store>/training
+    scenes: int = 20000  # rendered scenes of the training set
+    size: int = 64  # pixels
+    steps: int = MISSING
+    batch: int = 64  # samples per step, over all processes
+    lr: float = 1e-3
+    warmup_steps: int = 100
+    decay_share: float = 0.2  # of the steps, at the end: the rate falls to zero along a cosine
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema: float = 0.999  # largest decay of the averaged weights; early ones follow faster
+    arithmetic: DType = DType.fp32  # fp32, or bf16 by autocast
+    compile: bool = False  # by torch.compile: faster after minutes of compiling
+    checkpoint_s: float = 120.0  # seconds between checkpoints
+    evaluate_every: int = 50000  # samples between evaluations
+    max_s: Optional[float] = None  # stop, resumable, after so many seconds
+    restart: bool = False  # begin anew instead of resuming
+
+
+@dataclass
+class Tuning(Training):
+    """A stage that goes on from the UNet of `model=`; qat from what `quant=` makes of it."""
+
+    shards: Optional[str] = None  # tar files with latents, FOLDER or GLOB; null: rendered scenes
+
+
+@dataclass
+class Finetune(Tuning):
+    """All weights of an unquantized UNet."""
+
+    gradient_checkpointing: bool = False  # less memory, a third more time
+
+
+@dataclass
+class TrainConfig(Config):
+    """What `train.py` takes: a stage beside the groups of the other commands."""
+
+    train: Training = MISSING

@@ -1,0 +1,129 @@
+"""What an image costs: parameters, floating-point operations, memory; counted on shapes alone."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from sdxl.config import schema
+from sdxl.model.prompts import MAX_TOKENS
+from sdxl.model.sampler import LATENT_SCALE
+from sdxl.model.sources import COMPONENTS, shapes_source, torch_dtype
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counts for one configuration.
+
+    parameters and bytes: per component. unet_flop, decode_flop, encode_flop: of one row, one
+    image, one prompt (2 operations per multiply-add). image_flop: the whole image, guidance and
+    both prompts included. peak_bytes: most activations alive at once in an eager forward of a
+    batch, UNet or VAE; weights and workspaces come on top.
+    """
+
+    parameters: dict[str, int]
+    weight_bytes: dict[str, int]
+    unet_flop: int
+    decode_flop: int
+    encode_flop: int
+    image_flop: int
+    rows_per_image: int
+    peak_bytes: int
+
+
+def count(config: schema.Config, batch: int) -> Cost:
+    """Build every component on the meta device and count one forward of each."""
+    model = config.model
+    meta = torch.device("meta")
+    source = shapes_source(model, config.seed)
+    wanted = config.precision
+    dtypes = dict(
+        zip(
+            COMPONENTS,
+            (wanted.text_encoder, wanted.text_encoder, wanted.unet, wanted.vae),
+            strict=True,
+        )
+    )
+    modules: dict[str, Any] = {
+        name: source.component(name, torch_dtype(dtypes[name]), meta) for name in COMPONENTS
+    }
+    parameters = {n: sum(p.numel() for p in m.parameters()) for n, m in modules.items()}
+    weight_bytes = {
+        n: sum(p.numel() * p.element_size() for p in m.parameters()) for n, m in modules.items()
+    }
+    latent = (4, model.height // LATENT_SCALE, model.width // LATENT_SCALE)
+    with torch.inference_mode(), meta:
+        unet, config_ = modules["unet"], modules["unet"].config
+        pooled = config_.projection_class_embeddings_input_dim - 6 * config_.addition_time_embed_dim
+        unet_flop, unet_peak = _forward(
+            unet,
+            torch.empty(1, *latent, dtype=unet.dtype),
+            torch.empty((), dtype=torch.float32),
+            torch.empty(1, MAX_TOKENS, config_.cross_attention_dim, dtype=unet.dtype),
+            added_cond_kwargs={
+                "text_embeds": torch.empty(1, pooled, dtype=unet.dtype),
+                "time_ids": torch.empty(1, 6, dtype=unet.dtype),
+            },
+        )
+        vae = modules["vae"]
+        decode_flop, decode_peak = _forward(vae.decode, torch.empty(1, *latent, dtype=vae.dtype))
+        tokens = torch.zeros(1, MAX_TOKENS, dtype=torch.int64)
+        encode_flop = sum(
+            _forward(modules[n], tokens)[0] for n in ("text_encoder", "text_encoder_2")
+        )
+    rows = 2 if model.guidance > 1 else 1
+    return Cost(
+        parameters,
+        weight_bytes,
+        unet_flop,
+        decode_flop,
+        encode_flop,
+        rows * (model.steps * unet_flop + encode_flop) + decode_flop,
+        rows,
+        peak_bytes=batch * max(rows * unet_peak, decode_peak),
+    )
+
+
+def _forward(function: Any, *args: Any, **kwargs: Any) -> tuple[int, int]:
+    """(operations, peak bytes of activations) of one call."""
+    with FlopCounterMode(display=False) as counter, _Live() as live:
+        function(*args, **kwargs)
+    return counter.get_total_flops(), live.peak
+
+
+class _Live(TorchDispatchMode):
+    """Adds up the storages that are alive; on the meta device nothing is really allocated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._holders: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._hold(tensor)
+        return out
+
+    def _hold(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if not self._holders[key]:
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self._holders[key] += 1
+        weakref.finalize(tensor, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._holders[key] -= 1
+        if not self._holders[key]:
+            del self._holders[key]
+            self.now -= size

@@ -1,0 +1,113 @@
+"""Pictures: from floats to bytes, checked, saved, laid out on a sheet."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdxl.core.errors import StageError
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings of the files that are taken for pictures, in small letters."""
+AMPLIFIED = 8
+"""By how much a sheet of twins shows differences enlarged, around middle gray."""
+
+
+def to_uint8(image: Any) -> np.ndarray:
+    """Floats in [-1, 1], NHWC -> uint8 as diffusers rounds them.
+
+    Raises `StageError` on NaN or Inf, which a clamp would turn into plain black.
+    """
+    values = np.asarray(image, np.float32)
+    if not np.isfinite(values).all():
+        raise StageError(
+            "the picture has NaN or Inf: a component overflowed",
+            "see precision in the configuration",
+            "finite values",
+            "precision.vae=fp32",
+        )
+    return np.asarray((np.clip(values * 0.5 + 0.5, 0, 1) * 255).round(), np.uint8)
+
+
+def check(image: np.ndarray, index: int) -> None:
+    """Refuse a picture of one colour, the usual face of a broken VAE or UNet."""
+    if image.min() == image.max():
+        raise StageError(
+            f"the picture of prompt {index} is constant",
+            f"every value is {int(image.flat[0])}",
+            "a picture",
+            "precision=fp32, or look at the weights",
+        )
+
+
+def save(image: np.ndarray, path: Path) -> str:
+    """Write a PNG; returns the SHA-256 of the pixels (not of the file)."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, compress_level=1)
+    return pixel_hash(image)
+
+
+def load(path: Path) -> np.ndarray:
+    """A picture's pixels, uint8 (H, W, 3)."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def pixel_hash(image: np.ndarray) -> str:
+    """SHA-256 of the pixels: two runs drew the same picture if these agree."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def sheet(paths: Sequence[Path], captions: Sequence[str], target: Path, cell: int = 192) -> None:
+    """Lay pictures out in rows of four, each with its caption underneath; writes one PNG."""
+    from PIL import Image, ImageDraw
+
+    columns, text_height, gap = min(4, len(paths)), 34, 8
+    rows = -(-len(paths) // columns)
+    step_x, step_y = cell + gap, cell + text_height + gap
+    page = Image.new("RGB", (columns * step_x + gap, rows * step_y + gap), "white")
+    draw = ImageDraw.Draw(page)
+    for place, (path, caption) in enumerate(zip(paths, captions, strict=True)):
+        x, y = gap + place % columns * step_x, gap + place // columns * step_y
+        with Image.open(path) as picture:
+            page.paste(
+                picture.convert("RGB").resize((cell, cell), Image.Resampling.BICUBIC), (x, y)
+            )
+        draw.multiline_text((x, y + cell + 2), _wrap(caption, 31), fill="black")
+    page.save(target)
+
+
+def twin_sheet(
+    pairs: Sequence[tuple[Path, Path]], captions: Sequence[str], target: Path, cell: int = 192
+) -> None:
+    """One row for each pair: the twin's picture, ours, and what differs, amplified; one PNG."""
+    from PIL import Image, ImageDraw
+
+    text_height, gap = 20, 8
+    step_x, step_y = cell + gap, cell + text_height + gap
+    page = Image.new("RGB", (3 * step_x + gap, len(pairs) * step_y + gap), "white")
+    draw = ImageDraw.Draw(page)
+    for row, ((theirs, ours), caption) in enumerate(zip(pairs, captions, strict=True)):
+        one, other = load(theirs), load(ours)
+        gray = 128 + AMPLIFIED * (other.astype(np.int32) - one)
+        shown = (one, other, gray.clip(0, 255).astype(np.uint8))
+        for column, image in enumerate(shown):
+            picture = Image.fromarray(image).resize((cell, cell), Image.Resampling.BICUBIC)
+            page.paste(picture, (gap + column * step_x, gap + row * step_y))
+        words = _wrap(f"{caption} | unquantized, quantized, difference x{AMPLIFIED}", 96, 1)
+        draw.text((gap, gap + row * step_y + cell + 2), words, fill="black")
+    page.save(target)
+
+
+def _wrap(text: str, width: int, lines: int = 2) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="..."))

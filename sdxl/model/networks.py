@@ -1,0 +1,36 @@
+"""What the UNet and the text encoders are called with; the same for running and calibrating."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sdxl.core.types import Embeddings, TokenIds
+
+
+def encode(first: Any, second: Any, ids: TokenIds, dtype: torch.dtype) -> Embeddings:
+    """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
+    with torch.inference_mode():
+        states = []
+        for encoder, rows in ((first, ids.first), (second, ids.second)):
+            tokens = torch.as_tensor(rows, device=encoder.device)
+            out = encoder(tokens, output_hidden_states=True)
+            states.append(out.hidden_states[-2])
+        return Embeddings(
+            torch.cat(states, dim=-1).to(dtype), out.text_embeds.to(dtype), time_ids=None
+        )
+
+
+def predict(
+    unet: Any, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings
+) -> torch.Tensor:
+    """Predicted noise (N, 4, h, w)."""
+    added = {"text_embeds": embeddings.pooled, "time_ids": embeddings.time_ids}
+    return unet(
+        sample,
+        timestep,
+        encoder_hidden_states=embeddings.hidden,
+        added_cond_kwargs=added,
+        return_dict=False,
+    )[0]

@@ -1,0 +1,185 @@
+"""The one denoise loop: scheduler, guidance and noise, the same for every backend.
+
+Whatever differs between two backends' pictures is therefore their numerics, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdxl.config import schema
+from sdxl.config.schema import Noise, Rules
+from sdxl.core import store
+from sdxl.core.errors import StageError, UserError
+from sdxl.core.types import Embeddings, Prompt, Stages, TokenIds
+from sdxl.model import prompts as prompting
+from sdxl.model.latents import SHAPE as MLPERF_SHAPE
+from sdxl.model.latents import mlperf as mlperf_latent
+from sdxl.model.sources import Source
+
+LATENT_SCALE = 8
+"""Pixels per latent, in each direction, of every SDXL VAE."""
+
+OnStep = Callable[[int, float], None]
+"""Called before each UNet call with the step's number and its timestep."""
+
+
+class Sampler:
+    """A `Generator` on a backend's `Stages`."""
+
+    def __init__(
+        self, stages: Stages, source: Source, config: schema.Config, prompts: Sequence[Prompt]
+    ) -> None:
+        model = config.model
+        self.stages, self.model, self.seed = stages, model, config.seed
+        self.scheduler = source.scheduler()
+        tokenizers = source.tokenizers()
+        self.ids = prompting.tokenize([prompt.text for prompt in prompts], tokenizers)
+        self.negative = prompting.tokenize([model.negative_prompt], tokenizers)
+        self.guided = model.guidance > 1
+        # Closed division: nothing is cached across queries, not even the negative prompt.
+        self.keep_negative = config.rules is Rules.open
+        self._kept: Embeddings | None = None
+        self.rows = [prompt.row for prompt in prompts]
+        self.shape = (4, model.height // LATENT_SCALE, model.width // LATENT_SCALE)
+        self.shared = _shared_noise(model, self.shape, config.seed)
+
+    def generate(self, indices: Sequence[int]) -> np.ndarray:
+        """uint8 images (B, H, W, 3) of the prompts at these positions."""
+        return self.stages.decode(self.latents(indices))
+
+    def latents(self, indices: Sequence[int], on_step: OnStep | None = None) -> torch.Tensor:
+        """Denoised latents (B, 4, h, w), not yet decoded.
+
+        Raises `StageError` if the UNet produced NaN or Inf.
+        """
+        with torch.inference_mode():
+            embeddings = self._embeddings(np.asarray(indices))
+            noise = self._noise(indices).to(embeddings.hidden.device, embeddings.hidden.dtype)
+            whole_loop = getattr(self.stages, "denoise", None)
+            if whole_loop and on_step is None:
+                latents = whole_loop(embeddings, noise)
+            else:
+                latents = self._loop(embeddings, noise, on_step)
+            if not torch.isfinite(latents).all():
+                raise StageError(
+                    "the UNet produced NaN or Inf",
+                    str(latents.dtype).removeprefix("torch."),
+                    "finite latents",
+                    "precision=fp32 or precision=bf16",
+                )
+        return latents
+
+    def describe(self) -> dict[str, Any]:
+        """The backend's facts and the sampler's."""
+        return {
+            **self.stages.describe(),
+            "scheduler": type(self.scheduler).__name__,
+            "unet_rows_per_image": 2 if self.guided else 1,
+        }
+
+    def close(self) -> None:
+        """Close the backend."""
+        self.stages.close()
+
+    def _loop(
+        self, embeddings: Embeddings, noise: torch.Tensor, on_step: OnStep | None
+    ) -> torch.Tensor:
+        scheduler = self.scheduler
+        scheduler.set_timesteps(self.model.steps, device=noise.device)
+        latents = noise * scheduler.init_noise_sigma
+        for number, timestep in enumerate(scheduler.timesteps):
+            if on_step:
+                on_step(number, float(timestep))
+            doubled = torch.cat([latents, latents]) if self.guided else latents
+            sample = scheduler.scale_model_input(doubled, timestep)
+            predicted = self.stages.unet(sample, timestep, embeddings)
+            if self.guided:
+                negative, positive = predicted.chunk(2)
+                predicted = negative + self.model.guidance * (positive - negative)
+            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+        return latents
+
+    def _embeddings(self, index: np.ndarray) -> Embeddings:
+        """Conditioning of a batch: negative rows first, as diffusers orders them."""
+        count = len(index)
+        positive = self.ids.rows(index)
+        if not self.guided:
+            found = self.stages.encode(positive)
+        elif self.keep_negative:
+            if self._kept is None:
+                self._kept = self.stages.encode(self.negative)
+            found = _join(_repeat(self._kept, count), self.stages.encode(positive))
+        else:
+            both = TokenIds(
+                *(
+                    np.concatenate([np.repeat(negative, count, axis=0), rows])
+                    for negative, rows in (
+                        (self.negative.first, positive.first),
+                        (self.negative.second, positive.second),
+                    )
+                )
+            )
+            found = self.stages.encode(both)
+        size = [self.model.height, self.model.width]
+        time_ids = torch.tensor(
+            [*size, 0, 0, *size], dtype=found.hidden.dtype, device=found.hidden.device
+        )
+        return Embeddings(found.hidden, found.pooled, time_ids.repeat(len(found.hidden), 1))
+
+    def _noise(self, indices: Sequence[int]) -> torch.Tensor:
+        """Initial noise (B, 4, h, w) of unit variance, float32 on the CPU."""
+        if self.shared is not None:
+            return self.shared.expand(len(indices), -1, -1, -1)
+        return torch.cat([_draw(self.shape, self.seed + 1 + self.rows[i]) for i in indices])
+
+
+def _join(first: Embeddings, second: Embeddings) -> Embeddings:
+    return Embeddings(
+        torch.cat([first.hidden, second.hidden]), torch.cat([first.pooled, second.pooled]), None
+    )
+
+
+def _repeat(one: Embeddings, count: int) -> Embeddings:
+    return Embeddings(one.hidden.repeat(count, 1, 1), one.pooled.repeat(count, 1), None)
+
+
+def _draw(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    return torch.randn((1, *shape), generator=torch.Generator("cpu").manual_seed(seed))
+
+
+def _shared_noise(model: schema.Model, shape: tuple[int, ...], seed: int) -> torch.Tensor | None:
+    """The latent that all prompts start from, or None if each prompt has its own.
+
+    At 1024 x 1024 with seed 0 it is MLPerf's published latent to the bit.
+    """
+    if model.noise is Noise.per_prompt:
+        return None
+    if not model.latents:
+        if (1, *shape) == MLPERF_SHAPE:
+            return torch.from_numpy(mlperf_latent(seed))
+        return _draw(shape, seed)
+    path = store.resolve(model.latents)
+    try:
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+            raise ValueError(f"{path} does not hold one array of floats")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            "`model.latents` cannot be read",
+            str(error),
+            f"a .npy of float32, shape {(1, *shape)}",
+            "python -m sdxl download latents",
+        ) from error
+    if found.shape != (1, *shape) or not np.isfinite(found).all():
+        raise UserError(
+            f"{path} does not fit model={model.name}",
+            f"shape {found.shape}, {np.count_nonzero(~np.isfinite(found))} not finite",
+            f"finite numbers of shape {(1, *shape)}",
+            "model.latents=null",
+        )
+    return torch.from_numpy(found.astype(np.float32))

@@ -1,0 +1,207 @@
+"""Models that need no download: a tokenizer learnt from our prompts, networks from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdxl.core.errors import UserError
+from sdxl.model import architecture
+from sdxl.model.prompts import BUILTIN
+
+VOCABULARY = 1024
+"""Most tokens of the built-in byte-level vocabulary; the last two are begin and end of text."""
+
+
+def _merges(words: dict[tuple[str, ...], int], most: int) -> list[tuple[str, str]]:
+    """Byte-pair merges of counted words: the commonest pair first, ties by alphabet."""
+    merges: list[tuple[str, str]] = []
+    while len(merges) < most:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += count
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        words = {_merged(word, best): count for word, count in words.items()}
+    return merges
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    out: list[str] = []
+    for symbol in word:
+        if out and (out[-1], symbol) == pair:
+            out[-1] += symbol
+        else:
+            out.append(symbol)
+    return tuple(out)
+
+
+Vocabulary = tuple[dict[str, int], list[tuple[str, str]]]
+"""Numbers of tokens, and merges in order."""
+
+
+@cache
+def vocabulary() -> Vocabulary:
+    """The vocabulary of the random model, learnt from the built-in prompts."""
+    return learn(BUILTIN.read_text().splitlines())
+
+
+def learn(lines: Sequence[str]) -> Vocabulary:
+    """Byte-level BPE in CLIP's form: bytes, bytes at a word's end, merges, two specials.
+
+    Any text falls back to bytes. Learnt here because the trainer of `tokenizers` breaks ties
+    differently in each process, and a model must not change.
+    """
+    from tokenizers import normalizers, pre_tokenizers
+
+    splitter = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    lowercase = normalizers.Lowercase()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    room = VOCABULARY - 2 * len(alphabet) - 2
+    counts = Counter(
+        word
+        for line in lines
+        for word, _ in splitter.pre_tokenize_str(lowercase.normalize_str(line))
+    )
+    merges = _merges({(*word[:-1], f"{word[-1]}</w>"): n for word, n in counts.items()}, room)
+    tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet)]
+    tokens += [left + right for left, right in merges]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    unique = list(dict.fromkeys(tokens))
+    return {token: number for number, token in enumerate(unique)}, merges
+
+
+def tokenizers() -> tuple[Any, Any]:
+    """The pair of the random model."""
+    return tokenizers_of(vocabulary())
+
+
+def tokenizers_of(words: Vocabulary) -> tuple[Any, Any]:
+    """SDXL's pair: the second pads with `!`, as SDXL's does."""
+    from transformers import CLIPTokenizer
+
+    vocab, pairs = words
+    merges: Any = pairs
+    first = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+    second = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77, pad_token="!")
+    return first, second
+
+
+class RandomSource:
+    """Networks of given shapes with seeded random weights.
+
+    `through_fp32`: draw in fp32 and round, so that one seed means one model at every precision;
+    else draw in the asked dtype, on the asked device, at no more memory than the weights.
+    """
+
+    def __init__(
+        self,
+        configs: dict[str, dict[str, Any]],
+        seed: int,
+        unet_config: str | None = None,
+        through_fp32: bool = True,
+    ) -> None:
+        self.configs = {name: dict(config) for name, config in configs.items()}
+        if unet_config:
+            self.configs["unet"] = _read_unet_config(Path(unet_config), configs)
+        self.seed, self.through_fp32 = seed, through_fp32
+
+    def tokenizers(self) -> tuple[Any, Any]:
+        """The built-in pair."""
+        return tokenizers()
+
+    def scheduler(self) -> Any:
+        """SDXL's Euler scheduler."""
+        from diffusers import EulerDiscreteScheduler
+
+        return EulerDiscreteScheduler(**architecture.SCHEDULER)
+
+    def component(self, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """One network in evaluation mode; `name` as in diffusers' model_index.json."""
+        with torch.device("meta"):
+            module = self._build(name)
+        if device.type == "meta":
+            return _cast(module, dtype).eval().requires_grad_(False)
+        drawn = torch.float32 if self.through_fp32 else dtype
+        _cast(module, drawn).to_empty(device=device)
+        _fill(module, f"{self.seed}/{name}")
+        return _cast(module, dtype).eval().requires_grad_(False)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights, for content keys."""
+        return {"configs": self.configs, "seed": self.seed, "through_fp32": self.through_fp32}
+
+    def _build(self, name: str) -> Any:
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+        config = self.configs[name]
+        if name == "unet":
+            try:
+                return UNet2DConditionModel(**config)
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"diffusers cannot build the UNet of `model.unet_config`: {error}"
+                ) from error
+        if name == "vae":
+            return AutoencoderKL(**config)
+        size = len(vocabulary()[0])
+        ids: dict[str, Any] = {"bos_token_id": size - 2, "eos_token_id": size - 1}
+        text = CLIPTextConfig(**{"vocab_size": size, **config}, **ids)
+        return CLIPTextModel(text) if name == "text_encoder" else CLIPTextModelWithProjection(text)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`nn.Module.to`, past diffusers' own, which warns at every cast."""
+    return nn.Module.to(module, dtype)
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, seed: str) -> None:
+    """Unit gain for matrices and kernels, ones and zeros for norms, small biases."""
+    for name, parameter in module.named_parameters():
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        generator = torch.Generator(parameter.device).manual_seed(
+            int.from_bytes(digest[:7], "little")
+        )
+        if parameter.dim() >= 2:
+            fan_in = parameter[0].numel()
+            parameter.normal_(0, fan_in**-0.5, generator=generator)
+        elif name.endswith("weight"):
+            parameter.fill_(1)
+        else:
+            parameter.normal_(0, 0.02, generator=generator)
+    for name, buffer in module.named_buffers():
+        assert name.endswith("position_ids"), f"unknown buffer {name}: how is it filled?"
+        buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
+
+
+def _read_unet_config(path: Path, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A diffusers UNet config.json whose conditioning fits the text encoders."""
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "`model.unet_config` cannot be read", str(error), "a diffusers UNet config.json"
+        ) from error
+    for field in ("cross_attention_dim", "projection_class_embeddings_input_dim"):
+        wanted = configs["unet"][field]
+        if config.get(field) != wanted:
+            raise UserError(
+                f"{path}: `{field}` does not fit the text encoders", config.get(field), wanted
+            )
+    return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -1,0 +1,240 @@
+"""The scores of `quality=fast`: scenes by our own networks, anything by EfficientNet's features.
+
+None is an official metric. `clip_scenes` is 100 x the cosine of caption and picture in our
+contrastive pair; `fid_scenes` the Frechet distance to rendered held-out scenes in the features of
+our picture encoder; `*_accuracy` the shares of pictures in which our detector finds what the
+caption asks for. They know rendered scenes only. `fd_efficientnet` and `kid_efficientnet` compare
+ImageNet features of any two sets of pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdxl.config import schema
+from sdxl.core import paths, store
+from sdxl.core.types import Prompt
+from sdxl.quality import efficientnet, fast, frechet
+
+_DISTANCES = "fd_efficientnet, kid_efficientnet"
+_REASON = "own scores (quality=fast), not the official metrics"
+
+
+class Quick:
+    """Scores pictures as they come."""
+
+    def __init__(self, config: schema.Config, prompts: Sequence[Prompt]) -> None:
+        assert isinstance(config.quality, fast.Config)
+        self.scenes = Scenes(config, prompts) if config.dataset.name == fast.SCENES else None
+        self.judge = _judge(config.quality.reference, self.scenes is not None, config.model.height)
+        self.count = 0
+        self.unscored: dict[str, str] = {}
+        if not self.scenes:
+            self.unscored["clip_scenes, fid_scenes, *_accuracy"] = (
+                f"they know rendered scenes only, and these are pictures of "
+                f"dataset={config.dataset.name}: model=scenes dataset=scenes"
+            )
+        if not efficientnet.installed():
+            self.unscored[_DISTANCES] = f"EfficientNet is not installed: {fast.INSTALL}"
+        elif not self.judge:
+            self.unscored[_DISTANCES] = (
+                f"dataset={config.dataset.name} has no real pictures to compare with: "
+                "quality.reference=FOLDER"
+            )
+
+    def add(self, indices: Sequence[int], images: np.ndarray) -> None:
+        """Score uint8 images (B, H, W, 3) of these prompts."""
+        self.count += len(images)
+        for part in (self.scenes, self.judge):
+            if part:
+                part.add(indices, images)
+
+    def result(self) -> dict[str, Any]:
+        """The scores, never comparable with published ones; `unscored`: why others are absent."""
+        metrics: dict[str, float] = {}
+        unscored = dict(self.unscored)
+        if self.count < 2 and (self.scenes or self.judge):
+            distances = [
+                *(["fid_scenes"] if self.scenes else []),
+                *([_DISTANCES] * bool(self.judge)),
+            ]
+            unscored[", ".join(distances)] = "they need two pictures"
+        found: dict[str, Any] = {}
+        if self.scenes:
+            metrics |= self.scenes.metrics()
+            found["unrelated"] = self.scenes.unrelated()
+        if self.judge:
+            metrics |= self.judge.metrics()
+            found["floor"] = self.judge.floor()
+        return {
+            "metrics": metrics,
+            "unscored": unscored,
+            "comparable": False,
+            "comparable_reason": _REASON if metrics else "nothing was scored",
+            **found,
+        }
+
+
+class Scenes:
+    """Alignment, distance and correctness of pictures of scenes."""
+
+    def __init__(self, config: schema.Config, prompts: Sequence[Prompt]) -> None:
+        from sdxl.core.paths import BUNDLED
+        from sdxl.model.scenes import captions
+        from sdxl.quality.scenes import networks
+
+        self.prompts = prompts
+        assert isinstance(config.dataset, schema.ScenesDataset)
+        wanted = captions.held_out(config.dataset.prompts)
+        self.captions = [wanted[prompt.row] for prompt in prompts]
+        self.encoder, self.detector = networks.picture_encoder(), networks.detector()
+        self.alignment = networks.Alignment()
+        reference = BUNDLED / networks.FOLDER / networks.REFERENCE
+        self.reference = frechet.read(reference, networks.FEATURES)
+        self.moments = frechet.Moments(networks.FEATURES)
+        self.found: dict[int, Any] = {}
+        self.pictures: list[np.ndarray] = []
+        self.texts: list[np.ndarray] = []
+
+    def add(self, indices: Sequence[int], images: np.ndarray) -> None:
+        """Score these pictures."""
+        from sdxl.quality.scenes import networks
+
+        features = networks.features(self.encoder, images)
+        self.moments.add(features)
+        self.pictures.append(self.alignment.pictures(features))
+        self.texts.append(self.alignment.captions([self.prompts[i].text for i in indices]))
+        seen = self.detector.find(networks.to_tensor(images))
+        self.found |= dict(zip(indices, seen, strict=True))
+
+    def metrics(self) -> dict[str, float]:
+        """By name; `fid_scenes` needs two pictures."""
+        from sdxl.quality.scenes import judge
+
+        own = (np.concatenate(self.pictures) * np.concatenate(self.texts)).sum(axis=1)
+        scores = {"clip_scenes": 100 * float(own.mean())}
+        if self.moments.count > 1:
+            scores["fid_scenes"] = frechet.distance(self.moments.statistics(), self.reference)
+        order = sorted(self.found)
+        shares = judge.accuracy([self.captions[i] for i in order], [self.found[i] for i in order])
+        return {**scores, **shares}
+
+    def unrelated(self) -> float | None:
+        """What `clip_scenes` would be with each picture under another's caption."""
+        pictures, texts = np.concatenate(self.pictures), np.concatenate(self.texts)
+        count = len(pictures)
+        if count < 2:
+            return None
+        every = float((pictures.sum(axis=0) * texts.sum(axis=0)).sum())
+        return 100 * (every - float((pictures * texts).sum())) / (count * (count - 1))
+
+
+class Judge:
+    """Frechet and kernel distance of EfficientNet-Lite0 features to those of real pictures."""
+
+    def __init__(self, reference: np.ndarray) -> None:
+        self.network = efficientnet.load()
+        self.reference = reference
+        self.features: list[np.ndarray] = []
+
+    def add(self, _: Sequence[int], images: np.ndarray) -> None:
+        """Take these pictures' features."""
+        self.features.append(efficientnet.features(self.network, images))
+
+    def metrics(self) -> dict[str, float]:
+        """Both distances; they need two pictures."""
+        return _both(np.concatenate(self.features), self.reference)
+
+    def floor(self) -> dict[str, float]:
+        """What as many real pictures would score against the rest of them, at most half of all.
+
+        Few pictures raise the Frechet distance even where nothing is wrong; the kernel one not.
+        """
+        count = min(sum(map(len, self.features)), len(self.reference) // 2)
+        order = np.random.default_rng(0).permutation(len(self.reference))
+        return _both(self.reference[order[:count]], self.reference[order[count:]])
+
+
+def _both(ours: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Frechet and kernel distance; none below two pictures."""
+    if min(len(ours), len(reference)) < 2:
+        return {}
+    statistics = []
+    for features in (ours, reference):
+        moments = frechet.Moments(efficientnet.FEATURES)
+        moments.add(features)
+        statistics.append(moments.statistics())
+    return {
+        "fd_efficientnet": frechet.distance(*statistics),
+        "kid_efficientnet": kernel_distance(ours, reference),
+    }
+
+
+def kernel_distance(ours: np.ndarray, reference: np.ndarray) -> float:
+    """KID: unbiased squared MMD with the kernel (x.y/d + 1)^3 (Binkowski et al. 2018)."""
+
+    def mean(one: np.ndarray, other: np.ndarray, same: bool) -> float:
+        values = (one.astype(float) @ other.T.astype(float) / one.shape[1] + 1) ** 3
+        if not same:
+            return float(values.mean())
+        count = len(one)
+        return float(values.sum() - np.trace(values)) / (count * (count - 1))
+
+    return (
+        mean(ours, ours, True) + mean(reference, reference, True) - 2 * mean(ours, reference, False)
+    )
+
+
+REFERENCE_SCENES = 512
+"""Rendered scenes that stand for real pictures of scenes."""
+BUNDLED_SIZE = 128
+"""Pixels of the rendered scenes whose features the package carries."""
+
+
+def _judge(reference: str | None, scenes: bool, size: int) -> Judge | None:
+    """The independent judge where its package and something to compare with are there."""
+    if not efficientnet.installed() or not (reference or scenes):
+        return None
+    if reference:
+        folder = store.resolve(reference)
+        settings: dict[str, Any] = {"pictures": store.fingerprint(folder)}
+        return Judge(_kept(settings, lambda: _features(efficientnet.folder(folder))))
+    from sdxl.model.scenes import world
+    from sdxl.quality.scenes import networks
+
+    carried = paths.JUDGE / networks.INDEPENDENT
+    if size == BUNDLED_SIZE and carried.is_file():
+        return Judge(np.load(carried, allow_pickle=False).astype(np.float32))
+    settings = {"scenes": REFERENCE_SCENES, "size": size, "look": world.LOOK}
+    return Judge(_kept(settings, lambda: rendered_features(size)))
+
+
+def _kept(settings: dict[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Features from the store, made and put there the first time."""
+    from sdxl.config.load import key
+
+    def build(target: Path) -> dict[str, Any]:
+        np.save(target / "features.npy", make())
+        return {}
+
+    settings["features"] = "efficientnet-lite0-57934424"
+    made = store.get("features", key(settings), build, settings=settings)
+    found: np.ndarray = np.load(made.path / "features.npy", allow_pickle=False)
+    return found
+
+
+def rendered_features(size: int) -> np.ndarray:
+    """EfficientNet's features (512, 1280) of rendered held-out scenes of so many pixels."""
+    from sdxl.model.scenes import render, world
+
+    blocks = [range(start, start + 32) for start in range(0, REFERENCE_SCENES, 32)]
+    return _features(render.render([world.held_out_scene(9, n) for n in b], size) for b in blocks)
+
+
+def _features(batches: Iterable[np.ndarray]) -> np.ndarray:
+    network = efficientnet.load()
+    return np.concatenate([efficientnet.features(network, batch) for batch in batches])

@@ -1,0 +1,88 @@
+"""Commands around MLflow.
+
+python -m sdxl mlflow upload RECORD...
+python -m sdxl mlflow ui
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sdxl.config import schema
+from sdxl.core.errors import FAILED, OK, USER, Parser, SdxlError, UserError, ended, show
+from sdxl.core.paths import ROOT
+from sdxl.report.mlflow import client
+from sdxl.run import identity
+
+
+def main(words: list[str]) -> int:
+    """`upload RECORD...` or `ui`; the last line on standard output is one JSON object."""
+    return ended(lambda: _run(words))
+
+
+def _run(words: list[str]) -> dict[str, Any]:
+    parser = Parser(prog="python -m sdxl mlflow")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("ui", help="MLflow's pages on a free port of 127.0.0.1")
+    uploading = commands.add_parser("upload", help="log records that MLflow did not get")
+    uploading.add_argument("records", nargs="+", type=Path, metavar="RECORD")
+    uploading.add_argument("--uri", help="in place of MLFLOW_TRACKING_URI or mlflow.db")
+    uploading.add_argument("--experiment", default=schema.Tracking.experiment)
+    uploading.add_argument("--parent", metavar="RUN", help="the sweep's run that they belong to")
+    chosen = parser.parse_args(words)
+    if chosen.command == "ui":
+        return ui()
+    target = schema.Tracking("mlflow", True, chosen.uri, chosen.experiment)
+    return upload(chosen.records, target, chosen.parent)
+
+
+def upload(paths: list[Path], target: schema.Tracking, parent: str | None) -> dict[str, Any]:
+    """Log each record (or the one in each folder); the exit code is that of the worst."""
+    runs, code = {}, OK
+    for given in paths:
+        path = given / "record.json" if given.is_dir() else given
+        if not path.is_file():
+            show(UserError("there is no such record", str(path), "a record.json or its folder"))
+            code = code or USER
+            continue
+        run = client.log(path.resolve(), target, parent)["mlflow_run"]
+        runs[str(path)] = run
+        code = code if run else FAILED
+    return {"status": "ok" if code == OK else "failed", "runs": runs, "exit_code": code}
+
+
+def ui() -> dict[str, Any]:
+    """Serve MLflow's pages for this machine only, on a free port, until Ctrl-C."""
+    mlflow = schema.Tracking("mlflow")
+    uri = client.resolve_uri(mlflow)
+    try:
+        with client.opened(mlflow):  # creates or upgrades the database, under its lock
+            pass
+    except Exception as error:  # many kinds: no server, no database, another program's database
+        raise SdxlError(
+            "MLflow's store cannot be opened",
+            f"{identity.without_credentials(uri)}: {client.reason(error, mlflow)}",
+            "a database, or a server that answers",
+            "MLFLOW_TRACKING_URI=sqlite:///FILE python -m sdxl mlflow ui",
+        ) from error
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    print(f"MLflow on http://127.0.0.1:{port}   (Ctrl-C ends it)", flush=True)
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", uri]
+    words += ["--default-artifact-root", (ROOT / "mlruns").as_uri()]
+    try:
+        code = subprocess.run([sys.executable, "-m", "mlflow", *words], check=False).returncode
+    except KeyboardInterrupt:
+        return {}
+    if code:
+        raise SdxlError("MLflow's server ended", f"exit code {code}")
+    return {}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

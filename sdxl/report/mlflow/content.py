@@ -1,0 +1,165 @@
+"""What MLflow gets of a record: parameters, metrics, tags, files; names stay stable."""
+
+from __future__ import annotations
+
+import calendar
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from sdxl.core.types import Record
+
+PARAMS_A_BATCH = 100
+METRICS_A_BATCH = 1000
+LONGEST_PARAM = 6000
+LONGEST_TAG = 5000
+IMAGES = 8
+TWIN = ("psnr_db", "psnr_min_db", "ssim", "ssim_min", "max_deviation",
+        "perceptual_scenes")  # fmt: skip
+
+
+def name(record: Record) -> str:
+    """The run's name, by meaning."""
+    config = record.config
+    words = [config["model"]["name"], config["backend"]["name"], config["precision"]["unet"]]
+    quant = config["quant"]
+    if quant["format"] != "none":
+        words.append(f"{quant['format']} l{quant['level']:g} a{quant['alpha']:g}")
+    return " ".join([*words, config["scenario"]["name"]])
+
+
+def tags(record: Record) -> dict[str, str]:
+    """What runs are filtered by."""
+    config, git = record.config, record.environment.get("git", {})
+    return {
+        "record": record.id,
+        "key": record.key,
+        "started": record.started,
+        "status": record.status,
+        "reason": record.reason[:LONGEST_TAG],
+        "comparable": str(record.comparable).lower(),
+        "model": config["model"]["name"],
+        "backend": config["backend"]["name"],
+        "precision": config["precision"]["unet"],
+        "quant": config["quant"]["format"],
+        "scenario": config["scenario"]["name"],
+        "mode": config["mode"],
+        "git_commit": str(git.get("commit")),
+        "git_dirty": str(git.get("dirty")).lower(),
+        "command": record.command[:LONGEST_TAG],
+        **{f"artifact.{made['kind']}": made["key"] for made in record.artifacts},
+        **{f"artifact.{made['kind']}.parents": " ".join(made["parents"])
+           for made in record.artifacts},
+    }  # fmt: skip
+
+
+def log_numbers(client: Any, run_id: str, record: Record) -> None:
+    """Resolved settings as parameters, key figures as metrics."""
+    from mlflow.entities import Metric, Param
+
+    params = [Param(k, str(v)[:LONGEST_PARAM]) for k, v in _flat(record.config).items()]
+    for start in range(0, len(params), PARAMS_A_BATCH):
+        client.log_batch(run_id, params=params[start : start + PARAMS_A_BATCH])
+    time_ms = calendar.timegm(time.strptime(record.started, "%Y-%m-%dT%H:%M:%SZ")) * 1000
+    found = [Metric(name, value, time_ms, 0) for name, value in metrics(record).items()]
+    client.log_batch(run_id, metrics=found)
+
+
+def metrics(record: Record) -> dict[str, float]:
+    """Key figures under stable names; no NaN or Inf, which MLflow would store as numbers."""
+    found = record.performance
+    numbers: dict[str, Any] = {
+        "images_per_second": found.get("images_per_second"),
+        "tflops": found.get("tflops"),
+        "peak_qps": (found.get("peak") or {}).get("qps"),
+        "speed_up": found.get("speed_up"),
+        **{f"twin_{n}": v for n, v in record.quality.get("twin", {}).items() if n in TWIN},
+        **record.quality.get("scores", {}).get("metrics", {}),
+        "valid": float(record.status == "ok"),
+        **{f"latency_{name}_ms": v for name, v in (found.get("latency_ms") or {}).items()},
+        **_resources(record.resources),
+        **record.durations,
+    }
+    if found.get("metric"):
+        numbers[found["metric"]] = found["value"]
+    finite = {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
+    return {k: v for k, v in finite.items() if v == v and abs(v) != float("inf")}
+
+
+def _resources(found: dict[str, Any]) -> dict[str, Any]:
+    """Memory in GiB, and what the probe saw, each GPU's numbers under its own name."""
+    probe = found.get("probe", {})
+    flat = {**found, **{f"probe_{name}": value for name, value in probe.items()}}
+    for gpu in probe.get("gpus", []):
+        flat |= {f"gpu_{gpu['index']}_{name}": value for name, value in gpu.items()}
+    numbers = {name: v for name, v in flat.items() if isinstance(v, int | float)}
+    return {
+        name.replace("_bytes", "_gib"): v / 2**30 if name.endswith("_bytes") else v
+        for name, v in numbers.items()
+    }
+
+
+def log_series(client: Any, run_id: str, record: Record, folder: Path) -> None:
+    """The probe's samples as time series, where MLflow shows a system's metrics."""
+    from mlflow.entities import Metric
+
+    from sdxl.bench.probe import series
+
+    path = folder / "probe.jsonl"
+    if not path.is_file():
+        return
+    start_ms = calendar.timegm(time.strptime(record.started, "%Y-%m-%dT%H:%M:%SZ")) * 1000
+    found = [
+        Metric(f"system/{name}", value, start_ms + round(at_s * 1e3), step)
+        for step, (at_s, numbers) in enumerate(series(path))
+        for name, value in numbers.items()
+    ]
+    for start in range(0, len(found), METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=found[start : start + METRICS_A_BATCH])
+
+
+def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
+    """Record, logs, configuration, environment, pictures under fixed keys."""
+    import numpy as np
+    from PIL import Image
+
+    files = [
+        ("record.json", None),
+        ("worker.log", None),
+        ("probe.jsonl", None),
+        ("images.png", None),
+        ("twins.png", None),
+        (".hydra/config.yaml", "hydra"),
+        (".hydra/overrides.yaml", "hydra"),
+        ("loadgen/mlperf_log_summary.txt", "loadgen"),
+        ("loadgen/mlperf_log_detail.txt", "loadgen"),
+    ]
+    for file, place in files:
+        if (folder / file).is_file():
+            client.log_artifact(run_id, str(folder / file), place)
+    client.log_dict(run_id, record.config, "config.yaml")
+    client.log_dict(run_id, record.environment, "environment.json")
+    if rows := record.quality.get("layer_errors"):
+        columns = {column: [row.get(column) for row in rows] for column in rows[0]}
+        client.log_table(run_id, columns, "layer_errors.json")
+    if record.performance.get("latency_histogram"):
+        from sdxl.report.plots import latencies
+
+        with tempfile.TemporaryDirectory() as made:
+            path = latencies(record.performance, name(record), Path(made) / "latency.png")
+            client.log_artifact(run_id, str(path), "plots")
+    for image in record.images[:IMAGES]:
+        path = folder / image["file"]
+        if path.is_file():
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture)
+            key = f"prompt_{image['index']:02d}"
+            client.log_image(run_id, pixels, key=key, step=0, synchronous=True)
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix[:-1]: node}
+    leaves = (_flat(child, f"{prefix}{key}.") for key, child in node.items())
+    return {key: value for leaf in leaves for key, value in leaf.items()}

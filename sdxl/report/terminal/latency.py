@@ -1,0 +1,150 @@
+"""The latency table: batches of several sizes on framework, engine and quantized engine."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdxl.core.types import Record
+from sdxl.run import identity
+
+EXPERIMENT = "experiment=latency_table"
+HEADINGS = ("batch", "what", "median ms", "mean ms", "x framework", "x floats", "encode",
+            "unet", "decode", "rest", "status")  # fmt: skip
+PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One batch size on one kind of execution."""
+
+    batch: int
+    backend: str
+    quant: str
+    record: Record
+    path: Path
+
+    @property
+    def label(self) -> str:
+        """Backend and number format: `ort fp32`, `ort int8`."""
+        return f"{self.backend} {self.quant if self.quant != 'none' else self._dtype}"
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.record.config["precision"]["unet"])
+
+    def latency_ms(self, name: str = "p50") -> float | None:
+        """LoadGen's figure of one query, which is one batch."""
+        return (self.record.performance.get("latency_ms") or {}).get(name)
+
+
+def show(outcomes: list[dict[str, Any]], folder: Path) -> None:
+    """At the end of a latency experiment: the table on standard output, files in `folder`."""
+    if not any(EXPERIMENT in str(outcome.get("command")) for outcome in outcomes):
+        return
+    cells = _cells(outcomes)
+    if not cells:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = table(cells)
+    shown = Table(title=_title(cells[0].record), title_justify="left", title_style="bold")
+    for heading in HEADINGS:
+        shown.add_column(heading, justify="left" if heading in ("what", "status") else "right")
+    for row in rows:
+        shown.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(shown)
+    lines = [HEADINGS, ("---",) * len(HEADINGS), *rows]
+    text = "\n".join("| " + " | ".join(row) + " |" for row in lines)
+    (folder / "latency.md").write_text(f"{_title(cells[0].record)}\n\n{text}\n")
+    if picture := _pictures(cells, folder / "latency.png"):
+        print(f"pictures side by side: {picture}")
+
+
+def table(cells: list[Cell]) -> list[tuple[str, ...]]:
+    """Rows under `HEADINGS`, by batch; speed-ups from medians, stages from the warm-up."""
+    rows: list[tuple[str, ...]] = []
+    for cell in sorted(cells, key=lambda each: each.batch):
+        same = [each for each in cells if each.batch == cell.batch and each.quant == "none"]
+        framework = next((each for each in same if each.backend == "torch"), None)
+        floats = next((each for each in same if each.backend == cell.backend), None)
+        rows.append(
+            (
+                str(cell.batch),
+                cell.label,
+                _number(cell.latency_ms()),
+                _number(cell.latency_ms("mean")),
+                _ratio(framework, cell),
+                _ratio(floats, cell) if cell.quant != "none" else "",
+                *_stages(cell.record.performance.get("stage_ms") or {}),
+                cell.record.status,
+            )
+        )
+    return rows
+
+
+def _cells(outcomes: list[dict[str, Any]]) -> list[Cell]:
+    found = []
+    for outcome in outcomes:
+        if not outcome.get("record"):
+            continue
+        path = Path(outcome["record"])
+        record = identity.read(path)
+        config = record.config
+        batch = config["scenario"].get("samples_per_query", 1)
+        quant = config["quant"]["format"]
+        found.append(Cell(batch, config["backend"]["name"], quant, record, path))
+    return found
+
+
+def _stages(stage_ms: dict[str, float]) -> tuple[str, str, str, str]:
+    calls = stage_ms.get("unet_calls")
+    spent = stage_ms.get("unet", stage_ms.get("denoise", 0.0))
+    unet = f"{calls:.0f} x {spent / calls:,.2f}" if calls else ""
+    return (
+        _number(stage_ms.get("encode")),
+        unet,
+        _number(stage_ms.get("decode")),
+        _number(stage_ms.get("rest")),
+    )
+
+
+def _number(ms: float | None) -> str:
+    return "" if ms is None else f"{ms:,.1f}"
+
+
+def _ratio(base: Cell | None, cell: Cell) -> str:
+    if base is None or not (one := base.latency_ms()) or not (other := cell.latency_ms()):
+        return ""
+    return f"{one / other:.2f}"
+
+
+def _title(record: Record) -> str:
+    """What one picture takes here: latencies of other steps, samplers or sizes do not compare."""
+    model, generator = record.config["model"], record.performance.get("generator", {})
+    return (
+        f"{model['name']}, {model['height']} x {model['width']}, {model['steps']} steps of "
+        f"{generator.get('scheduler', 'its scheduler')}, guidance {model['guidance']:g} "
+        f"({generator.get('unet_rows_per_image', 2)} UNet rows an image), "
+        f"on {generator.get('device_name', 'cpu')}; ms per batch"
+    )
+
+
+def _pictures(cells: list[Cell], target: Path) -> Path | None:
+    """The first pictures of each kind of execution, a row each, from its smallest batch."""
+    from sdxl.model.images import sheet
+
+    paths, captions = [], []
+    for label in dict.fromkeys(cell.label for cell in cells):
+        cell = min((c for c in cells if c.label == label), key=lambda each: each.batch)
+        images = cell.record.images[:PICTURES]
+        if len(images) == PICTURES:
+            paths += [cell.path.parent / image["file"] for image in images]
+            captions += [f"{label}: {image['caption']}" for image in images]
+    if not paths:
+        return None
+    sheet(paths, captions, target)
+    return target

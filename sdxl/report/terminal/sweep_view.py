@@ -1,0 +1,150 @@
+"""A sweep in the terminal: the plan, then a table that stays in place, or a line per cell."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sdxl.core import progress
+
+FRAME = 8
+"""Lines of the terminal that the table leaves to its frame and to messages."""
+
+
+@dataclass
+class Row:
+    """What the table says of one cell."""
+
+    status: str = "waiting"
+    speed: str = ""
+    quality: str = ""
+    note: str = ""
+    took: float | None = None
+    since: float = 0.0
+
+
+class View:
+    """Prints to standard error; the cells' own tables stay in their records.
+
+    `labels` may grow while the sweep runs.
+    """
+
+    def __init__(self, labels: list[str]) -> None:
+        self.labels = labels
+        self._rows: dict[int, Row] = {}
+        self._live: Any = None
+        self._left, self._left_at = 0.0, time.monotonic()
+
+    def plan(
+        self, ahead: list[tuple[str, float | None]], cached: int, twins: int, more: str
+    ) -> None:
+        """What each cell will need, and the sum; `more` describes a search."""
+        from rich.console import Console
+        from rich.table import Table
+
+        known = [seconds for _, seconds in ahead if seconds is not None]
+        unknown = len(ahead) - len(known)
+        total = f"about {sum(known):,.0f} s" + (f" + {unknown} unknown" if unknown else "")
+        extra = f", {twins} unquantized twin{'s' if twins != 1 else ''}" if twins else ""
+        title = f"plan: {len(ahead)} cells, {cached} already done{extra}; {more or total}"
+        table = Table()
+        table.add_column("#", justify="right")
+        table.add_column("cell", overflow="fold")
+        table.add_column("what", overflow="fold")
+        table.add_column("seconds", justify="right")
+        for number, (what, seconds) in enumerate(ahead):
+            spent = "?" if seconds is None else f"{seconds:,.0f}"
+            table.add_row(str(number), self._label(number), what, spent)
+        width = None if sys.stderr.isatty() else 160
+        console = Console(stderr=True, width=width, highlight=False)
+        console.print(title, style="bold")
+        if ahead:
+            console.print(table)
+
+    def start(self) -> None:
+        """On a terminal: put the table there, and have measurements report into it."""
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(
+            get_renderable=self.table, console=Console(stderr=True), refresh_per_second=2,
+            transient=True, redirect_stdout=sys.stdout.isatty(),
+        )  # fmt: skip
+        self._live.start()
+        progress.listener = self._progress
+
+    def stop(self) -> None:
+        """Take the table away; the final one goes to standard output."""
+        if self._live:
+            progress.listener = None
+            self._live.stop()
+            self._live = None
+
+    def running(self, number: int) -> None:
+        """A cell begins."""
+        self._rows[number] = Row("running", since=time.monotonic())
+        self._say(f"[{number + 1}/{len(self.labels)}] {self._label(number)}: running")
+
+    def ended(self, number: int, outcome: dict[str, Any], took: float, eta: float) -> None:
+        """A cell is over."""
+        speed, psnr = outcome.get("images_per_second"), outcome.get("psnr_db")
+        note = outcome.get("cached") or outcome.get("reason") or ""
+        row = Row(outcome.get("status", "failed"), note=note, took=took)
+        row.speed = "" if speed is None else f"{speed:.3f}"
+        row.quality = "" if psnr is None else f"{psnr:.3f}"
+        self._rows[number] = row
+        self._left, self._left_at = eta, time.monotonic()
+        facts = [row.status]
+        facts += [f"{row.speed} images/s"] if row.speed else []
+        facts += [f"{row.quality} dB to the twin"] if row.quality else []
+        facts += [note] if note else []
+        left = f"; about {eta:,.0f} s left" if number + 1 < len(self.labels) else ""
+        place = f"[{number + 1}/{len(self.labels)}] {self._label(number)}"
+        self._say(f"{place}: {', '.join(facts)} ({took:.1f} s{left})")
+
+    def table(self) -> Any:
+        """The cells around those that run now, as many as the terminal has lines for."""
+        from rich.table import Table
+
+        ended = [row for row in self._rows.values() if row.took is not None]
+        bad = sum(row.status in ("failed", "timeout") for row in ended)
+        left = max(0.0, self._left - (time.monotonic() - self._left_at))
+        title = f"{len(ended)} of {len(self.labels)} cells" + (f", {bad} failed" if bad else "")
+        title += f"; about {left:,.0f} s left" if ended and self._left else ""
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for name, right in (("#", 1), ("cell", 0), ("status", 0), ("images/s", 1), ("PSNR dB", 1),
+                            ("seconds", 1), ("", 0)):  # fmt: skip
+            table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        for number in self._window():
+            row = self._rows.get(number, Row())
+            took = row.took
+            if row.status == "running":
+                took = time.monotonic() - row.since
+            spent = "" if took is None else f"{took:,.0f}"
+            note = row.note[:60]
+            table.add_row(str(number), self._label(number), row.status, row.speed, row.quality,
+                          spent, note)  # fmt: skip
+        return table
+
+    def _window(self) -> range:
+        room = max(3, self._live.console.height - FRAME) if self._live else len(self.labels)
+        going = (n for n in range(len(self.labels)) if self._rows.get(n, Row()).took is None)
+        first = next(going, len(self.labels))
+        start = max(0, min(first - room // 2, len(self.labels) - room))
+        return range(start, min(len(self.labels), start + room))
+
+    def _progress(self, text: str) -> None:
+        for row in self._rows.values():
+            if row.status == "running":
+                row.note = text
+
+    def _label(self, number: int) -> str:
+        return self.labels[number] or "-"
+
+    def _say(self, text: str) -> None:
+        if not self._live:
+            print(text, file=sys.stderr, flush=True)

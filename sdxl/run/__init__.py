@@ -1,0 +1,1 @@
+"""One cell from configuration to record, and many of them."""

@@ -1,0 +1,259 @@
+"""The single checks: each returns lines that say ok, warning or missing, and what to type."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sdxl.config import engines
+from sdxl.config.engines import Flavor
+from sdxl.core import store
+from sdxl.core.errors import UserError
+from sdxl.core.gpu import find as find_gpu
+from sdxl.core.paths import ROOT
+from sdxl.model.download import catalogue as published
+from sdxl.run.doctor.preflight import INSTALL, existing
+
+OLDEST, NEWEST = (3, 11), (3, 13)
+LITTLE, NOTHING = 10e9, 1e9
+"""Bytes free that are little for real weights, and too few for any run."""
+NAMED = 6
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: `state` is ok, warning, or missing (run.py needs it)."""
+
+    name: str
+    state: str
+    text: str
+    fix: str = ""
+
+
+def python() -> Iterator[Check]:
+    """The interpreter's version."""
+    fine = OLDEST <= sys.version_info[:2] <= NEWEST
+    text = f"{platform.python_version()} at {sys.executable}"
+    yield (
+        Check("Python", "ok", text)
+        if fine
+        else Check(
+            "Python", "missing", f"{text}; 3.11 to 3.13 is needed", "make PYTHON=python3.11 run"
+        )
+    )
+
+
+def packages(constraints: Path = ROOT / "constraints.txt") -> Iterator[Check]:
+    """What run.py depends on, and how far the installed versions are from the tested set."""
+    tested = dict(_pins(constraints))
+    absent, unlike = [], []
+    needed = _dependencies()
+    for name in needed:
+        if version(name) is None:
+            absent.append(name)
+    for name, pin in tested.items():
+        found = version(name)
+        if found and found.partition("+")[0] != pin:
+            unlike.append(f"{name} {found} (tested: {pin})")
+    if absent:
+        yield Check("packages", "missing", f"not installed: {', '.join(absent)}", INSTALL)
+    if not tested:
+        yield Check("packages", "warning", f"{constraints} is not there to compare with")
+    elif unlike:
+        more = f" and {len(unlike) - NAMED} more" if len(unlike) > NAMED else ""
+        text = f"{len(unlike)} of {len(tested)} differ from the tested set: "
+        yield Check("packages", "warning", text + ", ".join(unlike[:NAMED]) + more, INSTALL)
+    elif not absent:
+        count = sum(version(name) is not None for name in tested)
+        yield Check("packages", "ok", f"{len(needed)} needed, {count} in the tested versions")
+
+
+def loadgen() -> Iterator[Check]:
+    """MLPerf LoadGen, imported as the measuring process does."""
+    try:
+        module = importlib.import_module("mlperf_loadgen")
+        assert hasattr(module, "StartTestWithLogSettings")
+    except (ImportError, AssertionError) as error:
+        yield Check("LoadGen", "missing", f"cannot be imported: {error}", INSTALL)
+        return
+    yield Check("LoadGen", "ok", f"mlcommons-loadgen {version('mlcommons-loadgen')}")
+
+
+def gpu() -> Iterator[Check]:
+    """GPUs and driver as NVML sees them, then as torch does."""
+    seen = 0
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except ImportError:
+        yield Check("GPU", "warning", "NVML was not asked", "python -m pip install nvidia-ml-py")
+    except Exception as error:  # NVML's own class: no driver, no library, no permission
+        yield Check("GPU", "warning", f"no NVIDIA GPU ({error}); models run on the CPU")
+    else:
+        driver = _string(nvml.nvmlSystemGetDriverVersion())
+        seen = nvml.nvmlDeviceGetCount()
+        for index in range(seen):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            name = _string(nvml.nvmlDeviceGetName(handle))
+            free, total = memory.free / 2**30, memory.total / 2**30
+            text = f"{index}: {name}, {free:.1f} of {total:.1f} GiB free, driver {driver}"
+            taken = free < total / 2
+            note = "; another process holds more than half of it" if taken else ""
+            yield Check("GPU", "warning" if taken else "ok", text + note,
+                        "nvidia-smi" if taken else "")  # fmt: skip
+        nvml.nvmlShutdown()
+    yield from _torch(seen)
+
+
+def tensorrt() -> Iterator[Check]:
+    """Which TensorRT is installed; there are three families with one API."""
+    kinds = {"tensorrt": "data centre", "tensorrt-rtx": "RTX", "tensorrt-llm": "LLM"}
+    names = {str(each.metadata["Name"] or "").lower() for each in metadata.distributions()}
+    found = sorted(name for name in names if re.fullmatch(r"tensorrt(-rtx)?(-cu\d+)?", name))
+    if not found:
+        text = "not installed; only backend=trt and export.py need it"
+        yield Check("TensorRT", "warning", text, "python -m pip install -e '.[trt]'")
+        return
+    described = [f"{n} {version(n)} ({kinds[re.sub(r'-cu[0-9]+$', '', n)]})" for n in found]
+    yield Check("TensorRT", "ok", ", ".join(described))
+    for flavor in (Flavor.tensorrt, Flavor.rtx):
+        if engines.installed(flavor):
+            yield _engines(flavor)
+
+
+def disk() -> Iterator[Check]:
+    """Free space and permission of the project's and the store's disks."""
+    fixes = {"project": "hydra.run.dir=FOLDER", "store": "export SDXL_STORE=FOLDER"}
+    for name, folder in (("project", ROOT), ("store", store.root())):
+        place = existing(folder)
+        free = shutil.disk_usage(place).free
+        text = f"{folder}: {free / 1e9:,.0f} GB free"
+        if not os.access(place, os.W_OK | os.X_OK):
+            state, text = "missing", f"{place} cannot be written"
+        elif free < NOTHING:
+            state = "missing"
+        else:
+            state = "warning" if free < LITTLE else "ok"
+        yield Check(f"disk, {name}", state, text, "" if state == "ok" else fixes[name])
+
+
+def downloads(checksums: bool = False, catalogue: Path = published.CATALOGUE) -> Iterator[Check]:
+    """Weights, captions and statistics in the store, by size or (slowly) by checksum."""
+    for name, target in published.load(catalogue).items():
+        fix = f"python -m sdxl download {name}"
+        absent, wrong, count, variant = _best_variant(target, checksums)
+        label = f"download, {name}"
+        if wrong:
+            yield Check(label, "warning", "; ".join(wrong[:NAMED]), fix)
+        elif len(absent) == count:
+            yield Check(label, "warning", f"not there: {target.what}", fix)
+        elif absent:
+            text = f"{len(absent)} of {count} files are not there: {', '.join(absent[:NAMED])}"
+            yield Check(label, "warning", text, fix)
+        else:
+            how = "checksums agree" if checksums else "sizes agree, checksums not read"
+            what = " ".join([target.what.split(" (")[0], *([variant] if variant else [])])
+            yield Check(label, "ok", f"{what}: {how}")
+
+
+def _best_variant(
+    target: published.Target, checksums: bool
+) -> tuple[list[str], list[str], int, str]:
+    """(absent, wrong, files, variant) of the variant of the weights that is most nearly there."""
+    found = []
+    for variant in sorted({file.variant or "" for file in target.files} - {""}) or [""]:
+        files = [file for file in target.files if file.variant in (None, variant)]
+        found.append((*_files(files, checksums), len(files), variant))
+    return min(found, key=lambda each: (bool(each[1]), len(each[0])))
+
+
+def version(name: str) -> str | None:
+    """The installed version of a distribution."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _files(files: list[published.File], checksums: bool) -> tuple[list[str], list[str]]:
+    """(absent, wrong) of files of the store."""
+    absent, wrong = [], []
+    for file in files:
+        if not file.target.is_file():
+            absent.append(file.path)
+            continue
+        size = file.target.stat().st_size
+        if checksums:
+            try:
+                problem = file.problem(file.target)
+            except (OSError, UserError) as error:
+                problem = str(error)
+            if problem:
+                wrong.append(f"{file.path}: {problem}")
+        elif file.bytes and size != file.bytes:
+            wrong.append(f"{file.path}: {size:,} bytes in place of {file.bytes:,}")
+    return absent, wrong
+
+
+def _engines(flavor: Flavor) -> Check:
+    """What one TensorRT library can do on this machine."""
+    name = f"engines, {flavor.value}"
+    try:
+        importlib.import_module(engines.MODULES[flavor])
+    except Exception as error:  # a library it needs is absent or too old
+        return Check(name, "warning", f"cannot be loaded: {type(error).__name__}: {error}")
+    found, reason = find_gpu()
+    if found and (flavor is Flavor.tensorrt or found.target in engines.RTX_TARGETS):
+        return Check(name, "ok", f"builds and runs on {found.name}, {found.target}")
+    here = f"{found.name} ({found.target}) is no target of it" if found else reason
+    if flavor is Flavor.tensorrt:
+        return Check(name, "warning", f"neither builds nor runs: {here}", "backend=ort")
+    targets = " ".join(engines.RTX_TARGETS)
+    text = f"builds ahead of time for {targets}, runs none: {here}"
+    return Check(name, "ok", text, "python export.py backend=trt backend.flavor=rtx")
+
+
+def _torch(seen: int) -> Iterator[Check]:
+    try:
+        torch: Any = importlib.import_module("torch")
+    except Exception as error:  # a broken binary raises OSError and worse
+        yield Check("torch", "missing", f"cannot be imported: {error}", INSTALL)
+        return
+    built = torch.version.cuda or getattr(torch.version, "hip", None)
+    text = f"{torch.__version__}, " + (f"built for CUDA {built}" if built else "a CPU build")
+    if torch.cuda.is_available():
+        yield Check("torch", "ok", f"{text}, {torch.cuda.device_count()} devices")
+    elif seen:
+        fix = "python -m pip install --force-reinstall torch   # a CUDA build the driver can run"
+        yield Check("torch", "warning", f"{text}; it cannot use the GPU", fix)
+    else:
+        yield Check("torch", "ok", text)
+
+
+def _pins(path: Path) -> Iterator[tuple[str, str]]:
+    if not path.is_file():
+        return
+    for line in path.read_text().splitlines():
+        name, sign, pin = line.partition("#")[0].strip().partition("==")
+        if sign:
+            yield name, pin.partition("+")[0]
+
+
+def _dependencies() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [re.split(r"[<>=!~\[; ]", line)[0] for line in project["dependencies"]]
+
+
+def _string(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

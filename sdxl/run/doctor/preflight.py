@@ -1,0 +1,162 @@
+"""What would make a run fail after minutes, found in milliseconds; imports no framework."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+from sdxl.bench.mlperf.compliance import SAMPLED
+from sdxl.config.load import backend_modules, quality_modules
+from sdxl.config.schema import (
+    KEEP_IMAGES,
+    Compliance,
+    Config,
+    Format,
+    Mode,
+    ScenesModel,
+    SdxlModel,
+    TinyModel,
+)
+from sdxl.core import devices, store
+from sdxl.core.errors import Problem
+
+INSTALL = "python -m pip install -c constraints.txt -e ."
+MODULES = {"mlperf_loadgen": "LoadGen, which measures", "psutil": "psutil, which counts memory"}
+TORCH_MODULES = {"torch": "PyTorch", "diffusers": "diffusers", "transformers": "transformers"}
+EXPORT_MODULES = {
+    "onnx": "onnx",
+    "onnxscript": "onnxscript, which the exporter needs",
+    "onnxruntime": "ONNX Runtime",
+}
+LOGS_BYTES = 64 << 20
+"""LoadGen's trace and the rest of a cell's folder."""
+CHECKPOINT_BYTES = 4 << 30
+"""A quantized SDXL UNet with its statistics; the miniature's is a few megabytes."""
+GRAPH_BYTES = 8 << 30
+"""SDXL's four graphs in 16 bits, the VAE in 32."""
+MOST_PROMPTS = 5000
+
+
+def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) -> list[Problem]:
+    """Missing packages, weights, GPUs, and disk space for the record, pictures and artifacts.
+
+    `runs`: the backend will run, not only have its artifacts made. Empty if nothing is known to be
+    wrong. Takes milliseconds: nothing is imported, hashed or asked over a network, so a pass is no
+    proof.
+    """
+    backend = backend_modules()[config.backend.name]
+    graphs = backend.LOADS in ("graphs", "engines")
+    wanted = dict(MODULES)
+    if backend.NEEDS_TORCH:
+        wanted |= TORCH_MODULES
+    if graphs:
+        wanted |= EXPORT_MODULES
+    problems = [
+        Problem(f"{what} is not installed", f"no module `{name}`", "the tested set", INSTALL)
+        for name, what in wanted.items()
+        if not installed(name)
+    ]
+    problems += _weights(config)
+    if runs and backend.NEEDS_TORCH:
+        problems += _devices(config)
+    for module in (quality_modules().get(config.quality.name), backend if runs else None):
+        if missing := getattr(module, "missing", None):
+            problems += missing(config)
+    if out_dir:
+        problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
+    needed = graphs * GRAPH_BYTES + (config.quant.format is not Format.none) * CHECKPOINT_BYTES
+    if needed:
+        size = LOGS_BYTES if isinstance(config.model, TinyModel | ScenesModel) else needed
+        problems += _room(store.root(), size, "SDXL_STORE=FOLDER python ...")
+    return problems
+
+
+def installed(module: str) -> bool:
+    """Can the module be found, without importing it?"""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def output_bytes(config: Config) -> int:
+    """What a cell may write: accuracy mode keeps every picture, and a submission's log holds each
+    one as hexadecimal besides.
+    """
+    picture = 3 * config.model.height * config.model.width
+    prompts = config.limit or MOST_PROMPTS
+    if config.mode is Mode.accuracy:
+        return LOGS_BYTES + (3 if config.submission else 1) * picture * prompts
+    logged = 2 * SAMPLED * picture if config.compliance is Compliance.test01 else 0
+    return LOGS_BYTES + logged + picture * min(config.quality.keep_images or KEEP_IMAGES, prompts)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    return next((each for each in (folder, *folder.parents) if each.is_dir()), Path("/"))
+
+
+def _room(folder: Path, needed: int, fix: str) -> list[Problem]:
+    place = existing(folder)
+    if not os.access(place, os.W_OK | os.X_OK):
+        return [Problem(f"{place} cannot be written", None, "a writable folder", fix)]
+    free = shutil.disk_usage(place).free
+    if free >= needed:
+        return []
+    return [
+        Problem(
+            f"the disk of {place} is too full",
+            f"{free / 1e9:.2f} GB free",
+            f"about {needed / 1e9:.2f} GB",
+            fix,
+        )
+    ]
+
+
+def _devices(config: Config) -> list[Problem]:
+    """Places of `backend.devices` past the GPUs that may be used: workers there would be on CPUs.
+
+    Where there are no GPUs at all, or none is wanted, the places are workers on the processor.
+    """
+    wanted = config.backend.devices
+    # ONNX Runtime chooses by a setting of its own.
+    on_cpu = "cpu" in (config.model.device, getattr(config.backend, "provider", None))
+    if on_cpu or not wanted:
+        return []
+    there = devices.names()
+    if not there or max(wanted) < len(there):
+        return []
+    listed = (f"{n}: GPU {place} {name}".strip() for n, (place, name) in enumerate(there.items()))
+    places = ",".join(map(str, range(min(len(wanted), len(there)))))
+    return [
+        Problem(
+            "`backend.devices` names GPUs that are not there",
+            str(wanted),
+            f"places among those that may be used: {', '.join(listed)}; or model.device=cpu",
+            f"backend.devices=[{places}]",
+        )
+    ]
+
+
+def _weights(config: Config) -> list[Problem]:
+    """Local weights that are not there, where no hub could help out."""
+    model = config.model
+    if not isinstance(model, SdxlModel):
+        return []
+    path = store.resolve(model.path)
+    folders = [path] if path.exists() else [path, store.root() / "sdxl"]
+    if any((f / n).exists() for f in folders for n in ("model_index.json", "checkpoint_pipe")):
+        return []
+    if not path.exists() and not model.path.startswith(("store:", "/", ".", "~")):
+        return []  # a name on the hub: only the loader knows whether its cache has it
+    return [
+        Problem(
+            "there is no folder with SDXL's weights",
+            str(path),
+            "a diffusers folder or the MLCommons layout",
+            "python -m sdxl download sdxl",
+        )
+    ]

@@ -1,0 +1,93 @@
+"""How long work will take, from records of the same work on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sdxl.config.load import plain
+from sdxl.config.schema import Config, Mode
+from sdxl.core import environment
+from sdxl.core.paths import ROOT
+
+SAME = ("model", "precision", "quant", "backend")
+"""Groups that must agree for a rate to carry over."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """An earlier measurement of the same work."""
+
+    rate: float  # images/s
+    overhead_s: float  # everything but the measurement
+    source: str
+
+
+def known(config: Config) -> Known | None:
+    """The newest measurement of the same model, precision, quantization and backend."""
+    settings = plain(config)
+    wanted = {name: settings[name] for name in SAME}
+    for record, path in _records():
+        if all(record["config"].get(name) == wanted[name] for name in SAME):
+            found = record["durations"]
+            overhead = found.get("total_s", 0.0) - found.get("measure_s", 0.0)
+            return Known(record["performance"]["images_per_second"], max(0.0, overhead), path)
+    return None
+
+
+def seconds(config: Config, prompts: int) -> float | None:
+    """Seconds of the whole cell, or None without an earlier record."""
+    found = known(config)
+    if not found:
+        return None
+    return found.overhead_s + measure_seconds(config, prompts, found.rate)
+
+
+def measure_seconds(config: Config, prompts: int, rate: float) -> float:
+    """Seconds that LoadGen will take at `rate` images/s."""
+    return max(least_seconds(config, prompts), images(config, prompts) / rate)
+
+
+def least_seconds(config: Config, prompts: int) -> float:
+    """LoadGen's own minimum: its duration, and with Server the arrivals of the queries."""
+    accuracy = config.mode is Mode.accuracy  # which ends with the last prompt
+    least = 0.0 if accuracy else config.scenario.min_duration_ms / 1e3
+    qps = getattr(config.scenario, "target_qps", None)
+    if config.scenario.name == "Server" and qps:
+        least = max(least, images(config, prompts) / qps)
+    return least
+
+
+def images(config: Config, prompts: int) -> int:
+    """The fewest images LoadGen will ask for."""
+    if config.mode is Mode.accuracy:
+        return prompts
+    queries = config.scenario.min_query_count or prompts
+    return queries * getattr(config.scenario, "samples_per_query", 1)
+
+
+@cache
+def _records() -> list[tuple[dict[str, Any], str]]:
+    """Usable records of this processor under multirun/, newest first."""
+    found = []
+    here = environment.describe()["cpu"]
+    paths = (ROOT / "multirun").glob("*/**/record.json")
+    for path in sorted(paths, key=_age)[:200]:
+        try:
+            record = json.loads(path.read_text())
+            usable = record["performance"].get("images_per_second")
+            if usable and record["environment"]["cpu"] == here:
+                found.append((record, str(path.relative_to(ROOT))))
+        except (OSError, ValueError, KeyError, AttributeError):
+            continue
+    return found
+
+
+def _age(path: Path) -> float:
+    try:
+        return -path.stat().st_mtime
+    except OSError:
+        return 0.0

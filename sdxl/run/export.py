@@ -1,0 +1,143 @@
+"""What `export.py` does: the plan, or the pieces that the backend loads with their table."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sdxl.config import rules_engines
+from sdxl.config.load import backend_modules
+from sdxl.config.schema import Config
+from sdxl.core.errors import ConfigError, Problem
+from sdxl.core.progress import Progress
+from sdxl.run import artifacts, export_plan, measure
+from sdxl.run.artifacts import Chain, Piece
+from sdxl.run.doctor.preflight import preflight
+
+
+def run(config: Config, out_dir: Path) -> dict[str, Any]:
+    """Make what `config` names; returns the outcome that becomes the JSON line."""
+    loads = backend_modules()[config.backend.name].LOADS
+    if loads not in ("graphs", "engines"):
+        raise ConfigError(
+            [
+                Problem(
+                    f"the {config.backend.name} backend loads no graph",
+                    f"backend={config.backend.name}",
+                    "a backend that does",
+                    "backend=ort",
+                )
+            ]
+        )
+    if config.plan:
+        return _plan(config)
+    problems = preflight(config, out_dir, runs=False)
+    if loads == "engines":
+        problems += rules_engines.missing(config, run=False)
+    if problems:
+        raise ConfigError(problems)
+    began = time.perf_counter()
+    with Progress(f"{config.model.name} {config.backend.name}") as progress:
+        child = functools.partial(measure.child, config, out_dir, progress.report, {})
+        chain = artifacts.build(config, child)
+    _show(chain)
+    return {
+        "status": "ok",
+        "exit_code": 0,
+        "record": None,
+        "pieces": [_facts(piece) for piece in chain.pieces],
+        "built": sum(piece.built for piece in chain.pieces),
+        "cached": sum(not piece.built for piece in chain.pieces),
+        "parity": chain.parity or None,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def _facts(piece: Piece) -> dict[str, Any]:
+    found = piece.manifest
+    return {
+        "graph": piece.graph,
+        "kind": found["kind"],
+        "key": found["key"],
+        "path": str(piece.path),
+        "built": piece.built,
+        "bytes": sum(facts["bytes"] for facts in found["files"].values()),
+        "seconds": found["seconds"],
+        "peak_bytes": found["peak_bytes"],
+        "layers": found["settings"].get("layers"),
+    }
+
+
+def _show(chain: Chain) -> None:
+    """One line for each piece: what it is, and what making it took, now or then."""
+    table = _table("component", "is", "key", ">size", ">seconds", ">peak", "layers", "")
+    for each in map(_facts, chain.pieces):
+        layers = each["layers"] or {}
+        table.add_row(
+            each["graph"],
+            each["kind"],
+            each["key"],
+            f"{each['bytes'] / 1e6:,.1f} MB",
+            f"{each['seconds']:.1f}",
+            f"{each['peak_bytes'] / 1e9:.2f} GB",
+            " ".join(f"{n} {name}" for name, n in layers.items() if n),
+            "built" if each["built"] else "cached: the same key",
+        )
+    console = _console()
+    console.print(table)
+    for graph, found in chain.parity.items():
+        console.print(Text(f"{graph} beside torch: {_parity(found)}"))
+
+
+def _parity(found: dict[str, Any]) -> str:
+    if "skipped" in found:
+        return f"not compared, {found['skipped']}"
+    outputs = ", ".join(f"{name} {share:.1e}" for name, share in found["outputs"].items())
+    worst = found["worst"][0]
+    return (
+        f"largest deviation {outputs}; of {found['layers']} layers "
+        f"{worst['layer']} {worst['deviation']:.1e}"
+    )
+
+
+def _plan(config: Config) -> dict[str, Any]:
+    """What the chain consists of, and which of it the store has; nothing is made."""
+    rows, problems = export_plan.rows(config), []
+    if config.backend.name == "trt":
+        problems = list(rules_engines.missing(config, run=False))
+    table = _table("component", "is", "key", "as", "")
+    for row in rows:
+        state = {True: "cached", False: "to build", None: "-"}[row["there"]]
+        table.add_row(row["graph"], row["kind"], row["key"] or "-", row["as"], state)
+    console = _console()
+    console.print(table)
+    for problem in problems:
+        console.print(Text(f"not buildable here: {problem.what}: {problem.got}"))
+    return {
+        "status": "ok",
+        "exit_code": 0,
+        "record": None,
+        "plan": rows,
+        "to_build": sum(row["there"] is False for row in rows),
+        "cached": sum(row["there"] is True for row in rows),
+        "missing": [problem.what for problem in problems],
+    }
+
+
+def _table(*headings: str) -> Table:
+    table = Table()
+    for heading in headings:
+        right = heading.startswith(">")
+        table.add_column(heading.lstrip(">"), justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    return Console(file=sys.stderr, width=None if sys.stderr.isatty() else 140, highlight=False)

@@ -1,0 +1,106 @@
+"""The chain of artifacts that a backend loads, by key, without making any of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdxl.bench import generators
+from sdxl.config import engines, graphs, rules_engines
+from sdxl.config.engines import Flavor
+from sdxl.config.load import backend_modules
+from sdxl.config.schema import Config, Format
+from sdxl.core import store
+from sdxl.core.errors import UserError
+
+UNKNOWN = None
+"""A key that cannot be told: of weights that are not here, or of a graph that is not made yet."""
+
+
+def rows(config: Config) -> list[dict[str, Any]]:
+    """Each artifact in the order of making: `graph`, `kind`, `key`, `as` (in words), `there`.
+
+    `there` is True, False, or None where nobody can tell: without the weights nothing has a key.
+    An engine's key holds its graph's bytes: the engine of a graph to be made is to be made, too.
+    """
+    if config.model.diffusers_src:
+        generators.use_diffusers(config.model.diffusers_src)
+    quantized = config.quant.format is not Format.none
+    try:
+        checkpoint = _checkpoint(config) if quantized else []
+        exported = _graphs(config, keyed=True)
+    except UserError:
+        checkpoint = [_row("unet", "checkpoint", UNKNOWN, _recipe(config))] if quantized else []
+        exported = _graphs(config, keyed=False)
+    found = [*checkpoint, *exported]
+    sources = {row["graph"]: row for row in exported}
+    if quantized:
+        found.append(_quantized(config, sources["unet"]["key"], checkpoint[-1]["key"]))
+        sources["unet"] = found[-1]
+    if backend_modules()[config.backend.name].LOADS == "engines":
+        found += [_engine(config, sources[graph]) for graph in graphs.GRAPHS]
+    return found
+
+
+def _row(graph: str, kind: str, key: str | None, words: str) -> dict[str, Any]:
+    there = store.find(kind, key) is not None if key else None
+    return {"graph": graph, "kind": kind, "key": key, "as": words, "there": there}
+
+
+def _recipe(config: Config) -> str:
+    return f"{config.quant.format.value}, level {config.quant.level:g}"
+
+
+def _checkpoint(config: Config) -> list[dict[str, Any]]:
+    """Statistics, where the recipe collects any, and the checkpoint."""
+    from sdxl import quant
+
+    return [_row("unet", kind, key, _recipe(config)) for kind, key in quant.keys(config).items()]
+
+
+def _graphs(config: Config, keyed: bool) -> list[dict[str, Any]]:
+    from sdxl.export import onnx
+    from sdxl.model.sources import open_source
+
+    source = open_source(config.model, config.seed) if keyed else None
+    found = []
+    for graph in graphs.GRAPHS:
+        settings = onnx.settings(config, graph)
+        words = f"{settings['dtype']}, opset {settings['opset']}"
+        if size := settings.get("size"):
+            words += f", {size if isinstance(size, str) else '{} x {}'.format(*size)}"
+        key = onnx.key(config, graph, source) if source else UNKNOWN
+        found.append(_row(graph, onnx.KIND, key, words))
+    return found
+
+
+def _quantized(config: Config, graph: str | None, checkpoint: str | None) -> dict[str, Any]:
+    from sdxl.export.qdq import artifact
+    from sdxl.export.qdq.options import options_of
+
+    key = artifact.key(config, graph, checkpoint) if graph and checkpoint else UNKNOWN
+    options = options_of(config)
+    words = (
+        f"{_recipe(config)}, {options.layout.value}, convolutions as {options.convolutions.value}"
+    )
+    return _row("unet", artifact.KIND, key, words)
+
+
+def _engine(config: Config, source: dict[str, Any]) -> dict[str, Any]:
+    """An engine; its `there` is None also where this machine lacks what its key is made of."""
+    graph = source["graph"]
+    least, usual, most = engines.rows(config, graph)
+    flavor = engines.choose(config)
+    words = f"{flavor.value}, rows {most}"
+    if least < most:
+        words = f"{flavor.value}, rows {least} to {most}, best at {usual}"
+    if flavor is Flavor.rtx:
+        words += f", {' '.join(engines.targets(config))}"
+    if list(rules_engines.missing(config, run=False)) or source["there"] is None:
+        return _row(graph, engines.KIND, UNKNOWN, words)
+    if not source["there"]:
+        return {**_row(graph, engines.KIND, UNKNOWN, words), "there": False}
+    from sdxl.export import engine
+
+    made = store.find(source["kind"], source["key"])
+    assert made, f"{source['key']} vanished from the store"
+    return _row(graph, engines.KIND, engine.key(config, graph, made), words)

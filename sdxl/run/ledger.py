@@ -1,0 +1,123 @@
+"""Which measurements are already done, here, with this code: what makes a sweep resumable.
+
+One small file per measurement in the store, written after its record. The key says what was
+measured; the place says where: code version, processor, GPUs. Nothing is reused across places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from sdxl.config.load import key
+from sdxl.config.schema import Config, Mode, Rerun
+from sdxl.core import devices, store
+from sdxl.core.environment import PACKAGES, describe
+from sdxl.core.paths import PACKAGE
+from sdxl.core.types import Record
+from sdxl.run import identity
+
+_NO_MEASURE = (
+    *("report", "download", "fetch", "published", "doctor", "tracking", "plan", "sweep"),
+)
+"""Modules that cannot change a figure."""
+
+
+def remember(record: Record, path: Path) -> None:
+    """Note a record that is on disk; a later sweep finds it."""
+    entries = [_entry(record.key)]
+    pair = record.performance.get("pair_key")
+    if pair and not record.config["compliance"]:
+        entries.append(_paired(pair, record.config["mode"]))
+    facts = {"record": str(path), "status": record.status, "started": record.started}
+    for entry in entries:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        store.write_json(entry, facts)
+
+
+def partner(pair: str, mode: Mode) -> tuple[Path, Record] | None:
+    """The newest finished record of the same work in the other mode, made here with this code."""
+    try:
+        path = Path(json.loads(_paired(pair, mode.value).read_text())["record"])
+        return path, identity.read(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def recall(wanted: str, policy: Rerun, since: str = "") -> tuple[Path, Record] | None:
+    """The record that `policy` allows to stand for a measurement of this key, if its file lives.
+
+    `since`: when this sweep began; what another of its processes measured counts with any policy.
+    """
+    if policy is Rerun.all and not since:
+        return None
+    try:
+        path = Path(json.loads(_entry(wanted).read_text())["record"])
+        found = identity.read(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if policy is Rerun.all and found.started < since:
+        return None
+    reusable = found.status in ("ok", "invalid") or policy is Rerun.never
+    return (path, found) if found.key == wanted and reusable else None
+
+
+@contextmanager
+def turn(wanted: str) -> Iterator[None]:
+    """One process at a time measures a key of a sweep; the others wait, then find its record."""
+    from filelock import FileLock
+
+    lock = _entry(wanted).with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
+
+
+def known() -> Iterator[tuple[Path, Record]]:
+    """Every valid measurement made here with this code, in a stable order."""
+    for entry in sorted(_entry("any").parent.glob("*.json")):
+        if found := recall(entry.stem, Rerun.failed):
+            yield found
+
+
+def policy_of(config: Config, multirun: bool) -> Rerun:
+    """`rerun`, or its default: a sweep continues, a single command measures."""
+    return config.rerun or (Rerun.failed if multirun else Rerun.all)
+
+
+@cache
+def place() -> str:
+    """Key of this machine and this code."""
+    here = describe()
+    packages = {name: here["packages"].get(name) for name in PACKAGES}
+    return key([here["cpu"], here["cores"], gpus(), packages, code_version()])[:12]
+
+
+@cache
+def code_version() -> str:
+    """Hash of the modules that can change a figure, and of the built-in prompts."""
+    folder = PACKAGE
+    digest = hashlib.sha256()
+    for file in sorted([*folder.rglob("*.py"), folder / "assets" / "prompts.txt"]):
+        name = file.relative_to(folder)
+        if name.with_suffix("").parts[0] not in _NO_MEASURE:
+            digest.update(str(name).encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def gpus() -> list[str]:
+    """The kinds of GPU that may be used here; which of them a cell gets does not matter."""
+    return sorted({name for name in devices.names().values() if name})
+
+
+def _entry(wanted: str) -> Path:
+    return store.root() / "ledger" / place() / f"{wanted}.json"
+
+
+def _paired(pair: str, mode: str) -> Path:
+    return store.root() / "ledger" / place() / "pairs" / f"{pair}-{mode}.json"

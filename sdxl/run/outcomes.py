@@ -1,0 +1,150 @@
+"""What a finished measurement leaves: its record, its table, its run in MLflow, its JSON line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sdxl.cli import Outcome
+from sdxl.config.schema import Config
+from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
+from sdxl.core.types import Record
+from sdxl.report.terminal import table
+from sdxl.run import identity, ledger, shared
+from sdxl.run.shared import Shared
+
+EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}
+_FIGURES = ("images_per_second", "metric", "value", "speed_up")
+_LINKED = ("images", "images.png", "twins.png", "loadgen", "trace.json.gz")
+"""Files of a cell that a sweep which takes it over links into its own folder."""
+
+
+def finish(
+    config: Config,
+    folder: Path,
+    record: Record,
+    exit_code: int,
+    sweep: Shared | None,
+    interrupted: bool = False,
+) -> Outcome:
+    """Record first, then the table, then MLflow; returns the outcome.
+
+    A record that cannot be kept makes the measurement `failed`; its figures are still shown.
+    """
+    path: Path | None = None
+    try:
+        path = identity.write(record, folder)
+        if not interrupted and record.status != "skipped":
+            ledger.remember(record, path)
+    except (SdxlError, OSError) as error:  # a full disk
+        lost = error if isinstance(error, SdxlError) else SdxlError(f"the ledger: {error}")
+        show(lost)
+        record.reason = "; ".join(filter(None, [record.reason, one_line(lost.problems)]))
+        record.status, exit_code = "failed", FAILED
+    if not interrupted and not sweep:
+        table.show(record, str(folder))
+    tracked: dict[str, Any] = {}
+    if path and not interrupted and config.tracking.enabled and exit_code != 2:
+        from sdxl.report.mlflow import client
+
+        tracked = client.log(path, config.tracking, sweep.mlflow_parent if sweep else None)
+        if tracked["mlflow_run"] and not sweep:
+            print(f"MLflow run {tracked['mlflow_run']}; to look: make ui")
+    return {**outcome_of(record, path), **tracked, "exit_code": exit_code}
+
+
+def outcome_of(record: Record, path: Path | None) -> Outcome:
+    """The JSON line of a record."""
+    return {
+        "status": record.status,
+        "reason": record.reason or None,
+        "record": str(path) if path else None,
+        **{name: record.performance.get(name) for name in _FIGURES},
+        "psnr_db": record.quality.get("twin", {}).get("psnr_db"),
+        "comparable": record.comparable,
+        "command": record.command,
+        "exit_code": EXIT_CODES.get(record.status, FAILED),
+    }
+
+
+def clear(folder: Path) -> None:
+    """Take away what an earlier measurement left in `folder`, if it left a record.
+
+    Its pictures may be links to another record's: to write into them would change those too.
+    """
+    if not (folder / "record.json").is_file():
+        return
+    for part in [*(folder / name for name in _LINKED), *folder.glob("repeat-*")]:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+    (folder / "record.json").unlink()
+
+
+def take_over(folder: Path, path: Path, record: Record) -> Outcome:
+    """The cell as another sweep left it: the same record, its files linked into this folder."""
+    return settle(folder, stage(folder, path), record)
+
+
+def stage(folder: Path, path: Path) -> Path | None:
+    """Link the cell at `path` into a folder beside `folder`; None: it lies in `folder` already.
+
+    In a folder that an earlier sweep used, one cell may take the place that another comes from: a
+    sweep stages all of them before it settles the first.
+    """
+    if path.parent.resolve() == folder.resolve():
+        return None
+    staged = folder.with_name(f".{folder.name}-taken")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    shutil.copyfile(path, staged / "record.json")
+    for part in _LINKED:
+        _link(path.parent / part, staged / part)
+    return staged
+
+
+def settle(folder: Path, staged: Path | None, record: Record) -> Outcome:
+    """Put a staged cell into its folder; returns its outcome."""
+    if staged:
+        clear(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # First, so that a folder with links in it is always known to need clearing.
+        (staged / "record.json").replace(folder / "record.json")
+        move(staged, folder)
+    outcome = outcome_of(record, folder / "record.json")
+    return {**outcome, "cached": f"measured {record.started}, rerun=all to measure again"}
+
+
+def move(source: Path, folder: Path) -> None:
+    """Move every file under `source` to the same place under `folder`, over what is there."""
+    for file in sorted(source.rglob("*")):
+        if not file.is_dir():
+            target = folder / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+    shutil.rmtree(source)
+
+
+def _link(source: Path, target: Path) -> None:
+    if source.is_dir():
+        target.mkdir()
+        for each in source.iterdir():
+            _link(each, target / each.name)
+    elif source.is_file():
+        try:
+            os.link(source, target)
+        except OSError:  # another disk
+            shutil.copyfile(source, target)
+
+
+def skip(config: Config, folder: Path, record: Record, equal: Path, number: int) -> Outcome:
+    """A record of a cell that could only repeat cell `number`, whose record is `equal`."""
+    other = identity.read(equal)
+    record.status, record.reason = "skipped", f"the same work as {number}"
+    record.performance = {"equal_to": str(equal)}
+    record.quality, record.artifacts = other.quality, other.artifacts
+    outcome = finish(config, folder, record, OK, shared.of_cell(folder))
+    return {**outcome, **{name: other.performance.get(name) for name in _FIGURES}}

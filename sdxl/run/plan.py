@@ -1,0 +1,122 @@
+"""What a command would do, without doing it: `plan=true`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdxl import quant
+from sdxl.bench.mlperf.compliance import SAMPLED
+from sdxl.bench.mlperf.rounds import rules_of
+from sdxl.bench.sut import batch_size
+from sdxl.cli import Outcome
+from sdxl.config.load import backend_modules, plain
+from sdxl.config.schema import KEEP_IMAGES, Compliance, Config, Mode
+from sdxl.model import prompts
+from sdxl.report.terminal.table import Row, print_rows
+from sdxl.run import estimate
+
+
+def show_plan(config: Config) -> Outcome:
+    """Print parameters, operations, memory and a time estimate; measure nothing."""
+    count = len(prompts.load(config.dataset, config.limit, config.seed))
+    batch = batch_size(config)
+    images = estimate.images(config, count)
+    rows: list[Row] = [
+        ("scenario", f"{config.scenario.name}, {_kind(config)}, rules={config.rules.value}"),
+        ("work", f"at least {images:,} images from {count:,} prompts, batches of {batch}"),
+    ]
+    facts: dict[str, Any] = {"images": images, "batch_size": batch}
+    if backend_modules()[config.backend.name].NEEDS_TORCH:
+        rows += _model_rows(config, batch, facts)
+        rows += _quant_rows(config, facts)
+    rows.append(_duration(config, count, facts))
+    if config.find_peak:
+        rows.append(("search", "find_peak=true: about 8 such runs, one after the other"))
+    rows.append(_disk(config, count, facts))
+    rows.append(("round", f"{config.round.value}: {rules_of(config.round, config.seed).status}"))
+    print_rows(f"plan: {config.model.name} on {config.backend.name}", rows)
+    return {"status": "ok", "plan": facts, "record": None, "exit_code": 0}
+
+
+def _kind(config: Config) -> str:
+    """What LoadGen is asked for; an audit measures its references first where there are none."""
+    return f"audit {config.compliance.value}" if config.compliance else config.mode.value
+
+
+def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
+    from sdxl.bench import roofline
+    from sdxl.model import cost
+
+    found = cost.count(config, batch)
+    work = roofline.work_of(config, batch, found)
+    limits = {p.name: work.images_per_second(p) for p in roofline.PEAKS.values()}
+    weights = sum(found.weight_bytes.values())
+    facts.update(
+        parameters=found.parameters,
+        tflop_per_image=found.image_flop / 1e12,
+        weight_bytes=weights,
+        activation_bytes=found.peak_bytes,
+        roofline_images_per_second=limits,
+    )
+    precision = plain(config.precision)
+    return [
+        ("parameters", ", ".join(f"{n} {v:,}" for n, v in found.parameters.items())),
+        ("precision", ", ".join(f"{n} {v}" for n, v in precision.items())),
+        (
+            "per image",
+            f"{found.image_flop / 1e12:,.4g} TFLOP = {found.rows_per_image} x {config.model.steps} "
+            f"UNet forwards of {found.unet_flop / 1e12:.4g}, VAE {found.decode_flop / 1e12:.4g}, "
+            f"{found.rows_per_image} encodings of {found.encode_flop / 1e12:.4g}",
+        ),
+        ("roofline", ", ".join(f"{v:.3g} images/s on {n}" for n, v in limits.items())),
+        (
+            "memory",
+            f"{weights / 2**30:.2f} GiB weights + {found.peak_bytes / 2**30:.2f} GiB activations "
+            f"(eager, counted) + workspaces",
+        ),
+    ]
+
+
+def _quant_rows(config: Config, facts: dict[str, Any]) -> list[Row]:
+    """What each level of the recipe selects, and what of it the store has."""
+    levels = quant.plan(config)
+    facts["levels"] = levels
+    words = {True: "there", False: "to make", None: "-"}
+    return [
+        (
+            f"{'> ' if row['chosen'] else '  '}level {row['level']:g}",
+            f"{row['conv']} conv, {row['linear']} linear, {row['attention']} attention; "
+            f"{row['parameter_share']:.1%} of parameters, {row['mac_share']:.1%} of MACs; "
+            f"statistics {words[row['statistics']]}, checkpoint {words[row['checkpoint']]}",
+        )
+        for row in levels
+    ]
+
+
+def _disk(config: Config, prompt_count: int, facts: dict[str, Any]) -> Row:
+    """Pictures that are kept, and LoadGen's log, two characters for each of their bytes."""
+    picture = 3 * config.model.height * config.model.width
+    accuracy = config.mode is Mode.accuracy
+    kept = (
+        prompt_count if accuracy else min(config.quality.keep_images or KEEP_IMAGES, prompt_count)
+    )
+    logged = prompt_count if accuracy and config.submission else 0
+    if config.compliance is Compliance.test01:
+        logged = SAMPLED
+    facts["disk_bytes"] = picture * (kept + 2 * logged)
+    log = f", {2 * picture * logged / 1e9:.2f} GB of accuracy log" if logged else ""
+    return ("disk", f"at most {picture * kept / 1e9:.2f} GB of pictures{log}")
+
+
+def _duration(config: Config, prompt_count: int, facts: dict[str, Any]) -> Row:
+    """From the newest record of the same work on this machine, else LoadGen's minimum."""
+    found = estimate.known(config)
+    facts["seconds"] = None
+    if not found:
+        least = estimate.least_seconds(config, prompt_count)
+        text = f"at least {least:,.0f} s; no record of this work on this machine to estimate from"
+        return ("duration", text)
+    seconds = estimate.seconds(config, prompt_count) or 0.0
+    facts["seconds"] = round(seconds, 1)
+    text = f"about {seconds:,.0f} s at {found.rate:.3g} images/s, as in {found.source}"
+    return ("duration", text)

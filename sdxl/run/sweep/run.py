@@ -1,0 +1,270 @@
+"""A multirun as one thing: its cells before it starts, its table while it runs, its end.
+
+Hydra launches the cells, here or in other processes; what they came to is in their records.
+Cells that an earlier sweep has finished are taken over here and never reach the launcher.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sdxl.cli import Outcome
+from sdxl.config.compose import Composer
+from sdxl.core.errors import FAILED, OK, USER, UserError
+from sdxl.core.paths import ROOT
+from sdxl.core.types import now
+from sdxl.report.terminal.sweep_view import View
+from sdxl.run import identity, shared
+from sdxl.run.sweep.cells import Cell, combinations, differing, look_ahead, twin_key, varying
+
+STOPPED = "not started: fail_fast=true and an earlier cell failed"
+NO_RECORD = "its process ended without a record; see the launcher's logs"
+HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+SUBDIR = "${hydra.job.num}"
+Launch = Callable[[list[list[str]]], Any]
+
+
+class Sweep:
+    """The cells of one multirun and how far they are."""
+
+    def __init__(self, config_name: str, words: list[str]) -> None:
+        self.composer = Composer(config_name)
+        self.words, self.started = words, now()
+        self._parent_asked = False
+        self.cells: list[Cell] = []
+        self._seen: dict[str, int] = {}
+        fixed, points, self.space = combinations(self.composer, words)
+        hydra = self.composer.hydra(fixed)
+        self.folder = Path(hydra.sweep.dir).absolute()
+        self.elsewhere = hydra.launcher.get("_target_") != HERE
+        self._batch = hydra.sweeper.get("max_batch_size")
+        _refuse_subdir(hydra)
+        self.search: Any = None
+        if hydra.sweeper.get("trials"):
+            from sdxl.run.sweep.search import Search
+
+            self.search = Search(self.composer, fixed, self.space, hydra.sweeper)
+            points = self.search.known
+        for point in points:
+            self._add(point)
+        self.only_plan = any(cell.config and cell.config.plan for cell in self.cells) or (
+            "plan=true" in words
+        )
+        self.name = self._name()
+        self.view = View(self._labels())
+
+    def announce(self) -> None:
+        """Say what is going to happen."""
+        twins = {twin_key(c.config) for c in self.cells if c.config and not c.done} - {None}
+        cached = sum(bool(cell.cached) for cell in self.cells)
+        more = self.search.describe() if self.search else ""
+        self.view.plan([cell.ahead() for cell in self.cells], cached, len(twins), more)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around Hydra's work: the folder and MLflow's parent run before it, the table during."""
+        if self.elsewhere:  # the launcher's processes import our modules
+            paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+            os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        shared.begin(self.folder, shared.Shared(self.name, self.started))
+        self.view.start()
+        try:
+            yield
+        finally:
+            self.view.stop()
+
+    def run(self, launch: Launch) -> None:
+        """Take over what is done, launch what is missing, settle what equals another cell."""
+        self._run(self.cells, launch)
+        if not self.search:
+            return
+        self.search.tell(self.cells)
+        while points := self.search.ask(self._batch or 1):
+            cells = [self._add(point) for point in points]
+            self.view.labels[:] = self._labels()
+            self._run(cells, launch)
+            self.search.tell(cells)
+
+    @contextmanager
+    def cell(self, folder: Path) -> Iterator[Cell]:
+        """Around one cell of this process: marks it running, then as it ended."""
+        cell = self.cells[int(folder.name)]
+        cell.status = "running"
+        began = time.monotonic()
+        self.view.running(cell.number)
+        try:
+            yield cell
+        finally:
+            self._ended(cell, time.monotonic() - began)
+
+    def outcomes(self) -> list[Outcome]:
+        """What the cells came to, from their records where they ran elsewhere."""
+        if self.only_plan:
+            return [self._planned(cell) for cell in self.cells]
+        return [cell.outcome for cell in self.cells if cell.outcome]
+
+    def summary(self) -> dict[str, Any]:
+        """What the JSON line says of the sweep beside its counts."""
+        found: dict[str, Any] = {"sweep": self.name, "folder": str(self.folder)}
+        return found | (self.search.summary() if self.search else {})
+
+    def command(self, cell: Cell) -> str:
+        """The line that measures one cell alone."""
+        return shlex.join(["python", "run.py", *cell.overrides])
+
+    def _add(self, overrides: list[str]) -> Cell:
+        cell = Cell(len(self.cells), overrides)
+        self.cells.append(cell)
+        look_ahead(cell, self.composer, self._seen)
+        return cell
+
+    def _run(self, cells: Sequence[Cell], launch: Launch) -> None:
+        from sdxl.run import outcomes
+
+        found = {c.number: (self.folder / str(c.number), *c.found) for c in cells if c.found}
+        staged = {number: outcomes.stage(place, path) for number, (place, path, _) in found.items()}
+        for cell in cells:
+            if cell.problem:
+                self._settle(cell, _failed(cell.problem, USER))
+            elif cell.unable:
+                self._settle(cell, _skipped(cell.unable))
+            elif cell.found:
+                place, _, record = found[cell.number]
+                self._settle(cell, outcomes.settle(place, staged[cell.number], record))
+        missing = [cell for cell in cells if not cell.done]
+        self._open_parent(missing)
+        for batch in _batches(missing, self._batch):
+            jobs = [[*cell.overrides, f"hydra.sweep.subdir='{cell.number}'"] for cell in batch]
+            if self.elsewhere:
+                with self._watching(batch):
+                    launch(jobs)
+            else:
+                launch(jobs)
+        for cell in cells:
+            if cell.equal is not None:
+                self._settle(cell, self._equal(cell))
+
+    def _open_parent(self, missing: Sequence[Cell]) -> None:
+        """MLflow's parent run, made once and here, before any cell needs it or its database."""
+        wanted = [c.config.tracking for c in missing if c.config and c.config.tracking.enabled]
+        if not wanted or self._parent_asked:
+            return
+        from sdxl.report.mlflow import sweeps
+
+        self._parent_asked = True
+        parent = sweeps.begin(self.name, wanted[0], self.folder)
+        shared.begin(self.folder, shared.Shared(self.name, self.started, parent))
+
+    @contextmanager
+    def _watching(self, cells: Sequence[Cell]) -> Iterator[None]:
+        """While other processes work on `cells`: show each that begins or ends."""
+        from sdxl.run.sweep.watch import Watch
+
+        watch = Watch(self.folder, cells, self.started, self.view.running, self._ended)
+        watch.start()
+        interrupted = False
+        try:
+            yield
+        except KeyboardInterrupt:
+            interrupted = True
+            raise
+        finally:
+            watch.stop()
+            halted = shared.stopped(self.folder)
+            for cell in cells if not interrupted else []:
+                if not cell.outcome:
+                    self._settle(cell, self.not_started() if halted else _failed(NO_RECORD, FAILED))
+
+    def _settle(self, cell: Cell, outcome: Outcome) -> None:
+        cell.outcome = outcome
+        self._ended(cell, 0.0)
+
+    def _ended(self, cell: Cell, took: float) -> None:
+        outcome = cell.outcome
+        outcome["command"] = self.command(cell)
+        cell.status, cell.took = outcome.get("status", "failed"), took
+        self.view.ended(cell.number, outcome, took, self._left())
+        failed = outcome.get("exit_code") not in (0, 3)
+        if failed and cell.config and cell.config.fail_fast:
+            shared.stop(self.folder)
+
+    def _left(self) -> float:
+        """Estimated seconds until the end, as if the cells ran one after the other."""
+        left = [cell.seconds for cell in self.cells if not cell.outcome and not cell.done]
+        took = [c.took for c in self.cells if c.outcome and not c.done and c.took]
+        usual = sum(took) / len(took) if took else 0.0
+        more = self.search.left(len(self.cells)) * usual if self.search else 0.0
+        total = more + sum(usual if seconds is None else seconds for seconds in left)
+        return total / max(1, sum(cell.status == "running" for cell in self.cells))
+
+    def not_started(self) -> Outcome:
+        """The outcome of a cell after `fail_fast` ended the sweep."""
+        return _skipped(STOPPED)
+
+    def _equal(self, cell: Cell) -> Outcome:
+        """A cell that could only repeat another one."""
+        from sdxl.run.outcomes import skip
+
+        assert cell.equal is not None and cell.config is not None
+        other = self.cells[cell.equal]
+        path = other.outcome.get("record")
+        if not path or other.outcome.get("exit_code") not in (0, 3):
+            reason = f"the same work as {other.number}, which gave no figures"
+            return _skipped(reason)
+        record = identity.new(cell.config)
+        record.command = self.command(cell)
+        return skip(cell.config, self.folder / str(cell.number), record, Path(path), other.number)
+
+    def _planned(self, cell: Cell) -> Outcome:
+        """What `plan=true` says of a cell."""
+        problem = cell.problem
+        return {
+            "status": "failed" if problem else "planned",
+            "reason": problem or cell.ahead()[0],
+            "record": None,
+            "seconds": cell.seconds,
+            "command": self.command(cell),
+            "exit_code": USER if problem else OK,
+        }
+
+    def _labels(self) -> list[str]:
+        return [" ".join(words) for words in differing([cell.overrides for cell in self.cells])]
+
+    def _name(self) -> str:
+        """The sweep by meaning: its overlay's name, and what varies in it."""
+        overlays = [w.partition("=")[2] for w in self.words if w.startswith(("+sweep=", "+exp"))]
+        keys = list(self.space) or varying([cell.overrides for cell in self.cells])
+        return ": ".join(part for part in (" ".join(overlays), " x ".join(keys)) if part) or "sweep"
+
+
+def _failed(reason: str, exit_code: int) -> Outcome:
+    return {"status": "failed", "reason": reason, "record": None, "exit_code": exit_code}
+
+
+def _skipped(reason: str) -> Outcome:
+    return {"status": "skipped", "reason": reason, "record": None, "exit_code": OK}
+
+
+def _batches(cells: list[Cell], size: int | None) -> Iterator[list[Cell]]:
+    size = size or max(1, len(cells))
+    for start in range(0, len(cells), size):
+        yield cells[start : start + size]
+
+
+def _refuse_subdir(hydra: Any) -> None:
+    from omegaconf import OmegaConf
+
+    raw = OmegaConf.to_container(hydra.sweep, resolve=False)
+    assert isinstance(raw, dict)
+    if raw["subdir"] != SUBDIR:
+        raise UserError(
+            "`hydra.sweep.subdir` would be ignored: cells lie in folders by their number",
+            raw["subdir"],
+            "hydra.sweep.dir=FOLDER for the whole sweep",
+        )

@@ -1,0 +1,185 @@
+"""Reading shards of latents, whose layout `sdxl.training.data.shards` tells: any row, any time.
+
+With the standard library, not with the package webdataset: that one streams and shuffles a buffer,
+so a training could not go on where it stopped; here each row's place is known, and the rows of a
+step are a function of the seed. Files must be uncompressed and on a disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdxl.config.schema import Config
+from sdxl.core import store
+from sdxl.core.errors import UserError
+from sdxl.model import networks, prompts
+from sdxl.model.sources import open_source, torch_device
+from sdxl.training.data import examples
+
+LATENTS, HIDDEN, POOLED = "latents.npy", "hidden.npy", "pooled.npy"
+FIX = "python -m sdxl shards IMAGES OUT model=..."
+_OPEN = 64
+"""Tar files kept open."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where a sample lies: its file's number, its name, ending -> (offset, length) in bytes."""
+
+    file: int
+    name: str
+    parts: dict[str, tuple[int, int]]
+
+
+class Shards:
+    """Rows of tar files, each read where it lies.
+
+    Embeddings are used if every sample has both; otherwise every sample must have a caption.
+    """
+
+    def __init__(self, config: Config, place: str) -> None:
+        self.files = _files(place)
+        self.samples = [s for n, file in enumerate(self.files) for s in _index(n, file)]
+        self.count = len(self.samples)
+        if not self.count:
+            raise UserError("the shards hold no sample", place, LATENTS, FIX)
+        self.embedded = all({HIDDEN, POOLED} <= s.parts.keys() for s in self.samples)
+        self._handles: OrderedDict[int, Any] = OrderedDict()
+        self.identity = self._identity()
+        self.size = config.model.height, config.model.width
+        self._source = open_source(config.model, config.seed)
+        self._device = torch_device(config.model.device)
+        self._encoders: tuple[Any, Any] | None = None
+        self.none = self._encode(["", config.model.negative_prompt])
+        if self.embedded:
+            self._encoders = None  # the embeddings lie in the shards
+
+    def rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """latents, hidden, pooled, time_ids of these rows, float32 on the CPU."""
+        read = [self._checked(self.samples[int(row)]) for row in rows]
+        latents = torch.stack([sample[LATENTS] for sample in read])
+        if self.embedded:
+            hidden, pooled = (torch.stack([s[part] for s in read]) for part in (HIDDEN, POOLED))
+        else:
+            hidden, pooled = self._encode([sample["caption"] for sample in read])
+        sizes = torch.tensor([sample["time_ids"] for sample in read], dtype=torch.float32)
+        return latents, hidden, pooled, sizes
+
+    def _checked(self, sample: Sample) -> dict[str, Any]:
+        """The sample's tensors and facts; `UserError` names it if it does not fit the model."""
+        where = f"{self.files[sample.file]}: sample `{sample.name}`"
+        try:
+            found = self._read(sample)
+        except (OSError, ValueError, EOFError, TypeError, AttributeError) as error:
+            raise UserError(f"{where} cannot be read", str(error), "a whole one", FIX) from error
+        height, width = self.size
+        shape = tuple(found[LATENTS].shape)
+        if shape != (4, height // 8, width // 8):
+            fix = (
+                f"model.height={shape[1] * 8} model.width={shape[2] * 8}"
+                if len(shape) == 3
+                else FIX
+            )
+            raise UserError(
+                f"{where} has latents of another size than the model draws",
+                shape, (4, height // 8, width // 8), fix,
+            )  # fmt: skip
+        expected = {HIDDEN: tuple(self.none[0].shape[1:]), POOLED: tuple(self.none[1].shape[1:])}
+        for name in (HIDDEN, POOLED) if self.embedded else ():
+            if found[name].shape != expected[name]:
+                shape = tuple(found[name].shape)
+                raise UserError(f"{where} has another model's {name}", shape, expected[name], FIX)
+        if not self.embedded and not isinstance(found["caption"], str):
+            raise UserError(f"{where} has no caption", " ".join(sample.parts), "txt or json", FIX)
+        if len(found["time_ids"]) != 6:
+            raise UserError(
+                f"{where} has other sizes than SDXL is told", found["time_ids"],
+                "original_size, crop, target_size: two pixels each", FIX,
+            )  # fmt: skip
+        return found
+
+    def _read(self, sample: Sample) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in (LATENTS, HIDDEN, POOLED) if self.embedded else (LATENTS,):
+            array = np.load(io.BytesIO(self._bytes(sample, name)), allow_pickle=False)
+            found[name] = torch.from_numpy(array.astype(np.float32))
+        facts = json.loads(self._bytes(sample, "json")) if "json" in sample.parts else {}
+        caption = facts.get("caption")
+        if "txt" in sample.parts:
+            caption = self._bytes(sample, "txt").decode().strip()
+        whole = list(self.size)
+        keys = (("original_size", whole), ("crop", [0, 0]), ("target_size", whole))
+        sizes = [float(value) for key, usual in keys for value in facts.get(key, usual)]
+        return {**found, "caption": caption, "time_ids": sizes}
+
+    def _bytes(self, sample: Sample, part: str) -> bytes:
+        number = sample.file
+        if number not in self._handles:
+            self._handles[number] = self.files[number].open("rb")
+            if len(self._handles) > _OPEN:
+                self._handles.popitem(last=False)[1].close()
+        self._handles.move_to_end(number)
+        handle = self._handles[number]
+        offset, length = sample.parts[part]
+        handle.seek(offset)
+        content: bytes = handle.read(length)
+        return content
+
+    def _identity(self) -> list[list[str]]:
+        """For each file its name, and a digest of where what lies and of one sample's latents."""
+        digests = [hashlib.sha256(file.name.encode()) for file in self.files]
+        last = {sample.file: sample for sample in self.samples}
+        for sample in self.samples:
+            digests[sample.file].update(f"{sample.name}{sample.parts}".encode())
+        for number, sample in last.items():
+            digests[number].update(self._bytes(sample, LATENTS))
+        return [
+            [file.name, digest.hexdigest()[:16]]
+            for file, digest in zip(self.files, digests, strict=True)
+        ]
+
+    def _encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        if self._encoders is None:
+            self._encoders = examples.text_encoders(self._source, self._device)
+            self._tokenizers = self._source.tokenizers()
+        ids = prompts.tokenize(texts, self._tokenizers)
+        made = networks.encode(*self._encoders, ids, torch.float32)
+        return made.hidden.cpu().clone(), made.pooled.cpu().clone()
+
+
+def _files(place: str) -> list[Path]:
+    path = store.resolve(place)
+    found = sorted(path.glob("*.tar") if path.is_dir() else path.parent.glob(path.name))
+    if not found:
+        raise UserError("there are no shards", place, "a folder of .tar files, or a glob", FIX)
+    return found
+
+
+def _index(number: int, file: Path) -> list[Sample]:
+    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    try:
+        with tarfile.open(file, "r:") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                name, _, ending = base.partition(".")
+                if member.isfile():
+                    place = (member.offset_data, member.size)
+                    samples.setdefault(f"{folder}/{name}".strip("/"), {})[ending] = place
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{file} cannot be read", str(error), "an uncompressed tar", FIX) from error
+    for name, parts in samples.items():
+        if LATENTS not in parts:
+            raise UserError(f"{file}: sample `{name}` has no {LATENTS}", " ".join(parts), fix=FIX)
+    return [Sample(number, name, parts) for name, parts in samples.items()]

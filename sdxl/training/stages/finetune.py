@@ -1,0 +1,113 @@
+"""The stage `finetune`: a model's own UNet goes on training, on shards of latents or on scenes.
+
+Loss and noise are those of the stage `unet`; the result is a diffusers UNet for `model.unet`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdxl.config import load as configuration
+from sdxl.config.schema import Format
+from sdxl.config.schema_train import Finetune, TrainConfig
+from sdxl.core import store
+from sdxl.core.errors import UserError
+from sdxl.model.sources import open_source, shapes_source
+from sdxl.training.data import examples
+from sdxl.training.loop import Batch, trained_rows
+from sdxl.training.stages.denoising import DROPPED, Denoiser
+
+TRAINED_BYTES = 20
+"""Per parameter, in fp32: weight, gradient, two moments of AdamW, and the average."""
+_HELD_BACK = 16
+
+
+def folder_of(config: TrainConfig) -> Path:
+    """Where this model's training lives."""
+    if config.quant.format is not Format.none:
+        raise UserError(
+            "`quant` would be ignored: fine-tuning is of the unquantized UNet",
+            f"quant={config.quant.name}", "quant=none, or train=qat", "quant=none",
+        )  # fmt: skip
+    opened = shapes_source if config.plan else open_source  # a plan needs no weights
+    key = configuration.key(opened(config.model, config.seed).identity())
+    name = f"finetune-{config.model.name}-{key[:8]}"
+    return store.root() / "training" / config.train.run / name
+
+
+def plan(config: TrainConfig) -> dict[str, Any]:
+    """Parameters and the memory that they take; activations come on top."""
+    source = shapes_source(config.model, config.seed)
+    unet = source.component("unet", torch.float32, torch.device("meta"))
+    count = sum(p.numel() for p in unet.parameters())
+    return {"parameters": count, "state_gib": round(count * TRAINED_BYTES / 2**30, 2)}
+
+
+def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
+    """Where the result is, and how it is used."""
+    words = f"python run.py model={config.model.name} model.unet={made}"
+    print(f"to draw with it: {words}", file=sys.stderr)
+    return {"unet": str(made), "use": words}
+
+
+class Stage:
+    """Trains the whole UNet."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        assert isinstance(config.train, Finetune)
+        self.examples = examples.open_examples(config)
+        self.count = trained_rows(self.examples.count, _HELD_BACK)
+        source = open_source(config.model, config.seed)
+        scheduler = source.scheduler()
+        if scheduler.config.prediction_type != "epsilon":
+            raise UserError(
+                "the loss is that of models that predict noise",
+                f"model={config.model.name}: {scheduler.config.prediction_type}", "epsilon",
+            )  # fmt: skip
+        unet: Any = source.component("unet", torch.float32, torch.device("cpu"))
+        unet.requires_grad_(True)
+        if config.train.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        self.module = Denoiser(unet.train())
+        self.module.alphas = scheduler.alphas_cumprod  # the model's own schedule
+        self.steps = len(scheduler.alphas_cumprod)
+        self.identity = {
+            "model": configuration.key(source.identity()),
+            "data": self.examples.identity,
+        }
+
+    def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
+        """Latents, noise, timesteps and embeddings, some of them unconditional."""
+        given = self._given(batch.rows, batch.draw("dropped", uniform=True))
+        given["noise"] = batch.draw("noise", *given["latents"].shape[1:])
+        given["timestep"] = (batch.draw("timestep", uniform=True) * self.steps).long()
+        return {name: value.to(device) for name, value in given.items()}
+
+    def _given(self, rows: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
+        latents, hidden, pooled, sizes = self.examples.rows(rows)
+        for kind, (none_hidden, none_pooled) in enumerate(zip(*self.examples.none, strict=True)):
+            dropped = (chance >= kind * DROPPED / 2) & (chance < (kind + 1) * DROPPED / 2)
+            hidden[dropped], pooled[dropped] = none_hidden, none_pooled
+        return {"latents": latents, "hidden": hidden, "pooled": pooled, "time_ids": sizes}
+
+    @torch.no_grad()
+    def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
+        """The error of the predicted noise on rows held back, at timesteps spread evenly."""
+        given = self._given(self.count + np.arange(_HELD_BACK), torch.ones(_HELD_BACK))
+        generator = torch.Generator().manual_seed(0)
+        given["noise"] = torch.randn(given["latents"].shape, generator=generator)
+        given["timestep"] = (torch.arange(_HELD_BACK) + 0.5) / _HELD_BACK * self.steps
+        given["timestep"] = given["timestep"].long()
+        found = self.module(**{name: value.to(device) for name, value in given.items()})
+        return {"held_back_error": float(found["error"])}, None
+
+    def export(self, folder: Path) -> None:
+        """The UNet in diffusers' form."""
+        unet: Any = self.module.unet
+        unet.save_pretrained(folder)

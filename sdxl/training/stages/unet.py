@@ -1,0 +1,181 @@
+"""The stage `unet`: the UNet and both text encoders together, on latents of the run's VAE.
+
+Three things are more than SDXL's training of a UNet alone. The text encoders learn from the
+denoising, because contrastive training leaves which colour is whose, and what stands where, too
+faint in the states of single tokens. Noisy timesteps, where the places of solids are decided, weigh
+more: their error is small beside the textures' and would hardly be heard. Scenes of two solids come
+twice as often as single ones, and of three seldom. Captions are worded anew each time; a share of
+the rows is unconditional: half of them the empty caption, half MLPerf's negative prompt, so that
+guidance works against either.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdxl.config import load
+from sdxl.config.rules import MLPERF_NEGATIVE_PROMPT
+from sdxl.config.schema_train import Training
+from sdxl.core import store
+from sdxl.model import architecture
+from sdxl.model.scenes import captions, world
+from sdxl.quality.scenes import judge
+from sdxl.training.data import encoded, scene_data
+from sdxl.training.loop import Batch
+from sdxl.training.stages.denoising import DROPPED, Denoiser
+from sdxl.training.stages.vae import tensor
+
+GUIDANCE = 4.0
+"""As the bundled model is run with (`conf/model/scenes.yaml`)."""
+LAYOUT = 0.2
+"""Signal-to-noise ratio below which timesteps weigh more, as its inverse root."""
+POWER = 0.5
+"""Timesteps are even draws from 0 to 1, to this power: more of the noisy ones."""
+REPEATS = {1: 4, 2: 8, 3: 1}
+"""How often an epoch shows a scene of so many solids."""
+_EVALUATED = 32
+
+
+class Painter(nn.Module):
+    """Text encoders and UNet in one: the error of the predicted noise, told by token ids."""
+
+    def __init__(self, network: nn.Module, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = Denoiser(network, layout=LAYOUT)
+        self.first, self.second = first, second
+
+    @property
+    def unet(self) -> nn.Module:
+        """What is exported as the UNet."""
+        return self.denoiser.unet
+
+    def forward(
+        self, latents: Tensor, noise: Tensor, timestep: Tensor, first: Tensor, second: Tensor,
+        time_ids: Tensor,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """latents, noise (B, 4, h, w); timestep (B,); first, second: ids (B, 77)."""
+        one = self.first(first, output_hidden_states=True)
+        other = self.second(second, output_hidden_states=True)
+        hidden = torch.cat([one.hidden_states[-2], other.hidden_states[-2]], dim=-1)
+        found: dict[str, Tensor] = self.denoiser(
+            latents, noise, timestep, hidden, other.text_embeds, time_ids
+        )
+        return found
+
+
+class Stage:
+    """Trains a UNet from random weights, and the text encoders of the stage `clip`."""
+
+    def __init__(self, settings: Training, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.run, self.size, self.seed = settings.run, settings.size, seed
+        self.tokenizers = scene_data.tokenizers(self.run)
+        self.module = self._network()
+        self.identity = scene_data.on_latents(self.run)
+        self.latents = np.load(
+            latents(self.run, seed, settings.scenes, self.size) / "latents.npy", mmap_mode="r"
+        )
+        self.scenes = [world.training_scene(seed, n) for n in range(settings.scenes)]
+        self.rows = np.repeat(
+            np.arange(len(self.scenes)), [REPEATS[len(scene.solids)] for scene in self.scenes]
+        )
+        self.count = len(self.rows)
+
+    def _network(self) -> Painter:
+        from diffusers import UNet2DConditionModel
+
+        unet: Any = UNet2DConditionModel(**architecture.SCENES["unet"])
+        first, second = scene_data.text_encoders(self.run)
+        for part in (first, second):
+            part.requires_grad_(True)
+        body = getattr(first, "text_model", first)  # transformers 5 has no such level
+        for unused in (body.encoder.layers[-1], body.final_layer_norm):
+            unused.requires_grad_(False)  # the penultimate state is what SDXL takes
+        return Painter(unet, first, second).train()
+
+    def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
+        """Latents, noise, timesteps and token ids, some of them of the unconditional texts."""
+        rows = self.rows[batch.rows]
+        chance = batch.draw("dropped", uniform=True).tolist()
+        texts = [self._text(batch, *place) for place in enumerate(zip(rows, chance, strict=True))]
+        first, second = scene_data.token_ids(texts, self.tokenizers)
+        latents = torch.from_numpy(np.ascontiguousarray(self.latents[rows]))
+        steps = architecture.SCHEDULER["num_train_timesteps"]
+        sizes = [self.size, self.size, 0, 0, self.size, self.size]
+        found = {
+            "latents": latents,
+            "noise": batch.draw("noise", *latents.shape[1:]),
+            "timestep": (batch.draw("timestep", uniform=True) ** POWER * steps).long(),
+            "time_ids": torch.tensor([sizes] * len(rows), dtype=torch.float32),
+            "first": torch.from_numpy(first),
+            "second": torch.from_numpy(second),
+        }
+        return {name: value.to(device) for name, value in found.items()}
+
+    def _text(self, batch: Batch, place: int, drawn: tuple[int, float]) -> str:
+        row, chance = drawn
+        if chance < DROPPED:
+            return scene_data.UNCONDITIONAL[int(chance >= DROPPED / 2)]
+        words = f"words/{self.seed}/{batch.step}/{batch.share.start + place}"
+        return captions.describe(self.scenes[row], random.Random(words)).text
+
+    @torch.no_grad()
+    def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
+        """Pictures of held-out captions, judged by the run's detector, the first sixteen shown."""
+        wanted = captions.held_out(_EVALUATED)
+        pictures = self._sample([c.text for c in wanted], device)
+        shown = pictures[:16].reshape(2, 8, *pictures.shape[1:])
+        sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in shown])
+        detector = scene_data.detector(self.run)
+        if detector is None:
+            return {}, sheet
+        found = detector.to(device).find(tensor(pictures).to(device))
+        return judge.accuracy(wanted, found), sheet
+
+    def _sample(self, texts: list[str], device: torch.device) -> np.ndarray:
+        from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+        module = self.module
+        pipe: Any = StableDiffusionXLPipeline(
+            scene_data.autoencoder(self.run), module.first, module.second, *self.tokenizers,
+            module.unet, EulerDiscreteScheduler(**architecture.SCHEDULER), add_watermarker=False,
+        )  # fmt: skip
+        pipe.to(device)
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        made = pipe(
+            texts, height=self.size, width=self.size, num_inference_steps=20,
+            guidance_scale=GUIDANCE, negative_prompt=[MLPERF_NEGATIVE_PROMPT] * len(texts),
+            generator=generator, output_type="np",
+        ).images  # fmt: skip
+        found: np.ndarray = (made * 255).round().astype(np.uint8)
+        return found
+
+    def export(self, folder: Path) -> None:
+        """UNet and text encoders in the folders of a pipeline."""
+        module: Any = self.module
+        module.unet.save_pretrained(folder / "unet")
+        module.first.save_pretrained(folder / "text_encoder")
+        module.second.save_pretrained(folder / "text_encoder_2")
+
+
+def latents(run: str, seed: int, count: int, size: int) -> Path:
+    """The folder with `latents.npy` of the training scenes, by the run's VAE."""
+    vae = scene_data.exported(run, "vae")
+    settings = {
+        "seed": seed, "count": count, "size": size, "look": world.LOOK,
+        "vae": store.fingerprint(vae),
+    }  # fmt: skip
+
+    def build(folder: Path) -> dict[str, Any]:
+        pictures = scene_data.pictures(seed, count, size)
+        encoded.write_latents(folder, scene_data.autoencoder(run), pictures)
+        return {}
+
+    return store.get("latents", load.key(settings), build, settings=settings).path
