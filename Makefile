@@ -8,7 +8,7 @@ ARGS ?=
 help:
 	@echo "make run [ARGS=...]   install, then python run.py ARGS"
 	@echo "make test [ARGS=...]  install, then pytest ARGS"
-	@echo "make lint             ruff and mypy"
+	@echo "make lint             ruff, mypy and the layers"
 	@echo "make ui               MLflow on 127.0.0.1"
 	@echo "make clean            remove .venv and caches; results stay"
 
@@ -26,7 +26,7 @@ test: .venv/installed
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: .venv/installed
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 ui: .venv/installed
 	@$(BIN)/python -m sdxl mlflow ui

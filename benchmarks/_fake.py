@@ -30,14 +30,14 @@ def configure(*words: str):
 
 def open_fake(config):
     """What a worker opens; it and `config` are sent there."""
-    return fake.open(config)
+    return fake.BACKEND.open(config, {})
 
 
 class Account:
     """Who was issued, who was answered, and with which picture: by id, by index, by content."""
 
     def __init__(self, config, count: int) -> None:
-        drawn = fake.open(config).generate(list(range(count)))
+        drawn = fake.BACKEND.open(config, {}).generate(list(range(count)))
         self.expected = drawn[:, ::64, ::64].copy()
         self.answered = array("Q")  # ids, packed: the account must not be what grows
         self.wrong = 0

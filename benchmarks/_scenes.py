@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from sdxl import quant
-from sdxl.config.load import backend_modules, load, register
+from sdxl.config.load import load, register
+from sdxl.config.plugins import backends
 from sdxl.config.schema import Config, Format
 from sdxl.core.errors import UserError
 from sdxl.core.paths import BUNDLED, ROOT
@@ -25,6 +25,7 @@ from sdxl.model.scenes import render, world
 from sdxl.model.seeded import RandomSource
 from sdxl.model.sources import open_source
 from sdxl.quality import fast, fast_scorer, twin
+from sdxl.quant import build
 from sdxl.training.data import encoded
 
 SETTINGS = {
@@ -78,7 +79,7 @@ def chosen(config: Config, count: int, seed: int) -> list[Prompt]:
 def draw(config: Config, asked: Sequence[Prompt], checkpoint: Path | None, batch: int = 16):
     """uint8 pictures (N, 128, 128, 3) by the torch backend and the one denoise loop."""
     artifacts = {"unet": checkpoint} if checkpoint else {}
-    stages = backend_modules()["torch"].open(config, artifacts)
+    stages = backends()["torch"].open(config, artifacts)
     sampler = Sampler(stages, open_source(config.model, config.seed), config, asked)
     places = range(len(asked))
     made = [sampler.generate(places[i : i + batch]) for i in range(0, len(asked), batch)]
@@ -89,7 +90,7 @@ def draw(config: Config, asked: Sequence[Prompt], checkpoint: Path | None, batch
 def checkpoint_of(words: Sequence[str], model: Path) -> Path | None:
     """The quantized UNet as `quantize.py` makes it, whatever the pictures' seed and noise."""
     config = configure(words, 0, model, "shared")
-    return None if config.quant.format is Format.none else quant.prepare(config).path
+    return None if config.quant.format is Format.none else build.prepare(config).path
 
 
 def rendered(asked: Sequence[Prompt]) -> np.ndarray:
@@ -116,7 +117,7 @@ def score(config: Config, asked: Sequence[Prompt], pictures: np.ndarray) -> dict
 def against(config: Config, theirs: np.ndarray, ours: np.ndarray) -> dict[str, float]:
     """Distances to the unquantized twin's pictures."""
     found = twin.compare(list(theirs), list(ours))
-    near = fast.against_twin(config, list(theirs), list(ours))
+    near = fast.beside_baseline(config, list(theirs), list(ours))
     return {"psnr_db": found["psnr_db"] or float("nan"), "ssim": found["ssim"], **near}
 
 

@@ -28,10 +28,10 @@ from hydra import compose, initialize_config_dir
 from sdxl.bench.generators import open_generator
 from sdxl.config.load import load, register
 from sdxl.core.paths import ROOT
-from sdxl.core.progress import Progress
+from sdxl.core.progress import Count
 from sdxl.model import prompts
 from sdxl.quality.twin import compare
-from sdxl.run import artifacts, measure
+from sdxl.run import artifacts, jobs
 
 INT8 = ["backend=ort", "quant=int8", "quant.report_prompts=0"]
 EAGER = "torch eager"
@@ -67,8 +67,8 @@ def main() -> int:
             began = time.perf_counter()
             size = [f"calib_size={chosen.calib_size}"] if "int8" in name else []
             config = load(compose("run", [*words, *size, f"limit={chosen.images}"]))
-            with Progress(name) as progress:
-                child = functools.partial(measure.child, config, Path(folder), progress.report, {})
+            with Count(name) as progress:
+                child = functools.partial(jobs.child, config, Path(folder), progress.report, {})
                 loads = artifacts.build(config, child).loads
             made = time.perf_counter()
             asked = prompts.load(config.dataset, config.limit, config.seed)

@@ -58,7 +58,7 @@ def forward(unet: Any, given: dict[str, Any]) -> torch.Tensor:
 
 def measured(name: str, unet: Any, given: dict[str, Any], runs: int) -> tuple[Any, torch.Tensor]:
     """Time some passes, print the fastest and its share by kind of module; and its output."""
-    from sdxl.bench.module_times import ModuleTimes
+    from sdxl.bench.profile import ModuleTimes
 
     rows: list[dict[str, Any]] = []
     for _ in range(runs):
@@ -131,8 +131,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    from sdxl.backends.torch import real as _torch_real
-    from sdxl.backends.torch import simulated as _torch_quant
+    from sdxl.backends.torch import real, simulated
     from sdxl.model import architecture
     from sdxl.model.seeded import RandomSource
 
@@ -163,13 +162,13 @@ def main() -> None:
         def shapes() -> Any:
             return source.component("unet", bf16, torch.device("meta"))
 
-        unet, choice = _torch_real.restore(shapes(), folder, bf16, cpu)
+        unet, choice = real.restore(shapes(), folder, bf16, cpu)
         unet.to(memory_format=torch.channels_last)
         forward(unet, given)
         result["real"], real = measured("INT8 real", unet, given, arguments.runs + 1)
         del unet
         gc.collect()
-        unet = _torch_quant.restore(shapes(), folder, bf16, cpu)
+        unet = simulated.restore(shapes(), folder, bf16, cpu)
         unet.to(memory_format=torch.channels_last)
         result["simulated"], simulated = measured("INT8 simulated", unet, given, 1)
 

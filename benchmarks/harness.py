@@ -87,7 +87,7 @@ def _pipeline(generator):
     import torch
     from diffusers import StableDiffusionXLPipeline
 
-    from sdxl.model.seeded import tokenizers
+    from sdxl.model.tokenizer import tokenizers
 
     modules, model = generator.stages.modules, generator.model
     first, second = tokenizers()

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from sdxl import quant
 from sdxl.config import graphs
 from sdxl.config.load import load, register
 from sdxl.core.paths import ROOT
 from sdxl.export import onnx
 from sdxl.export.qdq import artifact
 from sdxl.model import checkpoint
+from sdxl.quant import build
 
 LEVELS, ALPHAS = (1, 2, 2.5, 3), (0.5, 0.8, 1.0)
 EDIT_S, SHARE = 2.0, 1.5
@@ -43,7 +43,7 @@ def main() -> int:
                 cell = config("quant=int8", f"quant_level={level}", f"alpha={alpha}",
                               "calib_size=4")  # fmt: skip
                 began = time.perf_counter()
-                made = quant.prepare(cell)
+                made = build.prepare(cell)
                 checkpoints_s += time.perf_counter() - began
                 began, cpu = time.perf_counter(), time.process_time()
                 found = artifact.get(cell, graph, made)

@@ -32,10 +32,9 @@ from hydra import compose, initialize_config_dir
 from torch.nn import functional
 
 from sdxl.bench.keep import Keeper
-from sdxl.bench.sut import Sample
 from sdxl.config.load import load, register
 from sdxl.core.paths import ROOT
-from sdxl.core.types import Prompt
+from sdxl.core.types import Prompt, Sample
 from sdxl.quality.inception import FEATURES, INPUT, Inception
 from sdxl.quality.scoring import Scoring
 

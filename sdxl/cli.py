@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,13 @@ from omegaconf import DictConfig
 
 from sdxl.config.load import load
 from sdxl.config.schema import GROUPS, Config
-from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
+from sdxl.core.command import Outcome, _failed, _summary
+from sdxl.core.errors import FAILED, USER, SdxlError, UserError, one_line, show
 from sdxl.core.paths import CONF
-
-Outcome = dict[str, Any]
-"""What a job reports: `status`, `exit_code`, `record`, key figures; printed as the JSON line."""
 
 _outcomes: list[Outcome] = []
 _sweep: Any = None
 """The `Sweep` of this command, if it is a multirun of run.py."""
-STATUSES = ("ok", "invalid", "failed", "timeout", "skipped", "planned")
 _INFORMATION = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info",
                 "-sc", "--shell-completion")  # fmt: skip
 
@@ -55,7 +51,7 @@ def job(action: Callable[[Config, Path], Outcome], cfg: DictConfig) -> None:
 def _outcome(action: Callable[[Config, Path], Outcome], cfg: DictConfig, out_dir: Path) -> Outcome:
     """The action's outcome, or the failure as one; Ctrl-C is noted and goes on up."""
     try:
-        from sdxl.run.identity import forget_credentials
+        from sdxl.run.command_line import forget_credentials
 
         config = load(cfg)
         forget_credentials(config, out_dir)
@@ -188,22 +184,3 @@ def _only_planned() -> bool:
     quoted = str(_sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
     sys.argv.append(f"hydra.sweep.dir='{quoted}'")
     return bool(_sweep.only_plan)
-
-
-def _failed(reason: str, exit_code: int) -> Outcome:
-    return {"status": "failed", "reason": reason, "record": None, "exit_code": exit_code}
-
-
-def _summary(outcomes: list[Outcome]) -> Outcome:
-    """One object for a multirun: counts by status, the records, the worst exit code."""
-    codes = {outcome["exit_code"] for outcome in outcomes}
-    worst = next((code for code in (FAILED, USER, INVALID) if code in codes), OK)
-    counts = Counter(outcome["status"] for outcome in outcomes)
-    return {
-        "status": {OK: "ok", INVALID: "invalid"}.get(worst, "failed"),
-        "cells": len(outcomes),
-        **{status: counts.get(status, 0) for status in STATUSES},
-        "cached": sum("cached" in outcome for outcome in outcomes),
-        "records": [outcome.get("record") for outcome in outcomes],
-        "exit_code": worst,
-    }

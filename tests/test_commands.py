@@ -6,12 +6,13 @@ import sys
 import pytest
 
 from sdxl import cli
-from sdxl.bench.mlperf import verdict
 from sdxl.bench.mlperf.submission import command as submission
-from sdxl.core.errors import UserError, ended
+from sdxl.core import records
+from sdxl.core.command import ended
+from sdxl.core.errors import UserError
+from sdxl.report import verdict
 from sdxl.report.mlflow import command as tracking
 from sdxl.report.terminal import table
-from sdxl.run import identity
 from sdxl.run.doctor import command as doctor
 
 
@@ -49,7 +50,7 @@ def test_a_damaged_record_is_named(tmp_path, capsys, text, said):
     path.parent.mkdir()
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match="is no record") as caught:
-        identity.read(path)
+        records.read(path)
     assert said in str(caught.value)
     assert verdict.main([str(tmp_path)]) == 2
     out, err = capsys.readouterr()

@@ -39,7 +39,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import StableDiffusionXLPipeline
 
     from sdxl.model import architecture
-    from sdxl.model.seeded import RandomSource, tokenizers
+    from sdxl.model.seeded import RandomSource
+    from sdxl.model.tokenizer import tokenizers
 
     folder = tmp_path_factory.mktemp("store")
     source = RandomSource(architecture.TINY, 0)

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config import schema
+from sdxl.config.plugins import Backend
 from sdxl.core.errors import Problem
-
-NEEDS_TORCH = False
-LOADS = "nothing"
 
 
 class Fault(str, Enum):
@@ -73,7 +71,7 @@ def problems_of(config: schema.Config) -> list[Problem]:
     return problems
 
 
-def open(config: schema.Config, artifacts: dict[str, Path] | None = None) -> FakeGenerator:
+def _open(config: schema.Config, artifacts: dict[str, Path] | None = None) -> FakeGenerator:
     """A generator for `config`; loads nothing."""
     assert isinstance(config.backend, Config)
     return FakeGenerator(config.backend, config.model, config.seed)
@@ -153,3 +151,6 @@ class FakeGenerator:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+BACKEND = Backend(Config, _open, "nothing", needs_torch=False, problems_of=problems_of)

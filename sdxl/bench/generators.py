@@ -12,9 +12,9 @@ from typing import Any
 from sdxl.bench import stage_clock
 from sdxl.bench.pool import Pool
 from sdxl.bench.sizes import warm_up_sizes
-from sdxl.bench.sut import batch_size
 from sdxl.config import schema
-from sdxl.config.load import backend_modules
+from sdxl.config.derive import batch_size
+from sdxl.config.plugins import backend_of
 from sdxl.core import isolate
 from sdxl.core.types import Generator, Prompt
 
@@ -26,7 +26,7 @@ def open_all(
     backend = config.backend
     if backend.devices is None:
         return open_generator(config, artifacts, chosen)
-    torch_needed = backend_modules()[backend.name].NEEDS_TORCH
+    torch_needed = backend_of(config).needs_torch
     scenario, model = config.scenario, config.model
     pool = Pool(
         _open_in_worker,
@@ -56,9 +56,10 @@ def open_generator(
     config: schema.Config, artifacts: dict[str, Path], chosen: list[Prompt]
 ) -> Generator:
     """The backend's generator, or a sampler on its stages."""
-    backend: Any = backend_modules()[config.backend.name]
-    if not backend.NEEDS_TORCH:
-        return backend.open(config)
+    backend = backend_of(config)
+    if not backend.needs_torch:
+        generator: Generator = backend.open(config, artifacts)
+        return generator
     from sdxl.model.overlap import Overlapped
     from sdxl.model.sampler import Sampler
     from sdxl.model.sources import open_source

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Collection
 from typing import Any
 
 NUMBERS = (
@@ -13,84 +11,6 @@ NUMBERS = (
     "temperature_c",
 )  # fmt: skip
 """What is read of a GPU as a number; None where it does not tell."""
-
-REASONS = {
-    0x4: "power cap",
-    0x8: "hardware slowdown",
-    0x10: "sync boost",
-    0x20: "software thermal slowdown",
-    0x40: "hardware thermal slowdown",
-    0x80: "power brake",
-}
-"""Bits of the clocks' event reasons (nvml.h) that mean a GPU runs slower than it could."""
-
-
-class Gpus:
-    """The GPUs that NVML shows; none without a driver or without nvidia-ml-py.
-
-    `only`: indices or UUIDs of those that the measurement was given.
-    """
-
-    def __init__(self, only: Collection[str] | None = None) -> None:
-        self._nvml: Any = None
-        self._handles: dict[int, Any] = {}
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._nvml = pynvml
-            count = pynvml.nvmlDeviceGetCount()
-            for index in range(count):
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                names = {str(index), str(pynvml.nvmlDeviceGetUUID(handle))}
-                if only is None or not names.isdisjoint(only):
-                    self._handles[index] = handle
-        except Exception:  # no library, no driver: a machine without NVIDIA GPUs
-            self._handles = {}
-
-    def sample(self) -> list[dict[str, Any]]:
-        """Numbers, reasons for lower clocks and processes of each GPU."""
-        return [self._one(index, handle) for index, handle in self._handles.items()]
-
-    def close(self) -> None:
-        """Let go of the library."""
-        if self._nvml:
-            with contextlib.suppress(Exception):
-                self._nvml.nvmlShutdown()
-
-    def _one(self, index: int, handle: Any) -> dict[str, Any]:
-        nvml = self._nvml
-        reasons = getattr(
-            nvml, "nvmlDeviceGetCurrentClocksEventReasons",
-            nvml.nvmlDeviceGetCurrentClocksThrottleReasons,
-        )  # fmt: skip
-
-        def ask(question: Callable[..., Any], *words: Any) -> Any:
-            try:
-                return question(handle, *words)
-            except nvml.NVMLError:  # not every GPU answers everything
-                return None
-
-        power, memory = ask(nvml.nvmlDeviceGetPowerUsage), ask(nvml.nvmlDeviceGetMemoryInfo)
-        load = ask(nvml.nvmlDeviceGetUtilizationRates)
-        there = ask(nvml.nvmlDeviceGetComputeRunningProcesses) or []
-        return {
-            "index": index,
-            "power_watts": None if power is None else power / 1e3,
-            "sm_clock_mhz": ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
-            "memory_clock_mhz": ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
-            "memory_used_gib": None if memory is None else memory.used / 2**30,
-            "utilization_percent": None if load is None else load.gpu,
-            "temperature_c": ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
-            "energy_joules": _thousandth(ask(nvml.nvmlDeviceGetTotalEnergyConsumption)),
-            "reasons": reasons_of(ask(reasons) or 0),
-            "processes": sorted(process.pid for process in there),
-        }
-
-
-def reasons_of(bits: int) -> list[str]:
-    """The bits of the clocks' event reasons in words."""
-    return [word for bit, word in REASONS.items() if bits & bit]
 
 
 def foreign(before: set[int], now: set[int], ours: set[int]) -> set[int]:
@@ -126,10 +46,6 @@ def summarize(samples: list[dict[str, Any]], before: dict[int, set[int]]) -> lis
         whole["strangers"] = [_name(pid) for pid in sorted(others)]
         found.append(whole)
     return found
-
-
-def _thousandth(value: int | None) -> float | None:
-    return None if value is None else value / 1e3
 
 
 def _name(pid: int) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sdxl.bench.sut import Sample
 from sdxl.core.store import disk_error
-from sdxl.core.types import Generator, Prompt
+from sdxl.core.types import Generator, Prompt, Sample
 from sdxl.model import images
 
 _QUEUED = 64

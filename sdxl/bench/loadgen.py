@@ -17,9 +17,11 @@ import numpy as np
 
 from sdxl.bench.mlperf import compliance
 from sdxl.bench.mlperf.rounds import rules_of
-from sdxl.bench.sut import Begin, Generate, Sample, Sut, batch_size
+from sdxl.bench.sut import Begin, Generate, Sut
 from sdxl.config import schema
+from sdxl.config.derive import batch_size
 from sdxl.config.schema import Mode
+from sdxl.core.types import Sample
 
 HEADROOM = 1.2
 """LoadGen plans for this multiple of the warm-up's rate, so that a faster run stays long enough."""

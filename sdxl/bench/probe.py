@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sdxl.bench import gpu_samples
+from sdxl.core.gpu import Gpus
 
 EVERY_S = 0.4
 """Between two samples."""
@@ -42,10 +43,10 @@ class Probe:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="probe", daemon=True)
         self._cpu: Cpu | None = None
-        self._gpus: gpu_samples.Gpus | None = None
+        self._gpus: Gpus | None = None
 
     def __enter__(self) -> Self:
-        self._cpu, self._gpus = Cpu(), gpu_samples.Gpus(self._only)
+        self._cpu, self._gpus = Cpu(), Gpus(self._only)
         self.before = {gpu["index"]: set(gpu["processes"]) for gpu in self._gpus.sample()}
         self._thread.start()
         return self

@@ -18,9 +18,10 @@ from torch import nn
 from sdxl.config import schema
 from sdxl.config.schema import DType, Format
 from sdxl.model import cost
+from sdxl.model.components import torch_dtype
 from sdxl.model.prompts import MAX_TOKENS
 from sdxl.model.sampler import LATENT_SCALE
-from sdxl.model.sources import shapes_source, torch_dtype
+from sdxl.model.sources import shapes_source
 
 GPU_SIZE = 8192
 """Rows of the matrices whose product is a GPU's measured peak: less does not fill it."""

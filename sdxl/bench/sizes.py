@@ -10,8 +10,8 @@ full. Where nothing is kept by size (eager code on a CPU) padding would only cos
 
 from __future__ import annotations
 
-from sdxl.bench.sut import batch_size
 from sdxl.config import schema
+from sdxl.config.derive import batch_size
 from sdxl.config.schema import Mode
 
 

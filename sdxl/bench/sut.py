@@ -14,10 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from sdxl.config import schema
-
-DEFAULT_BATCH = 8
-"""Images per batch where neither the backend nor the scenario says otherwise."""
+from sdxl.core.types import Sample
 
 Generate = Callable[[Sequence[int]], np.ndarray]
 """qsl indices -> uint8 images (B, H, W, 3)."""
@@ -25,14 +22,6 @@ Generate = Callable[[Sequence[int]], np.ndarray]
 Begin = Callable[[Sequence[int], Callable[[Callable[[], np.ndarray]], bool]], "Future[bool]"]
 """A `Generate` in two parts: returns when the next batch may begin, and calls the second argument,
 in a thread of its own, with a function that ends the first batch and returns its pictures."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One outstanding sample: LoadGen's response id and the qsl index."""
-
-    id: int
-    index: int
 
 
 @dataclass
@@ -249,14 +238,3 @@ def _index(sample: Sample) -> int:
 def padded(size: int, sizes: Sequence[int]) -> int:
     """The smallest of `sizes` that holds a batch of `size`; `size` itself where none does."""
     return min((each for each in sizes if each >= size), default=size)
-
-
-def batch_size(config: schema.Config, default: int = DEFAULT_BATCH) -> int:
-    """Images per batch: as configured, else what the scenario wants."""
-    if config.backend.batch_size:
-        return config.backend.batch_size
-    if isinstance(config.scenario, schema.SingleStream):
-        return 1
-    if isinstance(config.scenario, schema.MultiStream):
-        return -(-config.scenario.samples_per_query // len(config.backend.devices or [0]))
-    return default

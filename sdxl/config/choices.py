@@ -90,13 +90,6 @@ class Convolutions(str, Enum):
     float = "float"
 
 
-class Build(str, Enum):
-    """May a missing artifact (statistics, checkpoint, engine) be built on the way?"""
-
-    auto = "auto"
-    never = "never"
-
-
 class Rerun(str, Enum):
     """Which finished cells of an earlier sweep are measured again."""
 

@@ -6,11 +6,14 @@ percentiles that end at the same step) have one key, one checkpoint and one meas
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
+from sdxl.config import schema
+from sdxl.config.plugins import backend_of
 from sdxl.config.rules_quant import WEIGHT_ONLY
-from sdxl.config.schema import Calls, Config, Format, Quant, Steps
+from sdxl.config.schema import QUANT_KEYS, Calls, Config, Format, Mode, Quant, Steps
 
 
 def effective(config: Config) -> dict[str, Any]:
@@ -70,3 +73,46 @@ def _ranges(quant: Quant, steps: int) -> str | list[Any]:
     if quant.calls is Calls.max and across is Steps.max and first == steps:
         return "max"
     return [quant.calls.value, across.value, first]
+
+
+DEFAULT_BATCH = 8
+"""Images per batch where neither the backend nor the scenario says otherwise."""
+
+
+def batch_size(config: schema.Config, default: int = DEFAULT_BATCH) -> int:
+    """Images per batch: as configured, else what the scenario wants."""
+    if config.backend.batch_size:
+        return config.backend.batch_size
+    if isinstance(config.scenario, schema.SingleStream):
+        return 1
+    if isinstance(config.scenario, schema.MultiStream):
+        return -(-config.scenario.samples_per_query // len(config.backend.devices or [0]))
+    return default
+
+
+def twin_of(config: Config) -> Config:
+    """The same configuration without quantization."""
+    twin = copy.deepcopy(config)
+    twin.quant = schema.Quant("none")
+    for name in quantized_only(config):
+        fields = {field.name: field for field in dataclasses.fields(twin.backend)}
+        setattr(twin.backend, name, fields[name].default)
+    for name in QUANT_KEYS:
+        setattr(twin, name, None)
+    return twin
+
+
+def quantized_only(config: Config) -> tuple[str, ...]:
+    """The backend's settings that mean nothing to an unquantized model."""
+    return backend_of(config).quantized_only
+
+
+def plain_of(config: Config, mode: Mode) -> Config:
+    """The ordinary run of the same work that an audit is judged against."""
+    plain = copy.deepcopy(config)
+    plain.compliance, plain.mode = None, mode
+    if mode is Mode.accuracy:
+        plain.quality.keep_images = None
+        if isinstance(plain.scenario, schema.Offline):
+            plain.scenario.target_qps = plain.scenario.min_query_count = None
+    return plain

@@ -117,7 +117,7 @@ def targets(config: Config) -> list[str]:
 
 def images(config: Config) -> tuple[int, int, int]:
     """Smallest, usual and largest number of images in a batch."""
-    from sdxl.bench.sut import batch_size
+    from sdxl.config.derive import batch_size
 
     wanted, batch = settings_of(config), batch_size(config)
     usual = wanted.opt_batch_size or batch

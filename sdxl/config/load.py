@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-import importlib
-import json
 from collections.abc import Iterator
-from enum import Enum
-from types import ModuleType
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdxl.config import schema, schema_train
+from sdxl.config import plugins, schema, schema_train
+from sdxl.config.content_key import plain
 from sdxl.config.rules import problems_of
-from sdxl.config.schema import GROUPS, Config
+from sdxl.config.schema import GROUPS, QUANT_KEYS, Config
 from sdxl.core.errors import ConfigError, Problem, did_you_mean
-from sdxl.core.paths import CONF, PACKAGE, ROOT
+from sdxl.core.paths import ROOT
 
 BUILTIN_PROMPTS = 64
 """Prompts that come with a model, unless `limit` asks for more."""
-QUANT_KEYS = {
-    "quant_level": "level",
-    "alpha": "alpha",
-    "percentile": "percentile",
-    "calib_size": "calib_size",
-    "target": "target",
-}
-"""Top-level keys that override the recipe's own value, by the recipe's field."""
 
 
 def register() -> None:
@@ -46,29 +33,10 @@ def register() -> None:
     for group, nodes in GROUPS.items():
         for name, node in nodes.items():
             store.store(group=f"schema/{group}", name=name, node=node)
-    for name, module in backend_modules().items():
-        store.store(group="schema/backend", name=name, node=module.Config)
-    for name, module in quality_modules().items():
-        store.store(group="schema/quality", name=name, node=module.Config)
-
-
-@functools.cache
-def backend_modules() -> dict[str, ModuleType]:
-    """The backends: one module per file of `sdxl/backends`, whose top part is light."""
-    files = sorted((PACKAGE / "backends").glob("[!_]*"))
-    return {f.stem: importlib.import_module(f"sdxl.backends.{f.stem}") for f in files}
-
-
-@functools.cache
-def quality_modules() -> dict[str, ModuleType]:
-    """The quality options that have a module beside their YAML; its top part is light."""
-    names = sorted(file.stem for file in (CONF / "quality").glob("*.yaml"))
-    here = PACKAGE / "quality"
-    return {
-        name: importlib.import_module(f"sdxl.quality.{name}")
-        for name in names
-        if (here / f"{name}.py").is_file()
-    }
+    for name, backend in plugins.backends().items():
+        store.store(group="schema/backend", name=name, node=backend.config)
+    for name, option in plugins.quality_options().items():
+        store.store(group="schema/quality", name=name, node=option.config)
 
 
 def load(cfg: DictConfig) -> Config:
@@ -91,13 +59,13 @@ def load(cfg: DictConfig) -> Config:
     _settle_captions(config)
     problems = _settle_quant(config)
     problems += problems_of(config)
-    backend = backend_modules()[config.backend.name]
-    for module in (backend, quality_modules().get(config.quality.name)):
-        if check := getattr(module, "problems_of", None):
-            problems += check(config)
+    backend = plugins.backend_of(config)
+    problems += backend.problems_of(config)
+    if quality := plugins.quality_of(config):
+        problems += quality.problems_of(config)
     if config.profile:
-        problems += _unprofiled(config, getattr(backend, "PROFILES", False))
-    if backend.LOADS in ("nothing", "checkpoint"):
+        problems += _unprofiled(config, backend.profiles)
+    if backend.loads in ("nothing", "checkpoint"):
         problems += _ignored_export(config)
     if problems:
         raise ConfigError(problems)
@@ -189,22 +157,3 @@ def unknown_key(key: str, known: list[str]) -> Problem:
         expected=f"did you mean `{close}`?" if close else "one of: " + " ".join(sorted(known)),
         fix=f"{close}=VALUE" if close else None,
     )
-
-
-def plain(value: Any) -> Any:
-    """A dataclass as JSON-ready builtins (enums by value)."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value
-
-
-def key(*parts: Any) -> str:
-    """Content key of resolved settings: 16 hex digits, independent of field order."""
-    text = json.dumps([plain(p) for p in parts], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

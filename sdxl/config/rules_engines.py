@@ -132,7 +132,7 @@ def _numbers(config: Config) -> Iterator[Problem]:
 
 def _batches(config: Config) -> Iterator[Problem]:
     """min <= opt <= max, and the run's batches within them."""
-    from sdxl.bench.sut import batch_size
+    from sdxl.config.derive import batch_size
 
     wanted, batch = settings_of(config), batch_size(config)
     least, usual, most = images(config)

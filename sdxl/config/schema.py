@@ -12,7 +12,6 @@ from typing import Optional
 from omegaconf import MISSING
 
 from sdxl.config.choices import (
-    Build,
     Calls,
     Compliance,
     Convolutions,
@@ -27,6 +26,7 @@ from sdxl.config.choices import (
     Rules,
     Steps,
 )
+from sdxl.core.types import Build
 
 # OmegaConf reads annotations at run time and wants `Optional[X]`, hence the spelling below.
 
@@ -286,3 +286,13 @@ GROUPS: dict[str, dict[str, type]] = {
     "tracking": {"base": Tracking},
 }
 """Schema nodes by group; backends add theirs in `sdxl.config.load.register`."""
+
+
+QUANT_KEYS = {
+    "quant_level": "level",
+    "alpha": "alpha",
+    "percentile": "percentile",
+    "calib_size": "calib_size",
+    "target": "target",
+}
+"""Top-level keys that override the recipe's own value, by the recipe's field."""

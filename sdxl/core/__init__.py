@@ -1,1 +1,1 @@
-"""The ground: errors, types that cross rooms, the store, records on disk, this machine, watched children."""
+"""The ground: errors, types that cross rooms, the store, records on disk, this machine."""

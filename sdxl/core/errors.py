@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import json
 import sys
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
 OK, FAILED, USER, INVALID = 0, 1, 2, 3
 """Exit codes of every command: done, a failure, the user's mistake, finished but INVALID."""
@@ -109,39 +105,3 @@ def show(error: SdxlError) -> None:
         )
     else:  # a frame would break long paths in logs
         print(f"--- {title}\n{body}\n---", file=sys.stderr, flush=True)
-
-
-class Parser(argparse.ArgumentParser):
-    """The words of a small command; a mistake among them is shown like any other."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise in place of printing and leaving."""
-        usage = " ".join(self.format_usage().removeprefix("usage:").split())
-        raise UserError(message, expected=usage)
-
-
-def ended(work: Callable[[], dict[str, Any] | None]) -> int:
-    """Do a small command's work and end it as every command ends; returns the exit code.
-
-    Its facts, or what went wrong, become the JSON line on standard output; None prints no line.
-    """
-    outcome: dict[str, Any] = {"status": "ok", "exit_code": OK}
-    try:
-        facts = work()
-        if facts is None:
-            return OK
-        outcome |= facts
-    except SdxlError as error:
-        show(error)
-        outcome = failed(one_line(error.problems), error.exit_code)
-    except Exception as error:  # ours to mend: whoever reads the last line gets one
-        traceback.print_exc()
-        outcome = failed(f"{type(error).__name__}: {error}", FAILED)
-    sys.stderr.flush()
-    print(json.dumps(outcome, allow_nan=False, default=str), flush=True)
-    return int(outcome["exit_code"])
-
-
-def failed(reason: str, exit_code: int) -> dict[str, Any]:
-    """The JSON line of a command that failed."""
-    return {"status": "failed", "reason": reason, "exit_code": exit_code}

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdxl.config.schema import Build
 from sdxl.core.errors import SdxlError, UserError
-from sdxl.core.types import Manifest
+from sdxl.core.types import Build, Manifest
 
 _WHOLE, _PIECES, _PIECE = 64 << 20, 256, 64 << 10
 

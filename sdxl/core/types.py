@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Protocol
 
 Array = Any
@@ -155,3 +156,18 @@ class Record:
 def now() -> str:
     """The current UTC time, ISO 8601 in seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One outstanding sample: LoadGen's response id and the qsl index."""
+
+    id: int
+    index: int
+
+
+class Build(str, Enum):
+    """May a missing artifact (statistics, checkpoint, engine) be built on the way?"""
+
+    auto = "auto"
+    never = "never"

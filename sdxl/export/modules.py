@@ -12,8 +12,8 @@ from torch import nn
 
 from sdxl.config import graphs
 from sdxl.config.schema import Config
-from sdxl.model import sources
-from sdxl.model.sources import Source
+from sdxl.model import components
+from sdxl.model.components import Source
 
 EXAMPLE_IMAGES = 2
 """Images of the example batch: the exporter takes 1 for a constant."""
@@ -40,7 +40,7 @@ def prepare(config: Config, source: Source, graph: str, images: int) -> Exportab
 
     `forward` is replaced on the instance, so that modules and weights keep their own names.
     """
-    dtype = sources.torch_dtype(graphs.dtype_of(config, graph))
+    dtype = components.torch_dtype(graphs.dtype_of(config, graph))
     name = "vae" if graph == "vae_decoder" else graph
     module: Any = source.component(name, dtype, torch.device("cpu"))
     forward: dict[str, Callable[..., Any]] = {
@@ -80,7 +80,7 @@ def _unet(
 
 
 def _decode(self: Any, latents: torch.Tensor) -> torch.Tensor:
-    return self.decode(sources.unscale(latents, self.config), return_dict=False)[0]
+    return self.decode(components.unscale(latents, self.config), return_dict=False)[0]
 
 
 def _encode(self: Any, input_ids: torch.Tensor) -> torch.Tensor:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdxl.config import graphs
-from sdxl.config import load as configuration
+from sdxl.config import content_key, graphs
 from sdxl.config.schema import Config, DType
 from sdxl.core import environment, store
 from sdxl.core.store import Artifact
-from sdxl.model.sources import Source, open_source
+from sdxl.model.components import Source
+from sdxl.model.sources import open_source
 
 Report = Callable[[dict[str, Any]], None]
 """Takes `phase` and `text`."""
@@ -58,7 +58,7 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
 def key(config: Config, graph: str, source: Source | None = None) -> str:
     """Content key over `settings` and the weights, a fused LoRA included."""
     source = source or open_source(config.model, config.seed)
-    return configuration.key(KIND, settings(config, graph), source.identity())
+    return content_key.key(KIND, settings(config, graph), source.identity())
 
 
 def versions() -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""From a prompt to a picture: captions, noise, networks and their weights, the one denoise loop, its cost."""
+"""From a prompt to a picture: captions, noise, networks, weights, the one denoise loop."""

@@ -13,9 +13,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdxl.config import schema
+from sdxl.model.components import COMPONENTS, torch_dtype
 from sdxl.model.prompts import MAX_TOKENS
 from sdxl.model.sampler import LATENT_SCALE
-from sdxl.model.sources import COMPONENTS, shapes_source, torch_dtype
+from sdxl.model.sources import shapes_source
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from sdxl.core import store
 from sdxl.core.errors import StageError, UserError
 from sdxl.core.types import Embeddings, Prompt, Stages, TokenIds
 from sdxl.model import prompts as prompting
+from sdxl.model.components import Source
 from sdxl.model.latents import SHAPE as MLPERF_SHAPE
 from sdxl.model.latents import mlperf as mlperf_latent
-from sdxl.model.sources import Source
 
 LATENT_SCALE = 8
 """Pixels per latent, in each direction, of every SDXL VAE."""

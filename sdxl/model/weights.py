@@ -17,7 +17,7 @@ from sdxl.config import schema
 from sdxl.core import store
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.core.paths import BUNDLED
-from sdxl.model.sources import COMPONENTS
+from sdxl.model.components import COMPONENTS
 
 _HOW = "python -m sdxl download sdxl   # then model.path=store:sdxl, or copy the folder there"
 _OTHER = "model.unet=FOLDER   # as `train=finetune` leaves it; null: the model's own"
@@ -232,7 +232,7 @@ def check_safetensors(file: Path, how: str) -> None:
 def _locate(model: schema.SdxlModel, download: bool) -> tuple[Path, Path | None]:
     """The diffusers folder, and the scheduler's if it lies apart (MLCommons)."""
     local = store.resolve(model.path)
-    # What `sdxl.model.download.command` fetched stands for SDXL base 1.0 only, never for another model.
+    # What `sdxl download` fetched stands for SDXL base 1.0 only, never for another model.
     places = [local, store.root() / "sdxl"] if model.path == schema.SDXL_BASE else [local]
     for folder in places:
         if (folder / "checkpoint_pipe").is_dir():

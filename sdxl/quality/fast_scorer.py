@@ -18,7 +18,7 @@ import numpy as np
 from sdxl.config import schema
 from sdxl.core import paths, store
 from sdxl.core.types import Prompt
-from sdxl.quality import efficientnet, fast, frechet
+from sdxl.quality import efficientnet, frechet, needs, settings
 
 _DISTANCES = "fd_efficientnet, kid_efficientnet"
 _REASON = "own scores (quality=fast), not the official metrics"
@@ -28,8 +28,8 @@ class Quick:
     """Scores pictures as they come."""
 
     def __init__(self, config: schema.Config, prompts: Sequence[Prompt]) -> None:
-        assert isinstance(config.quality, fast.Config)
-        self.scenes = Scenes(config, prompts) if config.dataset.name == fast.SCENES else None
+        assert isinstance(config.quality, settings.Fast)
+        self.scenes = Scenes(config, prompts) if config.dataset.name == needs.SCENES else None
         self.judge = _judge(config.quality.reference, self.scenes is not None, config.model.height)
         self.count = 0
         self.unscored: dict[str, str] = {}
@@ -39,7 +39,7 @@ class Quick:
                 f"dataset={config.dataset.name}: model=scenes dataset=scenes"
             )
         if not efficientnet.installed():
-            self.unscored[_DISTANCES] = f"EfficientNet is not installed: {fast.INSTALL}"
+            self.unscored[_DISTANCES] = f"EfficientNet is not installed: {needs.INSTALL}"
         elif not self.judge:
             self.unscored[_DISTANCES] = (
                 f"dataset={config.dataset.name} has no real pictures to compare with: "
@@ -215,7 +215,7 @@ def _judge(reference: str | None, scenes: bool, size: int) -> Judge | None:
 
 def _kept(settings: dict[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
     """Features from the store, made and put there the first time."""
-    from sdxl.config.load import key
+    from sdxl.config.content_key import key
 
     def build(target: Path) -> dict[str, Any]:
         np.save(target / "features.npy", make())

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING
 
 from sdxl.config import schema
+from sdxl.config.plugins import QualityOption
 from sdxl.core.errors import Problem
+from sdxl.quality import settings
+from sdxl.quality.needs import DOWNLOAD, files, without_scipy
 
 if TYPE_CHECKING:
     from sdxl.core.types import Prompt, Scorer
 
-DOWNLOAD = "python -m sdxl download metrics"
 
-
-@dataclass
-class Config(schema.Quality):
-    """Where the metric networks are; `python -m sdxl download metrics` puts the published ones."""
-
-    inception: str = "store:metrics/pt_inception-2015-12-05-6726825d.pth"
-    statistics: Optional[str] = "store:metrics/val2014.npz"  # FID's reference; null: no FID
-    clip: str = "store:metrics/ViT-B-32.pt"
-    vocabulary: str = "store:metrics/bpe_simple_vocab_16e6.txt.gz"  # or a tokenizer's folder
-
-
-def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
+def _open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     """The scorer of a run, its networks loaded."""
     from sdxl.quality.full_scorer import Official
 
@@ -33,7 +23,7 @@ def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
 
 def missing(config: schema.Config) -> list[Problem]:
     """Files that are not there, and scipy, which FID needs."""
-    assert isinstance(config.quality, Config)
+    assert isinstance(config.quality, settings.Full)
     from sdxl.core import store
 
     found = []
@@ -45,18 +35,4 @@ def missing(config: schema.Config) -> list[Problem]:
     return [*found, *(without_scipy("FID") if config.quality.statistics else [])]
 
 
-def without_scipy(metric: str) -> list[Problem]:
-    """What a metric with a Frechet distance lacks."""
-    import importlib.util
-
-    if importlib.util.find_spec("scipy"):
-        return []
-    install = "python -m pip install -c constraints.txt -e '.[quality]'"
-    return [Problem(f"{metric} needs scipy", "no module `scipy`", "the tested set", install)]
-
-
-def files(quality: Any) -> dict[str, str]:
-    """Paths by setting, without those that are null."""
-    names = ["clip", "vocabulary"]
-    names += ["inception", "statistics"] if quality.statistics else []
-    return {name: getattr(quality, name) for name in names}
+OPTION = QualityOption(settings.Full, _open, missing=missing)

@@ -14,7 +14,7 @@ from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.types import Prompt
 from sdxl.model.download import catalogue
-from sdxl.quality import clip, frechet, full, inception
+from sdxl.quality import clip, frechet, inception, needs, settings
 
 PROMPTS = 5000
 """Pictures that the benchmark scores."""
@@ -37,11 +37,11 @@ class Official:
     def __init__(
         self, config: schema.Config, prompts: Sequence[Prompt], published_only: bool = False
     ) -> None:
-        from sdxl.model.sources import torch_device
+        from sdxl.model.components import torch_device
 
-        assert isinstance(config.quality, full.Config)
+        assert isinstance(config.quality, settings.Full)
         self.config, self.prompts = config, prompts
-        paths = {name: store.resolve(value) for name, value in full.files(config.quality).items()}
+        paths = {name: store.resolve(value) for name, value in needs.files(config.quality).items()}
         self.files = {name: _provenance(name, path) for name, path in paths.items()}
         if published_only:
             _refuse_others(self.files)
@@ -119,7 +119,7 @@ def _provenance(name: str, path: Path) -> dict[str, Any]:
     """Which file this is, and whether it is the published one."""
     if not path.is_file():  # a tokenizer's folder
         return {"path": str(path), "sha256": None, "published": False}
-    default = Path(getattr(full.Config, name)).name
+    default = Path(getattr(settings.Full, name)).name
     known = next(file for file in catalogue.load()["metrics"].files if file.name == default)
     return {
         "path": str(path),
@@ -135,5 +135,5 @@ def _refuse_others(files: dict[str, dict[str, Any]]) -> None:
                 f"`quality.{name}` is not the file that MLPerf's metrics are defined with",
                 facts["path"],
                 "the published file, or quality=full",
-                full.DOWNLOAD,
+                needs.DOWNLOAD,
             )

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdxl.config import schema
+from sdxl.config.plugins import QualityOption
 from sdxl.config.schema import Mode
 from sdxl.core.errors import Problem
-from sdxl.quality import full
+from sdxl.quality import full, settings
 
 if TYPE_CHECKING:
     from sdxl.core.types import Prompt, Scorer
 
 
-@dataclass
-class Config(full.Config):
-    """As `full`, but other files than the published ones are refused."""
-
-
-def open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
+def _open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
     """The scorer; raises `UserError` if a file is not the published one."""
     from sdxl.quality.full_scorer import Official
 
     return Official(config, prompts, published_only=True)
-
-
-missing = full.missing
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
@@ -41,13 +33,16 @@ def problems_of(config: schema.Config) -> list[Problem]:
                 "mode=accuracy",
             )
         )
-    if isinstance(config.quality, Config) and config.quality.statistics is None:
+    if isinstance(config.quality, settings.Mlperf) and config.quality.statistics is None:
         found.append(
             Problem(
                 "quality=mlperf needs FID's reference statistics",
                 "quality.statistics=null",
                 "val2014.npz, or quality=full",
-                f"quality.statistics={full.Config.statistics}",
+                f"quality.statistics={settings.Full.statistics}",
             )
         )
     return found
+
+
+OPTION = QualityOption(settings.Mlperf, _open, problems_of, full.missing)

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from sdxl.bench.sut import Sample
-from sdxl.config.load import quality_modules
+from sdxl.config.plugins import quality_of
 from sdxl.config.schema import Config, Mode
-from sdxl.core.types import Prompt, Scorer
+from sdxl.core.types import Prompt, Sample, Scorer
 
 PIECE = 16
 """Pictures handed to a scorer at a time, whatever the scenario's batch."""
@@ -33,7 +32,7 @@ class Scoring:
     """
 
     def __init__(self, config: Config, prompts: list[Prompt]) -> None:
-        self._module = quality_modules().get(config.quality.name)
+        self._option = quality_of(config)
         self._config, self._prompts = config, prompts
         self._while_made = config.mode is Mode.accuracy
         self._scorer: Scorer | None = None
@@ -46,16 +45,16 @@ class Scoring:
     @property
     def wanted(self) -> bool:
         """Whether anything is scored at all."""
-        return self._module is not None
+        return self._option is not None
 
     def begin(self) -> None:
         """Load the networks now if pictures are scored while they are made."""
-        if self._module and self._while_made:
-            self._scorer = self._module.open(self._config, self._prompts)
+        if self._option and self._while_made:
+            self._scorer = self._option.open(self._config, self._prompts)
 
     def take(self, batch: list[Sample], pictures: np.ndarray) -> None:
         """Pictures (B, H, W, 3) of a batch; those of indices seen before are passed over."""
-        if not self._module:
+        if not self._option:
             return
         for sample, picture in zip(batch, pictures, strict=True):
             if sample.index in self._seen or (not self._while_made and picture.nbytes > self._room):
@@ -69,9 +68,9 @@ class Scoring:
 
     def finish(self, on_progress: Callable[[int], None]) -> dict[str, Any]:
         """Score what waits; the scorer's result. `on_progress` hears how many are scored."""
-        assert self._module
+        assert self._option
         if self._scorer is None:
-            self._scorer = self._module.open(self._config, self._prompts)
+            self._scorer = self._option.open(self._config, self._prompts)
         while self._indices:
             self._score()
             on_progress(self.scored)

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from sdxl.core import store
-from sdxl.core.errors import SdxlError, UserError, ended
+from sdxl.core.command import ended
+from sdxl.core.errors import SdxlError, UserError
 from sdxl.model.images import SUFFIXES
-from sdxl.quality import frechet, full
+from sdxl.quality import frechet, needs, settings
 
 KEEP_EVERY_S = 120.0
 REPORT_EVERY_S = 5.0
@@ -42,14 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dict[str, Any]:
     """Write `mu` and `sigma` of all images below a folder; returns counts and seconds."""
     from sdxl.config.schema import Device
-    from sdxl.model.sources import torch_device
+    from sdxl.model.components import torch_device
     from sdxl.quality import inception
 
     files = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(files) < 2:
         raise UserError(f"{images} has too few images", f"{len(files)}", "a folder of pictures")
     if not weights.is_file():
-        raise UserError("FID's Inception weights are missing", str(weights), fix=full.DOWNLOAD)
+        raise UserError("FID's Inception weights are missing", str(weights), fix=needs.DOWNLOAD)
     network = inception.load(weights, torch_device(Device(device)))
     names = "\n".join(str(path.relative_to(images)) for path in files)
     work = hashlib.sha256(f"{names}\n{store.sha256(weights)}".encode()).hexdigest()
@@ -147,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", type=Path, metavar="DIR", help="searched in all its folders")
     parser.add_argument("out", type=Path, metavar="OUT.npz")
     parser.add_argument(
-        "--inception", metavar="FILE", default=full.Config.inception,
+        "--inception", metavar="FILE", default=settings.Full.inception,
         help="the network's weights (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))

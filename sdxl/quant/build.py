@@ -9,11 +9,11 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdxl.config import load as configuration
+from sdxl.config import content_key
 from sdxl.config.derive import effective
 from sdxl.config.rules_quant import WEIGHT_ONLY
 from sdxl.config.schema import Config, Format
@@ -21,11 +21,16 @@ from sdxl.core import environment, store
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.core.store import Artifact
 from sdxl.model import checkpoint
-from sdxl.model.sources import open_source, shapes_source, torch_device, torch_dtype
+from sdxl.model.components import torch_device, torch_dtype
+from sdxl.model.sources import open_source, shapes_source
 from sdxl.quant import calibrate, device, levels
 from sdxl.quant import statistics as tables
 from sdxl.quant.levels import Kind, Layer
 from sdxl.quant.statistics import Statistics
+
+if TYPE_CHECKING:
+    from sdxl.config.schema import Config
+    from sdxl.core.store import Artifact
 
 KIND = "checkpoint"
 FRONTIER = "frontier.json"
@@ -106,7 +111,7 @@ def statistics_of(config: Config, chosen: list[Layer]) -> Statistics | None:
     found = tables.load(store.resolve(quant.statistics))
     model = calibrate.model_settings(open_source(config.model, config.seed), config)
     theirs = found.settings.get("model")
-    if configuration.plain(theirs) != configuration.plain(model):
+    if content_key.plain(theirs) != content_key.plain(model):
         raise UserError(
             "the statistics are of another model",
             f"{quant.statistics}: {(theirs or {}).get('name', 'unknown')}, other weights",
@@ -206,7 +211,7 @@ def _identity(config: Config, chosen: list[Layer]) -> tuple[str, str | None, dic
         "dtype": config.precision.unet.value,
         **_counts(chosen),
     }
-    return configuration.key(settings, model, parent), parent, settings
+    return content_key.key(settings, model, parent), parent, settings
 
 
 def key_of(config: Config) -> str:

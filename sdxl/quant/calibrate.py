@@ -14,19 +14,19 @@ from typing import Any
 
 import torch
 
-from sdxl.config import load as configuration
-from sdxl.config import schema
-from sdxl.config.schema import Build, Config, Rules
+from sdxl.config import content_key, schema
+from sdxl.config.schema import Config, Rules
 from sdxl.core import store
 from sdxl.core.errors import UserError
+from sdxl.core.progress import Count
 from sdxl.core.store import Artifact
-from sdxl.core.types import Embeddings, TokenIds
+from sdxl.core.types import Build, Embeddings, TokenIds
 from sdxl.model import networks, prompts
+from sdxl.model.components import Source, torch_device, torch_dtype
 from sdxl.model.prompts import Prompt
-from sdxl.model.sources import Source, open_source, torch_device, torch_dtype
+from sdxl.model.sources import open_source
 from sdxl.quant import statistics
 from sdxl.quant.collect import Collector
-from sdxl.quant.progress import Progress
 from sdxl.quant.statistics import Statistics
 
 KIND = "statistics"
@@ -143,7 +143,7 @@ def model_settings(source: Source, config: Config) -> dict[str, Any]:
 def key_of(settings: dict[str, Any], texts: list[Prompt]) -> str:
     """Content key of the statistics over exactly these prompts."""
     lines = "\n".join(f"{prompt.row}\t{prompt.text}" for prompt in texts)
-    return configuration.key(settings, hashlib.sha256(lines.encode()).hexdigest(), len(texts))
+    return content_key.key(settings, hashlib.sha256(lines.encode()).hexdigest(), len(texts))
 
 
 def snapshot_sizes(asked: int) -> list[int]:
@@ -172,7 +172,7 @@ def get(config: Config, attention: bool = False) -> Artifact:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # One lock for all sizes: the second of two asks continues from the first's snapshots.
-        with FileLock(folder / f"{configuration.key(settings)}.calibration.lock"):
+        with FileLock(folder / f"{content_key.key(settings)}.calibration.lock"):
             return store.find(KIND, key) or _calibrate(config, texts, settings, attention)
     except OSError as error:
         raise store.disk_error(error, store.root()) from error
@@ -186,9 +186,9 @@ def _calibrate(
 
     calibration = Calibration(config, texts)
     collector = Collector(calibration.unet, attention)
-    partial = store.root() / "tmp" / f"{KIND}-{configuration.key(settings)}.partial"
+    partial = store.root() / "tmp" / f"{KIND}-{content_key.key(settings)}.partial"
     table = _largest_start(settings, texts, collector, partial)
-    progress = Progress("calibration:", len(texts), table.calls)
+    progress = Count("calibration:", len(texts), table.calls)
     saved = time.perf_counter()
     sizes = set(snapshot_sizes(len(texts)))
     try:

@@ -86,7 +86,7 @@ def plan_table(config: Config, rows: list[dict[str, Any]]) -> Table:
 def worst_table(errors: list[dict[str, Any]]) -> Table:
     """The layers that quantization changes most."""
     table = Table(
-        title=f"relative output error, worst {min(layer_errors.WORST, len(errors))} of {len(errors)}",
+        title=f"relative output error, worst {len(errors[: layer_errors.WORST])} of {len(errors)}",
         title_style="",
     )
     for heading in ("layer", "kind", "error"):

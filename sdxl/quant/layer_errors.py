@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl.config import load as configuration
+from sdxl.config import content_key
 from sdxl.config.schema import Config, Format
 from sdxl.core import store
+from sdxl.core.progress import Count
 from sdxl.core.store import Artifact
 from sdxl.model import codes
 from sdxl.model.checkpoint import Checkpoint
 from sdxl.quant import calibrate
-from sdxl.quant.progress import Progress
 
 KIND = "layer_report"
 FILE = "errors.json"
@@ -39,7 +39,7 @@ def layer_report(config: Config, checkpoint: Artifact) -> list[dict[str, Any]]:
     if not quant.report_prompts:
         return []
     texts = _prompts(config)
-    key = configuration.key(checkpoint.manifest.key, calibrate.key_of({}, texts))
+    key = content_key.key(checkpoint.manifest.key, calibrate.key_of({}, texts))
 
     def build(folder: Path) -> dict[str, Any]:
         rows = measure(config, Checkpoint(checkpoint.path))
@@ -107,7 +107,7 @@ class Watch:
             return record
 
         handles = [self.unet.get_submodule(name).register_forward_hook(hook(name)) for name in sums]
-        progress = Progress(self.what, self.prompts)
+        progress = Count(self.what, self.prompts)
         for index in range(self.prompts):
             self.calibration.sampler.latents(
                 [index], on_step=lambda number, _: now.update(step=number)

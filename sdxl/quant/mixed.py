@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl.config import load as configuration
+from sdxl.config import content_key
 from sdxl.config.schema import Config, Format
 from sdxl.core import store
 from sdxl.core.errors import UserError
@@ -93,7 +93,7 @@ def sensitivity(
     texts = calibrate.calibration_prompts(dataclasses.replace(quant, calib_size=_prompts(config)))
     settings = {
         "model": calibrate.settings_of(config, False),
-        "quant": {**configuration.plain(quant), "target": None, "name": None},
+        "quant": {**content_key.plain(quant), "target": None, "name": None},
         "layers": [layer.name for layer in layers],
     }
 
@@ -102,7 +102,7 @@ def sensitivity(
         return {}
 
     made = store.get(
-        KIND, configuration.key(settings, calibrate.key_of({}, texts)), build,
+        KIND, content_key.key(settings, calibrate.key_of({}, texts)), build,
         settings={"layers": len(layers), "prompts": len(texts)}, allow=config.build,
     )  # fmt: skip
     found: dict[str, dict[str, float]] = json.loads((made.path / FILE).read_text())

@@ -9,12 +9,12 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
+from sdxl.core import records
 from sdxl.core.errors import UserError
 from sdxl.core.paths import ROOT
 from sdxl.core.types import RECORD_SCHEMA, Record
 from sdxl.report.naming import label
-from sdxl.report.values import number, pick
-from sdxl.run import identity
+from sdxl.report.values import flatten, number, pick
 
 MEASURED = ("ok", "invalid")
 
@@ -211,7 +211,7 @@ def _paths(places: Iterable[Path]) -> Iterable[Path]:
 
 def _read(path: Path, found: dict[Path, Cell], unreadable: list[tuple[Path, str]]) -> Cell | None:
     try:
-        record = identity.read(path)
+        record = records.read(path)
         parts = (record.config, record.performance, record.quality, record.resources,
                  record.environment)  # fmt: skip
         if not all(isinstance(part, dict) for part in parts):
@@ -255,3 +255,23 @@ def _natural(path: Path) -> list[Any]:
 
 def _start(path: Path) -> str:
     return path.name.removeprefix("run-")
+
+
+def surroundings(cell: Cell) -> dict[str, Any]:
+    """The environment as facts to compare, without a failure's traceback."""
+    found = {k: v for k, v in cell.record.environment.items() if k != "traceback"}
+    gpus = found.pop("accelerators", None)
+    if isinstance(gpus, list):
+        found["accelerators"] = ", ".join(str(pick(g, "name", g)) for g in gpus) or "none"
+    if number(found.get("memory_bytes")):
+        found["memory_bytes"] = f"{float(found['memory_bytes']) / 2**30:.1f} GiB"
+    return found
+
+
+def other_scores(cell: Cell) -> dict[str, float]:
+    """Quality scores beside PSNR and SSIM, such as FID or CLIP."""
+    flat = flatten({k: v for k, v in cell.record.quality.items() if k not in ("twin",
+                    "layer_errors")})  # fmt: skip
+    if near := cell.against_twin.get("perceptual_scenes"):
+        flat["twin.perceptual_scenes"] = near
+    return {k: v for k, v in ((k, number(v)) for k, v in flat.items()) if v is not None}

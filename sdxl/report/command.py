@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdxl.core.errors import Parser, ended
+from sdxl.core.command import Parser, ended
 from sdxl.core.store import disk_error
 from sdxl.report import cells, text
 from sdxl.report.choose import Limits

@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sdxl.config.load import QUANT_KEYS
-from sdxl.core.errors import Parser, UserError
-from sdxl.report.cells import Cell, load
+from sdxl.config.schema import QUANT_KEYS
+from sdxl.core.command import Parser
+from sdxl.core.errors import UserError
+from sdxl.report.cells import Cell, load, other_scores, surroundings
 from sdxl.report.html.pictures import pixels
-from sdxl.report.html.sections import other_scores, surroundings
 from sdxl.report.values import flatten, number, pick
 
 NOT_SETTINGS = ("tracking.", "plan", "build", *QUANT_KEYS)

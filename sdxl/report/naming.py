@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdxl.config.load import QUANT_KEYS
+from sdxl.config.schema import QUANT_KEYS
 from sdxl.report.values import flatten
 
 _QUIET = {"plan", "build", "limit", "mode", *QUANT_KEYS}

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdxl.report import seeds
-from sdxl.report.cells import Cell, Cells
+from sdxl.report.cells import Cell, Cells, other_scores
 from sdxl.report.choose import Limits, answer, front, machine
-from sdxl.report.html.sections import DASH, STATUS_WORD, other_scores
-from sdxl.report.values import milliseconds, rate
+from sdxl.report.values import DASH, STATUS_WORD, milliseconds, rate
 
 Table = tuple[list[str], list[list[str]]]
 

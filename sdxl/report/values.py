@@ -36,3 +36,9 @@ def milliseconds(value: float) -> str:
 def rate(value: float) -> str:
     """Images per second with four digits: `2.310`, `702.8`, `12,345`."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}"
+
+
+DASH = "-"
+
+
+STATUS_WORD = {"ok": "valid", "invalid": "INVALID"}

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sdxl.config.load import plain
+from sdxl.config.content_key import plain
 from sdxl.config.schema import Config, Mode
 from sdxl.core import environment
 from sdxl.core.paths import ROOT

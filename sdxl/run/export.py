@@ -13,18 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from sdxl.config import rules_engines
-from sdxl.config.load import backend_modules
+from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config
 from sdxl.core.errors import ConfigError, Problem
 from sdxl.core.progress import Progress
-from sdxl.run import artifacts, export_plan, measure
+from sdxl.run import artifacts, export_plan, jobs
 from sdxl.run.artifacts import Chain, Piece
 from sdxl.run.doctor.preflight import preflight
 
 
 def run(config: Config, out_dir: Path) -> dict[str, Any]:
     """Make what `config` names; returns the outcome that becomes the JSON line."""
-    loads = backend_modules()[config.backend.name].LOADS
+    loads = backend_of(config).loads
     if loads not in ("graphs", "engines"):
         raise ConfigError(
             [
@@ -45,7 +45,7 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
         raise ConfigError(problems)
     began = time.perf_counter()
     with Progress(f"{config.model.name} {config.backend.name}") as progress:
-        child = functools.partial(measure.child, config, out_dir, progress.report, {})
+        child = functools.partial(jobs.child, config, out_dir, progress.report, {})
         chain = artifacts.build(config, child)
     _show(chain)
     return {

@@ -7,7 +7,7 @@ from typing import Any
 from sdxl.bench import generators
 from sdxl.config import engines, graphs, rules_engines
 from sdxl.config.engines import Flavor
-from sdxl.config.load import backend_modules
+from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Format
 from sdxl.core import store
 from sdxl.core.errors import UserError
@@ -36,7 +36,7 @@ def rows(config: Config) -> list[dict[str, Any]]:
     if quantized:
         found.append(_quantized(config, sources["unet"]["key"], checkpoint[-1]["key"]))
         sources["unet"] = found[-1]
-    if backend_modules()[config.backend.name].LOADS == "engines":
+    if backend_of(config).loads == "engines":
         found += [_engine(config, sources[graph]) for graph in graphs.GRAPHS]
     return found
 
@@ -52,9 +52,9 @@ def _recipe(config: Config) -> str:
 
 def _checkpoint(config: Config) -> list[dict[str, Any]]:
     """Statistics, where the recipe collects any, and the checkpoint."""
-    from sdxl import quant
+    from sdxl.quant import build
 
-    return [_row("unet", kind, key, _recipe(config)) for kind, key in quant.keys(config).items()]
+    return [_row("unet", kind, key, _recipe(config)) for kind, key in build.keys(config).items()]
 
 
 def _graphs(config: Config, keyed: bool) -> list[dict[str, Any]]:

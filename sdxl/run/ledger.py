@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from sdxl.config.load import key
+from sdxl.config.content_key import key
 from sdxl.config.schema import Config, Mode, Rerun
-from sdxl.core import devices, store
+from sdxl.core import records, store
 from sdxl.core.environment import PACKAGES, describe
+from sdxl.core.gpu import gpus
 from sdxl.core.paths import PACKAGE
 from sdxl.core.types import Record
-from sdxl.run import identity
 
 _NO_MEASURE = (
     *("report", "download", "fetch", "published", "doctor", "tracking", "plan", "sweep"),
@@ -43,7 +43,7 @@ def partner(pair: str, mode: Mode) -> tuple[Path, Record] | None:
     """The newest finished record of the same work in the other mode, made here with this code."""
     try:
         path = Path(json.loads(_paired(pair, mode.value).read_text())["record"])
-        return path, identity.read(path)
+        return path, records.read(path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -57,7 +57,7 @@ def recall(wanted: str, policy: Rerun, since: str = "") -> tuple[Path, Record] |
         return None
     try:
         path = Path(json.loads(_entry(wanted).read_text())["record"])
-        found = identity.read(path)
+        found = records.read(path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if policy is Rerun.all and found.started < since:
@@ -107,12 +107,6 @@ def code_version() -> str:
         if name.with_suffix("").parts[0] not in _NO_MEASURE:
             digest.update(str(name).encode() + file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-@cache
-def gpus() -> list[str]:
-    """The kinds of GPU that may be used here; which of them a cell gets does not matter."""
-    return sorted({name for name in devices.names().values() if name})
 
 
 def _entry(wanted: str) -> Path:

@@ -5,28 +5,25 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sdxl.bench import logs
 from sdxl.bench.mlperf import verdict
 from sdxl.bench.probe import Probe, strangers
-from sdxl.config import schema
-from sdxl.config.load import backend_modules, key, quality_modules
-from sdxl.config.schema import Config, Foreign, Mode, Rules
-from sdxl.core import devices, environment, isolate
+from sdxl.config.content_key import key
+from sdxl.config.schema import Config, Foreign, Mode
+from sdxl.core import environment, gpu
 from sdxl.core.errors import ConfigError, SdxlError
 from sdxl.core.progress import Progress
 from sdxl.core.types import Record
 from sdxl.model import prompts
 from sdxl.run import artifacts, identity, ledger, outcomes, peak, worker
 from sdxl.run.doctor.preflight import preflight
+from sdxl.run.figures import incomparable, performance
+from sdxl.run.jobs import child
 
 SHEET_IMAGES = 8
-
-Report = Callable[[dict[str, Any]], None]
-"""Takes a worker's progress reports."""
 
 
 def measure(config: Config, folder: Path, record: Record) -> None:
@@ -74,8 +71,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
     with (
         Progress(title) as progress,
-        devices.reserve(progress.say, config.backend.devices) as env,
-        Probe(devices.used(env, config.backend.devices)) as probe,
+        gpu.reserve(progress.say, config.backend.devices) as env,
+        Probe(gpu.used(env, config.backend.devices)) as probe,
     ):
 
         def report(message: dict[str, Any]) -> None:
@@ -91,9 +88,9 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     if result["scores"]:
         record.quality["scores"] = result["scores"]
     record.environment = {**record.environment, **result["environment"]}
-    record.performance = _performance(config, result, logs.read(folder / "loadgen"))
+    record.performance = performance(config, result, logs.read(folder / "loadgen"))
     _judge(config, record)
-    reasons = _incomparable(config, len(chosen))
+    reasons = incomparable(config, len(chosen))
     if deaths := record.performance["generator"].get("deaths"):
         reasons.append(f"{len(deaths)} workers died and were replaced")
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
@@ -143,106 +140,3 @@ def _artifacts(config: Config, record: Record, run: artifacts.Child) -> dict[str
     if chain.parity:
         record.quality["parity"] = chain.parity
     return chain.loads
-
-
-def child(
-    config: Config, folder: Path, report: Report, env: dict[str, str], work: Any, *args: Any
-) -> Any:
-    """Run `work(link, config, *args)` in a fresh process, its log in the cell's folder."""
-    scorer = quality_modules().get(config.quality.name)
-    torch_needed = backend_modules()[config.backend.name].NEEDS_TORCH or scorer is not None
-    return isolate.run(
-        work,
-        config,
-        *args,
-        log=folder / "worker.log",
-        limit_s=config.scenario.startup_s,
-        on_report=report,
-        timeout_s=config.timeout_s,
-        env=env,
-        # A local diffusers must be the first that the child imports: no preloading then.
-        preload=torch_needed and not config.model.diffusers_src,
-    )
-
-
-def _performance(config: Config, result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Figures from LoadGen's own log; in accuracy mode there are none to report."""
-    same = ("batch_size", "prompts", "counts", "warm_up", "stage_ms", "settings", "generator")
-    performance: dict[str, Any] = {
-        "scenario": config.scenario.name,
-        "mode": config.mode.value,
-        **{name: result[name] for name in same},
-        "loadgen": found,
-    }
-    if result["profile"]:
-        performance["profile"] = result["profile"]
-    if config.mode is Mode.accuracy:
-        return performance
-    rate, metric = _figure(config, found["detail"])
-    performance["images_per_second"] = rate
-    performance["metric"], performance["value"], performance["unit"] = metric
-    performance["latency_ms"] = {
-        label: found["detail"][f"result_{name}_ns"] / 1e6
-        for label, name in (
-            ("mean", "mean_latency"),
-            ("p50", "50.00_percentile_latency"),
-            ("p90", "90.00_percentile_latency"),
-            ("p99", "99.00_percentile_latency"),
-            ("max", "max_latency"),
-        )
-    }
-    performance["latency_histogram"] = result["latency_histogram"]
-    if result["image_flop"]:
-        performance["tflop_per_image"] = result["image_flop"] / 1e12
-        performance["tflops"] = rate * result["image_flop"] / 1e12
-    if limit := result["roofline"]:
-        share = rate / limit["images_per_second"]
-        performance["roofline"] = {**limit, "share": share}
-    return performance
-
-
-def _figure(config: Config, detail: dict[str, Any]) -> tuple[float, tuple[str, float | None, str]]:
-    """images/s, and the scenario's own (metric, value, unit) under LoadGen's names."""
-    match config.scenario.name:
-        case "Offline":
-            rate = float(detail["result_samples_per_second"])
-            return rate, ("samples_per_second", rate, "images/s")
-        case "Server":
-            rate = float(detail["result_completed_samples_per_sec"])
-            return rate, ("completed_samples_per_second", rate, "images/s")
-        case "SingleStream":
-            name, samples = "early_stopping_latency_ss", 1
-        case _:
-            assert isinstance(config.scenario, schema.MultiStream)
-            name, samples = "early_stopping_latency_ms", config.scenario.samples_per_query
-    rate = samples * 1e9 / detail["result_mean_latency_ns"]
-    # LoadGen writes 0 where early stopping has too few queries for an estimate.
-    return rate, (name, detail[name] / 1e6 or None, "ms")
-
-
-def _incomparable(config: Config, prompt_count: int) -> list[str]:
-    """Why the figures may not stand beside published MLPerf results; empty if they may."""
-    reasons = []
-    model, scenario = config.model, config.scenario
-    if not backend_modules()[config.backend.name].NEEDS_TORCH:
-        reasons.append(f"backend={config.backend.name} draws without a model")
-    if not isinstance(model, schema.SdxlModel):
-        kind = "is a miniature" if isinstance(model, schema.ScenesModel) else "has random weights"
-        reasons.append(f"model={model.name} {kind}")
-    elif model.path != schema.SDXL_BASE:
-        reasons.append(f"weights from {model.path}: are they SDXL base 1.0's?")
-    if model.unet:
-        reasons.append(f"another UNet: {model.unet}")
-    if config.rules is Rules.open:
-        reasons.append("rules=open")
-    if model.latents or config.seed:
-        reasons.append("an initial latent of its own")
-    if isinstance(scenario, schema.Server) and (
-        scenario.target_latency_ms > 20_000 or scenario.target_latency_percentile < 0.99
-    ):
-        reasons.append("a Server limit other than 99 % within 20 s")
-    if config.dataset.name != "coco" or config.dataset.shuffle or prompt_count < 5000:
-        reasons.append(f"{prompt_count} prompts of {config.dataset.name}, not 5,000 of coco")
-    if config.mode is Mode.performance and config.scenario.min_duration_ms < 600_000:
-        reasons.append(f"{config.scenario.min_duration_ms / 1e3:g} s minimum duration, not 600 s")
-    return reasons

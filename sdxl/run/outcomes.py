@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sdxl.cli import Outcome
 from sdxl.config.schema import Config
+from sdxl.core import records
+from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.core.types import Record
 from sdxl.report.terminal import table
-from sdxl.run import identity, ledger, shared
+from sdxl.run import ledger, shared
 from sdxl.run.shared import Shared
 
 EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}
@@ -35,7 +36,7 @@ def finish(
     """
     path: Path | None = None
     try:
-        path = identity.write(record, folder)
+        path = records.write(record, folder)
         if not interrupted and record.status != "skipped":
             ledger.remember(record, path)
     except (SdxlError, OSError) as error:  # a full disk
@@ -142,7 +143,7 @@ def _link(source: Path, target: Path) -> None:
 
 def skip(config: Config, folder: Path, record: Record, equal: Path, number: int) -> Outcome:
     """A record of a cell that could only repeat cell `number`, whose record is `equal`."""
-    other = identity.read(equal)
+    other = records.read(equal)
     record.status, record.reason = "skipped", f"the same work as {number}"
     record.performance = {"equal_to": str(equal)}
     record.quality, record.artifacts = other.quality, other.artifacts

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config.schema import Config, Rerun, Server
-from sdxl.core import store
+from sdxl.core import records, store
 from sdxl.core.errors import SdxlError
 from sdxl.core.types import Record
 from sdxl.run import identity, ledger
@@ -102,7 +102,7 @@ def _probe(config: Config, rate: float | None, folder: Path, once: Once) -> Prob
     probe.scenario.target_qps = rate
     attempt = identity.new(probe)
     once(probe, folder, attempt)
-    path = identity.write(attempt, folder)
+    path = records.write(attempt, folder)
     found = attempt.performance
     return {
         "qps": found["settings"]["server_target_qps"],
@@ -126,7 +126,7 @@ def _resume(state: Path) -> list[Probe]:
 def _take(path: Path, folder: Path, record: Record) -> None:
     """The fastest probe's figures and files as those of the whole search."""
     own = {name: getattr(record, name) for name in ("key", "config", "command", "id", "started")}
-    vars(record).update(vars(identity.read(path)))
+    vars(record).update(vars(records.read(path)))
     vars(record).update(own)
     for name in ("images", "loadgen"):
         if (path.parent / name).is_dir():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdxl import quant
 from sdxl.bench.mlperf.compliance import SAMPLED
 from sdxl.bench.mlperf.rounds import rules_of
-from sdxl.bench.sut import batch_size
-from sdxl.cli import Outcome
-from sdxl.config.load import backend_modules, plain
+from sdxl.config.content_key import plain
+from sdxl.config.derive import batch_size
+from sdxl.config.plugins import backend_of
 from sdxl.config.schema import KEEP_IMAGES, Compliance, Config, Mode
+from sdxl.core.command import Outcome
 from sdxl.model import prompts
+from sdxl.quant import build
 from sdxl.report.terminal.table import Row, print_rows
 from sdxl.run import estimate
 
@@ -26,7 +27,7 @@ def show_plan(config: Config) -> Outcome:
         ("work", f"at least {images:,} images from {count:,} prompts, batches of {batch}"),
     ]
     facts: dict[str, Any] = {"images": images, "batch_size": batch}
-    if backend_modules()[config.backend.name].NEEDS_TORCH:
+    if backend_of(config).needs_torch:
         rows += _model_rows(config, batch, facts)
         rows += _quant_rows(config, facts)
     rows.append(_duration(config, count, facts))
@@ -79,7 +80,7 @@ def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
 
 def _quant_rows(config: Config, facts: dict[str, Any]) -> list[Row]:
     """What each level of the recipe selects, and what of it the store has."""
-    levels = quant.plan(config)
+    levels = build.plan(config)
     facts["levels"] = levels
     words = {True: "there", False: "to make", None: "-"}
     return [

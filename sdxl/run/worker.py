@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import threading
@@ -14,11 +13,13 @@ from typing import Any
 
 from sdxl.bench import generators
 from sdxl.bench.pool import Pool
-from sdxl.bench.sut import Sample, Sut, batch_size
+from sdxl.bench.sut import Sut
 from sdxl.config import schema
-from sdxl.config.load import backend_modules
+from sdxl.config.derive import batch_size
+from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Mode
-from sdxl.core import devices, environment, isolate
+from sdxl.core import environment, gpu, isolate
+from sdxl.core.types import Sample
 from sdxl.model import prompts
 
 REPORT_EVERY_S = 0.25
@@ -96,7 +97,7 @@ def measure(
             profile = profiling.run(generator, min(batch_size(config), len(chosen)), out_dir)
     seen = {
         "accelerators": environment.accelerators(),
-        devices.VARIABLE.lower(): os.environ.get(devices.VARIABLE),
+        gpu.VARIABLE.lower(): os.environ.get(gpu.VARIABLE),
         "diffusers": environment.diffusers_in_use(),
     }
     generator.close()
@@ -125,24 +126,6 @@ def measure(
         "prompts": len(chosen),
         "batch_size": batch_size(config),
     }
-
-
-def quantize(link: isolate.Link, config: schema.Config) -> dict[str, Any]:
-    """Find or make the quantized checkpoint and its per-layer errors."""
-    from sdxl import quant
-
-    link.report({"phase": "quantizing"})
-    if config.model.diffusers_src:
-        generators.use_diffusers(config.model.diffusers_src)
-    from sdxl.quant import progress
-
-    progress.listener = lambda text: link.report({"phase": "quantizing", "text": text})
-    made = quant.prepare(config)
-    link.report({"phase": "quantizing: errors per layer"})
-    errors = quant.layer_report(config, made)
-    manifest = dataclasses.asdict(made.manifest)
-    found = {"path": str(made.path), "manifest": manifest, "built": made.built}
-    return {**found, "layer_errors": errors}
 
 
 def _expected_samples(settings: Any, config: schema.Config, count: int) -> int:
@@ -225,7 +208,7 @@ def _roofline(config: schema.Config, facts: dict[str, Any], image_flop: int) -> 
 
 def _image_flop(config: schema.Config) -> int:
     """Operations per image, counted on shapes; 0 where there is no model."""
-    if not backend_modules()[config.backend.name].NEEDS_TORCH:
+    if not backend_of(config).needs_torch:
         return 0
     from sdxl.model import cost
 

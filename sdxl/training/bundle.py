@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdxl.core.errors import UserError, ended
+from sdxl.core.command import ended
+from sdxl.core.errors import UserError
 from sdxl.model import architecture
 from sdxl.model.scenes import render, world
 from sdxl.quality import efficientnet, fast_scorer, frechet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sdxl.config.plugins import training_stage
 from sdxl.config.schema_train import TrainConfig
 from sdxl.training import rules
 
@@ -23,13 +23,9 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
     settings = config.train
     rules.check(settings, _typed())
     from sdxl.training import checkpoint, loop, machine
-    from sdxl.training.data import scene_data
 
-    module = importlib.import_module(f"sdxl.training.{settings.name}")
-    tunes = settings.name in rules.TUNING
-    folder = (
-        module.folder_of(config) if tunes else scene_data.stage_folder(settings.run, settings.name)
-    )
+    chosen = training_stage(settings.name)
+    folder = chosen.folder_of(config)
     done = checkpoint.steps_done(folder / loop.FILE)
     if config.plan:
         plan = {
@@ -39,12 +35,11 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
             "steps": settings.steps,
             "samples": settings.steps * settings.batch,
         }
-        if facts := getattr(module, "plan", None):
-            plan |= facts(config)
+        plan |= chosen.plan(config)
         line = f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}"
         print(line, file=sys.stderr)
         return {"status": "ok", "exit_code": 0, "record": None, "plan": plan}
-    stage = module.Stage(config) if tunes else module.Stage(settings, config.seed)
+    stage = chosen.open(config)
     identity = getattr(stage, "identity", None) or {}
     if done and not settings.restart:  # before anything is written beside the checkpoint
         fixed = loop.fixed(settings, config.seed, identity)
@@ -68,7 +63,7 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
         "folder": str(folder),
         "seconds": round(time.perf_counter() - began, 1),
         **{name: round(value, 6) for name, value in figures.items()},
-        **(module.outcome(config, folder / "model") if tunes else {}),
+        **chosen.outcome(config, folder / "model"),
     }
 
 
@@ -98,7 +93,7 @@ class _Reporter:
     """The log beside the checkpoint, the terminal, MLflow's curves and MLPerf's log lines."""
 
     def __init__(self, config: TrainConfig, folder: Path, done: int, rows: int) -> None:
-        from sdxl.config.load import plain
+        from sdxl.config.content_key import plain
         from sdxl.report.mlflow.curves import Curves
         from sdxl.training.mllog import Log
 

@@ -80,7 +80,7 @@ def test_the_distance_grows_with_noise(scored, real, right):
 
 def test_the_scorer_says_it_is_not_official(config, asked, real, monkeypatch):
     monkeypatch.setattr(efficientnet, "installed", lambda: False)
-    scorer = fast.open(config, asked)
+    scorer = fast.OPTION.open(config, asked)
     scorer.add(range(16), real[:16])
     found = scorer.result()
     assert found["comparable"] is False and "not the official" in found["comparable_reason"]
@@ -119,7 +119,7 @@ def test_the_perceptual_distance_is_zero_for_equal_pictures_and_grows(real, conf
         (real[:16] + strength * noise).clip(0, 255).astype(np.uint8) for strength in (0, 5, 25)
     ]
     near = [
-        fast.against_twin(config, list(real[:16]), list(each))["perceptual_scenes"]
+        fast.beside_baseline(config, list(real[:16]), list(each))["perceptual_scenes"]
         for each in (*noisy, np.roll(real[:16], 1, axis=0))
     ]
     assert near[0] == pytest.approx(0, abs=1e-9)  # a convolution may sum in another order
@@ -128,4 +128,4 @@ def test_the_perceptual_distance_is_zero_for_equal_pictures_and_grows(real, conf
 
 
 def test_only_scenes_have_a_perceptual_distance(load, real):
-    assert fast.against_twin(load("quality=fast"), [real[0]], [real[0]]) == {}
+    assert fast.beside_baseline(load("quality=fast"), [real[0]], [real[0]]) == {}

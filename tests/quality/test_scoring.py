@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from sdxl.bench.sut import Sample
-from sdxl.core.types import Prompt
+from sdxl.core.types import Prompt, Sample
 from sdxl.quality import scoring as frame
 
 PROMPTS = [Prompt(n, f"prompt {n}", n) for n in range(100)]
@@ -32,7 +31,7 @@ class Tally:
 @pytest.fixture
 def tally(monkeypatch):
     made = Tally()
-    monkeypatch.setattr(frame, "quality_modules", lambda: {"none": made})
+    monkeypatch.setattr(frame, "quality_of", lambda _config: made)
     return made
 
 

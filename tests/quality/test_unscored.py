@@ -28,7 +28,7 @@ def test_a_run_that_cannot_be_scored_is_ok_and_says_so(cli):
 def scored(load):
     def score(count, *words):
         config = load("quality=fast", "limit=4", *words)
-        scorer = fast.open(config, prompts.load(config.dataset, config.limit))
+        scorer = fast.OPTION.open(config, prompts.load(config.dataset, config.limit))
         pictures = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
         scorer.add(range(count), pictures)
         return scorer.result()

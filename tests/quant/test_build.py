@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl import quant as quantization
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.paths import ROOT
 from sdxl.model import checkpoint
 from sdxl.model.sources import open_source
 from sdxl.quality import twin
-from sdxl.quant import build, calibrate, command
+from sdxl.quant import build, calibrate, command, layer_errors
 from sdxl.quant.statistics import load
 from tests.quant.conftest import CALLS, FAST, make, with_quant
 
@@ -33,56 +32,56 @@ def test_a_grid_costs_one_calibration(config, statistics, warm_store, no_calibra
     keys = set()
     for level in (1.0, 3.0):
         for alpha in (0.5, 1.0):
-            made = quantization.prepare(with_quant(config, level=level, alpha=alpha))
+            made = build.prepare(with_quant(config, level=level, alpha=alpha))
             keys.add(made.manifest.key)
             assert made.manifest.parents == [calibrate.get(config).manifest.key]
     assert len(keys) == 3  # at level 1, alpha changes nothing
 
 
 def test_a_checkpoint_is_found_again(config, statistics, warm_store, monkeypatch):
-    made = quantization.prepare(config)
+    made = build.prepare(config)
     monkeypatch.setattr(build, "_quantized", lambda *_: pytest.fail("built again"))
-    assert quantization.prepare(config).path == made.path
+    assert build.prepare(config).path == made.path
     assert made.manifest.settings["layers"] == {"conv": 26, "linear": 88, "attention": 0}
     assert made.manifest.versions["nvidia-modelopt"]
 
 
 def test_weight_only_needs_no_calibration(warm_store, no_calibration):
-    assert quantization.prepare(make("quant=int8_weight_only")).manifest.parents == []
+    assert build.prepare(make("quant=int8_weight_only")).manifest.parents == []
 
 
 def test_building_can_be_forbidden(store_at):
     with pytest.raises(UserError, match="building is switched off"):
-        quantization.prepare(make("quant=int8", "build=never"))
+        build.prepare(make("quant=int8", "build=never"))
 
 
 def test_nothing_to_quantize(store_at):
     with pytest.raises(UserError, match="nothing to quantize"):
-        quantization.prepare(make("quant=none"))
+        build.prepare(make("quant=none"))
 
 
 def test_modelopts_own_checkpoint_on_request(config, statistics, warm_store):
-    made = quantization.prepare(with_quant(config, modelopt=True))
+    made = build.prepare(with_quant(config, modelopt=True))
     own = store.find(build.MODELOPT_KIND, made.manifest.key)
     assert own and (own.path / build.MODELOPT_FILE).is_file()
-    assert made.path == quantization.prepare(config).path
+    assert made.path == build.prepare(config).path
 
 
 def test_statistics_from_a_file(config, statistics, warm_store, tmp_path, no_calibration):
     file = tmp_path / "mine.safetensors"
     statistics.save(file)
-    made = quantization.prepare(make("quant=int8", f"quant.statistics={file}"))
+    made = build.prepare(make("quant=int8", f"quant.statistics={file}"))
     assert made.manifest.parents == [store.sha256(file)]
     weights = made.path / "unet.safetensors"
-    ours = quantization.prepare(config).path / "unet.safetensors"
+    ours = build.prepare(config).path / "unet.safetensors"
     assert weights.read_bytes() == ours.read_bytes()
     foreign = copy.deepcopy(statistics)
     foreign.settings["model"]["weights"]["seed"] = 7
     foreign.save(file)
     with pytest.raises(UserError, match="another model"):
-        quantization.prepare(make("quant=int8", f"quant.statistics={file}"))
+        build.prepare(make("quant=int8", f"quant.statistics={file}"))
     with pytest.raises(UserError, match="is not there"):
-        quantization.prepare(make("quant=int8", "quant.statistics=nowhere.safetensors"))
+        build.prepare(make("quant=int8", "quant.statistics=nowhere.safetensors"))
 
 
 def test_a_truncated_tuned_checkpoint_is_not_copied(store_at, tmp_path):
@@ -96,7 +95,7 @@ def test_a_truncated_tuned_checkpoint_is_not_copied(store_at, tmp_path):
     weights = (folder / checkpoint.WEIGHTS).read_bytes()
     (folder / checkpoint.WEIGHTS).write_bytes(weights[:-10])
     with pytest.raises(UserError, match=r"`quant\.tuned` is damaged") as caught:
-        quantization.prepare(config)
+        build.prepare(config)
     assert str(folder) in str(caught.value) and "rm -r" not in str(caught.value)
     assert not list(store_at.glob("checkpoint/*/manifest.json"))
 
@@ -105,12 +104,12 @@ def test_a_bad_unet_of_ones_own_is_not_the_stores_fault(store_at, tmp_path):
     unet = open_source(make().model, 0).component("unet", torch.float32, torch.device("meta"))
     unet.save_config(tmp_path / "unet")
     with pytest.raises(UserError, match=r"`model\.unet` cannot be loaded") as caught:
-        quantization.prepare(make("quant=int8_weight_only", f"model.unet={tmp_path / 'unet'}"))
+        build.prepare(make("quant=int8_weight_only", f"model.unet={tmp_path / 'unet'}"))
     assert str(tmp_path / "unet") in str(caught.value) and str(store_at) not in str(caught.value)
 
 
 def test_plan_builds_nothing(store_at):
-    rows = quantization.plan(make("quant=fp8_mha", "calib_size=4", "plan=true"))
+    rows = build.plan(make("quant=fp8_mha", "calib_size=4", "plan=true"))
     assert [row["level"] for row in rows] == [1, 2, 2.5, 3, 4]
     assert [row["chosen"] for row in rows] == [False] * 4 + [True]
     assert {row["checkpoint"] for row in rows} == {False}
@@ -118,14 +117,14 @@ def test_plan_builds_nothing(store_at):
 
 
 def test_plan_knows_what_is_there(config, statistics, warm_store):
-    quantization.prepare(config)
-    rows = quantization.plan(config)
+    build.prepare(config)
+    rows = build.plan(config)
     assert all(row["statistics"] for row in rows)
     assert next(row for row in rows if row["chosen"])["checkpoint"]
 
 
 def test_plan_of_sdxl_needs_no_weights(store_at):
-    rows = quantization.plan(
+    rows = build.plan(
         make("model=sdxl", "model.path=./nowhere", "plan=true", "quant=int8",
              "model.height=1024", "model.width=1024")
     )  # fmt: skip
@@ -134,23 +133,23 @@ def test_plan_of_sdxl_needs_no_weights(store_at):
 
 
 def test_layer_report(config, statistics, warm_store):
-    made = quantization.prepare(with_quant(config, level=3.0))
-    rows = quantization.layer_report(with_quant(config, level=3.0), made)
+    made = build.prepare(with_quant(config, level=3.0))
+    rows = layer_errors.layer_report(with_quant(config, level=3.0), made)
     assert len(rows) == 26 + 124
     errors = [row["error"] for row in rows]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] > 0 and errors[0] < 0.2
-    assert quantization.layer_report(with_quant(config, report_prompts=0), made) == []
+    assert layer_errors.layer_report(with_quant(config, report_prompts=0), made) == []
 
 
 def generator(config, checkpoint=None):
-    from sdxl.backends.torch import stages as backend
+    from sdxl.backends.torch import BACKEND
     from sdxl.model.prompts import load as load_prompts
     from sdxl.model.sampler import Sampler
     from sdxl.model.sources import open_source
 
     artifacts = {"unet": checkpoint.path} if checkpoint else {}
-    stages = backend.open(config, artifacts)
+    stages = BACKEND.open(config, artifacts)
     prompts = load_prompts(config.dataset, limit=2)
     return Sampler(stages, open_source(config.model, config.seed), config, prompts)
 
@@ -158,7 +157,7 @@ def generator(config, checkpoint=None):
 def test_a_quantized_model_draws_nearly_the_same_pictures(config, statistics, warm_store):
     plain = generator(make("quant=none"))
     images = plain.generate([0, 1])
-    quantized = generator(config, quantization.prepare(config))
+    quantized = generator(config, build.prepare(config))
     assert quantized.describe()["quantization"] == "int8"
     assert quantized.describe()["simulated"]
     verdict = twin.compare(images, quantized.generate([0, 1]))
@@ -173,7 +172,7 @@ def test_all_recipes_can_be_planned(store_at):
         first = text.splitlines()[0]
         assert re.match(r"# \S.+   python (run|quantize)\.py ", first), recipe
         config = make(f"quant={recipe}", "plan=true")
-        rows = quantization.plan(config)
+        rows = build.plan(config)
         assert bool(rows) == (recipe not in ("auto", "none")), recipe
 
 

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdxl import quant as quantization
 from sdxl.config.schema import Format
 from sdxl.core.errors import ConfigError, UserError
 from sdxl.model.checkpoint import Checkpoint
-from sdxl.quant import build, mixed
+from sdxl.quant import build, layer_errors, mixed
 from tests.quant.conftest import CALLS, make
 
 layers = st.dictionaries(
@@ -36,7 +35,7 @@ def test_the_choice_is_within_its_target_and_a_looser_one_takes_more(found, targ
 
 def test_a_mixed_checkpoint(statistics, warm_store):
     config = make("quant=auto_mixed", "target=0.1", f"calib_size={CALLS}")
-    made = quantization.prepare(config)
+    made = build.prepare(config)
     stored = Checkpoint(made.path)
     frontier = json.loads((made.path / build.FRONTIER).read_text())
     assert set(stored.layers) == {row["layer"] for row in frontier if row["chosen"]}
@@ -44,7 +43,7 @@ def test_a_mixed_checkpoint(statistics, warm_store):
     assert {layer.format for layer in stored.layers.values()} <= {Format.int8, Format.fp8}
     assert sum(made.manifest.settings["layers"].values()) == len(stored.layers)
     # The report measures the stored numbers; the choice was made from computed ones.
-    measured = {row["layer"]: row["error"] for row in quantization.layer_report(config, made)}
+    measured = {row["layer"]: row["error"] for row in layer_errors.layer_report(config, made)}
     for row in frontier:
         if row["chosen"]:
             assert measured[row["layer"]] == pytest.approx(row["layer_error"], rel=1e-6)
@@ -52,7 +51,7 @@ def test_a_mixed_checkpoint(statistics, warm_store):
 
 def test_targets_that_cannot_be(statistics, warm_store):
     with pytest.raises(UserError, match="no layer meets the target"):
-        quantization.prepare(make("quant=auto_mixed", "target=1e-6", f"calib_size={CALLS}"))
+        build.prepare(make("quant=auto_mixed", "target=1e-6", f"calib_size={CALLS}"))
     with pytest.raises(ConfigError, match="`target` bounds"):
         make("quant=auto_mixed", "quant.target=null")
     with pytest.raises(ConfigError, match="`target` would be ignored"):

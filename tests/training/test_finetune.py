@@ -17,7 +17,7 @@ from sdxl.model.images import load, save
 from sdxl.model.scenes import captions, render, world
 from sdxl.model.sources import open_source
 from sdxl.training import loop
-from sdxl.training.data import examples, sharded, shards
+from sdxl.training.data import embed, sharded, shards
 from sdxl.training.stages import finetune
 
 COUNT = 22
@@ -78,7 +78,7 @@ def test_shards_hold_what_the_models_networks_make(config, pictures, written):
     assert torch.allclose(latents[0], mean[0], atol=1e-5)
     text = (pictures / "019.txt").read_text().strip()
     ids = prompts.tokenize([text], source.tokenizers())
-    made = networks.encode(*examples.text_encoders(source, CPU), ids, torch.float32)
+    made = networks.encode(*embed.text_encoders(source, CPU), ids, torch.float32)
     assert torch.allclose(hidden[0], made.hidden[0], atol=1e-5)
 
 

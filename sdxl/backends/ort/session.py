@@ -11,11 +11,11 @@ from typing import Any
 import onnxruntime as ort
 import torch
 
-from sdxl.backends.ort.stages import Config, Optimization, Provider
+from sdxl.backends.ort.config import Config, Optimization, Provider
 from sdxl.config import graphs, schema
 from sdxl.core import store
 from sdxl.core.errors import SdxlError, UserError
-from sdxl.model.sources import torch_device
+from sdxl.model.components import torch_device
 
 ort.set_default_logger_severity(3)  # errors only: the CPU provider warns about every fp16 cast
 

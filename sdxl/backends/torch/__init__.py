@@ -1,23 +1,37 @@
-"""The torch backend."""
+"""PyTorch: eager or compiled, on CPU, CUDA or MPS."""
 
-from sdxl.backends.torch.stages import (
-    LOADS,
-    NEEDS_TORCH,
-    PROFILES,
-    QUANTIZED_ONLY,
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdxl.backends.torch import rules
+from sdxl.backends.torch.config import Config
+from sdxl.config import schema
+from sdxl.config.plugins import Backend
+from sdxl.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sdxl.backends.torch.stages import TorchStages
+
+
+def _open(config: schema.Config, artifacts: dict[str, Path]) -> TorchStages:
+    """Load the model onto its device, ready to run; `artifacts["unet"]`: a quantized checkpoint."""
+    from sdxl.backends.torch.stages import TorchStages
+    from sdxl.model.components import torch_device
+
+    device = torch_device(config.model.device).type
+    if problems := list(rules.missing(config, device)):
+        raise ConfigError(problems)
+    return TorchStages(config, artifacts)
+
+
+BACKEND = Backend(
     Config,
-    missing,
-    open,
-    problems_of,
+    _open,
+    "checkpoint",
+    profiles=True,
+    quantized_only=("execution", "fusion"),
+    problems_of=lambda config: list(rules.problems_of(config)),
+    missing=lambda config: list(rules.missing(config)),
 )
-
-__all__ = [
-    "LOADS",
-    "NEEDS_TORCH",
-    "PROFILES",
-    "QUANTIZED_ONLY",
-    "Config",
-    "missing",
-    "open",
-    "problems_of",
-]

@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.nn import attention, functional
 from torch.nn.attention import SDPBackend
 
-from sdxl.backends.torch.stages import Attention
+from sdxl.backends.torch.config import Attention
 
 KERNELS = {
     Attention.math: SDPBackend.MATH,

@@ -140,7 +140,7 @@ def _join(attn: Any, names: str, choice: Any) -> bool:
 
     With SmoothQuant they do only if the factors agree (alpha=1); without it always.
     """
-    from sdxl.backends.torch.real import EightBit
+    from sdxl.backends.torch.eight_bit import EightBit
 
     layers = [getattr(attn, f"to_{name}") for name in names]
     held = [layer.layer for layer in layers if isinstance(layer, EightBit) and layer.layer]
@@ -167,7 +167,7 @@ def _why_no_block(block: Any) -> str:
     from diffusers.models.activations import GEGLU
     from diffusers.models.attention_processor import AttnProcessor2_0
 
-    from sdxl.backends.torch.real import EightBit
+    from sdxl.backends.torch.eight_bit import EightBit
 
     attentions = [block.attn1, block.attn2]
     if not any(isinstance(part, EightBit) for part in block.modules()):

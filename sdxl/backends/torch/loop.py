@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from sdxl.backends.torch.config import Graphs
 from sdxl.backends.torch.kernels import reference
-from sdxl.backends.torch.stages import Graphs
 from sdxl.core.types import Embeddings
 
 Tensor = torch.Tensor

@@ -6,125 +6,16 @@ shape share the outcome. What no kernel computes is simulated, counted and repor
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from sdxl.backends.torch import cpu, cuda, fp8_attention, simulated
+from sdxl.backends.torch import fp8_attention, simulated
+from sdxl.backends.torch.eight_bit import Choice, EightBit
 from sdxl.backends.torch.fused import fuse
-from sdxl.backends.torch.layer import Kernel, Layer, Simulated, read
-from sdxl.config.schema import Format
-from sdxl.model.checkpoint import Checkpoint, StoredLayer
-
-
-class Choice:
-    """The kernels in use: how each was chosen, and what fell back."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        # Triton's interpreter aside, its kernels need CUDA.
-        self.home: Any = cuda if device.type == "cuda" else cpu
-        self._usable: dict[tuple[str, Format], list[type[Kernel]]] = {}
-        self.shapes: dict[tuple[Any, ...], dict[str, float]] = {}
-        self.layers: dict[str, str] = {}
-        self.fallbacks: dict[str, str] = {}
-        self.fused: Counter[str] = Counter()
-        self.unfused: Counter[str] = Counter()
-
-    def usable(self, kind: str, number: Format) -> list[type[Kernel]]:
-        """The kernels that compute exactly here."""
-        key = (kind, number)
-        if key not in self._usable:
-            self._usable[key] = self.home.usable(kind, number, self.device)
-        return self._usable[key]
-
-    def why_not(self, entry: StoredLayer, module: Any) -> str | None:
-        """The reason why a stored layer can only be simulated; None if there is a kernel."""
-        if entry.weight_only:
-            return "8-bit weights alone make no 8-bit product"
-        if reason := self.home.why_none(self.device, entry.format):
-            return reason
-        if entry.kind == "attention":
-            return fp8_attention.why_not(module, self.home, self.device)
-        if isinstance(module, nn.Conv2d) and not _plain(module):
-            return "a convolution in groups, or with odd strides or padding"
-        if not self.usable(entry.kind, entry.format):
-            return f"no exact {entry.format.value} {entry.kind} kernel on this device"
-        return None
-
-    def kernel(self, layer: Layer, example: torch.Tensor) -> Kernel:
-        """The fastest kernel for this layer and input."""
-        kernels: list[Any] = [
-            each
-            for each in (*self.usable(layer.kind, layer.format), Simulated)
-            if getattr(each, "fits", _always)(layer)
-        ]
-        candidates = {each.name: each for each in kernels}
-        stride = tuple(layer.conv.stride) if layer.conv else ()
-        key = (layer.kind, tuple(example.shape), tuple(layer.codes.shape), stride, layer.format,
-               layer.dtype, tuple(candidates))  # fmt: skip
-        if key not in self.shapes:
-            self.shapes[key] = {
-                n: self.home.best_ms(c(layer, example), example) for n, c in candidates.items()
-            }
-        times = self.shapes[key]
-        fastest = min(times, key=times.__getitem__)
-        for name in layer.name.split("+"):  # a joined layer has the names of its parts
-            self.layers[name] = fastest
-        return candidates[fastest](layer, example)
-
-    def describe(self) -> dict[str, Any]:
-        """For the record: kernels by layer, by count, by shape with their milliseconds."""
-        slower = {n: "slower in 8 bits" for n, k in self.layers.items() if k == Simulated.name}
-        shapes = [
-            {
-                "layer": key[0],
-                "input": list(key[1]),
-                "weight": list(key[2]),
-                "chosen": min(times, key=times.__getitem__),
-                "ms": {name: round(ms, 3) for name, ms in times.items()},
-            }
-            for key, times in self.shapes.items()
-        ]
-        return {
-            "real_layers": sum(kernel != Simulated.name for kernel in self.layers.values()),
-            "simulated_layers": len(slower) + len(self.fallbacks),
-            "kernels": dict(Counter(k for k in self.layers.values() if k != Simulated.name)),
-            "layers": self.layers,
-            "shapes": shapes,
-            "fallbacks": dict(Counter([*self.fallbacks.values(), *slower.values()])),
-            "fused": dict(self.fused),
-            "unfused": dict(self.unfused),
-        }
-
-
-class EightBit(nn.Module):
-    """A Linear or convolution that chooses its kernel when it sees its first input."""
-
-    pieces = 1
-    """How many layers it stands for."""
-
-    def __init__(self, layer: Layer, choice: Choice) -> None:
-        super().__init__()
-        self.layer: Layer | None = layer
-        self._choice = choice
-        self.kind, self.code = layer.kind, layer.codes.dtype
-        self.kernel: Any = None
-
-    def forward(
-        self, values: torch.Tensor, coded: bool = False, residual: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The layer's output, in the model's dtype; `coded`: `values` are the input's codes."""
-        if coded:
-            return self.kernel.product(values, residual)
-        if self.kernel is None:
-            assert self.layer is not None
-            self.kernel = self._choice.kernel(self.layer, values)
-            self.layer = None  # the kernel has its own copy of the weights
-        return self.kernel(values, residual)
+from sdxl.backends.torch.layer import read
+from sdxl.model.checkpoint import Checkpoint
 
 
 def restore(
@@ -156,18 +47,3 @@ def restore(
     if fusion:
         fuse(unet, choice)
     return unet.eval(), choice
-
-
-def _always(_layer: Layer) -> bool:
-    return True
-
-
-def _plain(conv: nn.Conv2d) -> bool:
-    """Square in all respects, zeros around."""
-    pairs = (conv.kernel_size, conv.stride, conv.padding)
-    return (
-        conv.groups == 1
-        and conv.padding_mode == "zeros"
-        and conv.dilation == (1, 1)
-        and all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in pairs)
-    )

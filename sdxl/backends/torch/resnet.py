@@ -111,7 +111,7 @@ def join(unet: Any) -> int:
 
 def why_not(block: Any, home: Any) -> str:
     """Why a residual block stays as it is; empty if it need not."""
-    from sdxl.backends.torch.real import EightBit
+    from sdxl.backends.torch.eight_bit import EightBit
 
     if not all(isinstance(layer, EightBit) for layer in (block.conv1, block.conv2)):
         return "a residual block without 8-bit convolutions"

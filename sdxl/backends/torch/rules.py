@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdxl.backends.torch.stages import Attention, Compile, Config, Execution, Graphs, Loop
+from sdxl.backends.torch.config import Attention, Compile, Config, Execution, Graphs, Loop
 from sdxl.config import schema
 from sdxl.config.schema import Device
 from sdxl.core import gpu

@@ -4,119 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from sdxl.backends.torch.config import Attention, Config, Execution, Graphs, Loop
 from sdxl.config import schema
-from sdxl.core.errors import ConfigError, Problem
+from sdxl.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from sdxl.core.types import Embeddings, TokenIds
-
-NEEDS_TORCH = True
-LOADS = "checkpoint"
-PROFILES = True
-"""Has `modules`, and `eager()` in which they run one by one."""
-
-
-# OmegaConf matches an enum by its members' names, and torch's modes have hyphens.
-Compile = Enum(
-    "Compile",
-    {
-        "none": "none",
-        "default": "default",
-        "reduce-overhead": "reduce-overhead",
-        "max-autotune": "max-autotune",
-    },
-    type=str,
-    module=__name__,
-)
-Compile.__doc__ = "torch.compile's mode for UNet and VAE."
-
-
-class Loop(str, Enum):
-    """Who goes through the denoising steps."""
-
-    static = "static"  # this backend, with buffers that stay, latents in fp32
-    scheduler = "scheduler"  # the sampler's own loop, which all backends share
-    pipeline = "pipeline"  # diffusers' own pipeline, for comparison
-
-
-class Graphs(str, Enum):
-    """What one CUDA graph holds."""
-
-    auto = "auto"  # a step on CUDA, nothing elsewhere or where torch.compile has its own
-    none = "none"
-    step = "step"
-    loop = "loop"
-
-
-class Attention(str, Enum):
-    """The kernel of attention."""
-
-    torch = "torch"  # PyTorch's own order
-    auto = "auto"  # timed for each shape in the warm-up
-    math = "math"
-    flash = "flash"
-    efficient = "efficient"
-    cudnn = "cudnn"
-
-
-class Execution(str, Enum):
-    """How a quantized UNet computes: in 8 bits, or in its own dtype with rounded numbers."""
-
-    simulated = "simulated"
-    real = "real"
-
-
-QUANTIZED_ONLY = ("execution", "fusion")
-"""Settings that an unquantized model ignores; its twin has their defaults."""
-
-
-@dataclass
-class Config(schema.Backend):
-    """How PyTorch runs the model."""
-
-    compile: Compile = Compile("none")
-    channels_last: bool = True
-    threads: Optional[int] = None  # CPU threads; null: torch's own choice
-    decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
-    execution: Execution = Execution.simulated  # real: INT8 and FP8 layers compute in 8 bits
-    fusion: bool = True  # real: norms, GEGLU, residuals and q/k/v fused with the 8-bit products
-    attention: Attention = Attention.torch
-    loop: Loop = Loop.static
-    graphs: Graphs = Graphs.auto
-    overlap: bool = False  # CUDA: the VAE decodes a batch while the UNet denoises the next
-
-
-def problems_of(config: schema.Config) -> list[Problem]:
-    """Rules of this backend's own settings."""
-    from sdxl.backends.torch import rules
-
-    return list(rules.problems_of(config))
-
-
-def missing(config: schema.Config) -> list[Problem]:
-    """What this machine lacks for the settings, as far as the driver tells."""
-    from sdxl.backends.torch import rules
-
-    return list(rules.missing(config))
-
-
-def open(config: schema.Config, artifacts: dict[str, Path]) -> TorchStages:
-    """Load the model onto its device, ready to run; `artifacts["unet"]`: a quantized checkpoint."""
-    from sdxl.backends.torch import rules
-    from sdxl.model.sources import torch_device
-
-    device = torch_device(config.model.device).type
-    if problems := list(rules.missing(config, device)):
-        raise ConfigError(problems)
-    return TorchStages(config, artifacts)
 
 
 class TorchStages:
@@ -125,7 +26,8 @@ class TorchStages:
     def __init__(self, config: schema.Config, artifacts: dict[str, Path]) -> None:
         import torch
 
-        from sdxl.model.sources import open_source, torch_device, torch_dtype
+        from sdxl.model.components import torch_device, torch_dtype
+        from sdxl.model.sources import open_source
 
         quantized = artifacts.get("unet")
         assert quantized or config.quant.format is schema.Format.none, "a quantized UNet, but which"
@@ -159,20 +61,20 @@ class TorchStages:
                 self.modules[name].to(memory_format=torch.channels_last)
         self.attention: Any = None
         if backend.attention is not Attention.torch:
-            from sdxl.backends.torch import attention as _torch_attention
+            from sdxl.backends.torch import attention
 
             networks = [self.modules["unet"]]
             if not backend.overlap:  # PyTorch's choice of a kernel is the process's, not a thread's
                 networks.append(self.modules["vae"])
-            self.attention = _torch_attention.install(networks, backend.attention, self.device)
+            self.attention = attention.install(networks, backend.attention, self.device)
         self._unet, self._decode = self.modules["unet"], self.modules["vae"].decode
         self.compiled: Any = None
         if self.device.type == "cuda" or backend.compile.value != "none":
-            from sdxl.backends.torch import compile as _torch_compile
+            from sdxl.backends.torch import compile as compiler
 
-            _torch_compile.use_store()
+            compiler.use_store()
         if backend.compile.value != "none":
-            self.compiled = _torch_compile.Cache(backend.compile.value)
+            self.compiled = compiler.Cache(backend.compile.value)
             early = self.attention is not None
             self._unet = self.compiled.compile(self._unet, early)
             self._decode = self.compiled.compile(self._decode, early)
@@ -186,12 +88,11 @@ class TorchStages:
 
     def _loop(self, config: schema.Config, scheduler: Any) -> Any:
         """The whole denoise loop, unless the sampler's own is to run."""
-        from sdxl.backends.torch import loop as _torch_loop
-        from sdxl.backends.torch import rules
+        from sdxl.backends.torch import loop, rules
 
         kind, steps, guidance = self.settings.loop, config.model.steps, config.model.guidance
         if kind is Loop.pipeline:
-            return _torch_loop.Pipeline(self.modules, scheduler, steps, guidance)
+            return loop.Pipeline(self.modules, scheduler, steps, guidance)
         predicted = scheduler.config.prediction_type
         if kind is Loop.scheduler or predicted != "epsilon":
             if problems := list(rules.of_prediction(self.settings, predicted)):
@@ -202,7 +103,7 @@ class TorchStages:
             theirs = self.settings.compile in rules.OWN_GRAPHS
             cuda = self.device.type == "cuda"
             graphs = Graphs.step if cuda and not theirs else Graphs.none
-        return _torch_loop.Denoiser(
+        return loop.Denoiser(
             lambda *given: self.unet(*given), scheduler, steps, guidance, self.device, graphs
         )
 
@@ -222,14 +123,14 @@ class TorchStages:
         """The quantized UNet from its checkpoint, to compute as asked."""
         self.parameters = sum(p.numel() for p in shapes.parameters())
         if self.settings.execution is Execution.real:
-            from sdxl.backends.torch import real as _torch_real
+            from sdxl.backends.torch import real
 
-            found = _torch_real.restore(shapes, folder, dtype, self.device, self.settings.fusion)
+            found = real.restore(shapes, folder, dtype, self.device, self.settings.fusion)
             self.modules["unet"], self.choice = found
         else:
-            from sdxl.backends.torch import simulated as _torch_quant
+            from sdxl.backends.torch import simulated
 
-            self.modules["unet"] = _torch_quant.restore(shapes, folder, dtype, self.device)
+            self.modules["unet"] = simulated.restore(shapes, folder, dtype, self.device)
 
     def encode(self, ids: TokenIds) -> Embeddings:
         """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
@@ -254,8 +155,8 @@ class TorchStages:
         import numpy as np
         import torch
 
+        from sdxl.model.components import unscale
         from sdxl.model.images import to_uint8
-        from sdxl.model.sources import unscale
 
         vae = self.modules["vae"]
         size = self.settings.decode_batch_size or len(latents)
@@ -269,9 +170,9 @@ class TorchStages:
 
     def describe(self) -> dict[str, Any]:
         """Device, dtypes, parameter counts and what was chosen."""
-        from sdxl.backends.torch import facts
+        from sdxl.backends.torch import stages
 
-        return facts.of(self)
+        return stages.of(self)
 
     def close(self) -> None:
         """Free the modules and the allocator's cache."""
@@ -282,3 +183,38 @@ class TorchStages:
         self.loop = self._unet = self._decode = None  # graphs and buffers with them
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def of(stages: TorchStages) -> dict[str, Any]:
+    """Device, dtypes, parameter counts of the components, loop, attention, kernels chosen."""
+    cuda = stages.device.type == "cuda"
+    executed = stages.choice.describe() if stages.choice else {}
+    modules = stages.modules.items()
+    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in modules}
+    if stages.choice:
+        counts["unet"] = stages.parameters  # its 8-bit layers hold buffers
+    return {
+        "backend": "torch",
+        "device": str(stages.device),
+        "device_name": torch.cuda.get_device_name(stages.device) if cuda else stages.device.type,
+        "compile": stages.settings.compile.value,
+        "compile_cache": stages.compiled.describe() if stages.compiled else {},
+        "loop": stages.loop.describe() if stages.loop else {"kind": "scheduler"},
+        "by_shape": _by_shape(stages),
+        "overlap": stages.overlap,
+        "attention": stages.attention.describe() if stages.attention else {"wanted": "torch"},
+        "quantization": stages.quantization,
+        # 8-bit numbers in 16- or 32-bit arithmetic: quality counts, speed does not.
+        "simulated": stages.quantization != "none" and not executed.get("real_layers"),
+        "execution": executed,
+        "threads": torch.get_num_threads(),
+        "precision": {name: str(m.dtype).removeprefix("torch.") for name, m in modules},
+        "parameters": counts,
+    }
+
+
+def _by_shape(stages: TorchStages) -> bool:
+    """Whether a batch size is prepared when it first comes: captured, compiled or timed."""
+    captures = getattr(stages.loop, "graphs", Graphs.none) is not Graphs.none
+    tunes = stages.choice is not None and stages.device.type == "cuda"  # Triton's kernels
+    return captures or tunes or stages.compiled is not None or stages.attention is not None

@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdxl.config import engines, rules_engines, schema
+from sdxl.config import engines, schema
 from sdxl.config.engines import Flavor
-from sdxl.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from sdxl.core.types import Embeddings, TokenIds
-
-NEEDS_TORCH = True
-LOADS = "engines"
-
-
-@dataclass
-class Config(engines.Settings):
-    """How engines are built, then how they are run."""
-
-
-def problems_of(config: schema.Config) -> list[Problem]:
-    """Rules of this backend's own settings."""
-    return list(rules_engines.problems_of(config))
-
-
-def missing(config: schema.Config) -> list[Problem]:
-    """What this machine lacks to build engines and to run them, found before any build."""
-    return list(rules_engines.missing(config))
-
-
-def open(config: schema.Config, artifacts: dict[str, Path]) -> TrtStages:
-    """Load the four engines; `artifacts`: each graph's engine folder."""
-    if problems := missing(config):
-        raise ConfigError(problems)
-    return TrtStages(config, artifacts)
 
 
 def _library(flavor: Flavor) -> Any:

@@ -18,8 +18,8 @@ from sdxl.bench.mlperf.rounds import MODEL
 from sdxl.bench.mlperf.verdict import Gate
 from sdxl.config import schema
 from sdxl.config.schema import Compliance
+from sdxl.core import records
 from sdxl.core.types import Record
-from sdxl.run import identity
 
 SAMPLED = 128
 """Answers that TEST01 writes down, on average."""
@@ -220,14 +220,14 @@ def verify(
     """
     place.mkdir(parents=True, exist_ok=True)
     audited, ordinary = (
-        each.performance["loadgen"]["detail"] for each in (record, identity.read(plain))
+        each.performance["loadgen"]["detail"] for each in (record, records.read(plain))
     )
     found = speeds(test, audited, ordinary)
     (place / "verify_performance.txt").write_text(performance_text(test, found))
     answers = None
     if test is Compliance.test01:
         assert accuracy
-        reference = identity.read(accuracy)
+        reference = records.read(accuracy)
         log = folder / "loadgen" / "mlperf_log_accuracy.json"
         answers = compare(log, reference, accuracy.parent)
         (place / "verify_accuracy.txt").write_text(accuracy_text(answers, reference))

@@ -8,20 +8,14 @@ others whether it is what its MLPerf round asks for.
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sdxl.bench import logs
 from sdxl.bench.mlperf import rounds
 from sdxl.config.schema import Round
-from sdxl.core.errors import INVALID, OK, Parser, ended
 from sdxl.core.types import Record
-from sdxl.report.terminal import gates as table
-from sdxl.run import identity
 
 SOFTWARE = ("python", "packages", "diffusers")
 """Parts of a record's environment that two runs of one submission must share."""
@@ -233,45 +227,3 @@ def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
             return f"{name}: {value.get(name)} and {other.get(name)}"
         return f"{part}: {value} and {other}"
     return "the same"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the gates of each record beside its partner; exit code 3 if a gate fails."""
-    return ended(lambda: _judge(argv))
-
-
-def _judge(argv: Sequence[str] | None) -> dict[str, Any]:
-    parser = Parser(
-        prog="python -m sdxl verdict",
-        description="What MLPerf's round requires, what was measured, and by what margin. An "
-        "accuracy run and a performance run of the same work are judged together.",
-    )
-    parser.add_argument("places", nargs="+", type=Path, metavar="RECORD|DIR")
-    read = {path: identity.read(path) for path in identity.find(parser.parse_args(argv).places)}
-    judged = {path: record for path, record in read.items() if "loadgen" in record.performance}
-    for path, record in judged.items():
-        record.verdict = [gate.row() for gate in gates(record, _partner(record, judged.values()))]
-        table.show(f"{path}, {record.config['round']}", record.verdict)
-    failing = {
-        str(path): [row["gate"] for row in record.verdict if not row["pass"]]
-        for path, record in judged.items()
-    }
-    code = INVALID if not judged or any(failing.values()) else OK
-    status = "ok" if code == OK else "invalid"
-    return {"status": status, "failing": failing, "exit_code": code}
-
-
-def _partner(record: Record, others: Iterable[Record]) -> Record | None:
-    """The newest of `others` that did the same work in the other mode."""
-    found = [
-        other
-        for other in others
-        if other.performance.get("pair_key") == record.performance.get("pair_key")
-        and other.config["mode"] != record.config["mode"]
-        and not other.config.get("compliance")
-    ]
-    return max(found, key=lambda other: other.started, default=None)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sdxl.config import engines, graphs, rules_engines
-from sdxl.config import load as configuration
+from sdxl.config import content_key, engines, graphs, rules_engines
 from sdxl.config.engines import ENGINE, KIND, LAYERS, LOG, Flavor
 from sdxl.config.schema import Config
 from sdxl.core import environment, gpu, store
@@ -52,7 +51,7 @@ def _described(config: Config, graph: str, source: Artifact) -> dict[str, Any]:
 
 def _key(described: dict[str, Any], source: Artifact) -> str:
     hashes = {name: facts["sha256"] for name, facts in source.manifest.files.items()}
-    return configuration.key(KIND, described, hashes)
+    return content_key.key(KIND, described, hashes)
 
 
 def settings(config: Config, graph: str) -> dict[str, Any]:

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl.config import graphs
-from sdxl.config import load as configuration
+from sdxl.config import content_key, graphs
 from sdxl.config.schema import Config
 from sdxl.core import store
 from sdxl.core.store import Artifact
@@ -42,7 +41,7 @@ def get(config: Config, graph: Artifact, checkpoint: Artifact) -> Artifact:
 
 def key(config: Config, graph: str, checkpoint: str) -> str:
     """Content key over both parents' keys and the form that the backend wants."""
-    return configuration.key(KIND, VERSION, options_of(config).plain(), [graph, checkpoint])
+    return content_key.key(KIND, VERSION, options_of(config).plain(), [graph, checkpoint])
 
 
 def quantize(source: Path, checkpoint: Path, folder: Path, options: Options) -> dict[str, Any]:

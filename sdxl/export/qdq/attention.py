@@ -14,19 +14,19 @@ from sdxl.core.errors import SdxlError
 from sdxl.model.checkpoint import StoredLayer
 
 if TYPE_CHECKING:
-    from sdxl.export.qdq.edit import Edit
+    from sdxl.export.qdq.nodes import Nodes
 
 
-def quantize(edit: Edit, layer: StoredLayer) -> None:
+def quantize(nodes: Nodes, layer: StoredLayer) -> None:
     """Insert four pairs of Q and DQ; raises `SdxlError` if the two products are not found."""
-    scores, mixed = products(edit.graph, layer.name)
+    scores, mixed = products(nodes.graph, layer.name)
     for node, place, part in ((scores, 0, "q"), (scores, 1, "k"), (mixed, 0, "softmax"),
                               (mixed, 1, "v")):  # fmt: skip
-        amax = edit.stored.tensor(f"{layer.name}.{part}_amax").float()
-        factor, data_type = _factor(edit, node.input[place])
-        node.input[place] = edit.round_trip(
+        amax = nodes.stored.tensor(f"{layer.name}.{part}_amax").float()
+        factor, data_type = _factor(nodes, node.input[place])
+        node.input[place] = nodes.round_trip(
             node, layer, node.input[place], f"{layer.name}/{part}",
-            amax * torch.tensor(factor), data_type or _type(edit, layer.name),
+            amax * torch.tensor(factor), data_type or _type(nodes, layer.name),
         )  # fmt: skip
 
 
@@ -42,19 +42,19 @@ def products(graph: Any, name: str) -> tuple[Any, Any]:
     return ours[0], ours[2]
 
 
-def _factor(edit: Edit, tensor: str) -> tuple[float, int]:
+def _factor(nodes: Nodes, tensor: str) -> tuple[float, int]:
     """The constant that a tensor has just been multiplied with (else 1), and its type (else 0)."""
     from onnx import numpy_helper
 
-    maker = edit.graph.makers.get(tensor)
+    maker = nodes.graph.makers.get(tensor)
     if maker is not None and maker.op_type == "Mul":
         for name in maker.input:
-            constant = edit.graph.initializers.get(name)
+            constant = nodes.graph.initializers.get(name)
             if constant is not None and not constant.dims:
                 return float(numpy_helper.to_array(constant)), constant.data_type
     return 1.0, 0
 
 
-def _type(edit: Edit, name: str) -> int:
+def _type(nodes: Nodes, name: str) -> int:
     """The type of a value of this attention: its output projection's weight's."""
-    return edit.graph.initializers[f"{name}.to_out.0.weight"].data_type
+    return nodes.graph.initializers[f"{name}.to_out.0.weight"].data_type

@@ -15,15 +15,15 @@ from sdxl.core.errors import SdxlError
 from sdxl.model.checkpoint import StoredLayer
 
 if TYPE_CHECKING:
-    from sdxl.export.qdq.edit import Edit
+    from sdxl.export.qdq.nodes import Nodes
 
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 """Channels to the last place, and back."""
 
 
-def as_product(edit: Edit, layer: StoredLayer, node: Any) -> None:
+def as_product(nodes: Nodes, layer: StoredLayer, node: Any) -> None:
     """Replace `node` by slices, one Concat and a MatMul."""
-    graph, name = edit.graph, layer.name
+    graph, name = nodes.graph, layer.name
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if settings.get("group", 1) != 1 or any(n != 1 for n in settings.get("dilations", [])):
         raise SdxlError(f"{name} has groups or dilations", expected="a plain convolution")
@@ -32,9 +32,9 @@ def as_product(edit: Edit, layer: StoredLayer, node: Any) -> None:
     steps = settings.get("strides", [1, 1])
     source = node.input[0]
 
-    amax = edit.stored.tensor(f"{name}.input_amax")
-    scale = edit.scale(layer, f"{name}/input_scale", amax.reshape(()), edit.type_of(layer))
-    zero = edit.zero(layer)
+    amax = nodes.stored.tensor(f"{name}.input_amax")
+    scale = nodes.scale(layer, f"{name}/input_scale", amax.reshape(()), nodes.type_of(layer))
+    zero = nodes.zero(layer)
     found = graph.add(node, "QuantizeLinear", [source, scale, zero], f"{name}/input_quantized")
     found = graph.add(node, "Transpose", [found], f"{name}/input_last", perm=TO_LAST)
     if any(pads):
@@ -42,9 +42,9 @@ def as_product(edit: Edit, layer: StoredLayer, node: Any) -> None:
         amounts = graph.constant(f"pads_{'_'.join(map(str, around))}", around, TensorProto.INT64)
         found = graph.add(node, "Pad", [found, amounts, zero], f"{name}/input_padded")
     if (height, width, *steps) != (1, 1, 1, 1):
-        found = _patches(edit, name, node, found, (height, width), steps)
+        found = _patches(nodes, name, node, found, (height, width), steps)
     found = graph.add(node, "DequantizeLinear", [found, scale, zero], f"{name}/input_dequantized")
-    weight = _weight(edit, layer, node)
+    weight = _weight(nodes, layer, node)
     last = graph.add(node, "MatMul", [found, weight], f"{name}/product")
     if len(node.input) > 2:
         channels = graph.initializers[node.input[2]].dims[0]
@@ -55,10 +55,10 @@ def as_product(edit: Edit, layer: StoredLayer, node: Any) -> None:
 
 
 def _patches(
-    edit: Edit, name: str, node: Any, source: str, kernel: tuple[int, int], steps: list[int]
+    nodes: Nodes, name: str, node: Any, source: str, kernel: tuple[int, int], steps: list[int]
 ) -> str:
     """(N, H, W, C) -> (N, h, w, kernel * C): what each output pixel sees."""
-    graph = edit.graph
+    graph = nodes.graph
     axes = graph.constant("axes_1_2", [1, 2], TensorProto.INT64)
     stride = graph.constant(f"steps_{steps[0]}_{steps[1]}", steps, TensorProto.INT64)
     cuts = []
@@ -77,15 +77,15 @@ def _end(at: int, size: int) -> int:
     return at - size + 1 if at < size - 1 else (1 << 62)
 
 
-def _weight(edit: Edit, layer: StoredLayer, node: Any) -> str:
+def _weight(nodes: Nodes, layer: StoredLayer, node: Any) -> str:
     """The kernel as a matrix (kernel * C, O), dequantized; the runtime folds its reordering."""
-    graph, name = edit.graph, f"{layer.name}/weight"
-    outputs = edit.stored.tensor(f"{layer.name}.weight").shape[0]
+    graph, name = nodes.graph, f"{layer.name}/weight"
+    outputs = nodes.stored.tensor(f"{layer.name}.weight").shape[0]
     found = graph.add(
-        node, "Transpose", [edit.codes(layer)], f"{name}_transposed", perm=[2, 3, 1, 0]
+        node, "Transpose", [nodes.codes(layer)], f"{name}_transposed", perm=[2, 3, 1, 0]
     )
     shape = graph.constant(f"matrix_{outputs}", [-1, outputs], TensorProto.INT64)
     found = graph.add(node, "Reshape", [found, shape], f"{name}_matrix")
-    amax = edit.stored.tensor(f"{layer.name}.weight_amax").flatten()
-    scale = edit.scale(layer, f"{name}_scale", amax, edit.type_of(layer))
+    amax = nodes.stored.tensor(f"{layer.name}.weight_amax").flatten()
+    scale = nodes.scale(layer, f"{name}_scale", amax, nodes.type_of(layer))
     return graph.add(node, "DequantizeLinear", [found, scale], f"{name}_dequantized", axis=1)

@@ -19,18 +19,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from sdxl.core import store
-from sdxl.core.errors import (
-    FAILED,
-    OK,
-    Parser,
-    Problem,
-    SdxlError,
-    UserError,
-    did_you_mean,
-    failed,
-    one_line,
-    show,
-)
+from sdxl.core.command import Parser, failed
+from sdxl.core.errors import FAILED, OK, Problem, SdxlError, UserError, did_you_mean, one_line, show
 from sdxl.model import latents
 from sdxl.model.download import http
 from sdxl.model.download.catalogue import CATALOGUE, File, Target, calibration_tsv, load

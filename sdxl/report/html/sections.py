@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sdxl.report.cells import Cell, Cells
+from sdxl.report.cells import Cell, Cells, other_scores, surroundings
 from sdxl.report.choose import Answer
 from sdxl.report.html.charts import badge
 from sdxl.report.html.markup import Markup, h, join, table
 from sdxl.report.html.pictures import worst_layers
-from sdxl.report.values import flatten, milliseconds, number, pick, rate
-
-DASH = "-"
-STATUS_WORD = {"ok": "valid", "invalid": "INVALID"}
+from sdxl.report.values import DASH, STATUS_WORD, flatten, milliseconds, number, pick, rate
 
 
 def results(cells: Sequence[Cell], found: Answer) -> Markup:
@@ -164,26 +161,6 @@ def commands(found: Cells) -> Markup:
         for cell in found.cells
     ]  # fmt: skip
     return h("section", h("h2", "Commands"), h("ul", items, class_="commands"))
-
-
-def surroundings(cell: Cell) -> dict[str, Any]:
-    """The environment as facts to compare, without a failure's traceback."""
-    found = {k: v for k, v in cell.record.environment.items() if k != "traceback"}
-    gpus = found.pop("accelerators", None)
-    if isinstance(gpus, list):
-        found["accelerators"] = ", ".join(str(pick(g, "name", g)) for g in gpus) or "none"
-    if number(found.get("memory_bytes")):
-        found["memory_bytes"] = f"{float(found['memory_bytes']) / 2**30:.1f} GiB"
-    return found
-
-
-def other_scores(cell: Cell) -> dict[str, float]:
-    """Quality scores beside PSNR and SSIM, such as FID or CLIP."""
-    flat = flatten({k: v for k, v in cell.record.quality.items() if k not in ("twin",
-                    "layer_errors")})  # fmt: skip
-    if near := cell.against_twin.get("perceptual_scenes"):
-        flat["twin.perceptual_scenes"] = near
-    return {k: v for k, v in ((k, number(v)) for k, v in flat.items()) if v is not None}
 
 
 def status(cell: Cell) -> Markup:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config import schema
+from sdxl.core import records
 from sdxl.core.paths import ROOT
-from sdxl.run import identity
 
 RUN_STATUS = {"ok": "FINISHED", "invalid": "FINISHED", "skipped": "FINISHED"}
 MLFLOW_SETTINGS = {
@@ -56,7 +56,7 @@ def _later(record_path: Path, tracking: schema.Tracking, parent: str | None) -> 
     """The line that uploads a record to where it should have gone; credentials left out."""
     words = ["python", "-m", "sdxl", "mlflow", "upload", str(record_path)]
     if tracking.uri:
-        words += ["--uri", identity.without_credentials(tracking.uri)]
+        words += ["--uri", records.without_credentials(tracking.uri)]
     if tracking.experiment != schema.Tracking.experiment:
         words += ["--experiment", tracking.experiment]
     if parent:
@@ -68,7 +68,7 @@ def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = No
     """Log one record and what lies beside it; returns the run id. Logging twice finds the first."""
     from sdxl.report.mlflow import content, lineage
 
-    record = identity.read(record_path)
+    record = records.read(record_path)
     with opened(tracking) as (client, experiment):
         for run in client.search_runs([experiment], f"tags.record = '{record.id}'"):
             if run.data.tags.get("whole") == "true":
@@ -148,5 +148,5 @@ def _experiment(client: Any, name: str, uri: str) -> str:
 
 def reason(error: Exception, tracking: schema.Tracking) -> str:
     """Why MLflow failed, in one line without credentials."""
-    text = str(error).replace(identity.credentials(resolve_uri(tracking)), "")
+    text = str(error).replace(records.credentials(resolve_uri(tracking)), "")
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config import schema
-from sdxl.core.errors import FAILED, OK, USER, Parser, SdxlError, UserError, ended, show
+from sdxl.core import records
+from sdxl.core.command import Parser, ended
+from sdxl.core.errors import FAILED, OK, USER, SdxlError, UserError, show
 from sdxl.core.paths import ROOT
 from sdxl.report.mlflow import client
-from sdxl.run import identity
 
 
 def main(words: list[str]) -> int:
@@ -65,7 +66,7 @@ def ui() -> dict[str, Any]:
     except Exception as error:  # many kinds: no server, no database, another program's database
         raise SdxlError(
             "MLflow's store cannot be opened",
-            f"{identity.without_credentials(uri)}: {client.reason(error, mlflow)}",
+            f"{records.without_credentials(uri)}: {client.reason(error, mlflow)}",
             "a database, or a server that answers",
             "MLFLOW_TRACKING_URI=sqlite:///FILE python -m sdxl mlflow ui",
         ) from error

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sdxl.core import records
 from sdxl.core.types import Record
-from sdxl.run import identity
 
 RUNG = "+rung="
 HEADINGS = ("rung", "scenario", "batch", "images/s", "ms/image", "TFLOP/s", "of matrix peak",
@@ -46,9 +46,9 @@ def table(outcomes: list[dict[str, Any]]) -> list[tuple[str, ...]]:
             why = f"{outcome['status']}: {outcome.get('reason') or 'no figures'}"
             found.append((rung_of(outcome), *[""] * 9, why))
             continue
-        record = measured = identity.read(Path(path))
+        record = measured = records.read(Path(path))
         if equal := record.performance.get("equal_to"):  # skipped: another cell did the same work
-            measured = identity.read(Path(equal))
+            measured = records.read(Path(equal))
         found.append((rung_of(outcome), *_figures(measured, first), _note(record)))
     return found
 

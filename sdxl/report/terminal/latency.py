@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdxl.core import records
 from sdxl.core.types import Record
-from sdxl.run import identity
 
 EXPERIMENT = "experiment=latency_table"
 HEADINGS = ("batch", "what", "median ms", "mean ms", "x framework", "x floats", "encode",
@@ -92,7 +92,7 @@ def _cells(outcomes: list[dict[str, Any]]) -> list[Cell]:
         if not outcome.get("record"):
             continue
         path = Path(outcome["record"])
-        record = identity.read(path)
+        record = records.read(path)
         config = record.config
         batch = config["scenario"].get("samples_per_query", 1)
         quant = config["quant"]["format"]

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sdxl.core.errors import FAILED, OK, Parser, ended
+from sdxl.core.command import Parser, ended
+from sdxl.core.errors import FAILED, OK
 from sdxl.run.doctor import checks
 from sdxl.run.doctor.checks import Check
 

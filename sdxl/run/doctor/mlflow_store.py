@@ -13,10 +13,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sdxl.config import schema
+from sdxl.core.records import without_credentials
 from sdxl.report.mlflow.client import resolve_uri
 from sdxl.run.doctor.checks import Check
 from sdxl.run.doctor.preflight import existing
-from sdxl.run.identity import without_credentials
 
 TIMEOUT_S = 3.0
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from sdxl.bench.mlperf.compliance import SAMPLED
-from sdxl.config.load import backend_modules, quality_modules
+from sdxl.config.plugins import backend_of, quality_of
 from sdxl.config.schema import (
     KEEP_IMAGES,
     Compliance,
@@ -19,7 +19,7 @@ from sdxl.config.schema import (
     SdxlModel,
     TinyModel,
 )
-from sdxl.core import devices, store
+from sdxl.core import gpu, store
 from sdxl.core.errors import Problem
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
@@ -46,10 +46,10 @@ def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) ->
     wrong. Takes milliseconds: nothing is imported, hashed or asked over a network, so a pass is no
     proof.
     """
-    backend = backend_modules()[config.backend.name]
-    graphs = backend.LOADS in ("graphs", "engines")
+    backend = backend_of(config)
+    graphs = backend.loads in ("graphs", "engines")
     wanted = dict(MODULES)
-    if backend.NEEDS_TORCH:
+    if backend.needs_torch:
         wanted |= TORCH_MODULES
     if graphs:
         wanted |= EXPORT_MODULES
@@ -59,11 +59,12 @@ def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) ->
         if not installed(name)
     ]
     problems += _weights(config)
-    if runs and backend.NEEDS_TORCH:
+    if runs and backend.needs_torch:
         problems += _devices(config)
-    for module in (quality_modules().get(config.quality.name), backend if runs else None):
-        if missing := getattr(module, "missing", None):
-            problems += missing(config)
+    if quality := quality_of(config):
+        problems += quality.missing(config)
+    if runs:
+        problems += backend.missing(config)
     if out_dir:
         problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
     needed = graphs * GRAPH_BYTES + (config.quant.format is not Format.none) * CHECKPOINT_BYTES
@@ -126,7 +127,7 @@ def _devices(config: Config) -> list[Problem]:
     on_cpu = "cpu" in (config.model.device, getattr(config.backend, "provider", None))
     if on_cpu or not wanted:
         return []
-    there = devices.names()
+    there = gpu.names()
     if not there or max(wanted) < len(there):
         return []
     listed = (f"{n}: GPU {place} {name}".strip() for n, (place, name) in enumerate(there.items()))

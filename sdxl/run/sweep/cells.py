@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sdxl.cli import Outcome
 from sdxl.config.compose import Composer
-from sdxl.config.load import backend_modules
+from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Format
+from sdxl.core.command import Outcome
 from sdxl.core.errors import ConfigError, UserError, one_line
 from sdxl.core.types import Record
 from sdxl.model import prompts
@@ -75,8 +75,7 @@ def look_ahead(cell: Cell, composer: Composer, seen: dict[str, int]) -> None:
 
 def _lacks(config: Config) -> str:
     """What the backend misses on this machine, in one line: a ladder goes on without the rung."""
-    missing = getattr(backend_modules()[config.backend.name], "missing", None)
-    return one_line(missing(config)) if missing else ""
+    return one_line(backend_of(config).missing(config))
 
 
 Space = dict[str, Any]
@@ -121,7 +120,7 @@ def varying(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def twin_key(config: Config) -> str | None:
     """Key of the unquantized twin that a cell needs, if it needs one."""
-    from sdxl.run.cell import twin_of
+    from sdxl.config.derive import twin_of
 
     if config.quant.format is Format.none or not config.quality.twin:
         return None

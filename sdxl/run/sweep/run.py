@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdxl.cli import Outcome
 from sdxl.config.compose import Composer
+from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, OK, USER, UserError
 from sdxl.core.paths import ROOT
 from sdxl.core.types import now

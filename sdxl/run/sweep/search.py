@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config.compose import Composer
-from sdxl.config.load import plain
+from sdxl.config.content_key import plain
+from sdxl.core import records
 from sdxl.core.errors import ConfigError, UserError
 from sdxl.report.cells import Cell as Measured
 from sdxl.run import identity, ledger
@@ -160,7 +161,7 @@ class Search:
         path = cell.outcome.get("record")
         if cell.outcome.get("status") != "ok" or not path:
             return None
-        found = Measured(Path(path), identity.read(Path(path)))
+        found = Measured(Path(path), records.read(Path(path)))
         loss = 0.0 if found.setting("backend.name") == "fake" else found.loss
         if not found.speed or loss is None:
             return None

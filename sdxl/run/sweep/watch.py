@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sdxl.cli import Outcome
-from sdxl.run import identity
+from sdxl.core import records
+from sdxl.core.command import Outcome
 from sdxl.run.sweep.cells import Cell
 
 LOOK_EVERY_S = 0.5
@@ -69,7 +69,7 @@ def outcome_in(folder: Path, key: str, since: str) -> Outcome | None:
 
     path = folder / "record.json"
     try:
-        record = identity.read(path)
+        record = records.read(path)
     except (OSError, ValueError, TypeError):
         return None
     older = record.started < since

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
+from torch import Tensor
 
-from sdxl.model import networks, prompts, sources
-from sdxl.training.stages.vae import tensor, uint8
+from sdxl.model import components, networks, prompts
+from sdxl.quality.scenes.networks import to_tensor
 
 _BLOCK = 250
 """Texts at once, and pictures of 128 x 128 pixels; of larger ones as many pixels."""
@@ -25,9 +26,9 @@ def write_latents(folder: Path, vae: Any, pictures: np.ndarray) -> None:
     out = open_memmap(folder / "latents.npy", mode="w+", dtype=np.float32, shape=shape)
     block = max(1, _BLOCK * 128**2 // max(128**2, height * width))
     for start in range(0, count, block):
-        pixels = tensor(pictures[start : start + block]).to(vae.device)
+        pixels = to_tensor(pictures[start : start + block]).to(vae.device)
         mean = vae.encode(pixels).latent_dist.mean
-        out[start : start + block] = sources.scale(mean, vae.config).cpu().numpy()
+        out[start : start + block] = components.scale(mean, vae.config).cpu().numpy()
     out.flush()
 
 
@@ -36,7 +37,7 @@ def rebuilt(vae: Any, pictures: np.ndarray) -> np.ndarray:
     """uint8 pictures (N, H, W, 3) as the VAE shows them."""
     parts = []
     for part in np.array_split(pictures, max(1, len(pictures) // 64)):
-        latents = vae.encode(tensor(part)).latent_dist.mean
+        latents = vae.encode(to_tensor(part)).latent_dist.mean
         parts.append(uint8(vae.decode(latents).sample))
     return np.concatenate(parts)
 
@@ -61,3 +62,10 @@ def write_embeddings(
                 files[f"{name}{part}"][start : start + _BLOCK] = value.cpu().numpy()
     for file in files.values():
         file.flush()
+
+
+def uint8(images: Tensor) -> np.ndarray:
+    """float (B, 3, H, W) in -1..1 -> uint8 (B, H, W, 3)."""
+    scaled = ((images.float() + 1) * 127.5).round().clamp(0, 255)
+    found: np.ndarray = scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return found

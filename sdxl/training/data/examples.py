@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sdxl.config import load as configuration
 from sdxl.config.schema_train import TrainConfig, Tuning
-from sdxl.core import store
 from sdxl.core.errors import UserError
-from sdxl.model.scenes import world
-from sdxl.model.sources import Source, open_source, torch_device
-from sdxl.training.data import encoded, scene_data
-
-NEGATIVE = 1
-"""Row of the model's negative prompt among the unconditional ones; row 0 is the empty caption."""
-
-
-class Examples(Protocol):
-    """Rows to train on; `none` are hidden (2, 77, D) and pooled (2, P) unconditional states."""
-
-    count: int
-    none: tuple[Tensor, Tensor]
-    identity: Any  # what must be the same when a training goes on, JSON-ready
-
-    def rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """latents (B, 4, h, w), hidden (B, 77, D), pooled (B, P), time_ids (B, 6); float32."""
-        ...
+from sdxl.training.data.embed import Examples, encode_captions, time_ids
 
 
 def open_examples(config: TrainConfig) -> Examples:
@@ -57,7 +37,7 @@ class Rendered:
                 f"train.size={model.width} model.height={model.width}",
             )
         self.count, self.size = settings.scenes, settings.size
-        folder = _encoded(config, settings.scenes, settings.size)
+        folder = encode_captions(config, settings.scenes, settings.size)
         self.identity = folder.name
         names = ("latents", "hidden", "pooled", "none_hidden", "none_pooled")
         self.data = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
@@ -71,37 +51,3 @@ class Rendered:
 
     def _floats(self, name: str, rows: Any = slice(None)) -> Tensor:
         return torch.from_numpy(self.data[name][rows].astype(np.float32))
-
-
-def time_ids(count: int, height: int, width: int) -> Tensor:
-    """SDXL's size conditioning (count, 6) of whole pictures, in pixels."""
-    return torch.tensor([[height, width, 0, 0, height, width]] * count, dtype=torch.float32)
-
-
-def text_encoders(source: Source, device: torch.device) -> tuple[Any, Any]:
-    """Both text encoders in fp32."""
-    first, second = (
-        source.component(name, torch.float32, device) for name in ("text_encoder", "text_encoder_2")
-    )
-    return first, second
-
-
-def _encoded(config: TrainConfig, count: int, size: int) -> Path:
-    source = open_source(config.model, config.seed)
-    none = ["", config.model.negative_prompt]
-    settings = {
-        "weights": source.identity(), "seed": config.seed, "count": count, "size": size,
-        "look": world.LOOK, "none": none,
-    }  # fmt: skip
-
-    def build(folder: Path) -> dict[str, Any]:
-        device = torch_device(config.model.device)
-        vae = source.component("vae", torch.float32, device)
-        encoded.write_latents(folder, vae, scene_data.pictures(config.seed, count, size))
-        texts = [caption.text for caption in scene_data.wordings(config.seed, count)]
-        encoders = text_encoders(source, device)
-        encoded.write_embeddings(folder, encoders, source.tokenizers(), texts, none)
-        return {}
-
-    kept = {**settings, "weights": config.model.name}
-    return store.get("latents", configuration.key(settings), build, settings=kept).path

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from sdxl.config import load
+from sdxl.config import content_key
 from sdxl.config.rules import MLPERF_NEGATIVE_PROMPT
+from sdxl.config.schema_train import TrainConfig
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.model import prompts
@@ -50,7 +51,7 @@ def pictures(seed: int, count: int, size: int, kind: str = "training") -> NDArra
     settings: dict[str, Any] = {"seed": seed, "count": count, "size": size, "look": world.LOOK}
     if kind != "training":
         settings["kind"] = kind
-    made = store.get("scenes", load.key(settings), build, settings=settings)
+    made = store.get("scenes", content_key.key(settings), build, settings=settings)
     found: NDArray[np.uint8] = np.load(made.path / "pictures.npy", mmap_mode="r")
     return found
 
@@ -58,10 +59,10 @@ def pictures(seed: int, count: int, size: int, kind: str = "training") -> NDArra
 @cache
 def learnt_tokenizers() -> tuple[Any, Any]:
     """A pair learnt from captions and the negative prompt, for the stage `clip`."""
-    from sdxl.model import seeded
+    from sdxl.model import tokenizer
 
     lines = [caption.text for caption in wordings(0, 2000)]
-    return seeded.tokenizers_of(seeded.learn([*lines, *UNCONDITIONAL]))
+    return tokenizer.tokenizers_of(tokenizer.learn([*lines, *UNCONDITIONAL]))
 
 
 def tokenizers(run: str) -> tuple[Any, Any]:
@@ -86,6 +87,11 @@ def token_ids(
 def stage_folder(run: str, stage: str) -> Path:
     """Where a stage keeps its checkpoint, its log and, below `model`, its networks."""
     return store.root() / "training" / run / stage
+
+
+def folder_of(config: TrainConfig) -> Path:
+    """Where the stage of `config` keeps them."""
+    return stage_folder(config.train.run, config.train.name)
 
 
 def exported(run: str, stage: str) -> Path:

@@ -25,8 +25,9 @@ from sdxl.config.schema import Config
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.model import networks, prompts
-from sdxl.model.sources import open_source, torch_device
-from sdxl.training.data import examples
+from sdxl.model.components import torch_device
+from sdxl.model.sources import open_source
+from sdxl.training.data import embed
 
 LATENTS, HIDDEN, POOLED = "latents.npy", "hidden.npy", "pooled.npy"
 FIX = "python -m sdxl shards IMAGES OUT model=..."
@@ -152,7 +153,7 @@ class Shards:
 
     def _encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         if self._encoders is None:
-            self._encoders = examples.text_encoders(self._source, self._device)
+            self._encoders = embed.text_encoders(self._source, self._device)
             self._tokenizers = self._source.tokenizers()
         ids = prompts.tokenize(texts, self._tokenizers)
         made = networks.encode(*self._encoders, ids, torch.float32)

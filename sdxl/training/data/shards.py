@@ -24,14 +24,16 @@ import torch
 
 from sdxl.config.schema import Config
 from sdxl.core import store
-from sdxl.core.errors import ConfigError, Problem, UserError, ended
+from sdxl.core.command import ended
+from sdxl.core.errors import ConfigError, Problem, UserError
 from sdxl.core.paths import CONF
 from sdxl.model import networks, prompts
+from sdxl.model.components import scale, torch_device
 from sdxl.model.images import SUFFIXES, load
-from sdxl.model.sources import open_source, scale, torch_device
-from sdxl.training.data import examples
+from sdxl.model.sources import open_source
+from sdxl.quality.scenes.networks import to_tensor
+from sdxl.training.data import embed
 from sdxl.training.data.sharded import HIDDEN, LATENTS, POOLED
-from sdxl.training.stages.vae import tensor
 
 
 def write(
@@ -82,7 +84,7 @@ class _Encoder:
         )
         self.size = config.model.height, config.model.width
         self.vae: Any = source.component("vae", torch.float32, self.device)
-        self.encoders = examples.text_encoders(source, self.device) if embeddings else None
+        self.encoders = embed.text_encoders(source, self.device) if embeddings else None
         self.tokenizers = source.tokenizers()
 
     def __call__(self, file: Path) -> dict[str, bytes]:
@@ -96,7 +98,7 @@ class _Encoder:
                 str(error),
                 "a picture, and its caption in UTF-8 beside it",
             ) from error
-        encoded = self.vae.encode(tensor(pixels[None]).to(self.device)).latent_dist.mean
+        encoded = self.vae.encode(to_tensor(pixels[None]).to(self.device)).latent_dist.mean
         arrays = {LATENTS: scale(encoded, self.vae.config)[0].cpu().numpy()}
         if self.encoders:
             ids = prompts.tokenize([caption], self.tokenizers)

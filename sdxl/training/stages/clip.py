@@ -10,12 +10,13 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema_train import Training
 from sdxl.model import architecture
 from sdxl.quality.scenes.encoder import FEATURES, PictureEncoder
+from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training.data import scene_data
 from sdxl.training.loop import Batch, trained_rows
-from sdxl.training.stages.vae import tensor
 
 _HELD_BACK = 512
 _SCALE = 2.6592
@@ -104,7 +105,7 @@ class Stage:
 
     def _pairs(self, rows: Tensor, device: torch.device) -> dict[str, Any]:
         return {
-            "pixels": tensor(self.pictures[rows.numpy()]).to(device),
+            "pixels": to_tensor(self.pictures[rows.numpy()]).to(device),
             "first": self.first[rows, : self.longest].to(device),
             "second": self.second[rows, : self.longest].to(device),
         }
@@ -145,3 +146,6 @@ class Stage:
 def _same(name: str, weights: dict[str, Tensor]) -> str:
     """A weight's name in the model with projection, which may hold the text model one deeper."""
     return name if name in weights else f"text_model.{name}"
+
+
+STAGE = TrainingStage(lambda config: Stage(config.train, config.seed), scene_data.folder_of)

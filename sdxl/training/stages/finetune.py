@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdxl.config import load as configuration
+from sdxl.config import content_key
+from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema_train import Finetune, TrainConfig
 from sdxl.core import store
@@ -36,7 +37,7 @@ def folder_of(config: TrainConfig) -> Path:
             f"quant={config.quant.name}", "quant=none, or train=qat", "quant=none",
         )  # fmt: skip
     opened = shapes_source if config.plan else open_source  # a plan needs no weights
-    key = configuration.key(opened(config.model, config.seed).identity())
+    key = content_key.key(opened(config.model, config.seed).identity())
     name = f"finetune-{config.model.name}-{key[:8]}"
     return store.root() / "training" / config.train.run / name
 
@@ -78,7 +79,7 @@ class Stage:
         self.module.alphas = scheduler.alphas_cumprod  # the model's own schedule
         self.steps = len(scheduler.alphas_cumprod)
         self.identity = {
-            "model": configuration.key(source.identity()),
+            "model": content_key.key(source.identity()),
             "data": self.examples.identity,
         }
 
@@ -111,3 +112,6 @@ class Stage:
         """The UNet in diffusers' form."""
         unet: Any = self.module.unet
         unet.save_pretrained(folder)
+
+
+STAGE = TrainingStage(Stage, folder_of, plan, outcome)

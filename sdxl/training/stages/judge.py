@@ -12,14 +12,15 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema_train import Training
 from sdxl.model.scenes import captions, render, world
 from sdxl.quality.scenes import judge
 from sdxl.quality.scenes.encoder import GRID, Detector, resized
+from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training import machine
 from sdxl.training.data import scene_data
 from sdxl.training.loop import Batch
-from sdxl.training.stages.vae import tensor
 
 _EVALUATED = 256
 _NOISE = 0.06
@@ -78,7 +79,7 @@ class Stage:
         most = len(self.rebuilt) or self.count
         rows = np.where(again, batch.rows % most, batch.rows)
         shown = [self.rebuilt if a and len(self.rebuilt) else self.pictures for a in again]
-        pixels = tensor(np.stack([source[r] for source, r in zip(shown, rows, strict=True)]))
+        pixels = to_tensor(np.stack([source[r] for source, r in zip(shown, rows, strict=True)]))
         coarse = batch.draw("coarse", uniform=True) < _COARSE
         pixels[coarse] = resized(resized(pixels[coarse], self.size // 2), self.size)
         strength = _NOISE * batch.draw("strength", 1, 1, 1, uniform=True)
@@ -91,7 +92,7 @@ class Stage:
         """Accuracy on rendered scenes with held-out combinations: what the judge itself misses."""
         wanted = [world.held_out_scene(1, n) for n in range(_EVALUATED)]
         texts = [captions.describe(s, random.Random(n)) for n, s in enumerate(wanted)]
-        found = self.module.detector.find(tensor(render.render(wanted, self.size)).to(device))
+        found = self.module.detector.find(to_tensor(render.render(wanted, self.size)).to(device))
         return judge.accuracy(texts, found), None
 
     def export(self, folder: Path) -> None:
@@ -117,3 +118,6 @@ def targets(scenes: list[world.Scene]) -> tuple[Tensor, Tensor, Tensor]:
             cells.append([row, y, x, *kinds])
             places.append([s.x, s.y])
     return there, torch.tensor(cells), torch.tensor(places)
+
+
+STAGE = TrainingStage(lambda config: Stage(config.train, config.seed), scene_data.folder_of)

@@ -16,14 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema_train import TrainConfig
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.model.checkpoint import TUNED
-from sdxl.model.sources import open_source, torch_device, torch_dtype
+from sdxl.model.components import torch_device, torch_dtype
+from sdxl.model.sources import open_source
 from sdxl.quant import build
-from sdxl.training.data import examples
+from sdxl.training.data import embed, examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages import fake_quant
 
@@ -121,7 +123,7 @@ class Stage:
         self, rows: np.ndarray, timestep: Tensor, dropped: Tensor, noise: Any, device: torch.device
     ) -> dict[str, Any]:
         latents, hidden, pooled, sizes = self.examples.rows(rows)
-        none_hidden, none_pooled = (part[examples.NEGATIVE] for part in self.examples.none)
+        none_hidden, none_pooled = (part[embed.NEGATIVE] for part in self.examples.none)
         hidden[dropped], pooled[dropped] = none_hidden, none_pooled
         alpha = self.alphas[timestep][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise(*latents.shape[1:])
@@ -161,3 +163,6 @@ class Stage:
         fake_quant.write(self.module.unet, self.made.path, folder)
         facts = {"checkpoint": self.made.manifest.key, "settings": self.made.manifest.settings}
         (folder / TUNED).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+STAGE = TrainingStage(Stage, folder_of, outcome=outcome)

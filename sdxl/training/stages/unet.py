@@ -19,17 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdxl.config import load
+from sdxl.config import content_key
+from sdxl.config.plugins import TrainingStage
 from sdxl.config.rules import MLPERF_NEGATIVE_PROMPT
 from sdxl.config.schema_train import Training
 from sdxl.core import store
 from sdxl.model import architecture
 from sdxl.model.scenes import captions, world
 from sdxl.quality.scenes import judge
+from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training.data import encoded, scene_data
 from sdxl.training.loop import Batch
 from sdxl.training.stages.denoising import DROPPED, Denoiser
-from sdxl.training.stages.vae import tensor
 
 GUIDANCE = 4.0
 """As the bundled model is run with (`conf/model/scenes.yaml`)."""
@@ -135,7 +136,7 @@ class Stage:
         detector = scene_data.detector(self.run)
         if detector is None:
             return {}, sheet
-        found = detector.to(device).find(tensor(pictures).to(device))
+        found = detector.to(device).find(to_tensor(pictures).to(device))
         return judge.accuracy(wanted, found), sheet
 
     def _sample(self, texts: list[str], device: torch.device) -> np.ndarray:
@@ -178,4 +179,7 @@ def latents(run: str, seed: int, count: int, size: int) -> Path:
         encoded.write_latents(folder, scene_data.autoencoder(run), pictures)
         return {}
 
-    return store.get("latents", load.key(settings), build, settings=settings).path
+    return store.get("latents", content_key.key(settings), build, settings=settings).path
+
+
+STAGE = TrainingStage(lambda config: Stage(config.train, config.seed), scene_data.folder_of)

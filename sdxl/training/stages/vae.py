@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema_train import Training
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
-from sdxl.quality.scenes.networks import to_tensor as tensor
+from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training import machine
 from sdxl.training.data import scene_data
+from sdxl.training.data.encoded import uint8
 from sdxl.training.loop import Batch, trained_rows
 
 KL_WEIGHT = 1e-5
@@ -27,13 +29,6 @@ CROP = 64
 WHOLE = 0.4
 """Share of the steps, at the end, with whole pictures, as norms and attention will see."""
 _HELD_BACK = 64
-
-
-def uint8(images: Tensor) -> np.ndarray:
-    """float (B, 3, H, W) in -1..1 -> uint8 (B, H, W, 3)."""
-    scaled = ((images.float() + 1) * 127.5).round().clamp(0, 255)
-    found: np.ndarray = scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return found
 
 
 class Autoencoder(nn.Module):
@@ -99,14 +94,14 @@ class Stage:
             for row, (top, left) in zip(batch.rows, corners.round().int().tolist(), strict=True)
         ][::every]
         noise = batch.draw("latents", 4, side // 8, side // 8)[::every]
-        return {"pixels": tensor(np.stack(squares)).to(device), "noise": noise.to(device)}
+        return {"pixels": to_tensor(np.stack(squares)).to(device), "noise": noise.to(device)}
 
     @torch.no_grad()
     def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
         """PSNR of pictures held back, and a few of them above their reconstructions."""
         vae: Any = self.module.vae
         held = self.pictures[self.count :]
-        pixels = tensor(held).to(device)
+        pixels = to_tensor(held).to(device)
         made = uint8(vae.decode(vae.encode(pixels).latent_dist.mean).sample)
         error = np.mean((made.astype(float) - held) ** 2, axis=(1, 2, 3))
         rows = [np.concatenate(list(images[:8]), axis=1) for images in (held, made)]
@@ -119,7 +114,7 @@ class Stage:
 
         vae: Any = copy.deepcopy(self.module.vae)
         device = next(vae.parameters()).device
-        sample = tensor(self.pictures[:512]).to(device)
+        sample = to_tensor(self.pictures[:512]).to(device)
         normalize(vae, torch.cat([vae.encode(part).latent_dist.mean for part in sample.split(64)]))
         vae.save_pretrained(folder)
 
@@ -139,3 +134,6 @@ def normalize(vae: Any, latents: Tensor) -> None:
     encode.bias[channels:] += 2 * gain.log()  # log variances
     decode.bias += (decode.weight[:, :, 0, 0] * mean).sum(1)
     decode.weight /= gain[None, :, None, None]
+
+
+STAGE = TrainingStage(lambda config: Stage(config.train, config.seed), scene_data.folder_of)

@@ -19,7 +19,8 @@ from sdxl.bench.mlperf.submission.check import check
 from sdxl.bench.mlperf.submission.gather import Asked, gather
 from sdxl.bench.mlperf.submission.tree import build
 from sdxl.config.schema import Round
-from sdxl.core.errors import OK, Parser, Problem, SdxlError, UserError, ended
+from sdxl.core.command import Parser, ended
+from sdxl.core.errors import OK, Problem, SdxlError, UserError
 from sdxl.core.store import write_json
 
 NEWEST = list(rounds.ROUNDS)[-1].value

@@ -9,9 +9,9 @@ from typing import Any
 
 from sdxl.bench.mlperf import rounds, verdict
 from sdxl.config.schema import Round
+from sdxl.core import records
 from sdxl.core.errors import ConfigError, Problem
 from sdxl.core.types import Record
-from sdxl.run import identity
 
 STRICT_ONLY = "TEST01 every byte"
 """The gate of ours that the official TEST01 does not have."""
@@ -77,7 +77,7 @@ def gather(places: list[Path], asked: Asked) -> list[Result]:
 
     Raises `ConfigError` with everything that forbids submitting them, each run by its path.
     """
-    runs = [Run(path, identity.read(path)) for path in identity.find(places)]
+    runs = [Run(path, records.read(path)) for path in records.find(places)]
     problems = [problem for run in runs for problem in _refused(run, asked)]
     results: dict[str, Result] = {}
     for run in runs:

@@ -37,11 +37,10 @@ def describe() -> dict[str, str]:
     """A description of this machine: what could be found out, and "" for the rest."""
     import psutil
 
-    from sdxl.core import environment
-    from sdxl.run import ledger
+    from sdxl.core import environment, gpu
 
     here = environment.describe()
-    gpus = ledger.gpus()
+    gpus = gpu.gpus()
     versions = here["packages"]
     found = {
         "status": "available",

@@ -1,0 +1,80 @@
+"""How PyTorch runs the model: the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Optional
+
+from sdxl.config import schema
+
+if TYPE_CHECKING:
+    pass
+
+
+# OmegaConf matches an enum by its members' names, and torch's modes have hyphens.
+Compile = Enum(
+    "Compile",
+    {
+        "none": "none",
+        "default": "default",
+        "reduce-overhead": "reduce-overhead",
+        "max-autotune": "max-autotune",
+    },
+    type=str,
+    module=__name__,
+)
+
+
+Compile.__doc__ = "torch.compile's mode for UNet and VAE."
+
+
+class Loop(str, Enum):
+    """Who goes through the denoising steps."""
+
+    static = "static"  # this backend, with buffers that stay, latents in fp32
+    scheduler = "scheduler"  # the sampler's own loop, which all backends share
+    pipeline = "pipeline"  # diffusers' own pipeline, for comparison
+
+
+class Graphs(str, Enum):
+    """What one CUDA graph holds."""
+
+    auto = "auto"  # a step on CUDA, nothing elsewhere or where torch.compile has its own
+    none = "none"
+    step = "step"
+    loop = "loop"
+
+
+class Attention(str, Enum):
+    """The kernel of attention."""
+
+    torch = "torch"  # PyTorch's own order
+    auto = "auto"  # timed for each shape in the warm-up
+    math = "math"
+    flash = "flash"
+    efficient = "efficient"
+    cudnn = "cudnn"
+
+
+class Execution(str, Enum):
+    """How a quantized UNet computes: in 8 bits, or in its own dtype with rounded numbers."""
+
+    simulated = "simulated"
+    real = "real"
+
+
+@dataclass
+class Config(schema.Backend):
+    """How PyTorch runs the model."""
+
+    compile: Compile = Compile("none")
+    channels_last: bool = True
+    threads: Optional[int] = None  # CPU threads; null: torch's own choice
+    decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
+    execution: Execution = Execution.simulated  # real: INT8 and FP8 layers compute in 8 bits
+    fusion: bool = True  # real: norms, GEGLU, residuals and q/k/v fused with the 8-bit products
+    attention: Attention = Attention.torch
+    loop: Loop = Loop.static
+    graphs: Graphs = Graphs.auto
+    overlap: bool = False  # CUDA: the VAE decodes a batch while the UNet denoises the next

@@ -1,0 +1,111 @@
+"""Options found by folder and loaded by name: backends, quality options, training stages.
+
+Each is one module (or package) with one object that says all others need to know. Its top part is
+light: no framework is imported before an option is opened.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sdxl.config import schema
+from sdxl.core.errors import Problem
+from sdxl.core.paths import CONF, PACKAGE
+
+Check = Callable[[Any], list[Problem]]
+"""What is wrong with a checked `Config`, or with this machine for it."""
+
+
+def nothing(_config: Any) -> list[Problem]:
+    """The check of an option that has none."""
+    return []
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Who executes the model: `BACKEND` of each module in `sdxl/backends`."""
+
+    config: type[schema.Backend]
+    open: Callable[[schema.Config, dict[str, Path]], Any]
+    """The `Stages`, ready to run, from the artifacts by component; without torch a `Generator`."""
+    loads: Literal["nothing", "checkpoint", "graphs", "engines"]
+    """How far the chain of artifacts goes before it opens."""
+    needs_torch: bool = True
+    profiles: bool = False
+    """Its stages have `modules`, and `eager()` in which they run one by one."""
+    quantized_only: tuple[str, ...] = ()
+    """Settings that an unquantized model ignores; its baseline has their defaults."""
+    problems_of: Check = nothing
+    """Rules of its own settings."""
+    missing: Check = nothing
+    """What this machine lacks for them, as far as can be told without opening."""
+
+
+@dataclass(frozen=True)
+class QualityOption:
+    """A way to score pictures: `OPTION` of the modules in `sdxl/quality` that a YAML names."""
+
+    config: type[schema.Quality]
+    open: Callable[[schema.Config, Any], Any]
+    """The `Scorer` of a run, from its prompts, networks loaded."""
+    problems_of: Check = nothing
+    missing: Check = nothing
+    beside_baseline: Callable[[schema.Config, Any, Any], dict[str, float]] | None = None
+    """Further distances between the baseline's pictures and ours (uint8), averages over pairs."""
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """A stage of `train.py`: `STAGE` of each module in `sdxl/training/stages` that a YAML names."""
+
+    open: Callable[[Any], Any]
+    """What `training.loop.train` trains, from a `TrainConfig`."""
+    folder_of: Callable[[Any], Path]
+    """Where its checkpoint lies."""
+    plan: Callable[[Any], dict[str, Any]] = lambda _config: {}
+    """Further facts for `plan=true`."""
+    outcome: Callable[[Any, Path], dict[str, Any]] = lambda _config, _made: {}
+    """Further facts for the JSON line, from the networks it left."""
+
+
+@functools.cache
+def backends() -> dict[str, Backend]:
+    """Every backend by name."""
+    return _found("backends", "BACKEND")
+
+
+@functools.cache
+def quality_options() -> dict[str, QualityOption]:
+    """The quality options that score something, by name; `none` is not among them."""
+    yamls = {file.stem for file in (CONF / "quality").glob("*.yaml")}
+    return _found("quality", "OPTION", yamls)
+
+
+def backend_of(config: schema.Config) -> Backend:
+    """The backend that a configuration names."""
+    return backends()[config.backend.name]
+
+
+def quality_of(config: schema.Config) -> QualityOption | None:
+    """The quality option that a configuration names; None: nothing is scored."""
+    return quality_options().get(config.quality.name)
+
+
+def training_stage(name: str) -> TrainingStage:
+    """A stage of `train.py` by name."""
+    return importlib.import_module(f"sdxl.training.stages.{name}").STAGE
+
+
+def _found(room: str, attribute: str, among: set[str] | None = None) -> dict[str, Any]:
+    names = sorted(module.name for module in pkgutil.iter_modules([str(PACKAGE / room)]))
+    return {
+        name: getattr(importlib.import_module(f"sdxl.{room}.{name}"), attribute)
+        for name in names
+        if among is None or name in among
+    }

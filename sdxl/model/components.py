@@ -1,0 +1,82 @@
+"""What a model is made of: the components, where they come from, dtype, device and scale."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from sdxl.config.schema import Device, DType
+from sdxl.core.errors import UserError
+
+COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+
+
+class Source(Protocol):
+    """Where tokenizers, scheduler and networks come from, one component at a time."""
+
+    def tokenizers(self) -> tuple[Any, Any]:
+        """The tokenizers of the two text encoders."""
+        ...
+
+    def scheduler(self) -> Any:
+        """An Euler scheduler with the model's settings."""
+        ...
+
+    def component(self, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """One of `COMPONENTS`, in evaluation mode."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights, for content keys."""
+        ...
+
+
+def torch_dtype(dtype: DType) -> torch.dtype:
+    """fp32 -> torch.float32, and so on."""
+    return {
+        DType.fp32: torch.float32,
+        DType.fp16: torch.float16,
+        DType.bf16: torch.bfloat16,
+    }[dtype]
+
+
+def torch_device(device: Device) -> torch.device:
+    """The asked device, or with `auto` the best one here; raises `UserError` if it is absent."""
+    have = {
+        Device.cuda: torch.cuda.is_available(),
+        Device.mps: torch.backends.mps.is_available(),
+    }
+    if device is Device.auto:
+        device = next((d for d, there in have.items() if there), Device.cpu)
+    elif not have.get(device, True):
+        raise UserError(
+            f"there is no {device.value} device here",
+            f"model.device={device.value}; torch {torch.__version__}",
+            "cpu" + "".join(f", {d.value}" for d, there in have.items() if there),
+            "model.device=auto",
+        )
+    return torch.device(device.value)
+
+
+def scale(latents: torch.Tensor, config: Any) -> torch.Tensor:
+    """The VAE's latents (B, C, h, w) as the UNet sees them; `unscale` undoes it."""
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is None or std is None:
+        return latents * config.scaling_factor
+    centre, spread = (latents.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))
+    return (latents - centre) * config.scaling_factor / spread
+
+
+def unscale(latents: torch.Tensor, config: Any) -> torch.Tensor:
+    """The sampler's latents as the VAE decodes them (diffusers' convention)."""
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and std is not None:
+        shape = (1, len(mean), 1, 1)
+        std_t, mean_t = (
+            torch.tensor(v, dtype=latents.dtype, device=latents.device).view(shape)
+            for v in (std, mean)
+        )
+        return latents * std_t / config.scaling_factor + mean_t
+    return latents / config.scaling_factor

@@ -1,0 +1,52 @@
+"""Our own verdict on records, gate by gate.   python -m sdxl verdict [RECORD|DIR ...]"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdxl.bench.mlperf.verdict import gates
+from sdxl.core import records
+from sdxl.core.command import Parser, ended
+from sdxl.core.errors import INVALID, OK
+from sdxl.core.types import Record
+from sdxl.report.terminal import gates as table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the gates of each record beside its partner; exit code 3 if a gate fails."""
+    return ended(lambda: _judge(argv))
+
+
+def _judge(argv: Sequence[str] | None) -> dict[str, Any]:
+    parser = Parser(
+        prog="python -m sdxl verdict",
+        description="What MLPerf's round requires, what was measured, and by what margin. An "
+        "accuracy run and a performance run of the same work are judged together.",
+    )
+    parser.add_argument("places", nargs="+", type=Path, metavar="RECORD|DIR")
+    read = {path: records.read(path) for path in records.find(parser.parse_args(argv).places)}
+    judged = {path: record for path, record in read.items() if "loadgen" in record.performance}
+    for path, record in judged.items():
+        record.verdict = [gate.row() for gate in gates(record, _partner(record, judged.values()))]
+        table.show(f"{path}, {record.config['round']}", record.verdict)
+    failing = {
+        str(path): [row["gate"] for row in record.verdict if not row["pass"]]
+        for path, record in judged.items()
+    }
+    code = INVALID if not judged or any(failing.values()) else OK
+    status = "ok" if code == OK else "invalid"
+    return {"status": status, "failing": failing, "exit_code": code}
+
+
+def _partner(record: Record, others: Iterable[Record]) -> Record | None:
+    """The newest of `others` that did the same work in the other mode."""
+    found = [
+        other
+        for other in others
+        if other.performance.get("pair_key") == record.performance.get("pair_key")
+        and other.config["mode"] != record.config["mode"]
+        and not other.config.get("compliance")
+    ]
+    return max(found, key=lambda other: other.started, default=None)

@@ -1,0 +1,132 @@
+"""One measurement and its end: whatever happens becomes a record."""
+
+from __future__ import annotations
+
+import shlex
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sdxl.config.plugins import quality_of
+from sdxl.config.schema import Config, Rerun
+from sdxl.core import isolate, records
+from sdxl.core.command import Outcome
+from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
+from sdxl.core.store import disk_error
+from sdxl.core.types import Record
+from sdxl.run import identity, ledger, outcomes
+from sdxl.run.measure import SHEET_IMAGES, measure
+from sdxl.run.shared import Shared
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after the record was written; `outcome` is the JSON line."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__("interrupted")
+        self.outcome = outcome
+
+
+@contextmanager
+def turn(key: str, policy: Rerun, sweep: Shared | None) -> Iterator[tuple[Path, Record] | None]:
+    """The record that stands for a measurement; None: it is this process's turn to make one."""
+    since = sweep.started if sweep else ""
+    if found := ledger.recall(key, policy, since):
+        yield found
+    elif sweep:
+        with ledger.turn(key):
+            yield ledger.recall(key, policy, since)
+    else:
+        yield None
+
+
+def other_run(
+    config: Config, folder: Path, command: str, policy: Rerun, sweep: Shared | None
+) -> tuple[Path | None, Outcome]:
+    """The record of a run that this cell needs, measured now unless there is one; or why not."""
+    record = identity.new(config)
+    with turn(record.key, policy, sweep) as found:
+        if found and found[0].parent.resolve() == folder.parent.resolve():
+            # It lies in this cell's own folder, which is about to be cleared: it moves.
+            outcomes.take_over(folder, *found)
+            ledger.remember(found[1], folder / "record.json")
+            return folder / "record.json", {}
+        if found:
+            return found[0], {}
+        record.command = command
+        outcome = measure_one(config, folder, record, sweep)
+    if outcome["exit_code"] in (OK, INVALID):
+        return Path(outcome["record"]), {}
+    return None, outcome
+
+
+def without(command: str, *keys: str) -> list[str]:
+    """The command's words but those that set one of `keys`, a group's or a single setting's."""
+    words = [(word, word.split("=")[0]) for word in shlex.split(command)]
+    return [word for word, key in words if not {key, key.split(".")[0]} & {*keys}]
+
+
+def measure_one(
+    config: Config,
+    folder: Path,
+    record: Record,
+    sweep: Shared | None,
+    judge: Callable[[], None] | None = None,
+) -> Outcome:
+    """Measure, `judge` beside other runs, write, show, track."""
+    exit_code = FAILED
+    error: BaseException | None = None
+    try:
+        measure(config, folder, record)
+        if judge:
+            judge()
+        exit_code = outcomes.EXIT_CODES[record.status]
+    except (SdxlError, OSError) as found:
+        if isinstance(found, OSError):
+            said, trace = disk_error(found, folder, "hydra.run.dir=FOLDER"), traceback.format_exc()
+        else:
+            said, trace = found, getattr(found, "trace", "")
+        error, exit_code = said, said.exit_code
+        record.status = "timeout" if isinstance(said, isolate.WorkerStalled) else "failed"
+        record.reason = one_line(said.problems)
+        if trace:
+            record.environment["traceback"] = trace
+        show(said)
+    except KeyboardInterrupt as found:
+        error = found
+        record.status, record.reason = "failed", "interrupted"
+    except Exception as found:  # ours to mend, but the record comes first
+        traceback.print_exc()
+        exit_code = FAILED
+        record.status, record.reason = "failed", f"{type(found).__name__}: {found}"
+        record.environment["traceback"] = traceback.format_exc()
+    interrupted = isinstance(error, KeyboardInterrupt)
+    outcome = outcomes.finish(config, folder, record, exit_code, sweep, interrupted)
+    if interrupted:
+        raise Interrupted(outcome)
+    return outcome
+
+
+def compare(config: Config, record: Record, folder: Path, twin_path: Path) -> None:
+    """Speed and pictures beside the unquantized twin's."""
+    from sdxl.model.images import load, twin_sheet
+    from sdxl.quality.twin import compare
+
+    twin = records.read(twin_path)
+    theirs = {image["index"]: image for image in twin.images}
+    pairs = [(theirs[image["index"]], image) for image in record.images if image["index"] in theirs]
+    files = [(twin_path.parent / one["file"], folder / other["file"]) for one, other in pairs]
+    pictures = [load(one) for one, _ in files], [load(other) for _, other in files]
+    found = compare(*pictures)
+    option = quality_of(config)
+    if option and option.beside_baseline:
+        found |= option.beside_baseline(config, *pictures)
+    shown = slice(SHEET_IMAGES)
+    captions = [image["caption"] for image, _ in pairs]
+    twin_sheet(files[shown], captions[shown], folder / "twins.png")
+    record.quality["twin"] = {"record": str(twin_path), **found}
+    ours, base = (p.get("images_per_second") for p in (record.performance, twin.performance))
+    if ours and base:
+        record.performance["twin_images_per_second"] = base
+        record.performance["speed_up"] = ours / base

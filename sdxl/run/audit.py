@@ -1,0 +1,59 @@
+"""An audit of MLPerf's, around its measurements."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from sdxl.config import schema
+from sdxl.config.derive import plain_of
+from sdxl.config.schema import Compliance, Config, Mode, Rerun
+from sdxl.core import records
+from sdxl.core.command import Outcome
+from sdxl.core.types import Record
+from sdxl.run import identity, ledger
+from sdxl.run.attempt import measure_one, other_run, without
+from sdxl.run.shared import Shared
+
+
+def audit(config: Config, out_dir: Path, record: Record, sweep: Shared | None) -> Outcome:
+    """Run one of MLPerf's audits; the ordinary runs it needs are measured if there are none."""
+    from sdxl.bench.mlperf import compliance, verdict
+
+    test = config.compliance
+    assert test
+    plain: dict[Mode, Path] = {}
+    policy = config.rerun or Rerun.failed
+    for mode in (Mode.performance, Mode.accuracy)[: 2 if test is Compliance.test01 else 1]:
+        if mode is Mode.accuracy and policy is not Rerun.all:
+            # Any accuracy run of the same work will do; a timed one must have the same settings.
+            known = ledger.partner(identity.pair_key(config), mode)
+            if known and known[1].status == "ok":
+                plain[mode] = known[0]
+                continue
+        words = without(record.command, "compliance", "mode")
+        command = shlex.join([*words, f"mode={mode.value}"])
+        found, failure = other_run(
+            plain_of(config, mode), out_dir / mode.value, command, policy, sweep
+        )
+        if not found:
+            return {**failure, "reason": f"the {mode.value} run: {failure['reason']}"}
+        plain[mode] = found
+
+    if isinstance(config.scenario, schema.Server) and not config.scenario.target_qps:
+        # Two warm-ups would give two rates, and the scores are to be compared.
+        seen = records.read(plain[Mode.performance]).performance["settings"]
+        config.scenario.target_qps = seen["server_target_qps"]
+
+    def judge() -> None:
+        speed, accuracy = plain[Mode.performance], plain.get(Mode.accuracy)
+        place = out_dir / "compliance"
+        gates = compliance.verify(test, record, out_dir, speed, accuracy, place)
+        record.verdict += [gate.row() for gate in gates]
+        reasons = [record.reason, verdict.invalid_because(gates)]
+        record.reason = "; ".join(filter(None, reasons))
+        record.status = "invalid" if record.reason else "ok"
+        used = {mode.value: str(path) for mode, path in plain.items()}
+        record.performance["compliance"] = {"test": compliance.name_of(test), "against": used}
+
+    return measure_one(config, out_dir, record, sweep, judge)

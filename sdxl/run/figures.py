@@ -1,0 +1,92 @@
+"""Figures of a measurement: what LoadGen and the clocks found, as a record keeps it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdxl.config import schema
+from sdxl.config.plugins import backend_of
+from sdxl.config.schema import Config, Mode, Rules
+
+
+def performance(config: Config, result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Figures from LoadGen's own log; in accuracy mode there are none to report."""
+    same = ("batch_size", "prompts", "counts", "warm_up", "stage_ms", "settings", "generator")
+    performance: dict[str, Any] = {
+        "scenario": config.scenario.name,
+        "mode": config.mode.value,
+        **{name: result[name] for name in same},
+        "loadgen": found,
+    }
+    if result["profile"]:
+        performance["profile"] = result["profile"]
+    if config.mode is Mode.accuracy:
+        return performance
+    rate, metric = _figure(config, found["detail"])
+    performance["images_per_second"] = rate
+    performance["metric"], performance["value"], performance["unit"] = metric
+    performance["latency_ms"] = {
+        label: found["detail"][f"result_{name}_ns"] / 1e6
+        for label, name in (
+            ("mean", "mean_latency"),
+            ("p50", "50.00_percentile_latency"),
+            ("p90", "90.00_percentile_latency"),
+            ("p99", "99.00_percentile_latency"),
+            ("max", "max_latency"),
+        )
+    }
+    performance["latency_histogram"] = result["latency_histogram"]
+    if result["image_flop"]:
+        performance["tflop_per_image"] = result["image_flop"] / 1e12
+        performance["tflops"] = rate * result["image_flop"] / 1e12
+    if limit := result["roofline"]:
+        share = rate / limit["images_per_second"]
+        performance["roofline"] = {**limit, "share": share}
+    return performance
+
+
+def _figure(config: Config, detail: dict[str, Any]) -> tuple[float, tuple[str, float | None, str]]:
+    """images/s, and the scenario's own (metric, value, unit) under LoadGen's names."""
+    match config.scenario.name:
+        case "Offline":
+            rate = float(detail["result_samples_per_second"])
+            return rate, ("samples_per_second", rate, "images/s")
+        case "Server":
+            rate = float(detail["result_completed_samples_per_sec"])
+            return rate, ("completed_samples_per_second", rate, "images/s")
+        case "SingleStream":
+            name, samples = "early_stopping_latency_ss", 1
+        case _:
+            assert isinstance(config.scenario, schema.MultiStream)
+            name, samples = "early_stopping_latency_ms", config.scenario.samples_per_query
+    rate = samples * 1e9 / detail["result_mean_latency_ns"]
+    # LoadGen writes 0 where early stopping has too few queries for an estimate.
+    return rate, (name, detail[name] / 1e6 or None, "ms")
+
+
+def incomparable(config: Config, prompt_count: int) -> list[str]:
+    """Why the figures may not stand beside published MLPerf results; empty if they may."""
+    reasons = []
+    model, scenario = config.model, config.scenario
+    if not backend_of(config).needs_torch:
+        reasons.append(f"backend={config.backend.name} draws without a model")
+    if not isinstance(model, schema.SdxlModel):
+        kind = "is a miniature" if isinstance(model, schema.ScenesModel) else "has random weights"
+        reasons.append(f"model={model.name} {kind}")
+    elif model.path != schema.SDXL_BASE:
+        reasons.append(f"weights from {model.path}: are they SDXL base 1.0's?")
+    if model.unet:
+        reasons.append(f"another UNet: {model.unet}")
+    if config.rules is Rules.open:
+        reasons.append("rules=open")
+    if model.latents or config.seed:
+        reasons.append("an initial latent of its own")
+    if isinstance(scenario, schema.Server) and (
+        scenario.target_latency_ms > 20_000 or scenario.target_latency_percentile < 0.99
+    ):
+        reasons.append("a Server limit other than 99 % within 20 s")
+    if config.dataset.name != "coco" or config.dataset.shuffle or prompt_count < 5000:
+        reasons.append(f"{prompt_count} prompts of {config.dataset.name}, not 5,000 of coco")
+    if config.mode is Mode.performance and config.scenario.min_duration_ms < 600_000:
+        reasons.append(f"{config.scenario.min_duration_ms / 1e3:g} s minimum duration, not 600 s")
+    return reasons

@@ -1,0 +1,236 @@
+"""The doctor's checks on folders, stores and servers made for them, and the preflight."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from sdxl.config.load import load, register
+from sdxl.config.schema import Config
+from sdxl.core.paths import ROOT
+from sdxl.run.doctor import checks, command, preflight
+from sdxl.run.doctor.checks import Check
+from sdxl.run.doctor.mlflow_store import mlflow_store
+
+USAGE = namedtuple("usage", "total used free")
+
+register()
+
+
+def configure(*overrides: str) -> Config:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return load(compose("run", overrides=list(overrides)))
+
+
+def one(found) -> Check:
+    (check,) = list(found)
+    return check
+
+
+def test_this_machine_can_measure(capsys: pytest.CaptureFixture):
+    assert command.main([]) == 0
+    out = capsys.readouterr().out
+    summary = json.loads(out.splitlines()[-1])
+    names = {check["name"] for check in summary["checks"]}
+    assert {"Python", "packages", "LoadGen", "GPU", "TensorRT", "MLflow"} <= names
+    assert summary["missing"] == 0
+
+
+def test_engines_of_either_library(monkeypatch):
+    from sdxl.config.engines import Flavor
+    from sdxl.core.gpu import Gpu
+
+    def line(flavor, *device):
+        found = Gpu(*device, 24 << 30, "580.1") if device else None
+        monkeypatch.setattr(checks, "find_gpu", lambda: (found, "no driver"))
+        monkeypatch.setattr(checks.importlib, "import_module", lambda name: name)
+        return checks._engines(flavor)
+
+    assert "runs none: no driver" in line(Flavor.rtx).text
+    assert line(Flavor.rtx, "RTX 4090", (8, 9)).text == "builds and runs on RTX 4090, sm89"
+    assert "H100 (sm90) is no target" in line(Flavor.rtx, "H100", (9, 0)).text
+    assert line(Flavor.tensorrt).state == "warning"
+    assert line(Flavor.tensorrt, "H100", (9, 0)).state == "ok"
+
+
+def test_what_is_missing_exits_with_1(monkeypatch, capsys: pytest.CaptureFixture):
+    def gone(name: str):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(checks.importlib, "import_module", gone)
+    assert command.main([]) == 1
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    missing = {c["name"]: c["fix"] for c in summary["checks"] if c["state"] == "missing"}
+    assert set(missing) == {"LoadGen", "torch"}
+    assert all(fix.startswith("python -m pip install") for fix in missing.values())
+
+
+def test_a_check_that_breaks_is_a_warning(monkeypatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(checks, "disk", lambda: [][0])
+    command.main([])
+    assert "not checked: IndexError" in capsys.readouterr().out
+
+
+def test_packages_against_the_tested_set(tmp_path: Path):
+    pins = tmp_path / "constraints.txt"
+    pins.write_text("# tested\nnumpy==0.0.1\npillow==" + str(checks.version("pillow")) + "\n")
+    found = one(checks.packages(pins))
+    assert found.state == "warning"
+    assert "1 of 2 differ" in found.text
+    assert "numpy" in found.text
+
+
+def test_store_by_size_and_by_checksum(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("SDXL_STORE", str(tmp_path / "store"))
+    catalogue = tmp_path / "download.yaml"
+    catalogue.write_text(
+        "targets:\n  thing:\n    what: a thing\n    licence: none\n    use: it\n    offline: copy\n"
+        "    files:\n      - {path: thing/a.bin, bytes: 3, sha256: "
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad}\n"
+    )
+    found = one(checks.downloads(catalogue=catalogue))
+    assert (found.state, found.fix) == ("warning", "python -m sdxl download thing")
+    file = tmp_path / "store" / "thing" / "a.bin"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"abc")
+    assert "sizes agree" in one(checks.downloads(catalogue=catalogue)).text
+    assert "checksums agree" in one(checks.downloads(True, catalogue)).text
+    file.write_bytes(b"abd")
+    assert one(checks.downloads(catalogue=catalogue)).state == "ok"
+    assert "sha256" in one(checks.downloads(True, catalogue)).text
+    file.write_bytes(b"ab")
+    assert "2 bytes in place of 3" in one(checks.downloads(catalogue=catalogue)).text
+
+
+def test_mlflow_database(tmp_path: Path):
+    path = tmp_path / "mlflow.db"
+    assert "made by the first run" in one(mlflow_store(f"sqlite:///{path}")).text
+    path.write_text("no database at all, but long enough to be read as one" * 20)
+    assert one(mlflow_store(f"sqlite:///{path}")).state == "warning"
+    path.unlink()
+    with sqlite3.connect(path) as opened:
+        opened.execute("CREATE TABLE runs (status TEXT)")
+        opened.execute("INSERT INTO runs VALUES ('RUNNING')")
+    opened.close()
+    found = one(mlflow_store(f"sqlite:///{path}"))
+    assert (found.state, "1 runs, 1 of them unfinished" in found.text) == ("ok", True)
+
+
+@pytest.fixture
+def server():
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    made = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made.server_address[1]
+    made.shutdown()
+    made.server_close()
+
+
+def test_mlflow_server_and_no_credentials_in_sight(server: int):
+    found = one(mlflow_store(f"http://user:secret@127.0.0.1:{server}"))
+    assert found.state == "ok"
+    dead = one(mlflow_store("http://user:secret@127.0.0.1:1/"))
+    assert dead.state == "warning"
+    base = one(mlflow_store("postgresql+psycopg2://user:secret@127.0.0.1:1/mlflow"))
+    assert base.state == "warning"
+    assert "secret" not in f"{found} {dead} {base}"
+    assert "refuses" in one(mlflow_store("file:./mlruns")).text
+
+
+def test_preflight_of_a_plain_run_is_empty_and_fast(tmp_path: Path):
+    config = configure("quant_level=2.5")
+    began = time.perf_counter()
+    assert preflight(config, tmp_path / "not" / "yet" / "there") == []
+    assert time.perf_counter() - began < 0.05
+
+
+def test_preflight_imports_no_framework():
+    code = (
+        "import sys, sdxl.run.doctor;"
+        "print(sorted({'torch', 'mlflow', 'mlperf_loadgen', 'diffusers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_preflight_finds_a_full_disk(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: USAGE(1 << 40, 1 << 40, 1 << 20))
+    problems = preflight(configure("quant_level=2.5"), tmp_path)
+    assert ["too full" in problem.what for problem in problems] == [True, True]
+    assert all(problem.fix for problem in problems)
+
+
+def test_preflight_counts_the_pictures_of_an_accuracy_run(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: USAGE(1 << 40, 0, 10 << 30))
+    accuracy = ("model=sdxl_random", "mode=accuracy")
+    assert preflight(configure(*accuracy, "limit=16"), tmp_path) == []
+    assert preflight(configure(*accuracy, "limit=2000"), tmp_path) == []
+    assert preflight(configure(*accuracy, "limit=2000", "submission=true"), tmp_path)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Put GPUs into this machine; the argument is `CUDA_VISIBLE_DEVICES`."""
+    from sdxl.core import devices, gpu
+
+    monkeypatch.setattr(devices, "_by_nvml", lambda: {"0": "L4", "1": "L4", "2": "H100"})
+
+    def show(visible):
+        gpu.names.cache_clear()
+        monkeypatch.setenv(gpu.VARIABLE, visible)
+
+    yield show
+    gpu.names.cache_clear()
+
+
+def test_preflight_finds_places_without_a_gpu(gpus):
+    words = ("model=tiny_random", "quality=none")
+    gpus("2,1")
+    (problem,) = preflight(configure(*words, "backend.devices=[0,1,2]"))
+    assert problem.got == "[0, 1, 2]"
+    assert problem.fix == "backend.devices=[0,1]"
+    assert "0: GPU 2 H100, 1: GPU 1 L4" in str(problem.expected)
+    (problem,) = preflight(configure(*words, "backend.devices=[2]"))
+    assert problem.fix == "backend.devices=[0]"
+    assert preflight(configure(*words, "backend.devices=[1]")) == []
+    three = "backend.devices=[0,1,2]"
+    for others in (["model.device=cpu"], ["backend=ort", "backend.provider=cpu"], ["backend=fake"]):
+        found = preflight(configure(*words, three, *others))
+        assert not [each for each in found if "backend.devices" in each.what], others
+    assert preflight(configure(*words, three), runs=False) == []
+    for hidden in ("", "-1"):
+        gpus(hidden)
+        assert preflight(configure(*words, three)) == [], "workers on the processor"
+
+
+def test_preflight_finds_missing_packages_and_weights(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("SDXL_STORE", str(tmp_path))
+    weights = preflight(configure("model=sdxl", "model.path=store:sdxl"))
+    assert [problem.fix for problem in weights] == ["python -m sdxl download sdxl"]
+    (tmp_path / "sdxl").mkdir()
+    (tmp_path / "sdxl" / "model_index.json").write_text("{}")
+    assert preflight(configure("model=sdxl", "model.path=store:sdxl")) == []
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    lacking = preflight(configure("backend=fake"))
+    names = ["`mlperf_loadgen`", "`psutil`", "`scipy`"]
+    assert [problem.got for problem in lacking] == [f"no module {name}" for name in names]
