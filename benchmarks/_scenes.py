@@ -24,7 +24,7 @@ from sdxl.model.sampler import Sampler
 from sdxl.model.scenes import render, world
 from sdxl.model.seeded import RandomSource
 from sdxl.model.sources import open_source
-from sdxl.quality import fast, fast_scorer, twin
+from sdxl.quality import baseline, fast, fast_scorer
 from sdxl.quant import build
 from sdxl.training.data import encoded
 
@@ -115,8 +115,8 @@ def score(config: Config, asked: Sequence[Prompt], pictures: np.ndarray) -> dict
 
 
 def against(config: Config, theirs: np.ndarray, ours: np.ndarray) -> dict[str, float]:
-    """Distances to the unquantized twin's pictures."""
-    found = twin.compare(list(theirs), list(ours))
+    """Distances to the unquantized baseline's pictures."""
+    found = baseline.compare(list(theirs), list(ours))
     near = fast.beside_baseline(config, list(theirs), list(ours))
     return {"psnr_db": found["psnr_db"] or float("nan"), "ssim": found["ssim"], **near}
 

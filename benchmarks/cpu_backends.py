@@ -30,7 +30,7 @@ from sdxl.config.load import load, register
 from sdxl.core.paths import ROOT
 from sdxl.core.progress import Count
 from sdxl.model import prompts
-from sdxl.quality.twin import compare
+from sdxl.quality.baseline import compare
 from sdxl.run import artifacts, jobs
 
 INT8 = ["backend=ort", "quant=int8", "quant.report_prompts=0"]

@@ -86,9 +86,9 @@ def record(speed: float = 2.0, **changes: Any) -> dict[str, Any]:
 
 
 def quantized(
-    speed: float, level: float, alpha: float, psnr: float | None, twin: Path | None
+    speed: float, level: float, alpha: float, psnr: float | None, baseline: Path | None
 ) -> dict[str, Any]:
-    """A valid record of an INT8 cell compared with the twin at `twin`."""
+    """A valid record of an INT8 cell compared with the baseline at `baseline`."""
     made = record(speed)
     made["config"]["quant"] |= {"name": "int8", "format": "int8", "level": level, "alpha": alpha}
     made["command"] = f"python run.py model=sdxl quant=int8 quant_level={level:g} alpha={alpha:g}"
@@ -96,9 +96,9 @@ def quantized(
     made["performance"]["speed_up"] = speed / 2.0
     if psnr is not None:
         pairs = [{"psnr_db": psnr + d, "ssim": 0.9} for d in (-0.4, 0.1, 0.3)]
-        made["quality"]["twin"] = {
-            "record": str(twin), "images": 3, "identical": 0, "psnr_db": psnr, "ssim": psnr / 40,
-            "max_deviation": 30, "pairs": pairs,
+        made["quality"]["baseline"] = {
+            "record": str(baseline), "images": 3, "identical": 0, "psnr_db": psnr,
+            "ssim": psnr / 40, "max_deviation": 30, "pairs": pairs,
         }  # fmt: skip
         made["quality"]["layer_errors"] = [
             {"layer": f"up_blocks.{n}.attentions.0.transformer_blocks.1.ff.net.2", "kind": "linear",
@@ -119,15 +119,15 @@ def put(folder: Path, made: dict[str, Any], noise: float | None = 0.0) -> Path:
 
 
 def sweep(folder: Path) -> Path:
-    """A whole sweep: a twin, four quantized cells, one without comparison, and what went wrong."""
-    twin = folder / "0" / "twin" / "record.json"
+    """A whole sweep: a baseline, four quantized cells, one without comparison, and failures."""
+    baseline = folder / "0" / "baseline" / "record.json"
     cells = [(2.31, 1, 0.8, 31.2), (2.96, 2.5, 0.8, 27.9), (2.83, 2.5, 0.5, 26.4),
              (3.42, 3, 0.8, 24.6)]  # fmt: skip
-    put(twin.parent, record(2.0))
+    put(baseline.parent, record(2.0))
     for count, (speed, level, alpha, psnr) in enumerate(cells):
         put(
             folder / str(count),
-            quantized(speed, level, alpha, psnr, twin),
+            quantized(speed, level, alpha, psnr, baseline),
             255 * 10 ** (-psnr / 20),
         )
     lonely = quantized(3.6, 4, 0.8, None, None)

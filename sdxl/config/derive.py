@@ -90,16 +90,16 @@ def batch_size(config: schema.Config, default: int = DEFAULT_BATCH) -> int:
     return default
 
 
-def twin_of(config: Config) -> Config:
+def baseline_of(config: Config) -> Config:
     """The same configuration without quantization."""
-    twin = copy.deepcopy(config)
-    twin.quant = schema.Quant("none")
+    baseline = copy.deepcopy(config)
+    baseline.quant = schema.Quant("none")
     for name in quantized_only(config):
-        fields = {field.name: field for field in dataclasses.fields(twin.backend)}
-        setattr(twin.backend, name, fields[name].default)
+        fields = {field.name: field for field in dataclasses.fields(baseline.backend)}
+        setattr(baseline.backend, name, fields[name].default)
     for name in QUANT_KEYS:
-        setattr(twin, name, None)
-    return twin
+        setattr(baseline, name, None)
+    return baseline
 
 
 def quantized_only(config: Config) -> tuple[str, ...]:

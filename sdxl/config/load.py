@@ -21,6 +21,10 @@ BUILTIN_PROMPTS = 64
 """Prompts that come with a model, unless `limit` asks for more."""
 
 
+RENAMED = {"quality.twin": "quality.baseline"}
+"""Keys of earlier versions, by their name now."""
+
+
 def register() -> None:
     """Put every schema node into Hydra's config store; imports no torch, no mlflow."""
     OmegaConf.register_new_resolver("sdxl_root", lambda: str(ROOT), replace=True)
@@ -151,6 +155,8 @@ def _unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[Problem]:
 
 def unknown_key(key: str, known: list[str]) -> Problem:
     """The problem of a key that does not exist, with the closest one that does."""
+    if key in RENAMED:
+        return Problem(f"`{key}` is called `{RENAMED[key]}` now", fix=f"{RENAMED[key]}=VALUE")
     close = did_you_mean(key, known)
     return Problem(
         f"there is no key `{key}`",

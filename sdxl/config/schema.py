@@ -206,7 +206,7 @@ class Quality:
     """What is kept of the images and how they are judged."""
 
     name: str = MISSING
-    twin: bool = True  # measure the unquantized twin of a quantized cell, and compare
+    baseline: bool = True  # measure the unquantized baseline of a quantized cell, and compare
     keep_images: Optional[int] = None  # of the first prompts; null: 8, in accuracy mode all
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from sdxl.core.errors import UserError
@@ -48,11 +49,22 @@ def read(path: Path) -> Record:
         stored = json.loads(path.read_text())
         if not isinstance(stored, dict):
             raise TypeError(f"a JSON {type(stored).__name__}, no object")
+        _rename(stored)
         return Record(**{name: value for name, value in stored.items() if name in fields})
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is no record: not JSON: {error}") from error
     except (ValueError, TypeError) as error:  # ValueError: no text at all
         raise UserError(f"{path} is no record: {error}") from error
+
+
+def _rename(stored: dict[str, Any]) -> None:
+    """Names from before 0.2, where the unquantized baseline was called a twin, as they are now."""
+    for group in (stored.get("quality"), (stored.get("config") or {}).get("quality")):
+        if isinstance(group, dict) and "twin" in group:
+            group["baseline"] = group.pop("twin")
+    speed = stored.get("performance")
+    if isinstance(speed, dict) and "twin_images_per_second" in speed:
+        speed["baseline_images_per_second"] = speed.pop("twin_images_per_second")
 
 
 def find(places: Sequence[Path]) -> list[Path]:

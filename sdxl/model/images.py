@@ -14,7 +14,7 @@ from sdxl.core.errors import StageError
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings of the files that are taken for pictures, in small letters."""
 AMPLIFIED = 8
-"""By how much a sheet of twins shows differences enlarged, around middle gray."""
+"""By how much a sheet beside the baseline shows differences enlarged, around middle gray."""
 
 
 def to_uint8(image: Any) -> np.ndarray:
@@ -85,10 +85,10 @@ def sheet(paths: Sequence[Path], captions: Sequence[str], target: Path, cell: in
     page.save(target)
 
 
-def twin_sheet(
+def baseline_sheet(
     pairs: Sequence[tuple[Path, Path]], captions: Sequence[str], target: Path, cell: int = 192
 ) -> None:
-    """One row for each pair: the twin's picture, ours, and what differs, amplified; one PNG."""
+    """One row for each pair: the baseline's picture, ours, and what differs, amplified; one PNG."""
     from PIL import Image, ImageDraw
 
     text_height, gap = 20, 8

@@ -1,1 +1,1 @@
-"""Whether the pictures are good: scores of a run's own pictures, and the comparison with a twin."""
+"""Whether the pictures are good: scores of a run's own, and the comparison with a baseline."""

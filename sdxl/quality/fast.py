@@ -28,7 +28,7 @@ def _open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
 def beside_baseline(
     config: schema.Config, theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Further distances to the unquantized twin's pictures (uint8), averages over the pairs.
+    """Further distances to the unquantized baseline's pictures (uint8), averages over the pairs.
 
     `perceptual_scenes` is our own, on our picture encoder's features; scenes only.
     """

@@ -1,4 +1,4 @@
-"""Cells: records as a report sees them, named by what differs, numbered, joined to their twins."""
+"""Cells: records as a report sees them, named by what differs, joined to their baselines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cell:
     record: Record
     number: int = 0
     label: str = ""
-    twin: Cell | None = None
+    baseline: Cell | None = None
 
     def setting(self, dotted: str, default: Any = None) -> Any:
         """A value of the configuration by its dotted name."""
@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def speed_up(self) -> float | None:
-        """Throughput over the unquantized twin's."""
+        """Throughput over the unquantized baseline's."""
         return number(self.record.performance.get("speed_up"))
 
     @property
@@ -98,30 +98,30 @@ class Cell:
         return "GPU" if self.record.resources.get("cuda_peak_bytes") else "resident"
 
     @property
-    def against_twin(self) -> dict[str, Any]:
-        """`quality.twin` of the record, or nothing."""
-        found = self.record.quality.get("twin")
+    def against_baseline(self) -> dict[str, Any]:
+        """`quality.baseline` of the record, or nothing."""
+        found = self.record.quality.get("baseline")
         return found if isinstance(found, dict) else {}
 
     @property
     def psnr(self) -> float | None:
-        """dB against the twin; None if there is no comparison, or nothing differs."""
-        return number(self.against_twin.get("psnr_db"))
+        """dB against the baseline; None if there is no comparison, or nothing differs."""
+        return number(self.against_baseline.get("psnr_db"))
 
     @property
     def ssim(self) -> float | None:
-        """Structural similarity to the twin."""
-        return number(self.against_twin.get("ssim"))
+        """Structural similarity to the baseline."""
+        return number(self.against_baseline.get("ssim"))
 
     @property
     def loss(self) -> float | None:
-        """Root mean square difference to the twin, percent of full scale; 0 for the unquantized.
+        """Root mean square difference to the baseline, percent of full scale; 0 if unquantized.
 
         None where a quantized cell was not compared, or no model ran.
         """
         if self.setting("backend.name") == "fake":
             return None
-        found = self.against_twin
+        found = self.against_baseline
         if not found:
             return None if self.quantized or not self.measured else 0.0
         pairs = found.get("pairs") or [found]
@@ -163,7 +163,7 @@ class Cells:
 
 
 def load(places: Sequence[Path]) -> Cells:
-    """Records from files and folders (searched through), named, numbered, joined to their twins.
+    """Records from files and folders (searched through), named, joined to their baselines.
 
     Without places: the newest folder of `multirun/`. Raises `UserError` if there is no record.
     """
@@ -227,26 +227,26 @@ def _read(path: Path, found: dict[Path, Cell], unreadable: list[tuple[Path, str]
 
 
 def _join(cell: Cell, found: dict[Path, Cell], unreadable: list[tuple[Path, str]]) -> None:
-    """Find the twin: where it is said to lie, or its copy among the records given.
+    """Find the baseline: where it is said to lie, or its copy among the records given.
 
     If there is nothing any more, the records were moved: the nearest one whose path ends so.
     """
-    stated = cell.against_twin.get("record")
+    stated = cell.against_baseline.get("record")
     if not isinstance(stated, str):
         return
     path = Path(stated)
     path = (path if path.is_absolute() else cell.path.parent / path).resolve()
     if path in found:
-        cell.twin = found[path]
+        cell.baseline = found[path]
     elif path.name == "record.json" and path.is_file():
         given = {each.record.id: each for each in found.values()}
         if there := _read(path, found, unreadable):
-            cell.twin = given.get(there.record.id, there)
-            if cell.twin is not there:
+            cell.baseline = given.get(there.record.id, there)
+            if cell.baseline is not there:
                 del found[path]
     elif moved := [p for p in found if p.parts[-3:] == path.parts[-3:]]:
         near = max(moved, key=lambda p: len(commonpath([p, cell.path])))
-        cell.twin = found[near]
+        cell.baseline = found[near]
 
 
 def _natural(path: Path) -> list[Any]:
@@ -270,8 +270,8 @@ def surroundings(cell: Cell) -> dict[str, Any]:
 
 def other_scores(cell: Cell) -> dict[str, float]:
     """Quality scores beside PSNR and SSIM, such as FID or CLIP."""
-    flat = flatten({k: v for k, v in cell.record.quality.items() if k not in ("twin",
+    flat = flatten({k: v for k, v in cell.record.quality.items() if k not in ("baseline",
                     "layer_errors")})  # fmt: skip
-    if near := cell.against_twin.get("perceptual_scenes"):
-        flat["twin.perceptual_scenes"] = near
+    if near := cell.against_baseline.get("perceptual_scenes"):
+        flat["baseline.perceptual_scenes"] = near
     return {k: v for k, v in ((k, number(v)) for k, v in flat.items()) if v is not None}

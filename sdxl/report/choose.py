@@ -17,7 +17,7 @@ LATENCY = ("SingleStream", "MultiStream")
 class Limits:
     """What a cell must keep to be chosen; None asks nothing."""
 
-    min_psnr: float | None = None  # dB against the unquantized twin
+    min_psnr: float | None = None  # dB against the unquantized baseline
     min_ssim: float | None = None
     max_latency_ms: float | None = None  # of the 99th percentile
     max_memory_gib: float | None = None
@@ -25,7 +25,7 @@ class Limits:
     def broken(self, cell: Cell) -> list[str]:
         """The limits that a cell breaks, in words; what was not measured cannot be kept."""
         found = []
-        same = not cell.quantized or (cell.against_twin and cell.psnr is None)
+        same = not cell.quantized or (cell.against_baseline and cell.psnr is None)
         if self.min_psnr is not None and not same:
             found += _least("PSNR", cell.psnr, self.min_psnr, " dB")
         if self.min_ssim is not None and cell.quantized:
@@ -77,7 +77,7 @@ def fastest(cells: Sequence[Cell]) -> Cell | None:
 
 
 def closest(cells: Sequence[Cell]) -> Cell | None:
-    """The quantized cell whose pictures differ least from its twin's."""
+    """The quantized cell whose pictures differ least from its baseline's."""
     compared = [cell for cell in cells if cell.quantized and cell.loss is not None]
     return min(compared, key=lambda cell: cell.loss or 0.0, default=None)
 
@@ -118,7 +118,9 @@ def _sentence(
     if any(cell.quantized for cell in inside) and not any(cell.quantized for cell in real):
         text = "No answer on speed yet: the quantized arithmetic was simulated."
         if near:
-            text += f" In quality, {near.label} stays closest to its twin{decibels(near)}{within}"
+            text += (
+                f" In quality, {near.label} stays closest to its baseline{decibels(near)}{within}"
+            )
             count = sum(_tied(near, cell) for cell in inside if cell is not near)
             text += f"; {count} more cannot be told from it by these pictures." if count else "."
         return text
@@ -130,14 +132,14 @@ def _sentence(
     start = f"Fastest{within}" if limits else "Fastest valid cell"
     text = f"{start}: {best.label}, {figure(best)}"
     if best.quantized and best.speed_up:
-        text += f", {best.speed_up:.2f} times its unquantized twin{decibels(best)}"
+        text += f", {best.speed_up:.2f} times its unquantized baseline{decibels(best)}"
     return text + "."
 
 
 def _tied(best: Cell, other: Cell) -> bool:
     """Is the mean PSNR gap of two cells, picture by picture, inside twice its standard error?"""
     both = [
-        [number(pick(pair, "psnr_db")) for pair in cell.against_twin.get("pairs") or []]
+        [number(pick(pair, "psnr_db")) for pair in cell.against_baseline.get("pairs") or []]
         for cell in (best, other)
     ]
     if not both[0] or len(both[0]) != len(both[1]):
@@ -194,7 +196,7 @@ def machine(cell: Cell) -> str:
 
 def decibels(cell: Cell) -> str:
     """`, PSNR 24.1 dB` where it was compared."""
-    if not cell.against_twin:
+    if not cell.against_baseline:
         return ""
     return ", identical pictures" if cell.psnr is None else f" at PSNR {cell.psnr:.1f} dB"
 

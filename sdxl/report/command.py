@@ -91,8 +91,8 @@ def _parser() -> Parser:
         help="records, or folders with some (default: the newest folder of multirun/)",
     )  # fmt: skip
     limits = parser.add_argument_group("limits: the best cell that keeps them is named")
-    limits.add_argument("--min-psnr", type=float, metavar="DB", help="against the twin")
-    limits.add_argument("--min-ssim", type=float, metavar="X", help="against the twin, 0 to 1")
+    limits.add_argument("--min-psnr", type=float, metavar="DB", help="against the baseline")
+    limits.add_argument("--min-ssim", type=float, metavar="X", help="against the baseline, 0 to 1")
     limits.add_argument("--max-latency-ms", type=float, metavar="MS", help="99th percentile")
     limits.add_argument("--max-memory-gib", type=float, metavar="GIB", help="peak")
     out = parser.add_argument_group("output")

@@ -46,7 +46,7 @@ class Pictures:
     shared: int
     equal: int
     only: tuple[int, int]  # prompts that one record alone has
-    comparison: dict[str, Any] | None = None  # sdxl.quality.twin.compare of those that differ
+    comparison: dict[str, Any] | None = None  # sdxl.quality.baseline.compare of those that differ
     missing: int = 0  # differing pictures whose files are not there
 
 
@@ -95,8 +95,8 @@ def numbers(one: Cell, other: Cell) -> list[Number]:
     for name in ("p50", "p90", "p99"):
         found.append(_plain(f"latency {name}, ms", *(c.latency.get(name) for c in (one, other))))
     found.append(_plain("peak memory, GiB", one.memory_gib, other.memory_gib))
-    found.append(_exact("PSNR to the twin, dB", one.psnr, other.psnr))
-    found.append(_exact("SSIM to the twin", one.ssim, other.ssim))
+    found.append(_exact("PSNR to the baseline, dB", one.psnr, other.psnr))
+    found.append(_exact("SSIM to the baseline", one.ssim, other.ssim))
     scores = (other_scores(one), other_scores(other))
     found += [_exact(n, *(s.get(n) for s in scores)) for n in sorted({*scores[0], *scores[1]})]
     return [each for each in found if each.one is not None or each.other is not None]
@@ -111,7 +111,7 @@ def pictures(one: Cell, other: Cell) -> Pictures:
     usable = [(a, b) for a, b in both if a is not None and b is not None and a.shape == b.shape]
     comparison = None
     if usable:
-        from sdxl.quality.twin import compare  # torch, for SSIM
+        from sdxl.quality.baseline import compare  # torch, for SSIM
 
         comparison = compare([a for a, _ in usable], [b for _, b in usable])
     return Pictures(
@@ -185,10 +185,10 @@ def _picture_line(shown: Pictures) -> str:
     if not shown.shared:
         return "pictures: no prompt in common"
     line = f"pictures: {shown.equal} of {shown.shared} equal to the last bit"
-    if twin := shown.comparison:
-        line += f"; those that differ: PSNR {twin['psnr_db']:.1f} dB (least "
-        line += f"{twin['psnr_min_db']:.1f}), SSIM {twin['ssim']:.4f}, largest deviation "
-        line += f"{twin['max_deviation']}/255"
+    if baseline := shown.comparison:
+        line += f"; those that differ: PSNR {baseline['psnr_db']:.1f} dB (least "
+        line += f"{baseline['psnr_min_db']:.1f}), SSIM {baseline['ssim']:.4f}, largest deviation "
+        line += f"{baseline['max_deviation']}/255"
     if shown.missing:
         line += f"; {shown.missing} could not be read or differ in size"
     return line
@@ -213,7 +213,7 @@ def _table(
 
 
 def _one(path: Path) -> Cell:
-    """The record typed; of a folder its own record, without the twin's beside it."""
+    """The record typed; of a folder its own record, without the baseline's beside it."""
     place = path / "record.json" if (path / "record.json").is_file() else path
     found = [cell for cell in load([place]).cells if place.is_dir() or cell.path == place.resolve()]
     if len(found) != 1:

@@ -100,7 +100,7 @@ def _pareto(axes: Any, cells: Sequence[Cell]) -> None:
     axes.text(1.03, 1.0, key, transform=axes.transAxes, fontsize=8, va="top", linespacing=1.5)
     axes.margins(x=0.1, y=0.12)
     axes.set_xlabel(_axis("images/s", cells))
-    axes.set_ylabel("RMS difference to the twin, % of full scale")
+    axes.set_ylabel("RMS difference to the baseline, % of full scale")
     axes.grid(alpha=0.25)
 
 

@@ -111,7 +111,7 @@ def data(found: Cells, limits: Limits) -> dict[str, Any]:
 def results(cells: Sequence[Cell], limits: Limits) -> Table:
     """(head, rows) of one group; a speed that means nothing stands in brackets."""
     scores = sorted({name for cell in cells for name in other_scores(cell)})
-    compared = any(cell.against_twin for cell in cells)
+    compared = any(cell.against_baseline for cell in cells)
     head = ["#", "setting", "status", "images/s", "speed-up", "p99 ms", "GiB"]
     head += ["PSNR dB", "SSIM"] if compared else []
     head += scores + (["limits"] if limits else [])
@@ -123,7 +123,7 @@ def results(cells: Sequence[Cell], limits: Limits) -> Table:
         row += [_doubt(cell, _form(cell.speed_up, ".2f"))]
         row += [_doubt(cell, milliseconds(p99) if p99 else DASH), _form(cell.memory_gib, ".2f")]
         if compared:
-            same = cell.against_twin and cell.psnr is None
+            same = cell.against_baseline and cell.psnr is None
             row += ["identical" if same else _form(cell.psnr, ".1f"), _form(cell.ssim, ".4f")]
         row += [_form(other_scores(cell).get(name), ".4g") for name in scores]
         row += ["; ".join(limits.broken(cell)) or "kept"] if limits else []
@@ -184,5 +184,5 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "rms_difference_percent": cell.loss,
         "scores": other_scores(cell),
         "comparable": cell.record.comparable,
-        "twin": cell.twin.number if cell.twin else None,
+        "baseline": cell.baseline.number if cell.baseline else None,
     }

@@ -108,15 +108,15 @@ def measure_one(
     return outcome
 
 
-def compare(config: Config, record: Record, folder: Path, twin_path: Path) -> None:
-    """Speed and pictures beside the unquantized twin's."""
-    from sdxl.model.images import load, twin_sheet
-    from sdxl.quality.twin import compare
+def beside_baseline(config: Config, record: Record, folder: Path, baseline_path: Path) -> None:
+    """Speed and pictures beside the unquantized baseline's."""
+    from sdxl.model.images import baseline_sheet, load
+    from sdxl.quality.baseline import compare
 
-    twin = records.read(twin_path)
-    theirs = {image["index"]: image for image in twin.images}
+    baseline = records.read(baseline_path)
+    theirs = {image["index"]: image for image in baseline.images}
     pairs = [(theirs[image["index"]], image) for image in record.images if image["index"] in theirs]
-    files = [(twin_path.parent / one["file"], folder / other["file"]) for one, other in pairs]
+    files = [(baseline_path.parent / one["file"], folder / other["file"]) for one, other in pairs]
     pictures = [load(one) for one, _ in files], [load(other) for _, other in files]
     found = compare(*pictures)
     option = quality_of(config)
@@ -124,9 +124,9 @@ def compare(config: Config, record: Record, folder: Path, twin_path: Path) -> No
         found |= option.beside_baseline(config, *pictures)
     shown = slice(SHEET_IMAGES)
     captions = [image["caption"] for image, _ in pairs]
-    twin_sheet(files[shown], captions[shown], folder / "twins.png")
-    record.quality["twin"] = {"record": str(twin_path), **found}
-    ours, base = (p.get("images_per_second") for p in (record.performance, twin.performance))
+    baseline_sheet(files[shown], captions[shown], folder / "baseline.png")
+    record.quality["baseline"] = {"record": str(baseline_path), **found}
+    ours, base = (p.get("images_per_second") for p in (record.performance, baseline.performance))
     if ours and base:
-        record.performance["twin_images_per_second"] = base
+        record.performance["baseline_images_per_second"] = base
         record.performance["speed_up"] = ours / base

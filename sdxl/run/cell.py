@@ -1,7 +1,7 @@
-"""One cell: measure it beside its unquantized twin, write the record, track it.
+"""One cell: measure it beside its unquantized baseline, write the record, track it.
 
 The cells of a sweep share what they have in common, also when they run in several processes: a
-twin is measured once, and whoever wants what another process is measuring waits for its record.
+baseline is measured once, and whoever wants what another process is measuring waits for its record.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdxl.config.derive import quantized_only, twin_of
+from sdxl.config.derive import baseline_of, quantized_only
 from sdxl.config.schema import QUANT_KEYS, Config, Format
 from sdxl.core.command import Outcome
 from sdxl.run import identity, ledger, outcomes, shared
-from sdxl.run.attempt import compare, measure_one, other_run, turn, without
+from sdxl.run.attempt import beside_baseline, measure_one, other_run, turn, without
 from sdxl.run.audit import audit
 
 
@@ -38,14 +38,16 @@ def run(config: Config, out_dir: Path) -> Outcome:
     if config.compliance:
         return audit(config, out_dir, record, sweep)
     judge: Callable[[], None] | None = None
-    if config.quant.format is not Format.none and config.quality.twin:
+    if config.quant.format is not Format.none and config.quality.baseline:
         settings = (f"backend.{name}" for name in quantized_only(config))
         words = without(record.command, "quant", *QUANT_KEYS, *settings)
         command = shlex.join([*words, "quant=none"])
-        twin, failure = other_run(twin_of(config), out_dir / "twin", command, policy, sweep)
-        if not twin:
-            return {**failure, "reason": f"the unquantized twin: {failure['reason']}"}
-        judge = functools.partial(compare, config, record, out_dir, twin)
+        baseline, failure = other_run(
+            baseline_of(config), out_dir / "baseline", command, policy, sweep
+        )
+        if not baseline:
+            return {**failure, "reason": f"the unquantized baseline: {failure['reason']}"}
+        judge = functools.partial(beside_baseline, config, record, out_dir, baseline)
     with turn(record.key, policy, sweep) as known:
         if known:
             return outcomes.take_over(out_dir, *known)

@@ -51,6 +51,8 @@ def identity(config: Config) -> str:
     """
     measured = {name: value for name, value in plain(config).items() if name not in _NO_PART}
     del measured["export"]["parity"]  # looks, changes nothing
+    quality = measured["quality"]
+    quality["twin"] = quality.pop("baseline")  # its name before 0.2: keys stay what they were
     files = {**_files(config), **_named({"quality": config.quality}, _SCORING)}
     if config.quality.name == "fast" and config.dataset.name == needs.SCENES:
         files["judge"] = _bundled(paths.JUDGE)

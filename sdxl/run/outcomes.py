@@ -18,8 +18,8 @@ from sdxl.run.shared import Shared
 
 EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}
 _FIGURES = ("images_per_second", "metric", "value", "speed_up")
-_LINKED = ("images", "images.png", "twins.png", "loadgen", "trace.json.gz")
-"""Files of a cell that a sweep which takes it over links into its own folder."""
+_LINKED = ("images", "images.png", "baseline.png", "twins.png", "loadgen", "trace.json.gz")
+"""Files of a cell that a sweep which takes it over links into its folder (`twins.png`: old)."""
 
 
 def finish(
@@ -63,7 +63,7 @@ def outcome_of(record: Record, path: Path | None) -> Outcome:
         "reason": record.reason or None,
         "record": str(path) if path else None,
         **{name: record.performance.get(name) for name in _FIGURES},
-        "psnr_db": record.quality.get("twin", {}).get("psnr_db"),
+        "psnr_db": record.quality.get("baseline", {}).get("psnr_db"),
         "comparable": record.comparable,
         "command": record.command,
         "exit_code": EXIT_CODES.get(record.status, FAILED),

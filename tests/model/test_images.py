@@ -160,15 +160,15 @@ def test_a_full_disk_ends_an_accuracy_run_at_its_next_picture(tmp_path, monkeypa
     assert index < 1000, "not at the end, after all pictures were drawn"
 
 
-def test_a_sheet_of_twins_shows_both_and_what_differs_enlarged(tmp_path):
+def test_a_sheet_of_baselines_shows_both_and_what_differs_enlarged(tmp_path):
     one = np.full((64, 64, 3), 100, np.uint8)
     other = one.copy()
     other[16:48, 16:48] = 104
     for name, image in (("one", one), ("other", other)):
         images.save(image, tmp_path / f"{name}.png")
     pair = (tmp_path / "one.png", tmp_path / "other.png")
-    images.twin_sheet([pair, pair], ["a", "b"], tmp_path / "twins.png")
-    page = read(tmp_path / "twins.png")
+    images.baseline_sheet([pair, pair], ["a", "b"], tmp_path / "baseline.png")
+    page = read(tmp_path / "baseline.png")
     assert page.shape == (2 * 220 + 8, 3 * 200 + 8, 3)
     middle, corner = (104, 104), (16, 16)
     for top in (0, 220):

@@ -15,7 +15,7 @@ from sdxl.core.errors import UserError
 from sdxl.core.paths import ROOT
 from sdxl.model import checkpoint
 from sdxl.model.sources import open_source
-from sdxl.quality import twin
+from sdxl.quality import baseline
 from sdxl.quant import build, calibrate, command, layer_errors
 from sdxl.quant.statistics import load
 from tests.quant.conftest import CALLS, FAST, make, with_quant
@@ -160,7 +160,7 @@ def test_a_quantized_model_draws_nearly_the_same_pictures(config, statistics, wa
     quantized = generator(config, build.prepare(config))
     assert quantized.describe()["quantization"] == "int8"
     assert quantized.describe()["simulated"]
-    verdict = twin.compare(images, quantized.generate([0, 1]))
+    verdict = baseline.compare(images, quantized.generate([0, 1]))
     assert verdict["images"] == 2
     assert verdict["max_deviation"] > 0
     assert verdict["psnr_db"] > 15
@@ -202,21 +202,21 @@ def test_the_command_line(tmp_path):
 
 def test_identical_pictures_are_identical():
     image = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    verdict = twin.compare(image, image)
+    verdict = baseline.compare(image, image)
     assert verdict["psnr_db"] is None and verdict["identical"] == 2
     assert verdict["ssim"] == pytest.approx(1)
     assert verdict["max_deviation"] == 0
 
 
-def test_twin_figures_by_hand():
+def test_baseline_figures_by_hand():
     one = np.zeros((1, 32, 32, 3), np.uint8)
     other = one.copy()
     other[0, :, :, 0] = 51  # a fifth of the range in a third of the values
-    verdict = twin.compare(one, other)
+    verdict = baseline.compare(one, other)
     assert verdict["max_deviation"] == 51
     assert verdict["psnr_db"] == pytest.approx(-10 * np.log10(0.04 / 3), abs=1e-6)
     with pytest.raises(ValueError, match="pairs"):
-        twin.compare(one, other[:0])
+        baseline.compare(one, other[:0])
 
 
 def test_loading_keeps_the_tables(statistics, tmp_path):

@@ -39,11 +39,11 @@ def test_a_gap_inside_the_spread_is_noise(tmp_path: Path, first, second, verdict
 
 
 def test_settings_and_environment(tmp_path: Path):
-    twin = put(tmp_path / "twin", record(2.0))
-    other = quantized(3.0, 2.5, 0.5, 26.0, twin)
+    baseline = put(tmp_path / "baseline", record(2.0))
+    other = quantized(3.0, 2.5, 0.5, 26.0, baseline)
     other["environment"]["packages"]["torch"] = "9.9"
     other["config"]["tracking"]["uri"] = "sqlite:///elsewhere.db"
-    found = diff(cell(twin), cell(put(tmp_path / "b", other, 12.0)))
+    found = diff(cell(baseline), cell(put(tmp_path / "b", other, 12.0)))
     assert found.settings["quant.format"] == ("none", "int8")
     assert found.settings["quant.alpha"] == (0.8, 0.5)
     assert not [name for name in found.settings if name.startswith("tracking")]

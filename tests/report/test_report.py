@@ -40,53 +40,57 @@ def test_a_half_written_record_is_named_and_passed_over(found: Cells):
     assert "not JSON" in reason
 
 
-def test_a_twin_outside_the_given_places_is_found(folder: Path):
+def test_a_baseline_outside_the_given_places_is_found(folder: Path):
     cells = load([folder / "2" / "record.json"]).cells
     assert [cell.label for cell in cells] == ["fp16", "int8"]
-    assert cells[1].twin is cells[0]
+    assert cells[1].baseline is cells[0]
 
 
-def test_a_moved_sweep_keeps_its_twins(folder: Path, tmp_path: Path):
+def test_a_moved_sweep_keeps_its_baselines(folder: Path, tmp_path: Path):
     moved = Path(shutil.copytree(folder, tmp_path / "moved"))
     for file in moved.rglob("record.json"):
         file.write_text(file.read_text().replace(str(folder), "/gone"))
     cells = load([moved]).cells
-    assert cells[1].twin is cells[0]
+    assert cells[1].baseline is cells[0]
 
 
-def _twins(cells: Cells) -> dict[str, Path]:
-    """Of each quantized cell's folder: where the twin lies that it was joined to."""
-    return {str(c.path.parent): c.twin.path.parent for c in cells.cells if c.quantized and c.twin}
+def _baselines(cells: Cells) -> dict[str, Path]:
+    """Of each quantized cell's folder: where the baseline lies that it was joined to."""
+    return {
+        str(c.path.parent): c.baseline.path.parent
+        for c in cells.cells
+        if c.quantized and c.baseline
+    }
 
 
 def _pair(sweep: Path, speed: float) -> tuple[Path, Path]:
-    """A sweep of one quantized cell; the folders of the cell and of its twin."""
-    twin = put(sweep / "0" / "twin", record(speed, id=f"twin of {sweep.name}"))
-    return put(sweep / "0", quantized(9.0, 1, 0.8, 30.0, twin)).parent, twin.parent
+    """A sweep of one quantized cell; the folders of the cell and of its baseline."""
+    baseline = put(sweep / "0" / "baseline", record(speed, id=f"baseline of {sweep.name}"))
+    return put(sweep / "0", quantized(9.0, 1, 0.8, 30.0, baseline)).parent, baseline.parent
 
 
-def test_a_twin_that_is_not_given_is_not_taken_for_another_of_its_name(tmp_path: Path):
-    (one, _), (other, twin) = (_pair(tmp_path / name, 2.0) for name in ("one", "other"))
+def test_a_baseline_that_is_not_given_is_not_taken_for_another_of_its_name(tmp_path: Path):
+    (one, _), (other, baseline) = (_pair(tmp_path / name, 2.0) for name in ("one", "other"))
     given = [*one.rglob("record.json"), other / "record.json"]
-    assert _twins(load(given))[str(other)] == twin
+    assert _baselines(load(given))[str(other)] == baseline
 
 
-def test_the_twins_of_two_moved_sweeps_stay_apart(tmp_path: Path):
+def test_the_baselines_of_two_moved_sweeps_stay_apart(tmp_path: Path):
     for name in ("one", "other"):
         _pair(tmp_path / name, 2.0)
     moved = Path(shutil.move(tmp_path, tmp_path.with_name(f"{tmp_path.name}-moved")))
-    assert _twins(load([moved])) == {
-        str(moved / name / "0"): moved / name / "0" / "twin" for name in ("one", "other")
+    assert _baselines(load([moved])) == {
+        str(moved / name / "0"): moved / name / "0" / "baseline" for name in ("one", "other")
     }
     shutil.move(moved, tmp_path)
 
 
-def test_a_copied_sweep_has_its_own_copy_of_the_twin(tmp_path: Path):
+def test_a_copied_sweep_has_its_own_copy_of_the_baseline(tmp_path: Path):
     cell, _ = _pair(tmp_path / "sweep", 2.0)
     copied = Path(shutil.copytree(cell, tmp_path / "elsewhere" / "7"))
     cells = load([copied])
     assert len(cells.cells) == 2
-    assert _twins(cells) == {str(copied): copied / "twin"}
+    assert _baselines(cells) == {str(copied): copied / "baseline"}
 
 
 def test_best_is_the_fastest_valid_cell_within_the_limits(found: Cells):
@@ -108,9 +112,9 @@ def test_the_front_is_not_dominated(found: Cells):
 
 
 def test_simulated_speed_chooses_nothing(tmp_path: Path):
-    twin = put(tmp_path / "0" / "twin", record(2.0))
+    baseline = put(tmp_path / "0" / "baseline", record(2.0))
     for count, psnr in enumerate((30.0, 20.0)):
-        made = quantized(9.0 + count, 1 + count, 0.8, psnr, twin)
+        made = quantized(9.0 + count, 1 + count, 0.8, psnr, baseline)
         made["performance"]["generator"]["simulated"] = True
         put(tmp_path / str(count), made)
     cells = load([tmp_path])
@@ -131,11 +135,13 @@ def test_the_fake_backend_answers_nothing(tmp_path: Path):
 
 
 def test_settings_that_pictures_cannot_tell_apart_are_counted(tmp_path: Path):
-    twin = put(tmp_path / "0" / "twin", record(2.0))
+    baseline = put(tmp_path / "0" / "baseline", record(2.0))
     for count, level in enumerate((1, 2)):
-        made = quantized(9.0, level, 0.8, 25.0, twin)
+        made = quantized(9.0, level, 0.8, 25.0, baseline)
         made["performance"]["generator"]["simulated"] = True
-        made["quality"]["twin"]["pairs"] = [{"psnr_db": 25.0 + d * (-1) ** count} for d in (1, -1)]
+        made["quality"]["baseline"]["pairs"] = [
+            {"psnr_db": 25.0 + d * (-1) ** count} for d in (1, -1)
+        ]
         put(tmp_path / str(count), made)
     said = choose.answer(only(load([tmp_path])), Limits()).sentence
     assert "1 more cannot be told" in said

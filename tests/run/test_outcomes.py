@@ -70,9 +70,9 @@ def test_taking_over_into_a_used_folder_leaves_nothing_of_what_was_there(
 ):
     used = tmp_path / "used"
     cell(used, 1, monkeypatch)
-    (used / "twins.png").touch()
+    (used / "baseline.png").touch()
     outcomes.take_over(used, *cell(tmp_path / "other", 2, monkeypatch))
-    assert holds(used, 2) and not (used / "twins.png").exists()
+    assert holds(used, 2) and not (used / "baseline.png").exists()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "store") == [
         "other",
         "used",
@@ -118,12 +118,12 @@ def test_a_folder_of_somebody_else_is_not_cleared(tmp_path):
     assert (tmp_path / "images").is_dir()
 
 
-def test_a_twin_in_the_cells_own_folder_moves_out_of_the_way(cell, load, tmp_path, monkeypatch):
+def test_a_baseline_in_the_cells_own_folder_moves_out_of_the_way(cell, load, tmp_path, monkeypatch):
     made, record = cell(tmp_path / "0", 0, monkeypatch)
     given = load("backend=fake", "seed=0")
     assert identity.new(given).key == record.key
-    found, _ = attempt.other_run(given, made.parent / "twin", "", Rerun.failed, None)
-    assert found == tmp_path / "0" / "twin" / "record.json"
+    found, _ = attempt.other_run(given, made.parent / "baseline", "", Rerun.failed, None)
+    assert found == tmp_path / "0" / "baseline" / "record.json"
     outcomes.clear(made.parent)  # as the quantized cell's measurement does
     assert holds(found.parent, 0)
     assert ledger.recall(record.key, Rerun.failed)[0] == found

@@ -118,10 +118,10 @@ def trained(given, folder, **changes):
     return seen, figures, stage
 
 
-def test_it_comes_closer_to_the_twin_resumes_to_the_bit_and_runs_as_trained(config, tmp_path):
+def test_it_comes_closer_to_the_baseline_resumes_to_the_bit_and_runs_as_trained(config, tmp_path):
     given = config("quant=int4_weight_only", "train.lr=0.0001", "train.ema=0.5", "train.steps=8")
     whole, figures, stage = trained(given, tmp_path / "whole")
-    assert figures["gone"] > 0.1, "the distance to the twin shrinks on rows held back"
+    assert figures["gone"] > 0.1, "the distance to the baseline shrinks on rows held back"
     first, *_ = trained(given, tmp_path / "parts", max_s=0.0)
     rest, again, _ = trained(given, tmp_path / "parts")
     assert first + rest == whole and len(first) == 1

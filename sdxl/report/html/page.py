@@ -17,7 +17,7 @@ from sdxl.report.values import rate
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The browser itself refuses scripts and requests, whatever a record might smuggle in."""
-SPEED, LOSS = "images/s", "RMS difference to the twin, % of full scale"
+SPEED, LOSS = "images/s", "RMS difference to the baseline, % of full scale"
 
 
 def page(found: Cells, limits: Limits, prompts: int = 4) -> str:
@@ -78,11 +78,11 @@ def _figures(cell: Cell) -> Markup:
     if cell.speed:
         facts.append((rate(cell.speed), "images/s", "throughput"))
     if cell.speed_up:
-        facts.append((f"{cell.speed_up:.2f}", "x", "over its unquantized twin"))
+        facts.append((f"{cell.speed_up:.2f}", "x", "over its unquantized baseline"))
     if cell.latency.get("p99") and cell.setting("scenario.name") != "Offline":
         facts.append((f"{cell.latency['p99']:,.4g}", "ms", "99th percentile"))
     if cell.psnr:
-        facts.append((f"{cell.psnr:.1f}", "dB", "PSNR to the twin"))
+        facts.append((f"{cell.psnr:.1f}", "dB", "PSNR to the baseline"))
     if cell.memory_gib:
         facts.append((f"{cell.memory_gib:.2f}", "GiB", f"peak memory, {cell.memory_kind}"))
     return h(
@@ -135,16 +135,16 @@ def _plot(cells: Sequence[Cell]) -> Markup:
     else:
         points = [_point(c, c.latency["p99"], False) for c in timed if c.latency.get("p99")]
         if len(points) < 2:
-            return h("p", "No quality axis: no cell was compared with an unquantized twin.",
+            return h("p", "No quality axis: no cell was compared with an unquantized baseline.",
                      class_="quiet")  # fmt: skip
         drawing = scatter(points, f"{SPEED} →", "p99 latency, ms", _summary(points, "latency"))
         title, missing = "Latency against speed", []
     words = [_legend(points)]
     if title.startswith("Latency"):
-        words.append("No quality axis: no cell was compared with an unquantized twin.")
+        words.append("No quality axis: no cell was compared with an unquantized baseline.")
     if missing:
         numbers = ", ".join(str(cell.number) for cell in missing)
-        words.append(f"Not drawn, since not compared with a twin: {numbers}.")
+        words.append(f"Not drawn, since not compared with a baseline: {numbers}.")
     caption = h("figcaption", join([h("span", word) for word in words]))
     return h("figure", h("h3", title), drawing, caption, class_="with-plot")
 
@@ -179,12 +179,12 @@ def _speed_ups(cells: Sequence[Cell]) -> list[Any]:
     rows = [(c, c.speed_up, f"{c.speed_up:.2f} x") for c in cells if c.speed_up]
     if not rows:
         return []
-    title = h("h3", "Speed-up against the unquantized twin")
+    title = h("h3", "Speed-up against the unquantized baseline")
     doubtful = [cell for cell, _, _ in rows if cell.meaningless]
     if len(doubtful) == len(rows):
         return [title, h("p", "Nothing to draw: the quantized arithmetic of every cell was ",
                          "simulated, so its speed means nothing.", class_="quiet")]  # fmt: skip
-    words = "The line is the unquantized twin: same batch, same machine, same sweep."
+    words = "The line is the unquantized baseline: same batch, same machine, same sweep."
     if doubtful:
         words += " Dashed: the arithmetic was simulated, so the length means nothing."
     return [title, bars(rows, 1.0), h("p", words, class_="quiet")]

@@ -1,4 +1,4 @@
-"""The picture grid: prompts down, settings across, the difference to the twin over each picture."""
+"""The picture grid: prompts down, settings across, the difference to the baseline over each."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def grid(cells: Sequence[Cell], prompts: int) -> Markup:
         heading = h("span", f"{index}. {caption}", class_="caption")
         rows.append(h("tr", h("th", heading, colspan=len(shown), scope="rowgroup")))
         rows.append(h("tr", [h("td", _tile(cell, index, caption)) for cell in shown]))
-    compared = any(cell.twin for cell in shown)
+    compared = any(cell.baseline for cell in shown)
     head = h("tr", [h("th", badge(cell), " ", cell.label, scope="col") for cell in shown])
     table = h("table", h("thead", head), h("tbody", rows), class_="pictures")
     how = (
-        f"Point at a picture, or select it, to see the difference to its unquantized twin, "
-        f"{GAIN} times as large. Beneath: PSNR against the twin."
+        f"Point at a picture, or select it, to see the difference to its unquantized baseline, "
+        f"{GAIN} times as large. Beneath: PSNR against the baseline."
     )
     more = []
     if len(captions) > prompts:
@@ -117,16 +117,16 @@ def _tile(cell: Cell, index: int, caption: str) -> Markup:
     drawn = pixels(cell, index)
     if drawn is None:
         return h("span", "not kept", class_="quiet")
-    reference = pixels(cell.twin, index) if cell.twin else None
+    reference = pixels(cell.baseline, index) if cell.baseline else None
     picture = h("img", src=thumbnail(drawn), alt=f"{caption} ({cell.label})", class_="base")
     if reference is None or reference.shape != drawn.shape:
         return h("span", h("span", picture, class_="pic"), h("span", "unquantized" if not
-                 cell.quantized else "no twin", class_="note"), class_="tile")  # fmt: skip
+                 cell.quantized else "no baseline", class_="note"), class_="tile")  # fmt: skip
     gap = h("img", src=thumbnail(difference(reference, drawn)), class_="diff",
-            alt=f"difference to the twin, {GAIN} times")  # fmt: skip
+            alt=f"difference to the baseline, {GAIN} times")  # fmt: skip
     return h(
         "label",
-        h("input", type="checkbox", aria_label=f"difference of {cell.label} to its twin"),
+        h("input", type="checkbox", aria_label=f"difference of {cell.label} to its baseline"),
         h("span", picture, gap, class_="pic"),
         h("span", _psnr(reference, drawn), class_="note"),
         class_="tile",

@@ -16,18 +16,18 @@ from sdxl.report.values import DASH, STATUS_WORD, flatten, milliseconds, number,
 def results(cells: Sequence[Cell], found: Answer) -> Markup:
     """One line per cell: speed, memory, quality, and the limits it breaks."""
     scores = sorted({name for cell in cells for name in other_scores(cell)})
-    has_twin = any(cell.against_twin for cell in cells)
+    has_baseline = any(cell.against_baseline for cell in cells)
     refused = {cell.number: reason for cell, reason in found.refused}
     head: list[Any] = ["Setting", "Status", "images/s", "Speed-up", "p99, ms", "Memory, GiB"]
-    head += ["PSNR, dB", "SSIM"] if has_twin else []
+    head += ["PSNR, dB", "SSIM"] if has_baseline else []
     head += scores + ([h("th", "Limits", scope="col", class_="words")] if refused else [])
     rows = []
     for cell in cells:
         row: list[Any] = [_name(cell, cell is found.best), status(cell), _speed(cell)]
         row += [_doubt(cell, _maybe(cell.speed_up, ".2f", " x")), _doubt(cell, _p99(cell))]
         row += [_maybe(cell.memory_gib, ".2f")]
-        if has_twin:
-            same = cell.against_twin and cell.psnr is None
+        if has_baseline:
+            same = cell.against_baseline and cell.psnr is None
             row += ["identical" if same else _maybe(cell.psnr, ".1f"), _maybe(cell.ssim, ".4f")]
         row += [_maybe(other_scores(cell).get(name), ".4g") for name in scores]
         row += [h("td", refused.get(cell.number, "kept"), class_="words")] if refused else []

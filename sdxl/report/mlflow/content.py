@@ -15,7 +15,7 @@ METRICS_A_BATCH = 1000
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
 IMAGES = 8
-TWIN = ("psnr_db", "psnr_min_db", "ssim", "ssim_min", "max_deviation",
+BASELINE = ("psnr_db", "psnr_min_db", "ssim", "ssim_min", "max_deviation",
         "perceptual_scenes")  # fmt: skip
 
 
@@ -74,7 +74,11 @@ def metrics(record: Record) -> dict[str, float]:
         "tflops": found.get("tflops"),
         "peak_qps": (found.get("peak") or {}).get("qps"),
         "speed_up": found.get("speed_up"),
-        **{f"twin_{n}": v for n, v in record.quality.get("twin", {}).items() if n in TWIN},
+        **{
+            f"baseline_{n}": v
+            for n, v in record.quality.get("baseline", {}).items()
+            if n in BASELINE
+        },
         **record.quality.get("scores", {}).get("metrics", {}),
         "valid": float(record.status == "ok"),
         **{f"latency_{name}_ms": v for name, v in (found.get("latency_ms") or {}).items()},
@@ -129,7 +133,7 @@ def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
         ("worker.log", None),
         ("probe.jsonl", None),
         ("images.png", None),
-        ("twins.png", None),
+        ("baseline.png", None),
         (".hydra/config.yaml", "hydra"),
         (".hydra/overrides.yaml", "hydra"),
         ("loadgen/mlperf_log_summary.txt", "loadgen"),

@@ -38,7 +38,7 @@ class View:
         self._left, self._left_at = 0.0, time.monotonic()
 
     def plan(
-        self, ahead: list[tuple[str, float | None]], cached: int, twins: int, more: str
+        self, ahead: list[tuple[str, float | None]], cached: int, baselines: int, more: str
     ) -> None:
         """What each cell will need, and the sum; `more` describes a search."""
         from rich.console import Console
@@ -47,7 +47,11 @@ class View:
         known = [seconds for _, seconds in ahead if seconds is not None]
         unknown = len(ahead) - len(known)
         total = f"about {sum(known):,.0f} s" + (f" + {unknown} unknown" if unknown else "")
-        extra = f", {twins} unquantized twin{'s' if twins != 1 else ''}" if twins else ""
+        extra = (
+            f", {baselines} unquantized baseline{'s' if baselines != 1 else ''}"
+            if baselines
+            else ""
+        )
         title = f"plan: {len(ahead)} cells, {cached} already done{extra}; {more or total}"
         table = Table()
         table.add_column("#", justify="right")
@@ -100,7 +104,7 @@ class View:
         self._left, self._left_at = eta, time.monotonic()
         facts = [row.status]
         facts += [f"{row.speed} images/s"] if row.speed else []
-        facts += [f"{row.quality} dB to the twin"] if row.quality else []
+        facts += [f"{row.quality} dB to the baseline"] if row.quality else []
         facts += [note] if note else []
         left = f"; about {eta:,.0f} s left" if number + 1 < len(self.labels) else ""
         place = f"[{number + 1}/{len(self.labels)}] {self._label(number)}"

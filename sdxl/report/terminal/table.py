@@ -109,7 +109,7 @@ def _speed(record: Record) -> list[Row]:
             ("repeats", f"{each} images/s; the median counts, spread {found['spread']:.1%}")
         )
     if found.get("speed_up"):
-        base = found["twin_images_per_second"]
+        base = found["baseline_images_per_second"]
         text = f"{found['speed_up']:.3f} x the unquantized {base:.3f} images/s"
         if found["generator"].get("simulated"):
             text += " (simulated: 8-bit numbers, wider arithmetic; its speed means nothing)"
@@ -140,15 +140,16 @@ def _stages(stage_ms: dict[str, float], batch: int) -> str:
 
 def _quality(record: Record) -> list[Row]:
     rows: list[Row] = []
-    if twin := record.quality.get("twin"):
-        near = twin.get("perceptual_scenes")
+    if baseline := record.quality.get("baseline"):
+        near = baseline.get("perceptual_scenes")
         own = f", perceptual_scenes {near:.4f} (our own, not LPIPS)" if near is not None else ""
-        psnr = "identical" if twin["psnr_db"] is None else f"PSNR {twin['psnr_db']:.1f} dB"
+        psnr = "identical" if baseline["psnr_db"] is None else f"PSNR {baseline['psnr_db']:.1f} dB"
         rows.append(
             (
-                "against the twin",
-                f"{psnr}, SSIM {twin['ssim']:.4f}, largest deviation {twin['max_deviation']}/255 "
-                f"over {twin['images']} pictures{own}",
+                "against the baseline",
+                f"{psnr}, SSIM {baseline['ssim']:.4f}, "
+                f"largest deviation {baseline['max_deviation']}/255 "
+                f"over {baseline['images']} pictures{own}",
             )
         )
     if scores := record.quality.get("scores"):

@@ -118,13 +118,13 @@ def varying(cells: Sequence[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(word.partition("=")[0] for word in words)) if len(cells) > 1 else []
 
 
-def twin_key(config: Config) -> str | None:
-    """Key of the unquantized twin that a cell needs, if it needs one."""
-    from sdxl.config.derive import twin_of
+def baseline_key(config: Config) -> str | None:
+    """Key of the unquantized baseline that a cell needs, if it needs one."""
+    from sdxl.config.derive import baseline_of
 
-    if config.quant.format is Format.none or not config.quality.twin:
+    if config.quant.format is Format.none or not config.quality.baseline:
         return None
-    return identity.identity(twin_of(config))
+    return identity.identity(baseline_of(config))
 
 
 def _estimate(config: Config) -> float | None:

@@ -21,7 +21,7 @@ from sdxl.core.paths import ROOT
 from sdxl.core.types import now
 from sdxl.report.terminal.sweep_view import View
 from sdxl.run import identity, shared
-from sdxl.run.sweep.cells import Cell, combinations, differing, look_ahead, twin_key, varying
+from sdxl.run.sweep.cells import Cell, baseline_key, combinations, differing, look_ahead, varying
 
 STOPPED = "not started: fail_fast=true and an earlier cell failed"
 NO_RECORD = "its process ended without a record; see the launcher's logs"
@@ -61,10 +61,10 @@ class Sweep:
 
     def announce(self) -> None:
         """Say what is going to happen."""
-        twins = {twin_key(c.config) for c in self.cells if c.config and not c.done} - {None}
+        baselines = {baseline_key(c.config) for c in self.cells if c.config and not c.done} - {None}
         cached = sum(bool(cell.cached) for cell in self.cells)
         more = self.search.describe() if self.search else ""
-        self.view.plan([cell.ahead() for cell in self.cells], cached, len(twins), more)
+        self.view.plan([cell.ahead() for cell in self.cells], cached, len(baselines), more)
 
     @contextmanager
     def running(self) -> Iterator[None]:

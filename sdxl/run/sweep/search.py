@@ -29,7 +29,7 @@ STARTUP = 10
 
 
 class Search:
-    """One study: maximize images per second, minimize the difference to the unquantized twin."""
+    """One study: maximize images per second, minimize the difference to the baseline."""
 
     def __init__(self, composer: Composer, fixed: list[str], space: Space, settings: Any) -> None:
         if not space:

@@ -1,4 +1,4 @@
-"""The stage `qat`: a quantized UNet learns to predict what its unquantized twin predicts.
+"""The stage `qat`: a quantized UNet learns to predict what its unquantized baseline predicts.
 
 It starts from the checkpoint that `quantize.py` makes of the same settings and keeps its scales;
 the weights of the quantized layers move. Rows are latents with noise at the timesteps that the
@@ -62,7 +62,7 @@ def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
 
 
 class Student(nn.Module):
-    """Mean squared distance of the rounded UNet's prediction to its twin's."""
+    """Mean squared distance of the rounded UNet's prediction to its baseline's."""
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
@@ -95,8 +95,8 @@ class Stage:
         dtype, cpu = torch_dtype(config.precision.unet), torch.device("cpu")
         plain = source.component("unet", dtype, cpu)
         self.module = Student(fake_quant.student(plain, self.made.path))
-        twin = source.component("unet", dtype, cpu)
-        self.twin: Any = nn.Module.float(twin).requires_grad_(False)
+        baseline = source.component("unet", dtype, cpu)
+        self.baseline: Any = nn.Module.float(baseline).requires_grad_(False)
         scheduler = source.scheduler()
         scheduler.set_timesteps(config.model.steps)
         self.timesteps = scheduler.timesteps.long()
@@ -109,7 +109,7 @@ class Stage:
         self.start = self._distance(self.module.unet.to(device), device)
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
-        """Noisy latents, their conditions, and what the twin predicts for them."""
+        """Noisy latents, their conditions, and what the baseline predicts for them."""
         chance = batch.draw("timestep", uniform=True)
         return self._given(
             batch.rows,
@@ -131,11 +131,11 @@ class Stage:
                  "time_ids": sizes}  # fmt: skip
         moved = {name: value.to(device) for name, value in given.items()}
         with torch.no_grad():
-            target = predict(self.twin.to(device), **moved)
+            target = predict(self.baseline.to(device), **moved)
         return {**moved, "target": target}
 
     def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
-        """Distance to the twin on rows held back, and the share of it that is gone."""
+        """Distance to the baseline on rows held back, and the share of it that is gone."""
         now = self._distance(self.module.unet, device)
         return {"distance": now, "distance_before": self.start, "gone": 1 - now / self.start}, None
 

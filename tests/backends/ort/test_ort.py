@@ -16,7 +16,7 @@ from sdxl.model import prompts
 from sdxl.model.images import load as picture
 from sdxl.model.sampler import Sampler
 from sdxl.model.sources import open_source
-from sdxl.quality.twin import compare
+from sdxl.quality.baseline import compare
 
 CLEARLY = 5
 """dB: under a third of the squared error. Seen: 44.5 at level 1, 7.3 at level 3."""
@@ -60,7 +60,7 @@ def test_both_backends_draw_the_same_through_loadgen(exported, cli):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_int8_through_loadgen_draws_what_the_simulation_draws(exported, cli):
-    """Nearer to the simulated twin than that is to its own unquantized twin: CLEARLY dB at least.
+    """Nearer to the simulated run than that is to its own baseline: CLEARLY dB at least.
 
     They cannot be equal: sums in another order flip ties, and a flipped code is a whole step.
     """
@@ -81,7 +81,7 @@ def test_int8_through_loadgen_draws_what_the_simulation_draws(exported, cli):
         assert sum(kernels["integer"].values()) > (level == "3") * sum(kernels["float"].values())
         folders = [done.dir / str(number) for number in (place, place + len(levels))]
         drawn = [[picture(f / "images" / f"{n:06d}.png") for n in range(4)] for f in folders]
-        noise = simulated["quality"]["twin"]["psnr_db"]
+        noise = simulated["quality"]["baseline"]["psnr_db"]
         found = compare(*drawn)["psnr_db"]
         print(f"level {level}: simulated to fp32 {noise:.1f} dB, to ONNX Runtime {found:.1f} dB")
         assert found > noise + CLEARLY, level

@@ -14,7 +14,7 @@ from sdxl.backends.torch import real as _torch_real
 from sdxl.backends.torch import simulated as _torch_quant
 from sdxl.backends.torch.layer import Geometry, Simulated, read
 from sdxl.bench.profile import ModuleTimes
-from sdxl.config.derive import twin_of
+from sdxl.config.derive import baseline_of
 from sdxl.config.schema import Format
 from sdxl.core.errors import ConfigError
 from sdxl.model import codes
@@ -276,10 +276,12 @@ def test_real_execution_needs_something_to_execute(load):
         load("backend.execution=real", "quant=int8", "backend.compile=default")
 
 
-def test_the_twin_is_the_same_for_both_executions(load):
-    twins = [twin_of(load("quant=int8", f"backend.execution={e}")) for e in ("real", "simulated")]
-    assert twins[0] == twins[1]
-    assert twins[0].backend.execution.value == "simulated"
+def test_the_baseline_is_the_same_for_both_executions(load):
+    baselines = [
+        baseline_of(load("quant=int8", f"backend.execution={e}")) for e in ("real", "simulated")
+    ]
+    assert baselines[0] == baselines[1]
+    assert baselines[0].backend.execution.value == "simulated"
 
 
 @pytest.mark.slow
@@ -293,5 +295,5 @@ def test_a_real_cell(cli):
     assert generator["simulated"] is (executed["real_layers"] == 0)
     assert executed["real_layers"] + executed["simulated_layers"] == 150
     assert "8-bit layers" in done.out and "means nothing" not in done.out
-    twin = done.dir / "twin" / "record.json"
-    assert "backend.execution" not in twin.read_text().split('"command"')[1].split("\n")[0]
+    baseline = done.dir / "baseline" / "record.json"
+    assert "backend.execution" not in baseline.read_text().split('"command"')[1].split("\n")[0]

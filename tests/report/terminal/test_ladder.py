@@ -106,4 +106,4 @@ def test_the_ladder_on_a_cpu(cli):
     assert kinds["plain"]["loop"]["kind"] == "pipeline"
     assert kinds["eager"]["loop"]["kind"] == "static"
     assert kinds["conv_8bit"]["attention"]["shapes"]
-    assert all("twin" not in each["quality"] for each in found.values())
+    assert all("baseline" not in each["quality"] for each in found.values())

@@ -34,7 +34,7 @@ def test_the_bundled_model_is_searched_over_levels_and_formats(cli):
     assert done.json["trials"] == 1 and done.json["min_psnr_db"] == 50
     for record in done.records():
         assert record["config"]["quant"]["format"] in ("int8", "fp8")
-        assert record["quality"]["twin"]["psnr_db"] > 5
+        assert record["quality"]["baseline"]["psnr_db"] > 5
         if record["config"]["quant"]["format"] == "fp8":
             assert record["config"]["alpha"] is None, "a setting that FP8 ignores is left out"
     assert done.json["pareto"] == [], "none keeps 50 dB"
@@ -94,7 +94,7 @@ def test_the_front_keeps_the_quality_bound(study, tmp_path, load):
         record = identity.new(config)
         record.status = "ok"
         record.performance = {"images_per_second": speed, "generator": {}}
-        record.quality = {"twin": {"psnr_db": psnr, "ssim": 0.9}}
+        record.quality = {"baseline": {"psnr_db": psnr, "ssim": 0.9}}
         path = records.write(record, tmp_path / str(number))
         cell.outcome = {"status": "ok", "record": str(path), "exit_code": 0}
         cells.append(cell)

@@ -1,4 +1,4 @@
-"""A handful of pictures against their unquantized twins: seconds, before any long measurement."""
+"""A handful of pictures against the baseline's: seconds, before any long measurement."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def _pair(reference: Any, picture: Any) -> dict[str, Any]:
     one, other = np.asarray(reference), np.asarray(picture)
     if one.shape != other.shape or one.dtype != np.uint8 or other.dtype != np.uint8:
         raise ValueError(
-            f"twins must be uint8 and of one shape, not {one.dtype} {one.shape} "
-            f"and {other.dtype} {other.shape}"
+            f"a picture and its baseline must be uint8 and of one shape, not {one.dtype} "
+            f"{one.shape} and {other.dtype} {other.shape}"
         )
     difference = one.astype(np.float64) - other.astype(np.float64)
     error = float(np.mean(difference**2))
