@@ -1,9 +1,17 @@
-"""The small commands, in one table.   python -m sdxl COMMAND [WORDS]"""
+"""Every command by name.   python -m sdxl COMMAND [WORDS]; installed: sdxl COMMAND [WORDS]"""
 
 from __future__ import annotations
 
 import importlib
 import sys
+
+EXPERIMENTS = {
+    "run": "measure one setting, or a sweep, with MLPerf LoadGen",
+    "quantize": "calibrate and quantize the UNet",
+    "export": "make ONNX graphs and engines",
+    "train": "train and tune networks",
+}
+"""The four commands that take a configuration; `run` is the same as `python run.py`."""
 
 COMMANDS = {
     "report": ("sdxl.report.command", "what was measured, and which setting to ship"),
@@ -17,7 +25,7 @@ COMMANDS = {
     "bundle": ("sdxl.training.bundle", "pack trained networks as a diffusers folder"),
     "shards": ("sdxl.training.data.shards", "pictures and captions into tar shards of latents"),
 }
-"""By name: the module that has `main(words) -> exit code`, and what it does."""
+"""The small commands: the module that has `main(words) -> exit code`, and what it does."""
 
 
 def main() -> int:
@@ -26,28 +34,36 @@ def main() -> int:
     if not words or words[0] in ("-h", "--help"):
         print("\n".join(_table()))
         return 0 if words else 2
-    if words[0] not in COMMANDS:
-        return _unknown(words[0])
-    module, _ = COMMANDS[words[0]]
-    return int(importlib.import_module(module).main(words[1:]))
+    name, rest = words[0], words[1:]
+    if name in EXPERIMENTS:
+        from sdxl.cli import start
+
+        start(name, rest)
+    if name not in COMMANDS:
+        return _unknown(name)
+    module, _ = COMMANDS[name]
+    return int(importlib.import_module(module).main(rest))
 
 
 def _table() -> list[str]:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return ["usage: python -m sdxl COMMAND [WORDS]", "", *lines, "",
-            "python -m sdxl COMMAND --help says more."]  # fmt: skip
+    told = EXPERIMENTS | {name: text for name, (_, text) in COMMANDS.items()}
+    width = max(map(len, told))
+    lines = [f"  {name:<{width}}  {text}" for name, text in told.items()]
+    return ["usage: sdxl COMMAND [WORDS], or python -m sdxl COMMAND [WORDS]", "", *lines, "",
+            "sdxl COMMAND --help says more."]  # fmt: skip
 
 
 def _unknown(word: str) -> int:
     from sdxl.core.command import ended
     from sdxl.core.errors import UserError, did_you_mean
 
+    names = [*EXPERIMENTS, *COMMANDS]
+
     def refuse() -> None:
-        close = did_you_mean(word, COMMANDS)
+        close = did_you_mean(word, names)
         raise UserError(
             f"there is no command `{word}`",
-            expected=f"did you mean `{close}`?" if close else "one of: " + " ".join(COMMANDS),
+            expected=f"did you mean `{close}`?" if close else "one of: " + " ".join(names),
             fix=f"python -m sdxl {close or '--help'}",
         )
 

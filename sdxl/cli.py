@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
 from sdxl.config.load import load
-from sdxl.config.schema import GROUPS, Config
+from sdxl.config.schema import Config
 from sdxl.core.command import Outcome, _failed, _summary
-from sdxl.core.errors import FAILED, USER, SdxlError, UserError, one_line, show
+from sdxl.core.errors import FAILED, OK, USER, SdxlError, UserError, one_line, show
 from sdxl.core.paths import CONF
 
 _outcomes: list[Outcome] = []
@@ -87,7 +88,9 @@ def command(main: Callable[[], None]) -> None:
     stopped = False
     try:
         if asks_help:
-            print(_help(Path(sys.argv[0]).stem))
+            from sdxl.config import help as helping
+
+            print(helping.text(Path(sys.argv[0]).stem, sys.argv[1:]))
             return
         if not _only_planned():
             with _sweep.running() if _sweep else contextlib.nullcontext():
@@ -142,34 +145,6 @@ def _explained(error: Exception) -> Outcome:
     return _failed(one_line(mended.problems), mended.exit_code)
 
 
-def _help(name: str) -> str:
-    """What `--help` prints; of values to sweep over, the first is shown.
-
-    Hydra's own takes seconds: it composes every option of every group.
-    """
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from sdxl.config.explain import expand
-
-    conf = CONF
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        words = [next(expand(word)) for word in sys.argv[1:] if not word.startswith("-")]
-        settings = OmegaConf.to_yaml(compose(name, overrides=words)).rstrip()
-    text: Any = OmegaConf.load(conf / "hydra" / "help" / f"{name}.yaml")
-    groups = [
-        f"  {'+' if group in ('experiment', 'sweep') else ''}{group}: "
-        + ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
-        for group in (
-            *GROUPS,
-            "backend",
-            *(["train"] if name == "train" else ["experiment", "sweep"]),
-        )
-    ]
-    parts = [text.header, "Groups (group=option):", *groups, "", "Settings (name=value):"]
-    return "\n".join([*parts, settings, "", text.footer.rstrip()])
-
-
 def _only_planned() -> bool:
     """Look ahead if this is a multirun of run.py; True if the plan is all that was asked for."""
     global _sweep
@@ -184,3 +159,29 @@ def _only_planned() -> bool:
     quoted = str(_sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
     sys.argv.append(f"hydra.sweep.dir='{quoted}'")
     return bool(_sweep.only_plan)
+
+
+ACTIONS = {
+    "run": "sdxl.run.cell",
+    "quantize": "sdxl.quant.command",
+    "export": "sdxl.run.export",
+    "train": "sdxl.training.command",
+}
+"""The module whose `run(config, folder)` does the work of a command."""
+
+
+def start(name: str, words: list[str]) -> NoReturn:
+    """A command by name, as its own file in a checkout starts it; never returns."""
+    import hydra
+
+    from sdxl.config.load import register
+
+    sys.argv = [f"{name}.py", *words]
+    register()
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
+    def main(cfg: DictConfig) -> None:
+        job(importlib.import_module(ACTIONS[name]).run, cfg)
+
+    command(main)
+    sys.exit(OK)  # what only asked for information

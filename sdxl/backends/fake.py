@@ -46,11 +46,11 @@ class Config(schema.Backend):
     The warm-up's images count.
     """
 
-    latency_ms: float = 2.0
-    sample_ms: float = 1.0
-    fail: Fault = Fault.none
-    fail_at: int = 40
-    answers: Answers = Answers.honest
+    latency_ms: float = 2.0  # per batch
+    sample_ms: float = 1.0  # per picture, on top
+    fail: Fault = Fault.none  # what goes wrong, on purpose
+    fail_at: int = 40  # at which picture, those of the warm-up counted
+    answers: Answers = Answers.honest  # pictures as they should be, or not
 
 
 def problems_of(config: schema.Config) -> list[Problem]:

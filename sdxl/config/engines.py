@@ -62,7 +62,7 @@ class Compatibility(str, Enum):
 class Settings(schema.Backend):
     """How engines are built, then how they are run."""
 
-    flavor: Flavor = Flavor.auto
+    flavor: Flavor = Flavor.auto  # data-centre TensorRT or TensorRT-RTX; auto: what is there
     min_batch_size: Optional[int] = None  # images; null: 1
     opt_batch_size: Optional[int] = None  # images that kernels are chosen for; null: the batch
     max_batch_size: Optional[int] = None  # images; null: the batch

@@ -39,14 +39,14 @@ SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 class Model:
     """What is generated: architecture, size, steps, guidance, noise."""
 
-    name: str = MISSING
-    device: Device = Device.auto
-    height: int = MISSING  # pixels
-    width: int = MISSING
-    steps: int = 20
-    guidance: float = 8.0
-    negative_prompt: str = MISSING
-    noise: Noise = Noise.shared
+    name: str = MISSING  # the option of `model=`
+    device: Device = Device.auto  # auto: CUDA, else MPS, else the CPU; meta: shapes only
+    height: int = MISSING  # pixels of a picture
+    width: int = MISSING  # pixels of a picture
+    steps: int = 20  # denoising steps
+    guidance: float = 8.0  # classifier-free guidance scale; 1: none
+    negative_prompt: str = MISSING  # what guidance leads away from
+    noise: Noise = Noise.shared  # first latents: one for all prompts (MLPerf), or one for each
     latents: Optional[str] = None  # .npy (1, 4, height/8, width/8) float32; null: drawn from `seed`
     unet: Optional[str] = None  # a folder with another UNet's weights (diffusers), in its place
     diffusers_src: Optional[str] = None  # a diffusers checkout to use in place of the installed one
@@ -68,35 +68,35 @@ class ScenesModel(Model):
 class SdxlModel(Model):
     """SDXL weights from a local directory or, failing that, the Hugging Face hub."""
 
-    path: str = MISSING  # diffusers directory, MLCommons layout, or hub id
+    path: str = MISSING  # diffusers folder, MLCommons layout, or hub id
     variant: Optional[str] = None  # file variant, such as fp16
     revision: Optional[str] = None  # hub revision
     lora: Optional[str] = None  # .safetensors LoRA, fused before quantizing
-    lora_scale: float = 1.0
+    lora_scale: float = 1.0  # strength of the LoRA
 
 
 @dataclass
 class RandomModel(Model):
     """True SDXL base 1.0 shapes with random weights, made in the asked dtype and device."""
 
-    unet_config: Optional[str] = None
+    unet_config: Optional[str] = None  # a diffusers UNet config.json in place of SDXL's
 
 
 @dataclass
 class Precision:
     """One dtype per component."""
 
-    text_encoder: DType = MISSING
-    unet: DType = MISSING
-    vae: DType = MISSING
+    text_encoder: DType = MISSING  # dtype of both text encoders
+    unet: DType = MISSING  # dtype of the UNet
+    vae: DType = MISSING  # dtype of the VAE decoder
 
 
 @dataclass
 class Quant:
     """A recipe; `quant_level`, `alpha`, `percentile`, `calib_size` at top level override it."""
 
-    name: str = MISSING
-    format: Format = Format.none
+    name: str = MISSING  # the recipe: the option of `quant=`
+    format: Format = Format.none  # numbers of the quantized UNet; none: nothing is quantized
     level: float = 2.5  # 1 conv, 2 + ff.net, 2.5 + to_q/k/v, 3 every Linear, 4 + attention in FP8
     include: list[str] = field(default_factory=list)  # regular expressions: added to the level
     exclude: list[str] = field(default_factory=list)  # regular expressions: kept in 16 or 32 bits
@@ -121,7 +121,7 @@ class Quant:
 class Dataset:
     """Prompts, and how many of them."""
 
-    name: str = MISSING
+    name: str = MISSING  # the option of `dataset=`
     shuffle: bool = False  # with `limit`: a subset drawn with `seed` in place of the first rows
 
 
@@ -129,21 +129,21 @@ class Dataset:
 class TsvDataset(Dataset):
     """Captions in a tab-separated file; row number = query sample index."""
 
-    path: str = MISSING
+    path: str = MISSING  # the caption file
 
 
 @dataclass
 class ScenesDataset(Dataset):
     """Captions of rendered scenes that no training has seen."""
 
-    prompts: int = 2048
+    prompts: int = 2048  # captions drawn
 
 
 @dataclass
 class Backend:
     """Who executes the model. Each backend module adds its own fields."""
 
-    name: str = MISSING
+    name: str = MISSING  # the option of `backend=`
     batch_size: Optional[int] = None  # images per batch; null: what the scenario wants
     devices: Optional[list[int]] = None  # one worker process for each; null: no extra process
     restarts: int = 1  # how often a worker that dies is replaced before the run fails
@@ -153,11 +153,11 @@ class Backend:
 class Scenario:
     """LoadGen's settings; names are LoadGen's own where it has one."""
 
-    name: str = MISSING
-    min_duration_ms: int = MISSING
+    name: str = MISSING  # the option of `scenario=`
+    min_duration_ms: int = MISSING  # shortest measurement
     min_query_count: Optional[int] = None  # null: every prompt once
     performance_sample_count: Optional[int] = None  # null: all prompts
-    warmup_batches: int = 2
+    warmup_batches: int = 2  # batches drawn before the measurement
     startup_s: float = 1800.0  # longest silence while loading and warming up
     stall_s: float = 120.0  # longest silence while measuring
 
@@ -174,9 +174,9 @@ class Server(Scenario):
     """Poisson arrivals; the figure is the rate that keeps the latency limit."""
 
     target_qps: Optional[float] = None  # null: a share of the warm-up's rate
-    warmup_qps_share: float = 0.6
-    target_latency_ms: float = 20000.0
-    target_latency_percentile: float = 0.99
+    warmup_qps_share: float = 0.6  # that share
+    target_latency_ms: float = 20000.0  # the latency limit
+    target_latency_percentile: float = 0.99  # of the queries that must keep it
     max_wait_ms: float = 50.0  # longest a query waits for its batch to fill
 
 
@@ -185,16 +185,16 @@ class SingleStream(Scenario):
     """One query at a time; the figure is a latency percentile."""
 
     target_latency_ms: Optional[float] = None  # expectation LoadGen plans for; null: warm-up
-    target_latency_percentile: float = 0.9
+    target_latency_percentile: float = 0.9  # which latency is the figure
 
 
 @dataclass
 class MultiStream(Scenario):
     """One query of several samples at a time; the figure is a latency percentile."""
 
-    samples_per_query: int = 8
-    target_latency_ms: Optional[float] = None
-    target_latency_percentile: float = 0.99
+    samples_per_query: int = 8  # prompts of one query
+    target_latency_ms: Optional[float] = None  # expectation LoadGen plans for; null: warm-up
+    target_latency_percentile: float = 0.99  # which latency is the figure
 
 
 KEEP_IMAGES = 8
@@ -205,7 +205,7 @@ KEEP_IMAGES = 8
 class Quality:
     """What is kept of the images and how they are judged."""
 
-    name: str = MISSING
+    name: str = MISSING  # the option of `quality=`
     baseline: bool = True  # measure the unquantized baseline of a quantized cell, and compare
     keep_images: Optional[int] = None  # of the first prompts; null: 8, in accuracy mode all
 
@@ -224,10 +224,10 @@ class Export:
 class Tracking:
     """Where MLflow keeps runs."""
 
-    name: str = MISSING
-    enabled: bool = True
+    name: str = MISSING  # the option of `tracking=`
+    enabled: bool = True  # log to MLflow
     uri: Optional[str] = None  # null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the project
-    experiment: str = "sdxl"
+    experiment: str = "sdxl"  # MLflow experiment that the runs belong to
 
 
 @dataclass
@@ -243,27 +243,27 @@ class Config:
     quality: Quality = MISSING
     tracking: Tracking = MISSING
     export: Export = field(default_factory=Export)
-    quant_level: Optional[float] = None
-    alpha: Optional[float] = None
-    percentile: Optional[float] = None
-    calib_size: Optional[int] = None
-    target: Optional[float] = None
+    quant_level: Optional[float] = None  # quant.level; null: the recipe's own
+    alpha: Optional[float] = None  # quant.alpha; null: the recipe's own
+    percentile: Optional[float] = None  # quant.percentile; null: the recipe's own
+    calib_size: Optional[int] = None  # quant.calib_size; null: the recipe's own
+    target: Optional[float] = None  # quant.target; null: the recipe's own
     limit: Optional[int] = None  # prompts used; null: all
-    seed: int = 0
-    mode: Mode = Mode.performance
+    seed: int = 0  # of noise, random weights, subsets and, with round=custom, LoadGen
+    mode: Mode = Mode.performance  # LoadGen's mode
     submission: bool = False  # accuracy mode: LoadGen logs whole pictures, not their SHA-256
-    rules: Rules = Rules.closed
-    round: Round = Round("v6.1")
+    rules: Rules = Rules.closed  # MLPerf's division rules
+    round: Round = Round("v6.1")  # MLPerf Inference round; custom: LoadGen's seeds from `seed`
     compliance: Optional[Compliance] = None  # MLPerf's audit in place of a plain measurement
     foreign: Foreign = Foreign.warn  # other people's work on this machine: note it, or fail
-    build: Build = Build.auto
+    build: Build = Build.auto  # missing artifacts: make them on the way, or stop
     find_peak: bool = False  # Server: search the highest rate that keeps the latency limit
     repeat: int = 1  # measurements of the cell; the median counts
     rerun: Optional[Rerun] = None  # null: a multirun continues (failed), a single run measures
     fail_fast: bool = False  # a failed cell ends the multirun
     timeout_s: Optional[float] = None  # longest a measurement may take; null: only `stall_s`
     profile: bool = False  # after the measurement: time by module and kernel, and a trace
-    plan: bool = False
+    plan: bool = False  # say what would run, and run nothing
 
 
 GROUPS: dict[str, dict[str, type]] = {

@@ -8,17 +8,23 @@ PACKAGE = Path(__file__).resolve().parents[1]
 """The folder `sdxl`."""
 
 
-def _root() -> Path:
-    """The checkout, where there is one; otherwise (an installed wheel) the current folder."""
-    checkout = PACKAGE.parent
-    return checkout if (checkout / "conf" / "base.yaml").is_file() else Path.cwd()
+DISTRIBUTION = "sdxl-bench"
+"""The package's name where packages are installed."""
 
+IN_CHECKOUT = (PACKAGE.parent / "conf" / "base.yaml").is_file()
+"""Whether this is a checkout with its entry points; otherwise an installed wheel."""
 
-ROOT = _root()
-"""The project: `multirun/`, `mlflow.db`; in a checkout the entry points too."""
+ROOT = PACKAGE.parent if IN_CHECKOUT else Path.cwd()
+"""Where results go, `multirun/` and `mlflow.db`: the checkout, or the current folder."""
 
-CONF = ROOT / "conf" if (ROOT / "conf" / "base.yaml").is_file() else PACKAGE / "conf"
-"""The configuration groups; a wheel carries them inside the package."""
+BESIDE = ROOT if IN_CHECKOUT else PACKAGE
+"""Where `conf/` and the tested set of versions lie; a wheel carries them inside the package."""
+
+CONF = BESIDE / "conf"
+"""The configuration groups."""
+
+CONSTRAINTS = BESIDE / "constraints.txt"
+"""The tested versions."""
 
 ASSETS = PACKAGE / "assets"
 """What comes with the package."""
@@ -31,3 +37,8 @@ BUNDLED = ASSETS / "scenes"
 
 JUDGE = BUNDLED / "judge"
 """The networks that score pictures of scenes."""
+
+
+def program(name: str) -> list[str]:
+    """How a command is typed here: `python run.py` in a checkout, else `sdxl run`."""
+    return ["python", f"{name}.py"] if IN_CHECKOUT else ["sdxl", name]

@@ -19,9 +19,9 @@ class Fast(schema.Quality):
 class Full(schema.Quality):
     """Where the metric networks are; `python -m sdxl download metrics` puts the published ones."""
 
-    inception: str = "store:metrics/pt_inception-2015-12-05-6726825d.pth"
+    inception: str = "store:metrics/pt_inception-2015-12-05-6726825d.pth"  # FID's network
     statistics: Optional[str] = "store:metrics/val2014.npz"  # FID's reference; null: no FID
-    clip: str = "store:metrics/ViT-B-32.pt"
+    clip: str = "store:metrics/ViT-B-32.pt"  # the CLIP score's network
     vocabulary: str = "store:metrics/bpe_simple_vocab_16e6.txt.gz"  # or a tokenizer's folder
 
 

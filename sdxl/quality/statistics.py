@@ -6,9 +6,7 @@ done is kept beside OUT every few minutes; the same command goes on from there.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sdxl.core import store
-from sdxl.core.command import ended
+from sdxl.core.command import Parser, ended
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.model.images import SUFFIXES
 from sdxl.quality import frechet, needs, settings
@@ -35,9 +33,12 @@ MERGED = 32
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; prints one JSON object at the end and returns the exit code."""
-    args = _parser().parse_args(argv)
-    weights = store.resolve(args.inception)
-    return ended(lambda: compute(args.images, args.out, weights, args.device))
+    return ended(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> dict[str, Any]:
+    asked = _parser().parse_args(argv)
+    return compute(asked.images, asked.out, store.resolve(asked.inception), asked.device)
 
 
 def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dict[str, Any]:
@@ -139,8 +140,8 @@ def _resume(path: Path, work: str, width: int) -> frechet.Moments:
     return moments
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m sdxl statistics",
         description="FID's reference statistics (mu, sigma of Inception features) of an image "
         "folder, for quality.statistics=OUT.npz.",
@@ -153,7 +154,3 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

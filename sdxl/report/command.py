@@ -102,7 +102,3 @@ def _parser() -> Parser:
     out.add_argument("--png", type=Path, metavar="DIR", help="plots by matplotlib, no page")
     out.add_argument("--prompts", type=int, default=4, metavar="N", help="rows of pictures")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from sdxl.config.schema import QUANT_KEYS
-from sdxl.core.command import Parser
+from sdxl.core.command import Parser, ended
 from sdxl.core.errors import UserError
 from sdxl.report.cells import Cell, load, other_scores, surroundings
 from sdxl.report.html.pictures import pixels
@@ -121,6 +121,11 @@ def pictures(one: Cell, other: Cell) -> Pictures:
         comparison,
         len(unlike) - len(usable),
     )
+
+
+def main(words: Sequence[str]) -> int:
+    """The command; returns the exit code."""
+    return ended(lambda: command(words))
 
 
 def command(words: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sdxl.config.content_key import plain
 from sdxl.config.schema import Config
+from sdxl.core.paths import program
 from sdxl.core.records import credentials, without_credentials
 
 
@@ -50,4 +51,4 @@ def command_line() -> str:
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
     split = (word.partition("=") for word in words)
     safe = [f"{name}{sign}{without_credentials(value)}" for name, sign, value in split]
-    return shlex.join(["python", Path(sys.argv[0]).name, *safe])
+    return shlex.join([*program(Path(sys.argv[0]).stem), *safe])

@@ -7,10 +7,9 @@ the pipeline, `judge/` holds for `quality=fast` the contrastive pair (its text h
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdxl.core.command import ended
+from sdxl.core.command import Parser, ended
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
 from sdxl.model.scenes import render, world
@@ -124,14 +123,14 @@ _INDEX = {
 }
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """The command; prints one JSON object at the end and returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run")
-    parser.add_argument("folder", type=Path)
-    given = parser.parse_args()
-    return ended(lambda: bundle(given.run, given.folder))
+    return ended(lambda: _run(words))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _run(words: Sequence[str] | None) -> dict[str, Any]:
+    parser = Parser(prog="python -m sdxl bundle", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", help="the run's name below <store>/training")
+    parser.add_argument("folder", type=Path, help="where the diffusers folder goes")
+    given = parser.parse_args(words)
+    return bundle(given.run, given.folder)

@@ -32,9 +32,9 @@ class Optimization(str, Enum):
 class Config(schema.Backend):
     """How ONNX Runtime runs the graphs."""
 
-    provider: Provider = Provider.auto
+    provider: Provider = Provider.auto  # who runs the nodes; auto: CUDA where it can
     threads: Optional[int] = None  # CPU threads; null: as many as torch takes
-    optimization: Optimization = Optimization.all
+    optimization: Optimization = Optimization.all  # ONNX Runtime's graph optimization level
     spin: bool = True  # idle threads wait busily: faster, unless others need the cores
     arena: bool = True  # keep freed memory for the next call
     prepack: bool = True  # store weights a second time as the kernels like them: faster, larger

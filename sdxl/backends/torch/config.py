@@ -68,13 +68,13 @@ class Execution(str, Enum):
 class Config(schema.Backend):
     """How PyTorch runs the model."""
 
-    compile: Compile = Compile("none")
-    channels_last: bool = True
+    compile: Compile = Compile("none")  # torch.compile's mode for UNet and VAE
+    channels_last: bool = True  # memory format of UNet and VAE
     threads: Optional[int] = None  # CPU threads; null: torch's own choice
     decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
     execution: Execution = Execution.simulated  # real: INT8 and FP8 layers compute in 8 bits
     fusion: bool = True  # real: norms, GEGLU, residuals and q/k/v fused with the 8-bit products
-    attention: Attention = Attention.torch
-    loop: Loop = Loop.static
-    graphs: Graphs = Graphs.auto
+    attention: Attention = Attention.torch  # kernel; torch: PyTorch's order, auto: by timing
+    loop: Loop = Loop.static  # who goes through the denoising steps
+    graphs: Graphs = Graphs.auto  # what one CUDA graph holds
     overlap: bool = False  # CUDA: the VAE decodes a batch while the UNet denoises the next

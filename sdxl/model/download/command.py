@@ -268,7 +268,3 @@ def _parser(targets: dict[str, Target]) -> Parser:
         help="which of SDXL's weight files (default: fp32, which model.variant=null reads)",
     )  # fmt: skip
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -83,7 +83,3 @@ def ui() -> dict[str, Any]:
     if code:
         raise SdxlError("MLflow's server ended", f"exit code {code}")
     return {}
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -20,7 +20,7 @@ from sdxl.config.engines import Flavor
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.gpu import find as find_gpu
-from sdxl.core.paths import ROOT
+from sdxl.core.paths import CONSTRAINTS, DISTRIBUTION, IN_CHECKOUT, ROOT
 from sdxl.model.download import catalogue as published
 from sdxl.run.doctor.preflight import INSTALL, existing
 
@@ -53,7 +53,7 @@ def python() -> Iterator[Check]:
     )
 
 
-def packages(constraints: Path = ROOT / "constraints.txt") -> Iterator[Check]:
+def packages(constraints: Path = CONSTRAINTS) -> Iterator[Check]:
     """What run.py depends on, and how far the installed versions are from the tested set."""
     tested = dict(_pins(constraints))
     absent, unlike = [], []
@@ -251,8 +251,12 @@ def _pins(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _dependencies() -> list[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [re.split(r"[<>=!~\[; ]", line)[0] for line in project["dependencies"]]
+    """What the package needs, without what only its extras need."""
+    if IN_CHECKOUT:
+        lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    else:
+        lines = [line for line in metadata.requires(DISTRIBUTION) or [] if "extra ==" not in line]
+    return [re.split(r"[<>=!~\[; ]", line)[0] for line in lines]
 
 
 def _string(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -76,7 +75,3 @@ def _all(checksums: bool) -> list[tuple[str, Callable[[], Iterator[Check]]]]:
         ("download", lambda: checks.downloads(checksums)),
         ("MLflow", store),
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,11 +11,10 @@ sees them; `txt`, or `json` with `caption`; or embeddings, `hidden.npy` (77, D) 
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import torch
 
 from sdxl.config.schema import Config
 from sdxl.core import store
-from sdxl.core.command import ended
+from sdxl.core.command import Parser, ended
 from sdxl.core.errors import ConfigError, Problem, UserError
 from sdxl.core.paths import CONF
 from sdxl.model import networks, prompts
@@ -134,22 +133,22 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """The command; prints one JSON object at the end and returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("images", type=Path)
-    parser.add_argument("out", type=Path)
+    return ended(lambda: _run(words))
+
+
+def _run(words: Sequence[str] | None) -> dict[str, Any]:
+    parser = Parser(prog="python -m sdxl shards", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("images", type=Path, help="pictures with their captions")
+    parser.add_argument("out", type=Path, help="folder of the tar files")
     parser.add_argument("overrides", nargs="*", help="settings of the model: model=sdxl ...")
-    parser.add_argument("--per-shard", type=int, default=1000)
+    parser.add_argument("--per-shard", type=int, default=1000, help="samples of a tar file")
     parser.add_argument("--embeddings", action="store_true", help="keep the text embeddings, too")
-    given = parser.parse_args()
-
-    def work() -> dict[str, Any]:
-        config = _configuration(given.overrides)
-        count = write(config, given.images, given.out, given.per_shard, given.embeddings)
-        return {"samples": count, "folder": str(given.out)}
-
-    return ended(work)
+    given = parser.parse_args(words)
+    config = _configuration(given.overrides)
+    count = write(config, given.images, given.out, given.per_shard, given.embeddings)
+    return {"samples": count, "folder": str(given.out)}
 
 
 def _configuration(overrides: list[str]) -> Config:
@@ -166,7 +165,3 @@ def _configuration(overrides: list[str]) -> Config:
     except HydraException as error:
         problems = problems_in("run", overrides)
         raise ConfigError(problems or [Problem(str(error).strip())]) from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

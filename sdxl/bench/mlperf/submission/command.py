@@ -8,7 +8,6 @@ python -m sdxl submission check DIR
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,3 @@ def _parser() -> Parser:
     for each in (two, three):
         each.add_argument("--round", choices=[r.value for r in rounds.ROUNDS], default=NEWEST)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

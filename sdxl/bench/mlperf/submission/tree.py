@@ -12,7 +12,7 @@ from sdxl.bench.mlperf.submission.gather import STRICT_ONLY, Asked, Result, Run
 from sdxl.bench.mlperf.submission.truncate import truncate
 from sdxl.config.schema import Compliance
 from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError
-from sdxl.core.paths import ROOT
+from sdxl.core.paths import CONF, CONSTRAINTS, PACKAGE, ROOT
 from sdxl.core.store import disk_error, write_json
 
 DETAIL, SUMMARY = "mlperf_log_detail.txt", "mlperf_log_summary.txt"
@@ -135,9 +135,10 @@ def _audit(test: Compliance, result: Result, place: Path, rounding: bool) -> Non
 
 def _sources(place: Path) -> None:
     """The project itself, without what it generates."""
+    places = {"sdxl": PACKAGE, "conf": CONF, "constraints.txt": CONSTRAINTS}
     place.mkdir(parents=True)
     for name in SOURCES:
-        source = ROOT / name
+        source = places.get(name, ROOT / name)
         if source.is_dir():
             shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.is_file():
