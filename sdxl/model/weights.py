@@ -209,7 +209,7 @@ def _readable(what: str, folder: Path, expected: str, fix: str) -> Iterator[None
 
 
 def check_safetensors(file: Path, how: str) -> None:
-    """Raise `UserError`, with the line `how` to mend it, if the file is shorter than it says."""
+    """Raise `UserError`, with the line `how` to fix it, if the file is shorter than it says."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

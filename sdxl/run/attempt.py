@@ -96,7 +96,7 @@ def measure_one(
     except KeyboardInterrupt as found:
         error = found
         record.status, record.reason = "failed", "interrupted"
-    except Exception as found:  # ours to mend, but the record comes first
+    except Exception as found:  # ours to fix, but the record comes first
         traceback.print_exc()
         exit_code = FAILED
         record.status, record.reason = "failed", f"{type(found).__name__}: {found}"

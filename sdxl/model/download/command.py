@@ -42,7 +42,7 @@ class _AbsentError(UserError):
 def main(argv: Sequence[str] | None = None, catalogue: Path = CATALOGUE) -> int:
     """Run the command; the last line on standard output is one JSON object. Returns the exit code.
 
-    0: everything is in the store. 2: something the user can mend (offline, a wrong file given).
+    0: everything is in the store. 2: something the user can fix (offline, a wrong file given).
     1: a failure (refused, damaged, broken off, disk full, interrupted).
     """
     done: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ STYLES = {"ok": "green", "warning": "yellow", "missing": "bold red"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one line per check, then one JSON object; 1 if something is missing that run.py needs.
 
-    A check that itself breaks is a warning with the reason: the doctor must not fall ill.
+    A check that itself breaks is a warning with the reason: the doctor itself goes on.
     """
     return ended(lambda: _run(argv))
 
@@ -55,7 +55,7 @@ def examine(checksums: bool = False) -> Iterator[Check]:
                                  line.text)  # fmt: skip
             console.print(text, soft_wrap=True)
             if line.fix:
-                console.print(Text(f"{'':<30}type  {line.fix}", style="dim"), soft_wrap=True)
+                console.print(Text(f"{'':<30}fix   {line.fix}", style="dim"), soft_wrap=True)
             yield line
 
 
