@@ -52,11 +52,13 @@ def to_codes(values, per_unit, INTEGER: tl.constexpr):
     scaled = values * per_unit
     if INTEGER:
         inside = tl.minimum(tl.maximum(scaled, INT8_LEAST), INT8_MOST)
-        return ((inside + EVEN) - EVEN).to(tl.int8)
-    inside = tl.minimum(tl.maximum(scaled, -E4M3_MOST), E4M3_MOST)
-    # Exact before the cast, whose ties differ between processors and the interpreter.
-    fine = (inside + E4M3_EVEN) - E4M3_EVEN
-    return tl.where(tl.abs(inside) < E4M3_NORMAL, fine, _drop(inside, 20)).to(tl.float8e4nv)
+        coded = ((inside + EVEN) - EVEN).to(tl.int8)
+    else:  # and one return: two of different types do not compile, even where one is never taken
+        inside = tl.minimum(tl.maximum(scaled, -E4M3_MOST), E4M3_MOST)
+        # Exact before the cast, whose ties differ between processors and the interpreter.
+        fine = (inside + E4M3_EVEN) - E4M3_EVEN
+        coded = tl.where(tl.abs(inside) < E4M3_NORMAL, fine, _drop(inside, 20)).to(tl.float8e4nv)
+    return coded
 
 
 @triton.jit
