@@ -22,20 +22,22 @@ _apart: dict[tuple[Any, ...], bool] = {}
 Residual = torch.Tensor | None
 
 
-def _tile(key: tuple[Any, ...], run: Any) -> Any:
-    from sdxl.kernels import gemm
+def _tile(key: tuple[Any, ...], run: Any, listed: str) -> Any:
+    """The fastest tile of a list of `kernels.tiles`, by the list's name."""
+    from sdxl.kernels import tiles
 
-    return tuned(key, run, gemm.TILES, gemm.SMALL)
+    return tuned((listed, *key), run, getattr(tiles, listed), tiles.SMALL)
 
 
-def tuned(key: tuple[Any, ...], run: Any, tiles: tuple[Any, ...], small: Any) -> Any:
+def tuned(key: tuple[Any, ...], run: Any, listed: tuple[Any, ...], small: Any) -> Any:
     """The fastest tile for a shape; under the interpreter, where time says nothing, a small one."""
-    from sdxl.kernels import gemm
-
     if _interpreted():
         return small
     if key not in _tiles:
-        _tiles[key], _ = gemm.tune(run, tiles)
+        from sdxl.kernels import tiles, tuning
+
+        major, minor = torch.cuda.get_device_capability()
+        _tiles[key], _ = tuning.tune(run, tiles.fitting(listed, 10 * major + minor))
     return _tiles[key]
 
 
@@ -44,9 +46,9 @@ def _interpreted() -> bool:
 
 
 def _ms(run: Any) -> float:
-    from triton.testing import do_bench
+    from sdxl.kernels import tuning
 
-    return float(do_bench(run, warmup=5, rep=20))
+    return tuning.milliseconds(run)
 
 
 def _codes(layer: Layer, values: torch.Tensor) -> torch.Tensor:
@@ -149,7 +151,7 @@ class TritonLinear(_Linear):
         rows = example.numel() // width
         key = ("linear", rows, width, outputs, layer.codes.dtype, layer.dtype)
         coded = torch.zeros(rows, width, dtype=torch.int8, device=layer.codes.device)
-        self.tile = _tile(key, lambda tile: self._run(coded.view(layer.codes.dtype), tile))
+        self.tile = _tile(key, lambda tile: self._run(coded.view(layer.codes.dtype), tile), "PLAIN")
 
     def product(self, coded: torch.Tensor, residual: Residual = None) -> torch.Tensor:
         """The output (M, N) for input codes (M, K), plus a residual."""
@@ -161,7 +163,7 @@ class TritonLinear(_Linear):
         The product with GEGLU in its epilogue, or one kernel after the other: what is faster here.
         """
         key = ("geglu", len(coded), *self.layer.codes.shape, coded.dtype, self.layer.dtype)
-        tile = _tile(key, lambda tile: self._geglu(coded, wanted, tile))
+        tile = _tile(key, lambda tile: self._geglu(coded, wanted, tile), "GEGLU")
         if key not in _apart and not _interpreted():
             _apart[key] = _ms(lambda: self._two(coded, wanted)) < _ms(
                 lambda: self._geglu(coded, wanted, tile)
@@ -213,7 +215,7 @@ class TritonConv:
         key = ("conv", tuple(example.shape), tuple(self.weight.shape), self.stride, layer.dtype)
         pixels = example.permute(0, 2, 3, 1)
         blank = torch.zeros(pixels.shape, dtype=torch.int8, device=example.device)
-        self.tile = _tile(key, lambda tile: run(blank.view(self.weight.dtype), tile))
+        self.tile = _tile(key, lambda tile: run(blank.view(self.weight.dtype), tile), "CONV")
 
     def __call__(self, values: torch.Tensor, residual: Residual = None) -> torch.Tensor:
         """The layer's output (N, O, h, w), channels-last, plus a residual of its shape."""

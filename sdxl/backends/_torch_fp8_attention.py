@@ -29,7 +29,7 @@ class TritonAttention:
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Attention (B, heads, length, width) without a mask."""
-        from sdxl.kernels import attention, quantize
+        from sdxl.kernels import attention, quantize, tiles
 
         def coded(values: torch.Tensor, per_unit: torch.Tensor) -> torch.Tensor:
             rows = values.transpose(1, 2)  # as the projections wrote them
@@ -45,7 +45,9 @@ class TritonAttention:
             )  # fmt: skip
 
         shape = ("attention", tuple(query.shape), tuple(key.shape), query.dtype)
-        return run(_torch_cuda.tuned(shape, run, attention.TILES, attention.SMALL)).transpose(1, 2)
+        return run(_torch_cuda.tuned(shape, run, tiles.ATTENTION, tiles.SMALL_HEADS)).transpose(
+            1, 2
+        )
 
 
 class Attend(AttnProcessor2_0):

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 
 from sdxl.kernels.epilogue import keep, scaled
-from sdxl.kernels.gemm import TILES, Tile, _place
+from sdxl.kernels.gemm import _place
 from sdxl.kernels.rounding import or_any
+from sdxl.kernels.tiles import CONV, Tile
 
 
 @triton.jit
@@ -55,7 +56,7 @@ def _conv(
 def conv(
     image: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None,
     residual: torch.Tensor | None, stride: int, padding: int, dtype: torch.dtype,
-    tile: Tile = TILES[0],
+    tile: Tile = CONV[0],
 ) -> torch.Tensor:  # fmt: skip
     """`reference.conv`: square kernels, the same stride and padding in both directions."""
     image, weight = image.contiguous(), weight.contiguous()

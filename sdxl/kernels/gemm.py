@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 import torch
 import triton
 import triton.language as tl
-from triton.runtime import errors
 
 from sdxl.kernels.epilogue import keep, scaled
 from sdxl.kernels.rounding import TRITON_DTYPE, codes_like, gelu, narrow, or_any, to_codes
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How a product is cut: rows, columns and depth of a block, warps, pipeline stages."""
-
-    BM: int
-    BN: int
-    BK: int
-    num_warps: int
-    num_stages: int
-    GROUP: int = 8  # blocks of rows that share their columns in the second-level cache
-
-
-TILES = (
-    Tile(128, 128, 128, 8, 3),
-    Tile(128, 256, 64, 8, 4),
-    Tile(128, 256, 128, 8, 3),
-    Tile(256, 128, 128, 8, 3),
-    Tile(64, 128, 128, 4, 4),
-    Tile(64, 64, 128, 4, 4),
-)
-"""Candidates; the fastest for a shape is found by `tune`."""
-
-SMALL = Tile(16, 16, 32, 4, 2)
-"""For tests: several blocks in every direction even of a small product."""
+from sdxl.kernels.tiles import GEGLU, PLAIN, Tile
 
 
 @triton.jit
@@ -97,7 +70,7 @@ def _gemm(
 
 def gemm(
     left: torch.Tensor, right: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None,
-    residual: torch.Tensor | None, dtype: torch.dtype, tile: Tile = TILES[0],
+    residual: torch.Tensor | None, dtype: torch.dtype, tile: Tile = PLAIN[0],
 ) -> torch.Tensor:  # fmt: skip
     """`reference.gemm`; rows of `left` may be strided."""
     left = left if left.stride(1) == 1 else left.contiguous()
@@ -110,7 +83,7 @@ def gemm(
 def gemm_geglu(
     left: torch.Tensor, right: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None,
     factors: torch.Tensor | None, per_unit: torch.Tensor, dtype: torch.dtype,
-    tile: Tile = TILES[0],
+    tile: Tile = GEGLU[0],
 ) -> torch.Tensor:  # fmt: skip
     """`reference.gemm_geglu`: both halves in one program, codes out."""
     left = left if left.stride(1) == 1 else left.contiguous()
@@ -135,21 +108,3 @@ def _launch(
         SMOOTH=factors is not None, INTEGER=left.dtype is torch.int8, MODEL=TRITON_DTYPE[dtype],
         **asdict(tile),
     )  # fmt: skip
-
-
-def tune(run: Any, tiles: tuple[Tile, ...] = TILES) -> tuple[Tile, dict[str, float]]:
-    """The tile with which `run(tile)` is fastest, and all milliseconds.
-
-    Tiles that do not fit the device's shared memory or registers are left out.
-    """
-    from triton.testing import do_bench
-
-    times: dict[Tile, float] = {}
-    for tile in tiles:
-        try:
-            times[tile] = float(do_bench(lambda tile=tile: run(tile), warmup=5, rep=20))
-        except (errors.OutOfResources, errors.PTXASError, triton.CompilationError):
-            continue
-    assert times, "no tile fits this device"
-    best = min(times, key=times.__getitem__)
-    return best, {f"{t.BM}x{t.BN}x{t.BK}": ms for t, ms in times.items()}

@@ -58,21 +58,22 @@ def test_cublas_takes_multiples_of_16():
     assert fits == [True, False, False]
 
 
-def test_a_tile_that_the_assembler_refuses_is_left_out(monkeypatch):
+@pytest.mark.parametrize("kind", ["assembler", "compiler"])
+def test_a_tile_that_is_refused_is_left_out(kind, monkeypatch):
     from triton.runtime import errors
 
-    from sdxl.kernels import gemm
+    from sdxl.kernels import tiles, tuning
 
-    def bench(run, **_):
-        run()
-        return 1.0
+    error = errors.PTXASError if kind == "assembler" else RuntimeError
+    monkeypatch.setattr(tuning, "milliseconds", lambda run: run() or 1.0)
 
     def run(tile):
-        if tile is not gemm.TILES[2]:
-            raise errors.PTXASError("registers")
+        if tile is not tiles.PLAIN[2]:
+            raise error("registers")
 
-    monkeypatch.setattr("triton.testing.do_bench", bench)
-    assert gemm.tune(run)[0] is gemm.TILES[2]
+    assert tuning.tune(run, tiles.PLAIN)[0] is tiles.PLAIN[2]
+    with pytest.raises(RuntimeError, match=r"no tile works.*128x128x128.*registers"):
+        tuning.tune(run, tiles.PLAIN[:2])
 
 
 def test_all_candidates_are_exact_and_a_broken_one_is_left_out(monkeypatch):

@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="the kernels need Triton: pip install -e .[
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton's interpreter is switched off", allow_module_level=True)
 
-from sdxl.kernels import attention, conv, euler, gemm, quantize, reference
+from sdxl.kernels import attention, conv, euler, gemm, quantize, reference, tiles
 
 INT8, E4M3 = torch.int8, torch.float8_e4m3fn
 FORMATS = pytest.mark.parametrize("dtype", [INT8, E4M3], ids=["int8", "e4m3"])
@@ -121,15 +121,15 @@ def test_gemm(shape, kind, dtype):
     bias, residual = torch.randn(columns).to(kind), torch.randn(rows, columns).to(kind)
     for extras in ((None, None), (bias, None), (bias, residual)):
         expected = reference.gemm(left, right, scale, *extras, kind)
-        assert_close(gemm.gemm(left, right, scale, *extras, kind, gemm.SMALL), expected)
+        assert_close(gemm.gemm(left, right, scale, *extras, kind, tiles.SMALL), expected)
     strided = torch.cat([left, left], dim=1)[:, :depth]
-    assert_close(gemm.gemm(strided, right, scale, bias, residual, kind, gemm.SMALL), expected)
+    assert_close(gemm.gemm(strided, right, scale, bias, residual, kind, tiles.SMALL), expected)
 
 
 def test_the_largest_codes_do_not_overflow():
     left = torch.full((16, 5120), -128, dtype=INT8)
     right = torch.full((16, 5120), -128, dtype=INT8)
-    found = gemm.gemm(left, right, torch.ones(16), None, None, torch.float32, gemm.SMALL)
+    found = gemm.gemm(left, right, torch.ones(16), None, None, torch.float32, tiles.SMALL)
     assert (found == 128.0 * 128 * 5120).all()
 
 
@@ -140,7 +140,7 @@ def test_gemm_geglu(kind, dtype):
     scale, bias = torch.rand(42) * 1e-4, torch.randn(42).to(kind)
     for smooth in (None, (torch.rand(21) + 0.5).to(kind)):
         arguments = (left, right, scale, bias, smooth, PER_UNIT, kind)
-        found = gemm.gemm_geglu(*arguments, gemm.SMALL)
+        found = gemm.gemm_geglu(*arguments, tiles.SMALL)
         assert_codes(found, reference.gemm_geglu(*arguments), ties=0.02)
 
 
@@ -156,10 +156,10 @@ def test_conv(size, inner, outer, kernel, stride, padding, kind, dtype):
     scale, bias = torch.rand(outer) * 1e-3, torch.randn(outer).to(kind)
     arguments = (image, weight, scale, bias, None, stride, padding, kind)
     expected = reference.conv(*arguments)
-    assert_close(conv.conv(*arguments, gemm.SMALL), expected)
+    assert_close(conv.conv(*arguments, tiles.SMALL), expected)
     residual = torch.randn(expected.shape).to(kind)
     arguments = (image, weight, scale, None, residual, stride, padding, kind)
-    assert_close(conv.conv(*arguments, gemm.SMALL), reference.conv(*arguments))
+    assert_close(conv.conv(*arguments, tiles.SMALL), reference.conv(*arguments))
 
 
 @FLOATS
@@ -213,7 +213,7 @@ def test_attention(shape, kind):
     sizes = (length, keys, keys)
     given = [random_codes(batch, size, heads, width, dtype=E4M3) for size in sizes]
     settings = ((0.03, 0.02, 0.01), width**-0.5, 448.0, kind)
-    found = attention.attention(*given, *settings, attention.SMALL)
+    found = attention.attention(*given, *settings, tiles.SMALL_HEADS)
     expected = reference.attention(*given, *settings)
     if expected.numel():
         assert_close(found, expected)

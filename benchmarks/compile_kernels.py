@@ -1,0 +1,221 @@
+"""Compile every Triton kernel for GPUs that are not here, and print what their machine code says.
+
+    python benchmarks/compile_kernels.py
+    python benchmarks/compile_kernels.py --target 90 --only gemm conv --json kernels.json
+    python benchmarks/compile_kernels.py --representative
+
+Every variant with every tile of its own list, FP8 and INT8, in the shapes of 1024 x 1024 pictures
+with 16 rows of the UNet. sm_80 has no FP8. Needs Triton and no GPU; `--representative` is what
+`make test` compiles. Ends with 1 if a kernel does not compile, spills more than 32 registers, or
+asks for more shared memory than its target has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "0"  # before triton
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as Triton 3.6 has it
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+import triton  # noqa: E402
+
+from benchmarks._compiled import Compiler, meta  # noqa: E402
+from sdxl.kernels import attention, conv, euler, gemm, quantize, tiles  # noqa: E402
+
+TARGETS = (80, 89, 90, 100)
+NUMBERS = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+ROWS, WIDTH, PIXELS, CHANNELS = 16384, 1280, 128, 320
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a wrapper; `elements`: of its output, where instructions per element say much."""
+
+    kernel: str
+    variant: str
+    number: str
+    tile: tiles.Tile | None
+    run: Callable[[], object]
+    elements: int | None = None
+
+
+def cases(number: str, target: int) -> Iterator[Case]:
+    """All of them, for codes of a number format."""
+    yield from _elementwise(number)
+    yield from _products(number, target)
+    yield from _convolutions(number, target)
+    if number == "fp8":
+        yield from _attention(target)
+
+
+def _scalars(*shape: int) -> torch.Tensor:
+    return meta(*shape, dtype=torch.float32)
+
+
+def _elementwise(number: str) -> Iterator[Case]:
+    codes, unit = NUMBERS[number], _scalars()
+    values, wide, gain = meta(ROWS, WIDTH), meta(ROWS, 2 * WIDTH), meta(WIDTH)
+    size = values.numel()
+    for variant, factors in (("plain", None), ("smooth", meta(WIDTH))):
+        run = partial(quantize.quantize, values, factors, unit, codes)
+        yield Case("quantize", variant, number, None, run, size)
+        run = partial(quantize.geglu_quantize, wide, factors, unit, codes)
+        yield Case("geglu_quantize", variant, number, None, run, size)
+    for parts, smooth in ((1, False), (3, False), (3, True)):
+        many = meta(parts, WIDTH) if smooth else None
+        run = partial(quantize.layer_norm_quantize, values, gain, gain, 1e-5, many,
+                      _scalars(parts), codes)  # fmt: skip
+        yield Case("layer_norm", f"{parts} consumers{' smooth' * smooth}", number, None, run, size)
+    image = meta(16, PIXELS, PIXELS, CHANNELS)
+    for variant, times in (("plain", 1), ("skip", 2)):
+        gain = meta(times * CHANNELS)
+        run = partial(quantize.group_norm_silu_quantize, image, 32, gain, gain, 1e-5, unit, codes,
+                      None if times == 1 else image)  # fmt: skip
+        yield Case("group_norm", variant, number, None, run, image.numel() * times)
+    if number == "fp8":
+        latents = _scalars(8, 4, 128, 128)
+        for variant, times in (("guided", 2), ("plain", 1)):
+            given = meta(8 * times, 4, 128, 128)
+            run = partial(euler.euler_step, latents, given, 8.0, unit, unit, given)
+            yield Case("euler", variant, number, None, run, latents.numel())
+
+
+def _products(number: str, target: int) -> Iterator[Case]:
+    codes = NUMBERS[number]
+    left, right = meta(ROWS, WIDTH, dtype=codes), meta(WIDTH, WIDTH, dtype=codes)
+    scale, bias, rest = _scalars(WIDTH), meta(WIDTH), meta(ROWS, WIDTH)
+    for variant, added, residual, listed in (
+        ("bare", None, None, tiles.PLAIN),
+        ("bias", bias, None, tiles.PLAIN),
+        ("residual", bias, rest, tiles.RESIDUAL),
+    ):
+        for tile in tiles.fitting(listed, target):
+            run = partial(gemm.gemm, left, right, scale, added, residual, torch.bfloat16, tile)
+            yield Case("gemm", variant, number, tile, run)
+    wide, scale, bias = meta(8 * WIDTH, WIDTH, dtype=codes), _scalars(8 * WIDTH), meta(8 * WIDTH)
+    for variant, factors in (("geglu", None), ("geglu smooth", meta(4 * WIDTH))):
+        for tile in tiles.fitting(tiles.GEGLU, target):
+            run = partial(gemm.gemm_geglu, left, wide, scale, bias, factors, _scalars(),
+                          torch.bfloat16, tile)  # fmt: skip
+            yield Case("gemm", variant, number, tile, run)
+
+
+def _convolutions(number: str, target: int) -> Iterator[Case]:
+    codes = NUMBERS[number]
+    image, rest = meta(16, 32, 32, WIDTH, dtype=codes), meta(16, 32, 32, WIDTH)
+    for variant, size, stride, residual in (
+        ("3x3", 3, 1, None), ("3x3 residual", 3, 1, rest), ("3x3 stride 2", 3, 2, None),
+        ("1x1", 1, 1, None),
+    ):  # fmt: skip
+        weight = meta(WIDTH, size, size, WIDTH, dtype=codes)
+        for tile in tiles.fitting(tiles.CONV, target):
+            run = partial(conv.conv, image, weight, _scalars(WIDTH), meta(WIDTH), residual, stride,
+                          size // 2, torch.bfloat16, tile)  # fmt: skip
+            yield Case("conv", variant, number, tile, run)
+
+
+def _attention(target: int) -> Iterator[Case]:
+    query = meta(16, 1024, 20, 64, dtype=NUMBERS["fp8"])
+    for tile in tiles.fitting(tiles.ATTENTION, target):
+        run = partial(attention.attention, query, query, query, (0.01,) * 3, 0.125, 448.0,
+                      torch.bfloat16, tile)  # fmt: skip
+        yield Case("attention", "", "fp8", tile, run)
+
+
+def representative(case: Case, target: int) -> bool:
+    """What the test compiles: each kernel for Hopper, each epilogue in both formats, one tile."""
+    if case.tile is not None and case.tile != _first(case, target):
+        return False
+    if target == 90:
+        return case.variant not in ("bare", "smooth", "geglu smooth", "1x1", "3x3 stride 2")
+    return case.kernel in ("quantize", "gemm", "conv") and case.variant in (
+        "plain", "residual", "geglu", "3x3 residual",
+    )  # fmt: skip
+
+
+def _first(case: Case, target: int) -> tiles.Tile:
+    listed = {"conv": tiles.CONV, "attention": tiles.ATTENTION}.get(case.kernel, tiles.PLAIN)
+    by_variant = {"residual": tiles.RESIDUAL, "geglu": tiles.GEGLU, "geglu smooth": tiles.GEGLU}
+    return tiles.fitting(by_variant.get(case.variant, listed), target)[0]
+
+
+def compiled(
+    targets: list[int], only: list[str] | None, few: bool, keep: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table: case, target, and a report for each kernel or an error."""
+    for target in targets:
+        with Compiler(target) as compiler:
+            for number in NUMBERS if target >= 89 else ("int8",):
+                for case in cases(number, target):
+                    if only and case.kernel not in only:
+                        continue
+                    if few and not representative(case, target):
+                        continue
+                    yield from _rows(case, target, compiler)
+
+
+def _rows(case: Case, target: int, compiler: Compiler) -> Iterator[dict[str, Any]]:
+    head = {
+        "case": case.kernel, "variant": case.variant, "number": case.number,
+        "tile": str(case.tile or ""), "target": target,
+    }  # fmt: skip
+    try:
+        case.run()
+    except Exception as error:  # whatever the compiler says is what the table is for
+        text = " ".join(str(error).split()) or type(error).__name__
+        compiler.reports()
+        yield {**head, "kernel": "", "faults": [f"{type(error).__name__}: {text[-300:]}"]}
+        return
+    for report in compiler.reports(case.elements):
+        yield {**head, **asdict(report), "faults": report.faults(target)}
+
+
+COLUMNS = ("registers", "spills", "shared_bytes", "instructions", "loop", "after", "per_element",
+           "in_flight", "tma", "mma")  # fmt: skip
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row in words."""
+    name = row["kernel"] or row["case"]
+    head = (f"sm_{row['target']:<4}{row['number']:5}{name:18}{row['variant']:20}"
+            f"{row['tile']:19}")  # fmt: skip
+    if "registers" not in row:
+        return head + "; ".join(row["faults"])
+    told = [str(row[name]) if row[name] not in (None, "") else "-" for name in COLUMNS]
+    return head + " ".join(f"{each:>7}" for each in told) + "  ".join(["", *row["faults"]])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", type=int, nargs="*", default=list(TARGETS), choices=TARGETS)
+    parser.add_argument("--only", nargs="*", help="kernels, by the name of their wrapper")
+    parser.add_argument("--representative", action="store_true")
+    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    asked = parser.parse_args()
+    print(f"Triton {triton.__version__}, torch {torch.__version__}")
+    print(f"{'target and kernel':68}" + " ".join(f"{name[:7]:>7}" for name in COLUMNS))
+    rows = []
+    for row in compiled(asked.target, asked.only, asked.representative):
+        rows.append(row)
+        print(line(row), flush=True)
+    faults = sum(bool(row["faults"]) for row in rows)
+    if asked.json:
+        told = {"triton": triton.__version__, "kernels": rows}
+        asked.json.write_text(json.dumps(told, indent=1) + "\n")
+    print(f"{len(rows)} kernels compiled, {faults} with faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
