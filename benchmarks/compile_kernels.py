@@ -31,7 +31,7 @@ import torch  # noqa: E402
 import triton  # noqa: E402
 
 from benchmarks._compiled import Compiler, meta  # noqa: E402
-from sdxl.kernels import attention, conv, euler, gemm, quantize, tiles  # noqa: E402
+from sdxl.kernels import attention, conv, euler, gemm, group_norm, quantize, tiles  # noqa: E402
 
 TARGETS = (80, 89, 90, 100)
 NUMBERS = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
@@ -78,10 +78,14 @@ def _elementwise(number: str) -> Iterator[Case]:
                       _scalars(parts), codes)  # fmt: skip
         yield Case("layer_norm", f"{parts} consumers{' smooth' * smooth}", number, None, run, size)
     image = meta(16, PIXELS, PIXELS, CHANNELS)
-    for variant, times in (("plain", 1), ("skip", 2)):
+    for variant, times, options in (
+        ("plain", 1, {}), ("skip", 2, {"skip": image}), ("frame", 1, {"frame": True}),
+        ("frame added", 1, {"frame": True, "added": meta(16, CHANNELS)}),
+        ("frame skip", 2, {"frame": True, "skip": image}), ("no silu", 1, {"activate": False}),
+    ):  # fmt: skip
         gain = meta(times * CHANNELS)
-        run = partial(quantize.group_norm_silu_quantize, image, 32, gain, gain, 1e-5, unit, codes,
-                      None if times == 1 else image)  # fmt: skip
+        run = partial(group_norm.group_norm_quantize, image, 32, gain, gain, 1e-5, unit, codes,
+                      **options)  # fmt: skip
         yield Case("group_norm", variant, number, None, run, image.numel() * times)
     if number == "fp8":
         latents = _scalars(8, 4, 128, 128)

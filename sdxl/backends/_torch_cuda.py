@@ -82,16 +82,22 @@ def layer_norm_codes(
     return list(found.unbind())
 
 
-def group_norm_silu_codes(
-    pixels: torch.Tensor, norm: Any, wanted: Input, dtype: torch.dtype,
-    skip: torch.Tensor | None = None,
+def group_norm_codes(
+    pixels: torch.Tensor, norm: Any, layer: Any, skip: torch.Tensor | None = None,
+    added: torch.Tensor | None = None, activate: bool = True,
 ) -> torch.Tensor:  # fmt: skip
-    """Codes (N, h, w, C) of silu(norm(pixels)), a skip's channels behind the pixels' own."""
-    from sdxl.kernels.quantize import group_norm_silu_quantize
+    """Codes of silu(norm(pixels + added)) for a layer's kernel, a skip's channels behind the own.
 
-    return group_norm_silu_quantize(
-        pixels, norm.num_groups, norm.weight, norm.bias, norm.eps, wanted.per_unit, dtype, skip
-    )
+    pixels (N, h, w, C); added (N, C) or None. Codes (N, h, w, C), with the frame that the kernel
+    asks for.
+    """
+    from sdxl.kernels.group_norm import group_norm_quantize
+
+    kernel = layer.kernel
+    return group_norm_quantize(
+        pixels, norm.num_groups, norm.weight, norm.bias, norm.eps, kernel.input.per_unit,
+        layer.code, skip, added, activate, getattr(kernel, "framed", False),
+    )  # fmt: skip
 
 
 class _Linear:

@@ -5,11 +5,15 @@ import os
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="the kernels need Triton: pip install -e .[test]")
+triton = pytest.importorskip(
+    "triton", reason="the kernels need Triton: pip install -e .[test]"
+)
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton's interpreter is switched off", allow_module_level=True)
 
-from sdxl.kernels import attention, conv, euler, gemm, quantize, reference, tiles
+import triton.language as tl
+
+from sdxl.kernels import attention, conv, euler, gemm, group_norm, quantize, reference, rounding, tiles
 
 INT8, E4M3 = torch.int8, torch.float8_e4m3fn
 FORMATS = pytest.mark.parametrize("dtype", [INT8, E4M3], ids=["int8", "e4m3"])
@@ -93,22 +97,77 @@ def test_layer_norm_quantize(parts, kind, dtype):
         assert_codes(found, reference.layer_norm_quantize(*arguments), ties=0.02)
 
 
+GROUP_NORM = {
+    "silu": {},
+    "added": {"added": True},
+    "no silu": {"activate": False},
+    "frame": {"frame": True, "added": True},
+}
+"""Options of a GroupNorm's kernel; `added` stands for a tensor."""
+
+
 @FORMATS
 @FLOATS
+@pytest.mark.parametrize("options", GROUP_NORM.values(), ids=GROUP_NORM)
 @pytest.mark.parametrize(("size", "channels", "groups"), [(5, 10, 2), (1, 6, 3)])
-def test_group_norm_silu_quantize(size, channels, groups, kind, dtype):
+def test_group_norm_quantize(size, channels, groups, options, kind, dtype):
     image = (torch.randn(2, channels, size, size + 1) * 2 + 3).to(kind).permute(0, 2, 3, 1)
     weight, bias = torch.randn(channels).to(kind), torch.randn(channels).to(kind)
+    if options.get("added"):
+        options = options | {"added": torch.randn(2, channels).to(kind)}
     arguments = (image, groups, weight, bias, 1e-5, PER_UNIT, dtype)
-    found = quantize.group_norm_silu_quantize(*arguments)
-    expected = reference.group_norm_silu_quantize(*arguments)
+    found = group_norm.group_norm_quantize(*arguments, **options)
+    expected = reference.group_norm_quantize(*arguments, **options)
     assert_codes(found, expected, ties=0.02)
     for own in (1, channels - 2):  # groups lie across the border of image and skip
         arguments = (image[..., :own], *arguments[1:7], image[..., own:])
-        beside = quantize.group_norm_silu_quantize(*arguments)
+        beside = group_norm.group_norm_quantize(*arguments, **options)
         assert torch.equal(beside.view(INT8), found.view(INT8))
-        assert torch.equal(reference.group_norm_silu_quantize(*arguments).view(INT8),
+        assert torch.equal(reference.group_norm_quantize(*arguments, **options).view(INT8),
                            expected.view(INT8))  # fmt: skip
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_group_norm_of_many_chunks_loses_nothing_to_a_large_mean(mean):
+    image = torch.randn(1, 24, 30, 68) + mean  # three chunks, the last of them not whole
+    image[..., 34:] += 5
+    weight, bias = torch.randn(68), torch.randn(68)
+    found = group_norm._table(image, image, 2, weight, bias, 1e-5, None, 68).double()
+    groups = image.double().view(720, 2, 34)
+    factor = weight.double().view(2, 34) / (groups.var((0, 2), correction=0) + 1e-5).sqrt()[:, None]
+    offset = bias.double().view(2, 34) - groups.mean((0, 2))[:, None] * factor
+    torch.testing.assert_close(found[0, 0], factor.flatten(), rtol=2e-6, atol=0)
+    torch.testing.assert_close(found[0, 1], offset.flatten(), rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [0.0, 1e4], ids=["alike", "the first value far off"])
+@pytest.mark.parametrize("columns", [300, 512])
+def test_layer_norm_loses_nothing_to_a_large_mean(columns, first):
+    values = torch.randn(3, columns) * 2 + 3e3
+    values[:, 0] += first
+    ones, unit = torch.ones(columns), torch.tensor([200.0])
+    arguments = (values, ones, 0 * ones, 1e-5, None, unit, INT8)
+    expected = reference.layer_norm_quantize(values.double(), *arguments[1:])
+    assert_codes(quantize.layer_norm_quantize(*arguments), expected, ties=0.03)
+
+
+@triton.jit
+def _activation(values, out, GELU: tl.constexpr, BLOCK: tl.constexpr):
+    x = tl.load(values + tl.arange(0, BLOCK))
+    if GELU:
+        found = rounding.gelu(x)
+    else:
+        found = rounding.silu(x)
+    tl.store(out + tl.arange(0, BLOCK), found)
+
+
+def test_activations_in_fp32():
+    """The formulas that kernels use, within fp32 of PyTorch's."""
+    values = torch.linspace(-12, 12, 4096)
+    for name in ("gelu", "silu"):
+        found, exact = torch.empty(4096), getattr(torch.nn.functional, name)(values.double())
+        _activation[(1,)](values, found, name == "gelu", 4096)
+        assert ((found - exact).abs() <= 1e-6 * exact.abs() + 3e-7).all(), name
 
 
 @FORMATS
