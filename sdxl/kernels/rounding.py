@@ -91,7 +91,7 @@ def silu(x):
 
 @triton.jit
 def gelu(x):
-    """The exact one, with erf: max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, no difference of near numbers.
+    """The exact one: max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, no difference of near numbers.
 
     erfc by Abramowitz and Stegun 7.1.26, whose error is at most 1.5e-7: that of 1 + erf in fp32.
     """

@@ -19,9 +19,12 @@ class Tile:
     num_warps: int
     num_stages: int
     GROUP: int = 8  # blocks of rows that share their columns in the second-level cache
+    TMA: bool = False  # blocks are copied by Hopper's unit for that, which needs no addresses
 
     def __str__(self) -> str:
-        return f"{self.BM}x{self.BN}x{self.BK} w{self.num_warps} s{self.num_stages}"
+        return (
+            f"{self.BM}x{self.BN}x{self.BK} w{self.num_warps} s{self.num_stages}{' TMA' * self.TMA}"
+        )
 
     @property
     def shared_bytes(self) -> int:
@@ -31,40 +34,42 @@ class Tile:
 
 PLAIN = (
     Tile(128, 128, 128, 8, 3),
-    Tile(128, 256, 64, 8, 4),
-    Tile(128, 256, 128, 8, 3),
-    Tile(256, 128, 128, 8, 3),
-    Tile(128, 128, 64, 8, 4),
+    Tile(128, 128, 128, 8, 3, TMA=True),
+    Tile(128, 256, 128, 8, 3, TMA=True),
+    Tile(256, 128, 128, 8, 3, TMA=True),
+    Tile(128, 128, 128, 4, 3, TMA=True),
     Tile(64, 128, 128, 4, 4),
     Tile(64, 64, 128, 4, 4),
 )
-"""A product with its bias."""
-
-RESIDUAL = (
-    Tile(128, 128, 128, 8, 3),
-    Tile(256, 128, 128, 8, 3),
-    Tile(128, 128, 64, 8, 4),
-    Tile(64, 128, 128, 4, 4),
-    Tile(64, 64, 128, 4, 4),
-)
-"""With bias and residual."""
+"""A product with its bias, with or without a residual."""
 
 GEGLU = (
     Tile(128, 128, 128, 8, 3),
-    Tile(64, 128, 128, 4, 3),
+    Tile(128, 128, 128, 8, 3, TMA=True),
+    Tile(128, 256, 128, 8, 3, TMA=True),
+    Tile(256, 128, 128, 8, 3, TMA=True),
+    Tile(128, 128, 128, 4, 3, TMA=True),
     Tile(64, 64, 128, 4, 4),
 )
-"""With GEGLU and the next layer's codes; two accumulators."""
+"""With GEGLU and the next layer's codes; BN columns of value and gate are half as many of codes."""
 
 CONV = (
     Tile(128, 128, 128, 8, 3),
-    Tile(128, 256, 64, 8, 4),
-    Tile(256, 128, 128, 8, 3),
-    Tile(128, 128, 64, 8, 4),
+    Tile(128, 128, 128, 8, 3, TMA=True),
+    Tile(128, 256, 128, 8, 3, TMA=True),
+    Tile(256, 128, 128, 8, 3, TMA=True),
+    Tile(128, 128, 64, 8, 4, TMA=True),
+    Tile(256, 64, 64, 8, 4, TMA=True),
+    Tile(64, 64, 128, 4, 4),
+)
+"""Convolutions of framed pictures, with or without a residual; 320 channels are 5 blocks of 64."""
+
+GATHERED = (
+    Tile(128, 128, 128, 8, 3),
     Tile(64, 128, 128, 4, 4),
     Tile(64, 64, 128, 4, 4),
 )
-"""Convolutions, with or without a residual."""
+"""Convolutions of any other stride."""
 
 ATTENTION = (
     Tile(128, 128, 64, 8, 3),
@@ -87,4 +92,6 @@ SHARED_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448
 def fitting(tiles: tuple[Tile, ...], capability: int) -> tuple[Tile, ...]:
     """The tiles whose stages fit the shared memory of a device of this compute capability."""
     limit = SHARED_BYTES.get(capability, min(SHARED_BYTES.values()))
-    return tuple(tile for tile in tiles if tile.shared_bytes <= limit)
+    return tuple(
+        tile for tile in tiles if tile.shared_bytes <= limit and (capability >= 90 or not tile.TMA)
+    )

@@ -5,15 +5,24 @@ import os
 import pytest
 import torch
 
-triton = pytest.importorskip(
-    "triton", reason="the kernels need Triton: pip install -e .[test]"
-)
+pytest.importorskip("triton", reason="the kernels need Triton: pip install -e .[test]")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton's interpreter is switched off", allow_module_level=True)
 
+import triton
 import triton.language as tl
 
-from sdxl.kernels import attention, conv, euler, gemm, group_norm, quantize, reference, rounding, tiles
+from sdxl.kernels import (
+    attention,
+    conv,
+    euler,
+    gemm,
+    group_norm,
+    quantize,
+    reference,
+    rounding,
+    tiles,
+)
 
 INT8, E4M3 = torch.int8, torch.float8_e4m3fn
 FORMATS = pytest.mark.parametrize("dtype", [INT8, E4M3], ids=["int8", "e4m3"])
@@ -152,13 +161,10 @@ def test_layer_norm_loses_nothing_to_a_large_mean(columns, first):
 
 
 @triton.jit
-def _activation(values, out, GELU: tl.constexpr, BLOCK: tl.constexpr):
-    x = tl.load(values + tl.arange(0, BLOCK))
-    if GELU:
-        found = rounding.gelu(x)
-    else:
-        found = rounding.silu(x)
-    tl.store(out + tl.arange(0, BLOCK), found)
+def _activation(values, out, which: tl.constexpr, block: tl.constexpr):
+    x = tl.load(values + tl.arange(0, block))
+    found = rounding.gelu(x) if which == "gelu" else rounding.silu(x)
+    tl.store(out + tl.arange(0, block), found)
 
 
 def test_activations_in_fp32():
@@ -166,7 +172,7 @@ def test_activations_in_fp32():
     values = torch.linspace(-12, 12, 4096)
     for name in ("gelu", "silu"):
         found, exact = torch.empty(4096), getattr(torch.nn.functional, name)(values.double())
-        _activation[(1,)](values, found, name == "gelu", 4096)
+        _activation[(1,)](values, found, name, 4096)
         assert ((found - exact).abs() <= 1e-6 * exact.abs() + 3e-7).all(), name
 
 
@@ -198,9 +204,10 @@ def test_gemm_geglu(kind, dtype):
     left, right = random_codes(19, 40, dtype=dtype), random_codes(2 * 21, 40, dtype=dtype)
     scale, bias = torch.rand(42) * 1e-4, torch.randn(42).to(kind)
     for smooth in (None, (torch.rand(21) + 0.5).to(kind)):
-        arguments = (left, right, scale, bias, smooth, PER_UNIT, kind)
-        found = gemm.gemm_geglu(*arguments, tiles.SMALL)
-        assert_codes(found, reference.gemm_geglu(*arguments), ties=0.02)
+        given = [gemm.paired(each) for each in (right, scale, bias)]
+        found = gemm.gemm_geglu(left, *given, smooth, PER_UNIT, kind, tiles.SMALL)
+        expected = reference.gemm_geglu(left, right, scale, bias, smooth, PER_UNIT, kind)
+        assert_codes(found, expected, ties=0.02)
 
 
 @FORMATS
@@ -219,6 +226,44 @@ def test_conv(size, inner, outer, kernel, stride, padding, kind, dtype):
     residual = torch.randn(expected.shape).to(kind)
     arguments = (image, weight, scale, None, residual, stride, padding, kind)
     assert_close(conv.conv(*arguments, tiles.SMALL), reference.conv(*arguments))
+
+
+TILES = {
+    "small": tiles.SMALL,
+    "halves": tiles.Tile(16, 128, 32, 4, 2),  # the epilogue in two parts
+    "TMA": tiles.Tile(16, 128, 32, 4, 2, TMA=True),
+}
+
+
+@FORMATS
+@pytest.mark.parametrize("tile", TILES.values(), ids=TILES)
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(33, 64, 144), (5, 48, 32), (16, 40, 32)])
+def test_gemm_with_tiles_of_each_kind(rows, depth, columns, tile, dtype):
+    left, right = random_codes(rows, depth, dtype=dtype), random_codes(columns, depth, dtype=dtype)
+    scale, bias = torch.rand(columns) * 1e-3, torch.randn(columns).bfloat16()
+    residual = torch.randn(rows, columns).bfloat16()
+    arguments = (left, right, scale, bias, residual, torch.bfloat16)
+    assert_close(gemm.gemm(*arguments, tile), reference.gemm(*arguments))
+    given = [gemm.paired(each) for each in (right, scale, bias)]
+    found = gemm.gemm_geglu(left, *given, None, PER_UNIT, torch.bfloat16, tile)
+    expected = reference.gemm_geglu(left, right, scale, bias, None, PER_UNIT, torch.bfloat16)
+    assert_codes(found, expected, ties=0.02)
+
+
+@FORMATS
+@pytest.mark.parametrize("tile", TILES.values(), ids=TILES)
+@pytest.mark.parametrize(
+    ("size", "inner", "outer"), [((5, 4), 64, 18), ((3, 6), 48, 144), ((1, 1), 36, 5)]
+)
+def test_framed_conv(size, inner, outer, tile, dtype):
+    image = random_codes(2, inner, *size, dtype=dtype).permute(0, 2, 3, 1)
+    weight = random_codes(outer, 3, 3, inner, dtype=dtype)
+    scale, bias = torch.rand(outer) * 1e-3, torch.randn(outer).bfloat16()
+    for residual in (None, torch.randn(2, *size, outer).bfloat16()):
+        rest = (weight, scale, bias, residual)
+        expected = reference.conv(image, *rest, 1, 1, torch.bfloat16)
+        found = conv.framed_conv(reference.framed(image), *rest, torch.bfloat16, tile)
+        assert_close(found, expected)
 
 
 @FLOATS
