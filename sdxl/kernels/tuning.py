@@ -1,4 +1,4 @@
-"""Which tile is fastest: by replaying a captured graph, as a run will launch it."""
+"""Which tile is fastest: by replaying a captured graph on real operands, as a run will."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 import triton
 from triton.runtime import errors
 
+from sdxl.kernels import tiles
 from sdxl.kernels.tiles import Tile
+from sdxl.kernels.words import short
 
 REPLAYS = 9
 """Timed replays; their median counts."""
@@ -23,6 +25,32 @@ MOST_CALLS = 50
 
 REFUSED = (errors.OutOfResources, errors.PTXASError, triton.CompilationError, RuntimeError)
 """What a tile that this device or compiler cannot do raises: left out, with its text."""
+
+
+WORTH_TIMING = 1 << 16
+"""Outputs of a product; a smaller one takes the last tile of its list, the smallest."""
+
+_chosen: dict[tuple[Any, ...], Tile] = {}
+"""The tile that was fastest, by kernel and shape."""
+
+
+def interpreted() -> bool:
+    """Whether kernels run under Triton's interpreter, where time says nothing."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def fastest(
+    key: tuple[Any, ...], run: Callable[[Any], object], listed: tuple[Tile, ...], outputs: int,
+    small: Tile = tiles.SMALL,
+) -> Tile:  # fmt: skip
+    """The fastest tile of a list for one kernel and shape, timed when it is first asked for."""
+    if interpreted():
+        return small
+    if key not in _chosen:
+        major, minor = torch.cuda.get_device_capability()
+        fitting = tiles.fitting(listed, 10 * major + minor)
+        _chosen[key] = fitting[-1] if outputs < WORTH_TIMING else tune(run, fitting)[0]
+    return _chosen[key]
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -61,14 +89,14 @@ def _timed(run: Callable[[], object], calls: int) -> float:
     return float(before.elapsed_time(after)) / calls
 
 
-def tune(run: Callable[[Any], object], tiles: tuple[Tile, ...]) -> tuple[Tile, dict[str, float]]:
+def tune(run: Callable[[Any], object], listed: tuple[Tile, ...]) -> tuple[Tile, dict[str, float]]:
     """The tile with which `run(tile)` is fastest, and all milliseconds.
 
     Raises `RuntimeError` with every tile's error if none of them works on this device.
     """
     times: dict[Tile, float] = {}
     refused: list[str] = []
-    for tile in tiles:
+    for tile in listed:
         try:
             times[tile] = milliseconds(partial(run, tile))
         except REFUSED as error:
@@ -77,9 +105,3 @@ def tune(run: Callable[[Any], object], tiles: tuple[Tile, ...]) -> tuple[Tile, d
         raise RuntimeError("no tile works on this device: " + "; ".join(refused))
     best = min(times, key=times.__getitem__)
     return best, {str(tile): ms for tile, ms in times.items()}
-
-
-def short(error: BaseException) -> str:
-    """An exception on one line: its kind, and the end of its text, where compilers say why."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text if len(text) <= 200 else '...' + text[-197:]}"

@@ -1,6 +1,7 @@
 """The GPU's 8-bit layers against the simulated ones: Triton interpreted, _scaled_mm on the CPU."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,15 +39,20 @@ def test_linear(number, kernel):
 
 
 @pytest.mark.parametrize("number", [Format.int8, Format.fp8])
+@pytest.mark.parametrize("candidate", _torch_cuda.candidates("conv", Format.fp8))
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0)])
-def test_conv(number, kernel, stride, padding):
+def test_conv(number, candidate, kernel, stride, padding):
     torch.manual_seed(0)
-    values = torch.randn(1, 6, 5, 5).bfloat16()
+    values = torch.randn(1, 6, 5, 5).bfloat16().to(memory_format=torch.channels_last)
     geometry = Geometry([stride] * 2, [padding] * 2, [1, 1])
     layer = layer_of(number, torch.randn(7, 6, kernel, kernel), values, geometry)
-    found = _torch_cuda.TritonConv(layer, values)(values)
-    assert_close(found, simulated(layer, values))
+    made, expected = candidate(layer, values), simulated(layer, values)
+    found = made(values)
+    bound = 1 if candidate is _torch_cuda.TritonConv else 4  # weights rounded to 16 bits
+    assert_close(found, expected, bound)
     assert found.is_contiguous(memory_format=torch.channels_last)
+    residual = torch.randn_like(expected)
+    assert_close(made(values, residual), (expected.float() + residual).bfloat16(), 2 * bound)
 
 
 def test_cublas_takes_multiples_of_16():
@@ -76,11 +82,78 @@ def test_a_tile_that_is_refused_is_left_out(kind, monkeypatch):
         tuning.tune(run, tiles.PLAIN[:2])
 
 
-def test_all_candidates_are_exact_and_a_broken_one_is_left_out(monkeypatch):
+def test_all_candidates_are_exact_and_a_broken_one_is_left_out_with_its_reason(monkeypatch):
     for number in (Format.int8, Format.fp8):
         for kind in ("linear", "conv"):
-            wanted = [k for k in _torch_cuda.candidates(kind, number) if k.name != "scaled_mm_fp8"]
+            wanted = [k for k in _torch_cuda.candidates(kind, number) if "scaled_mm" not in k.name]
             found = _torch_cuda.usable(kind, number, CPU)
             assert [k for k in found if k in wanted] == wanted
-    monkeypatch.setattr(_torch_cuda.TritonLinear, "product", lambda self, _: 1 / 0)
-    assert _torch_cuda.usable("linear", Format.int8, CPU) == []
+    refused = {}
+    monkeypatch.setattr(_torch_cuda.TritonLinear, "product", lambda self, *_: 1 / 0)
+    assert _torch_cuda.usable("linear", Format.int8, CPU, refused) == []
+    assert refused == {"triton_gemm": "ZeroDivisionError: division by zero"}
+    right = _torch_cuda.TritonConv.product
+    monkeypatch.setattr(_torch_cuda.TritonConv, "product",
+                        lambda self, *given: right(self, *given) * 1.25)  # fmt: skip
+    refused = {}
+    assert _torch_cuda.usable("conv", Format.int8, CPU, refused) == [_torch_cuda.CudnnConv]
+    assert refused == {"triton_conv": "wrong by 0.25 of the largest"}
+
+
+def test_why_a_layer_is_simulated_is_told(monkeypatch):
+    from sdxl.backends._torch_real import Choice
+
+    def broken(self, *_):
+        raise RuntimeError("PassManager::run failed\n  at line 3")
+
+    monkeypatch.setattr(_torch_cuda.TritonLinear, "product", broken)
+    choice = Choice(CPU)
+    choice.home = _torch_cuda
+    entry = SimpleNamespace(weight_only=False, format=Format.int8, kind="linear")
+    reason = choice.why_not(entry, torch.nn.Linear(2, 2))
+    assert reason == ("no exact int8 linear kernel on this device (triton_gemm: RuntimeError: "
+                      "PassManager::run failed at line 3)")  # fmt: skip
+    assert choice.describe()["refused"]["int8 linear"].keys() == {"triton_gemm"}
+
+
+def test_a_small_product_is_not_timed(monkeypatch):
+    from sdxl.kernels import tiles, tuning
+
+    monkeypatch.setattr(tuning, "interpreted", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(tuning, "milliseconds", lambda run: run() or 1.0)
+    monkeypatch.setattr(tuning, "_chosen", {})
+    tried = []
+    for outputs in (64 * 96, 1 << 16, 1 << 16):
+        tile = tuning.fastest((outputs,), tried.append, tiles.CONV, outputs)
+        assert tile is (tiles.CONV[-1] if outputs < 1 << 16 else tiles.CONV[0])
+    assert tried == list(tiles.CONV)  # once, and not for the small one
+
+
+def test_tiles_that_do_not_fit_are_not_tried():
+    from sdxl.kernels import tiles
+
+    assert tiles.fitting(tiles.PLAIN, 90) == tiles.PLAIN
+    for capability in (80, 86, 89, 75):
+        fitting = tiles.fitting(tiles.PLAIN, capability)
+        assert fitting and not any(tile.TMA for tile in fitting)
+        assert all(tile.shared_bytes <= 166_912 for tile in fitting)
+
+
+@pytest.mark.parametrize("kernel", [_torch_cuda.TritonLinear, _torch_cuda.ScaledMm])
+def test_geglu_as_one_kernel_or_two(kernel, monkeypatch):
+    from sdxl.backends import _torch_products
+
+    torch.manual_seed(0)
+    values = torch.randn(19, 48).bfloat16()
+    layer = layer_of(Format.fp8, torch.randn(64, 48), values)
+    next_layer = layer_of(Format.fp8, torch.randn(16, 32), torch.randn(19, 32) * 8)
+    made = kernel(layer, values)
+    given = _torch_products.input_codes(layer, values)
+    one = made.geglu(given, next_layer.input)
+    monkeypatch.setattr(_torch_products, "_one_kernel", dict.fromkeys(
+        _torch_products._one_kernel, False))  # fmt: skip
+    two = made.geglu(given, next_layer.input)
+    steps = one.view(torch.int8).int() - two.view(torch.int8).int()
+    assert steps.abs().max() <= 1 and (steps != 0).float().mean() <= 0.03
+    assert made._turns is None
