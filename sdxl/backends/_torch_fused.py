@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl.backends import _torch_resnet
+from sdxl.backends import _torch_resnet, _torch_transformer
 from sdxl.backends._torch_layer import Layer, joined
 from sdxl.backends._torch_parts import Part, plain_attention, plus, takes_codes
 
@@ -131,6 +131,7 @@ def fuse(unet: Any, choice: Any) -> None:
                     choice.fused[f"joined {names}"] += 1
         fused = Block if kind == "blocks" else _torch_resnet.Resnet
         unet.set_submodule(name, fused(module, choice.home))
+    _torch_transformer.replace(unet, choice)
     if joins := _torch_resnet.join(unet):
         choice.fused["skips beside"] += joins
 

@@ -11,11 +11,12 @@ pytest.importorskip("triton", reason="the kernels need Triton")
 
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
 from torch import nn
 
 from sdxl import codes
-from sdxl.backends import _torch_cpu, _torch_cuda, _torch_fused, _torch_resnet
+from sdxl.backends import _torch_cpu, _torch_cuda, _torch_fused, _torch_resnet, _torch_transformer
 from sdxl.backends._torch_layer import Geometry, Simulated
 from sdxl.backends._torch_real import Choice, EightBit
 from sdxl.schema import Format
@@ -206,6 +207,32 @@ def test_the_way_up_joins_nothing_by_copying(number, crossed, shortcut, monkeypa
     found = network[0](**given)
     assert found.shape == expected.shape == (2, 8, 8, 6)
     assert (found - expected).abs().max() <= 2e-2 * expected.abs().max()
+
+
+@pytest.mark.parametrize("number", [Format.int8, Format.fp8])
+@torch.inference_mode()
+def test_a_transformer_turns_no_image(number):
+    torch.manual_seed(0)
+    plain = Transformer2DModel(2, 16, in_channels=32, cross_attention_dim=48, norm_num_groups=4,
+                               use_linear_projection=True).eval()  # fmt: skip
+    image = torch.randn(2, 32, 3, 4).to(memory_format=torch.channels_last)
+    given = {"encoder_hidden_states": torch.randn(2, 3, 48), "return_dict": False}
+    _, inputs = watch_inputs(plain, image, **given)
+    arguments = (plain, inputs, number, False, _torch_cuda)
+    expected, *_ = eight_bit(*arguments, {"linear": Simulated})
+    (expected,) = expected(image, **given)
+    block, choice, _ = eight_bit(*arguments, {"linear": _torch_cuda.TritonLinear})
+    network = nn.ModuleList([block])
+    _torch_fused.fuse(network, choice)
+    assert isinstance(network[0], _torch_transformer.Transformer)
+    assert choice.fused["transformers"] == 1 and not choice.unfused
+    bound = 2e-2 * float(expected.abs().max())
+    for _ in range(2):  # the first chooses kernels, the second gets codes
+        choice.given.clear()
+        (found,) = network[0](image, **given)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert (found - expected).abs().max() <= bound
+    assert "proj_in" in choice.given and "proj_out" in choice.given
 
 
 def test_what_is_not_fused_is_counted_with_its_reason():
