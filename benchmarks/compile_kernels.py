@@ -32,6 +32,7 @@ import triton  # noqa: E402
 
 from benchmarks._compiled import Compiler, meta  # noqa: E402
 from sdxl.kernels import attention, conv, euler, gemm, group_norm, quantize, tiles  # noqa: E402
+from sdxl.kernels.words import short  # noqa: E402
 
 TARGETS = (80, 89, 90, 100)
 NUMBERS = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
@@ -138,25 +139,34 @@ def _attention(target: int) -> Iterator[Case]:
 
 
 FEW = {
-    "quantize": ("plain",), "geglu_quantize": ("plain",), "layer_norm": ("1 consumers",),
-    "group_norm": ("frame added", "frame skip"), "euler": ("guided",),
-    "gemm": ("residual", "geglu"), "conv": ("framed residual", "stride 2"), "attention": ("",),
+    (90, "fp8"): {
+        "quantize": ("plain",), "geglu_quantize": ("plain",), "layer_norm": ("1 consumers",),
+        "group_norm": ("frame added", "frame skip"), "euler": ("guided",), "attention": ("",),
+        "gemm": ("residual", "geglu"), "conv": ("framed residual", "stride 2"),
+    },
+    (90, "int8"): {"quantize": ("plain",), "gemm": ("geglu",)},
+    (80, "int8"): {"quantize": ("plain",), "gemm": ("residual", "geglu"),
+                   "conv": ("framed residual",)},
+    (89, "fp8"): {"quantize": ("plain",), "gemm": ("residual", "geglu")},
+    (89, "int8"): {"gemm": ("geglu",)},
+    (100, "fp8"): {"gemm": ("residual",), "conv": ("framed residual",)},
+    (100, "int8"): {"quantize": ("plain",)},
 }  # fmt: skip
-"""Variants that the test compiles for Hopper; for other targets those of products alone."""
+"""Variants that the test compiles, by target and format; of a list of tiles the first, and the
+first that is copied by TMA."""
 
 
 def representative(case: Case, target: int) -> bool:
-    """Each kernel for Hopper, in both formats; products and one more for the others; one tile."""
-    listed = {"geglu": tiles.GEGLU, "stride 2": tiles.GATHERED, "": tiles.ATTENTION}
-    if case.tile is not None:
-        usual = tiles.CONV if case.kernel == "conv" else tiles.PLAIN
-        fitting = tiles.fitting(listed.get(case.variant, usual), target)
-        # On Hopper the first two: without its copying unit, and with it.
-        if case.tile not in fitting[: 2 if target == 90 and case.number == "fp8" else 1]:
-            return False
-    if target != 90 and case.kernel not in ("quantize", "gemm", "conv"):
+    """Whether the test compiles it: about half a minute of one core for all targets."""
+    if case.variant not in FEW[target, case.number].get(case.kernel, ()):
         return False
-    return case.variant in FEW[case.kernel]
+    if case.tile is None:
+        return True
+    listed = {"geglu": tiles.GEGLU, "stride 2": tiles.GATHERED, "": tiles.ATTENTION}
+    usual = tiles.CONV if case.kernel == "conv" else tiles.PLAIN
+    fitting = tiles.fitting(listed.get(case.variant, usual), target)
+    copied = [tile for tile in fitting if tile.TMA]
+    return case.tile in (fitting[0], *(copied[:1] if case.number == "fp8" else ()))
 
 
 def compiled(
@@ -165,7 +175,7 @@ def compiled(
     """Rows of the table: case, target, and a report for each kernel or an error."""
     for target in targets:
         with Compiler(target) as compiler:
-            for number in NUMBERS if target >= 89 else ("int8",):
+            for number in numbers if target >= 89 else ["int8"]:
                 for case in cases(number, target):
                     if only and case.kernel not in only:
                         continue
@@ -181,9 +191,8 @@ def _rows(case: Case, target: int, compiler: Compiler) -> Iterator[dict[str, Any
     try:
         case.run()
     except Exception as error:  # whatever the compiler says is what the table is for
-        text = " ".join(str(error).split()) or type(error).__name__
         compiler.reports()
-        yield {**head, "kernel": "", "faults": [f"{type(error).__name__}: {text[-300:]}"]}
+        yield {**head, "kernel": "", "faults": [short(error)]}
         return
     for report in compiler.reports(case.elements):
         yield {**head, **asdict(report), "faults": report.faults(target)}
@@ -208,13 +217,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=int, nargs="*", default=list(TARGETS), choices=TARGETS)
     parser.add_argument("--only", nargs="*", help="kernels, by the name of their wrapper")
+    parser.add_argument("--number", nargs="*", default=list(NUMBERS), choices=NUMBERS)
     parser.add_argument("--representative", action="store_true")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     asked = parser.parse_args()
     print(f"Triton {triton.__version__}, torch {torch.__version__}")
     print(f"{'target and kernel':68}" + " ".join(f"{name[:7]:>7}" for name in COLUMNS))
     rows = []
-    for row in compiled(asked.target, asked.only, asked.representative):
+    for row in compiled(asked.target, asked.only, asked.representative, asked.number):
         rows.append(row)
         print(line(row), flush=True)
     faults = sum(bool(row["faults"]) for row in rows)

@@ -116,6 +116,19 @@ def test_why_a_layer_is_simulated_is_told(monkeypatch):
     assert choice.describe()["refused"]["int8 linear"].keys() == {"triton_gemm"}
 
 
+def test_a_compilers_error_is_told_with_its_reason():
+    from sdxl.kernels.words import short
+
+    try:
+        try:
+            raise TypeError("two types")
+        except TypeError as reason:
+            raise ValueError("at 3:4:\n  return x\n  ^") from reason
+    except ValueError as error:
+        assert short(error) == "ValueError: two types"
+    assert len(short(ValueError("x" * 999))) <= 220
+
+
 def test_a_small_product_is_not_timed(monkeypatch):
     from sdxl.kernels import tiles, tuning
 
