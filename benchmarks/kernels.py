@@ -54,7 +54,7 @@ def row(name: str, flop: float, times: dict[str, float]) -> None:
 
 
 def linear(rows: int, width: int, outputs: int, where: torch.device) -> None:
-    from sdxl.backends.torch.kernels import gemm
+    from sdxl.backends.torch.kernels import gemm, tiles, tuning
 
     half = {"device": where, "dtype": torch.bfloat16}
     left, right = torch.randn(rows, width, **half), torch.randn(outputs, width, **half)
@@ -66,10 +66,10 @@ def linear(rows: int, width: int, outputs: int, where: torch.device) -> None:
         ("fp8", left.to(torch.float8_e4m3fn), right.to(torch.float8_e4m3fn)),
     ):
 
-        def run(tile: gemm.Tile, a: Any = a, b: Any = b) -> torch.Tensor:
+        def run(tile: tiles.Tile, a: Any = a, b: Any = b) -> torch.Tensor:
             return gemm.gemm(a, b, scale, None, None, torch.bfloat16, tile)
 
-        tile, found = gemm.tune(run)
+        tile, found = tuning.tune(run, tiles.PLAIN)
         times[f"triton {name} {tile.BM}x{tile.BN}x{tile.BK}"] = min(found.values())
         if name == "fp8":
             times["_scaled_mm"] = timed(
@@ -84,7 +84,7 @@ def linear(rows: int, width: int, outputs: int, where: torch.device) -> None:
 
 
 def convolution(count: int, size: int, inner: int, outer: int, where: torch.device) -> None:
-    from sdxl.backends.torch.kernels import conv, gemm
+    from sdxl.backends.torch.kernels import conv, tiles, tuning
 
     half = {"device": where, "dtype": torch.bfloat16}
     image = torch.randn(count, inner, size, size, **half).to(memory_format=torch.channels_last)
@@ -95,10 +95,10 @@ def convolution(count: int, size: int, inner: int, outer: int, where: torch.devi
         a = (image * 30).to(kind).permute(0, 2, 3, 1)
         b = (weight * 30).to(kind).permute(0, 2, 3, 1).contiguous()
 
-        def run(tile: gemm.Tile, a: Any = a, b: Any = b) -> torch.Tensor:
+        def run(tile: tiles.Tile, a: Any = a, b: Any = b) -> torch.Tensor:
             return conv.conv(a, b, scale, None, None, 1, 1, torch.bfloat16, tile)
 
-        tile, found = gemm.tune(run)
+        tile, found = tuning.tune(run, tiles.CONV)
         times[f"triton {name} {tile.BM}x{tile.BN}x{tile.BK}"] = min(found.values())
     row(
         f"conv {count}x{size}x{size}x{inner}->{outer}",
@@ -108,17 +108,17 @@ def convolution(count: int, size: int, inner: int, outer: int, where: torch.devi
 
 
 def attend(count: int, heads: int, length: int, keys: int, where: torch.device) -> None:
-    from sdxl.backends.torch.kernels import attention, gemm
+    from sdxl.backends.torch.kernels import attention, tiles, tuning
 
     half = {"device": where, "dtype": torch.bfloat16}
     query, key, value = (torch.randn(count, n, heads, 64, **half) for n in (length, keys, keys))
     plain = [each.transpose(1, 2) for each in (query, key, value)]
     q, k, v = (each.mul(60).to(torch.float8_e4m3fn) for each in (query, key, value))
 
-    def run(tile: gemm.Tile) -> torch.Tensor:
+    def run(tile: tiles.Tile) -> torch.Tensor:
         return attention.attention(q, k, v, (0.01,) * 3, 0.125, 448.0, torch.bfloat16, tile)
 
-    tile, found = gemm.tune(run, attention.TILES)
+    tile, found = tuning.tune(run, tiles.ATTENTION)
     times = {
         "bf16": timed(lambda: functional.scaled_dot_product_attention(*plain)),
         f"triton fp8 {tile.BM}x{tile.BN}": min(found.values()),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from sdxl.backends.torch.kernels.words import short
 from sdxl.backends.torch.layer import Input, Kernel, Layer, extreme
 from sdxl.config.schema import Format
 from sdxl.model import codes
@@ -166,20 +167,27 @@ CANDIDATES: dict[str, tuple[type[Kernel], ...]] = {
 """By kind of layer."""
 
 
-def usable(kind: str, number: Format, device: torch.device) -> list[type[Kernel]]:
+def usable(
+    kind: str, number: Format, device: torch.device, refused: dict[str, str] | None = None
+) -> list[type[Kernel]]:
     """The candidates that compute a layer of extreme codes exactly on this processor.
 
-    Without VNNI, oneDNN adds pairs of products in 16 bits, which overflow.
+    Without VNNI, oneDNN adds pairs of products in 16 bits, which overflow. `refused` gets the
+    others by name, with what they raised.
     """
     found = []
     for candidate in CANDIDATES[kind]:
         layer, values, expected = extreme(kind, number, device)
         try:
             exact = torch.allclose(candidate(layer, values)(values), expected, rtol=1e-6)
-        except (RuntimeError, AttributeError, NotImplementedError):  # not in this torch
-            continue
+        except (RuntimeError, AttributeError, NotImplementedError) as error:  # not in this torch
+            exact, reason = False, short(error)
+        else:
+            reason = "its sums overflow"
         if exact:
             found.append(candidate)
+        elif refused is not None:
+            refused[candidate.name] = reason
     return found
 
 
@@ -188,12 +196,12 @@ def why_none(device: torch.device, number: Format) -> str | None:
     return None if number is Format.int8 else f"no {number.value} arithmetic on a CPU"
 
 
-def best_ms(kernel: Kernel, example: torch.Tensor) -> float:
+def best_ms(kernel: Kernel, example: torch.Tensor, residual: Residual = None) -> float:
     """Milliseconds of the fastest of a few calls, after one that is not timed."""
-    kernel(example)
+    kernel(example, residual)
     best = float("inf")
     for _ in range(TRIALS):
         began = time.perf_counter()
-        kernel(example)
+        kernel(example, residual)
         best = min(best, time.perf_counter() - began)
     return best * 1e3

@@ -13,6 +13,12 @@ from sdxl.backends.torch.layer import Kernel, Layer, Simulated
 from sdxl.config.schema import Format
 from sdxl.model.checkpoint import StoredLayer
 
+SLOWER = {
+    Simulated.name: "slower in 8 bits",
+    fp8_attention.TritonAttention.plain: "attention is faster in 16 bits",
+}
+"""What computes a layer that 8 bits would slow down, and how that is told."""
+
 
 class Choice:
     """The kernels in use: how each was chosen, and what fell back."""
@@ -22,6 +28,7 @@ class Choice:
         # Triton's interpreter aside, its kernels need CUDA.
         self.home: Any = cuda if device.type == "cuda" else cpu
         self._usable: dict[tuple[str, Format], list[type[Kernel]]] = {}
+        self.refused: dict[str, dict[str, str]] = {}
         self.shapes: dict[tuple[Any, ...], dict[str, float]] = {}
         self.layers: dict[str, str] = {}
         self.fallbacks: dict[str, str] = {}
@@ -32,7 +39,8 @@ class Choice:
         """The kernels that compute exactly here."""
         key = (kind, number)
         if key not in self._usable:
-            self._usable[key] = self.home.usable(kind, number, self.device)
+            refused = self.refused.setdefault(f"{number.value} {kind}", {})
+            self._usable[key] = self.home.usable(kind, number, self.device, refused)
         return self._usable[key]
 
     def why_not(self, entry: StoredLayer, module: Any) -> str | None:
@@ -46,11 +54,15 @@ class Choice:
         if isinstance(module, nn.Conv2d) and not _plain(module):
             return "a convolution in groups, or with odd strides or padding"
         if not self.usable(entry.kind, entry.format):
-            return f"no exact {entry.format.value} {entry.kind} kernel on this device"
+            what = f"{entry.format.value} {entry.kind}"
+            why = "; ".join(f"{name}: {said}" for name, said in self.refused[what].items())
+            return f"no exact {what} kernel on this device" + (f" ({why})" if why else "")
         return None
 
-    def kernel(self, layer: Layer, example: torch.Tensor) -> Kernel:
-        """The fastest kernel for this layer and input."""
+    def kernel(
+        self, layer: Layer, example: torch.Tensor, residual: torch.Tensor | None = None
+    ) -> Kernel:
+        """The fastest kernel for this layer and input, and for adding a residual where it does."""
         kernels: list[Any] = [
             each
             for each in (*self.usable(layer.kind, layer.format), Simulated)
@@ -59,10 +71,11 @@ class Choice:
         candidates = {each.name: each for each in kernels}
         stride = tuple(layer.conv.stride) if layer.conv else ()
         key = (layer.kind, tuple(example.shape), tuple(layer.codes.shape), stride, layer.format,
-               layer.dtype, tuple(candidates))  # fmt: skip
+               layer.dtype, residual is not None, tuple(candidates))  # fmt: skip
         if key not in self.shapes:
             self.shapes[key] = {
-                n: self.home.best_ms(c(layer, example), example) for n, c in candidates.items()
+                name: self.home.best_ms(kernel(layer, example), example, residual)
+                for name, kernel in candidates.items()
             }
         times = self.shapes[key]
         fastest = min(times, key=times.__getitem__)
@@ -72,7 +85,7 @@ class Choice:
 
     def describe(self) -> dict[str, Any]:
         """For the record: kernels by layer, by count, by shape with their milliseconds."""
-        slower = {n: "slower in 8 bits" for n, k in self.layers.items() if k == Simulated.name}
+        slower = {n: SLOWER[k] for n, k in self.layers.items() if k in SLOWER}
         shapes = [
             {
                 "layer": key[0],
@@ -84,12 +97,13 @@ class Choice:
             for key, times in self.shapes.items()
         ]
         return {
-            "real_layers": sum(kernel != Simulated.name for kernel in self.layers.values()),
+            "real_layers": sum(kernel not in SLOWER for kernel in self.layers.values()),
             "simulated_layers": len(slower) + len(self.fallbacks),
-            "kernels": dict(Counter(k for k in self.layers.values() if k != Simulated.name)),
+            "kernels": dict(Counter(k for k in self.layers.values() if k not in SLOWER)),
             "layers": self.layers,
             "shapes": shapes,
             "fallbacks": dict(Counter([*self.fallbacks.values(), *slower.values()])),
+            "refused": {what: said for what, said in self.refused.items() if said},
             "fused": dict(self.fused),
             "unfused": dict(self.unfused),
         }
@@ -116,7 +130,7 @@ class EightBit(nn.Module):
             return self.kernel.product(values, residual)
         if self.kernel is None:
             assert self.layer is not None
-            self.kernel = self._choice.kernel(self.layer, values)
+            self.kernel = self._choice.kernel(self.layer, values, residual)
             self.layer = None  # the kernel has its own copy of the weights
         return self.kernel(values, residual)
 

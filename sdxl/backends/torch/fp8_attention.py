@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
+from torch.nn import functional
 
 from sdxl.backends.torch import cuda
+from sdxl.backends.torch.kernels.words import short
 from sdxl.backends.torch.parts import plain_attention
 from sdxl.model import codes
 from sdxl.model.checkpoint import ATTENTION_PARTS, Checkpoint
 
 E4M3 = torch.float8_e4m3fn
 
+_eight_bit: dict[tuple[Any, ...], bool] = {}
+"""Whether attention is faster in 8 bits, by shape."""
+
 
 class TritonAttention:
     """The Triton kernel with the ranges of one layer, its tile tuned for the shape."""
 
     name = "triton_attention"
+    plain = "16-bit attention"
+    """What computes a shape where PyTorch's attention, which rounds nothing, is faster."""
 
-    def __init__(self, amax: dict[str, torch.Tensor], device: torch.device) -> None:
+    def __init__(
+        self, amax: dict[str, torch.Tensor], device: torch.device,
+        note: Callable[[str], object] = lambda _: None,
+    ) -> None:  # fmt: skip
         per_unit = {part: codes.fp8_per_unit(amax[part]) for part in ATTENTION_PARTS}
         self._per_unit = [per_unit[part].to(device) for part in "qkv"]
         self._units = tuple(1 / float(per_unit[part]) for part in "qkv")
         self._softmax = float(per_unit["softmax"])
+        self._note = note
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Attention (B, heads, length, width) without a mask."""
-        from sdxl.backends.torch.kernels import attention, quantize
+        """Attention (B, heads, length, width) without a mask, in 8 bits where that is faster."""
+        from sdxl.backends.torch.kernels import tuning
+
+        given = (query, key, value)
+        shape = (tuple(query.shape), tuple(key.shape), query.dtype)
+        if shape not in _eight_bit:
+            _eight_bit[shape] = tuning.interpreted() or tuning.milliseconds(
+                lambda: self.computed(*given)
+            ) < tuning.milliseconds(lambda: functional.scaled_dot_product_attention(*given))
+        if _eight_bit[shape]:
+            return self.computed(*given)
+        self._note(self.plain)
+        return functional.scaled_dot_product_attention(*given)
+
+    def computed(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Attention (B, heads, length, width) without a mask, in 8 bits."""
+        from sdxl.backends.torch.kernels import attention, quantize, tiles, tuning
 
         def coded(values: torch.Tensor, per_unit: torch.Tensor) -> torch.Tensor:
             rows = values.transpose(1, 2)  # as the projections wrote them
@@ -45,7 +72,9 @@ class TritonAttention:
             )  # fmt: skip
 
         shape = ("attention", tuple(query.shape), tuple(key.shape), query.dtype)
-        return run(cuda.tuned(shape, run, attention.TILES, attention.SMALL)).transpose(1, 2)
+        outputs, small = query.numel(), tiles.SMALL_HEADS
+        tile = tuning.fastest(shape, run, tiles.ATTENTION, outputs, small)
+        return run(tile).transpose(1, 2)
 
 
 class Attend(AttnProcessor2_0):
@@ -75,20 +104,28 @@ class Attend(AttnProcessor2_0):
 
 def why_not(attn: Any, home: Any, device: torch.device) -> str | None:
     """The reason why an attention layer can only be simulated; None if the kernel computes it."""
-    if home is not cuda or not _exact(device):
+    if home is not cuda:
         return "no exact FP8 attention kernel on this device"
+    if reason := _inexact(device):
+        return f"no exact FP8 attention kernel on this device ({reason})"
     return None if plain_attention(attn) else "an attention layer of another kind than SDXL's"
 
 
-def install(attn: Any, name: str, stored: Checkpoint, device: torch.device) -> None:
-    """Let an attention layer compute with the ranges that its checkpoint has."""
+def install(
+    attn: Any, name: str, stored: Checkpoint, device: torch.device,
+    note: Callable[[str], object] = lambda _: None,
+) -> None:  # fmt: skip
+    """Let an attention layer compute with the ranges that its checkpoint has.
+
+    `note` is told what computes it where that is not the 8-bit kernel.
+    """
     amax = {part: stored.tensor(f"{name}.{part}_amax") for part in ATTENTION_PARTS}
-    attn.set_processor(Attend(TritonAttention(amax, device)))
+    attn.set_processor(Attend(TritonAttention(amax, device, note)))
 
 
 @cache
-def _exact(device: torch.device) -> bool:
-    """Whether the kernel can be built here and is right: one key that wins, and keys that tie."""
+def _inexact(device: torch.device) -> str:
+    """Why the kernel is not used here, empty if it is right: a key that wins, keys that tie."""
     amax = {part: torch.tensor(codes.FP8_MAX) for part in "qkv"} | {"softmax": torch.tensor(1.0)}
     chosen = torch.eye(32, device=device).mul(32).expand(1, 1, 32, 32)
     query = torch.cat([chosen, torch.zeros_like(chosen)], dim=2)
@@ -97,10 +134,10 @@ def _exact(device: torch.device) -> bool:
     expected = torch.cat([value, value.mean(2, keepdim=True).expand_as(value)], dim=2)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
-        found = TritonAttention(amax, device).attend(
+        found = TritonAttention(amax, device).computed(
             *(each.to(dtype) for each in (query, chosen, value))
         )
-    except Exception:  # a kernel that cannot be built here, for whatever reason
-        return False
-    bound = 2**-7 * float(value.abs().max())
-    return bool((found.float() - expected).abs().max() <= bound)
+    except Exception as error:  # a kernel that cannot be built here, for whatever reason
+        return short(error)
+    apart = float((found.float() - expected).abs().max() / value.abs().max())
+    return "" if apart <= 2**-7 else f"wrong by {apart:.2g} of the largest"

@@ -6,6 +6,7 @@ shape share the outcome. What no kernel computes is simulated, counted and repor
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def restore(
         owner, _, field = name.rpartition(".")
         plain = unet.get_submodule(name)
         if stored.layers[name].kind == "attention":
-            fp8_attention.install(plain, name, stored, device)
+            note = partial(choice.layers.__setitem__, name)
+            fp8_attention.install(plain, name, stored, device, note)
             choice.layers[name] = fp8_attention.TritonAttention.name
             continue
         layer = read(stored, name, plain, dtype, device)

@@ -24,26 +24,30 @@ class Resnet(nn.Module):
         for name, part in plain.named_children():
             self.add_module(name, part)
         self.conv_shortcut: Any = plain.conv_shortcut  # None is no child
-        self.norm_codes = Part("norm", home.group_norm_silu_codes)
+        self.norm_codes = Part("norm", home.group_norm_codes)
 
     def forward(self, image: Tensor, temb: Tensor, skip: Tensor | None = None) -> Tensor:
         """Image (N, C, h, w), time embedding (N, T) -> (N, O, h, w), channels-last.
 
         skip: (N, S, h, w), whose channels follow the image's.
         """
-        hidden = self._conv(self.norm1, self.conv1, image, None, skip)
-        hidden = hidden + self.time_emb_proj(functional.silu(temb))[:, :, None, None]
-        return self._conv(self.norm2, self.conv2, hidden, self._shortcut(image, skip))
+        embedded = self.time_emb_proj(functional.silu(temb))
+        hidden = self._conv(self.norm1, self.conv1, image, skip=skip)
+        shortcut = self._shortcut(image, skip)
+        return self._conv(self.norm2, self.conv2, hidden, added=embedded, residual=shortcut)
 
     def _conv(
-        self, norm: Any, layer: Any, image: Tensor, residual: Tensor | None,
-        skip: Tensor | None = None,
+        self, norm: Any, layer: Any, image: Tensor, skip: Tensor | None = None,
+        added: Tensor | None = None, residual: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
+        """layer(silu(norm(image and skip, plus added (N, C) everywhere))) + residual."""
         if not takes_codes(layer):
-            return plus(layer, functional.silu(norm(_joined(image, skip))), residual)
+            given = _joined(image, skip)
+            given = given if added is None else given + added[:, :, None, None]
+            return plus(layer, functional.silu(norm(given)), residual)
         pixels = image.permute(0, 2, 3, 1)
         rest = skip if skip is None else skip.permute(0, 2, 3, 1)
-        coded = self.norm_codes(pixels, norm, layer.kernel.input, layer.code, rest)
+        coded = self.norm_codes(pixels, norm, layer, rest, added)
         return layer(coded, coded=True, residual=residual)
 
     def _shortcut(self, image: Tensor, skip: Tensor | None) -> Tensor:
@@ -115,7 +119,7 @@ def why_not(block: Any, home: Any) -> str:
 
     if not all(isinstance(layer, EightBit) for layer in (block.conv1, block.conv2)):
         return "a residual block without 8-bit convolutions"
-    if not hasattr(home, "group_norm_silu_codes"):
+    if not hasattr(home, "group_norm_codes"):
         return "a residual block, whose convolutions take no codes on this device"
     expected = (
         block.time_embedding_norm == "default"

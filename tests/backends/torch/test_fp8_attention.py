@@ -80,9 +80,31 @@ def test_what_the_kernel_does_not_compute_is_refused(monkeypatch):
     assert "on this device" in fp8_attention.why_not(layer, cpu, CPU)
     normed = Attention(24, heads=3, dim_head=8, norm_num_groups=4)
     assert "another kind" in fp8_attention.why_not(normed, cuda, CPU)
-    fp8_attention._exact.cache_clear()
+    fp8_attention._inexact.cache_clear()
     kernel = fp8_attention.TritonAttention
-    right = kernel.attend
-    monkeypatch.setattr(kernel, "attend", lambda *given: right(*given) * 1.02)
+    right = kernel.computed
+    monkeypatch.setattr(kernel, "computed", lambda *given: right(*given) * 1.02)
     assert "no exact" in fp8_attention.why_not(layer, cuda, CPU)
-    fp8_attention._exact.cache_clear()
+    fp8_attention._inexact.cache_clear()
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_it_is_used_where_it_is_faster_and_told_where_not(faster, monkeypatch):
+    from sdxl.backends.torch.kernels import tuning
+
+    noted = []
+    amax = {part: torch.tensor(value) for part, value in RANGES.items()}
+    layer = fp8_attention.TritonAttention(amax, CPU, noted.append)
+    given = [torch.randn(1, 2, 20, 16) for _ in range(3)]
+    expected = layer.computed(*given)
+    times = iter([1.0, 2.0] if faster else [2.0, 1.0])
+    with monkeypatch.context() as patched:
+        patched.setattr(tuning, "interpreted", lambda: False)
+        patched.setattr(tuning, "milliseconds", lambda run: next(times))
+        patched.setattr(fp8_attention, "_eight_bit", {})
+        patched.setattr(layer, "computed", lambda *_: expected)
+        found = layer.attend(*given)
+        layer.attend(*given)  # times no more
+    plain = torch.nn.functional.scaled_dot_product_attention(*given)
+    assert torch.equal(found, expected if faster else plain)
+    assert set(noted) == (set() if faster else {"16-bit attention"})

@@ -11,10 +11,12 @@ pytest.importorskip("triton", reason="the kernels need Triton")
 
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
 from torch import nn
 
-from sdxl.backends.torch import cpu, cuda, fused, resnet
+from sdxl.backends.torch import cpu, cuda, fused, resnet, transformer
+from sdxl.backends.torch.block import Block
 from sdxl.backends.torch.eight_bit import Choice, EightBit
 from sdxl.backends.torch.layer import Geometry, Simulated
 from sdxl.config.schema import Format
@@ -48,16 +50,18 @@ class Always(Choice):
         super().__init__(CPU)
         self.home, self.kernels, self.given = home, kernels, {}
 
-    def kernel(self, layer, example):
+    def kernel(self, layer, example, residual=None):
         wanted = self.kernels[layer.kind]
         if wanted is cuda.ScaledMm and not wanted.fits(layer):
-            wanted = cuda.TritonLinear
+            wanted = cuda.RowwiseMm
         made = wanted(layer, example)
         if hasattr(made, "product"):
             product = made.product
 
             def noted(coded, residual=None):
-                self.given[layer.name] = coded.clone()  # oneDNN overwrites them
+                framed = getattr(made, "framed", False)
+                # oneDNN overwrites them
+                self.given[layer.name] = (coded[:, :-1, :-1] if framed else coded).clone()
                 return product(coded, residual)
 
             made.product = noted
@@ -136,7 +140,7 @@ def test_a_transformer_block(home, kernel, number, smooth):
                                  number, smooth, home, {"linear": kernel})  # fmt: skip
     network = nn.ModuleList([block])
     fused.fuse(network, choice)
-    assert isinstance(network[0], fused.Block)
+    assert isinstance(network[0], Block)
     joined = {} if smooth else {"joined qkv": 1, "joined kv": 1}
     assert choice.fused == Counter(blocks=1, **joined) and not choice.unfused
     bound = 2e-2 * float(expected.abs().max())  # a code on the other side of a tie, now and then
@@ -204,6 +208,32 @@ def test_the_way_up_joins_nothing_by_copying(number, crossed, shortcut, monkeypa
     found = network[0](**given)
     assert found.shape == expected.shape == (2, 8, 8, 6)
     assert (found - expected).abs().max() <= 2e-2 * expected.abs().max()
+
+
+@pytest.mark.parametrize("number", [Format.int8, Format.fp8])
+@torch.inference_mode()
+def test_a_transformer_turns_no_image(number):
+    torch.manual_seed(0)
+    plain = Transformer2DModel(2, 16, in_channels=32, cross_attention_dim=48, norm_num_groups=4,
+                               use_linear_projection=True).eval()  # fmt: skip
+    image = torch.randn(2, 32, 3, 4).to(memory_format=torch.channels_last)
+    given = {"encoder_hidden_states": torch.randn(2, 3, 48), "return_dict": False}
+    _, inputs = watch_inputs(plain, image, **given)
+    arguments = (plain, inputs, number, False, cuda)
+    expected, *_ = eight_bit(*arguments, {"linear": Simulated})
+    (expected,) = expected(image, **given)
+    block, choice, _ = eight_bit(*arguments, {"linear": cuda.TritonLinear})
+    network = nn.ModuleList([block])
+    fused.fuse(network, choice)
+    assert isinstance(network[0], transformer.Transformer)
+    assert choice.fused["transformers"] == 1 and not choice.unfused
+    bound = 2e-2 * float(expected.abs().max())
+    for _ in range(2):  # the first chooses kernels, the second gets codes
+        choice.given.clear()
+        (found,) = network[0](image, **given)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert (found - expected).abs().max() <= bound
+    assert "proj_in" in choice.given and "proj_out" in choice.given
 
 
 def test_what_is_not_fused_is_counted_with_its_reason():

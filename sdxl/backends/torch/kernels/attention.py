@@ -10,19 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from sdxl.backends.torch.kernels.gemm import Tile
 from sdxl.backends.torch.kernels.rounding import TRITON_DTYPE, narrow, to_codes
-
-TILES = (
-    Tile(128, 128, 64, 8, 3),
-    Tile(128, 64, 64, 4, 3),
-    Tile(64, 128, 64, 4, 3),
-    Tile(64, 64, 64, 4, 4),
-)
-"""BM queries and BN keys at a time; BK is of no account: a head is never cut."""
-
-SMALL = Tile(16, 32, 32, 4, 2)
-"""For tests: several blocks of few queries and keys."""
+from sdxl.backends.torch.kernels.tiles import ATTENTION, Tile
 
 LOG2_E = 1.4426950408889634
 
@@ -77,7 +66,7 @@ def _attention(
 
 def attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, units: tuple[float, ...],
-    scale: float, per_unit: float, dtype: torch.dtype, tile: Tile = TILES[0],
+    scale: float, per_unit: float, dtype: torch.dtype, tile: Tile = ATTENTION[0],
 ) -> torch.Tensor:  # fmt: skip
     """`reference.attention`; E4M3 codes (B, L, heads, width) in, values of `dtype` out."""
     query, key = query.contiguous(), key.contiguous()

@@ -19,10 +19,38 @@ def scaled(found, scale, bias, n, columns, BIAS: tl.constexpr):
 
 
 @triton.jit
-def keep(value, residual, out, m, n, rows, columns, RESIDUAL: tl.constexpr):
-    """Store rows m and columns n of the output, the residual added in fp32."""
-    place = m.to(tl.int64)[:, None] * columns + n[None, :]
-    both = (m < rows)[:, None] & (n < columns)[None, :]
+def _keep(value, residual, out, row, n, there, columns, RESIDUAL: tl.constexpr):
+    place = row.to(tl.int64)[:, None] * columns + n[None, :]
+    both = there[:, None] & (n < columns)[None, :]
     if RESIDUAL:
         value += tl.load(residual + place, mask=both, other=0.0).to(tl.float32)
     tl.store(out + place, narrow(value, out.dtype.element_ty), mask=both)
+
+
+@triton.jit
+def finish(
+    found, scale, bias, residual, out, row, first, there, columns,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Store rows `row` (where `there`) and the columns from `first` on, the residual in fp32.
+
+    In halves or quarters of its columns a block needs fewer registers, and nothing moves for it.
+    """
+    height: tl.constexpr = found.shape[0]
+    width: tl.constexpr = found.shape[1] // PARTS
+    if PARTS == 1:
+        n = first + tl.arange(0, width)
+        value = scaled(found, scale, bias, n, columns, BIAS)
+        _keep(value, residual, out, row, n, there, columns, RESIDUAL)
+    else:
+        less: tl.constexpr = PARTS // 2
+        half: tl.constexpr = width * less
+        left, right = tl.split(tl.permute(tl.reshape(found, (height, 2, half)), (0, 2, 1)))
+        finish(left, scale, bias, residual, out, row, first, there, columns, BIAS, RESIDUAL, less)
+        first += half
+        finish(right, scale, bias, residual, out, row, first, there, columns, BIAS, RESIDUAL, less)
+
+
+def parts(columns: int) -> int:
+    """In how many parts `finish` stores a block: 64 columns of 16 bits are a line of the cache."""
+    return max(1, columns // 64)

@@ -43,16 +43,29 @@ def layer_norm_quantize(
     return torch.stack(parts)
 
 
-def group_norm_silu_quantize(
+def group_norm_quantize(
     image: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float,
     per_unit: Tensor, dtype: torch.dtype, skip: Tensor | None = None,
+    added: Tensor | None = None, activate: bool = True, frame: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Codes of silu(group_norm(image)), image (N, H, W, C); a skip's channels follow its own."""
+    """Codes of silu(group_norm(image)), image (N, H, W, C); a skip's channels follow its own.
+
+    added: (N, C), part of every pixel; activate: with SiLU; frame: a row and a column of zeros
+    after each image, (N, H + 1, W + 1, C), which is all the padding a 3 x 3 convolution needs.
+    """
     image = image if skip is None else torch.cat([image, skip], dim=-1)
     planes = image.permute(0, 3, 1, 2).float()
+    planes = planes if added is None else planes + added.float()[:, :, None, None]
     normed = functional.group_norm(planes, groups, weight.float(), bias.float(), eps)
-    active = functional.silu(normed.to(image.dtype).float()).to(image.dtype)
-    return quantize(active.permute(0, 2, 3, 1).contiguous(), None, per_unit, dtype)
+    normed = normed.to(image.dtype)
+    active = functional.silu(normed.float()).to(image.dtype) if activate else normed
+    coded = quantize(active.permute(0, 2, 3, 1).contiguous(), None, per_unit, dtype)
+    return framed(coded) if frame else coded
+
+
+def framed(coded: Tensor) -> Tensor:
+    """Codes (N, H, W, C) -> (N, H + 1, W + 1, C), zeros behind every row and image."""
+    return functional.pad(coded.view(torch.int8), (0, 0, 0, 1, 0, 1)).view(coded.dtype)
 
 
 def geglu_quantize(

@@ -9,7 +9,20 @@ pytest.importorskip("triton", reason="the kernels need Triton: pip install -e .[
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton's interpreter is switched off", allow_module_level=True)
 
-from sdxl.backends.torch.kernels import attention, conv, euler, gemm, quantize, reference
+import triton
+import triton.language as tl
+
+from sdxl.backends.torch.kernels import (
+    attention,
+    conv,
+    euler,
+    gemm,
+    group_norm,
+    quantize,
+    reference,
+    rounding,
+    tiles,
+)
 
 INT8, E4M3 = torch.int8, torch.float8_e4m3fn
 FORMATS = pytest.mark.parametrize("dtype", [INT8, E4M3], ids=["int8", "e4m3"])
@@ -41,12 +54,12 @@ def assert_codes(found, expected, ties=0.0):
     assert (steps > 0).float().mean() <= ties
 
 
-def assert_close(found, expected):
-    """Within an fp32 accumulation and one rounding to the output's dtype."""
+def assert_close(found, expected, times=1):
+    """Within an fp32 accumulation and `times` one rounding to the output's dtype."""
     assert found.dtype == expected.dtype and found.shape == expected.shape
     bound = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}[found.dtype]
     error = (found.float() - expected.float()).abs().max() / expected.float().abs().max()
-    assert error <= bound, float(error)
+    assert error <= times * bound, float(error)
 
 
 @FORMATS
@@ -93,22 +106,74 @@ def test_layer_norm_quantize(parts, kind, dtype):
         assert_codes(found, reference.layer_norm_quantize(*arguments), ties=0.02)
 
 
+GROUP_NORM = {
+    "silu": {},
+    "added": {"added": True},
+    "no silu": {"activate": False},
+    "frame": {"frame": True, "added": True},
+}
+"""Options of a GroupNorm's kernel; `added` stands for a tensor."""
+
+
 @FORMATS
 @FLOATS
+@pytest.mark.parametrize("options", GROUP_NORM.values(), ids=GROUP_NORM)
 @pytest.mark.parametrize(("size", "channels", "groups"), [(5, 10, 2), (1, 6, 3)])
-def test_group_norm_silu_quantize(size, channels, groups, kind, dtype):
+def test_group_norm_quantize(size, channels, groups, options, kind, dtype):
     image = (torch.randn(2, channels, size, size + 1) * 2 + 3).to(kind).permute(0, 2, 3, 1)
     weight, bias = torch.randn(channels).to(kind), torch.randn(channels).to(kind)
+    if options.get("added"):
+        options = options | {"added": torch.randn(2, channels).to(kind)}
     arguments = (image, groups, weight, bias, 1e-5, PER_UNIT, dtype)
-    found = quantize.group_norm_silu_quantize(*arguments)
-    expected = reference.group_norm_silu_quantize(*arguments)
+    found = group_norm.group_norm_quantize(*arguments, **options)
+    expected = reference.group_norm_quantize(*arguments, **options)
     assert_codes(found, expected, ties=0.02)
     for own in (1, channels - 2):  # groups lie across the border of image and skip
         arguments = (image[..., :own], *arguments[1:7], image[..., own:])
-        beside = quantize.group_norm_silu_quantize(*arguments)
+        beside = group_norm.group_norm_quantize(*arguments, **options)
         assert torch.equal(beside.view(INT8), found.view(INT8))
-        assert torch.equal(reference.group_norm_silu_quantize(*arguments).view(INT8),
+        assert torch.equal(reference.group_norm_quantize(*arguments, **options).view(INT8),
                            expected.view(INT8))  # fmt: skip
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_group_norm_of_many_chunks_loses_nothing_to_a_large_mean(mean):
+    image = torch.randn(1, 24, 30, 68) + mean  # three chunks, the last of them not whole
+    image[..., 34:] += 5
+    weight, bias = torch.randn(68), torch.randn(68)
+    found = group_norm._table(image, image, 2, weight, bias, 1e-5, None, 68).double()
+    groups = image.double().view(720, 2, 34)
+    factor = weight.double().view(2, 34) / (groups.var((0, 2), correction=0) + 1e-5).sqrt()[:, None]
+    offset = bias.double().view(2, 34) - groups.mean((0, 2))[:, None] * factor
+    torch.testing.assert_close(found[0, 0], factor.flatten(), rtol=2e-6, atol=0)
+    torch.testing.assert_close(found[0, 1], offset.flatten(), rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [0.0, 1e4], ids=["alike", "the first value far off"])
+@pytest.mark.parametrize("columns", [300, 512])
+def test_layer_norm_loses_nothing_to_a_large_mean(columns, first):
+    values = torch.randn(3, columns) * 2 + 3e3
+    values[:, 0] += first
+    ones, unit = torch.ones(columns), torch.tensor([200.0])
+    arguments = (values, ones, 0 * ones, 1e-5, None, unit, INT8)
+    expected = reference.layer_norm_quantize(values.double(), *arguments[1:])
+    assert_codes(quantize.layer_norm_quantize(*arguments), expected, ties=0.03)
+
+
+@triton.jit
+def _activation(values, out, which: tl.constexpr, block: tl.constexpr):
+    x = tl.load(values + tl.arange(0, block))
+    found = rounding.gelu(x) if which == "gelu" else rounding.silu(x)
+    tl.store(out + tl.arange(0, block), found)
+
+
+def test_activations_in_fp32():
+    """The formulas that kernels use, within fp32 of PyTorch's."""
+    values = torch.linspace(-12, 12, 4096)
+    for name in ("gelu", "silu"):
+        found, exact = torch.empty(4096), getattr(torch.nn.functional, name)(values.double())
+        _activation[(1,)](values, found, name, 4096)
+        assert ((found - exact).abs() <= 1e-6 * exact.abs() + 3e-7).all(), name
 
 
 @FORMATS
@@ -121,15 +186,15 @@ def test_gemm(shape, kind, dtype):
     bias, residual = torch.randn(columns).to(kind), torch.randn(rows, columns).to(kind)
     for extras in ((None, None), (bias, None), (bias, residual)):
         expected = reference.gemm(left, right, scale, *extras, kind)
-        assert_close(gemm.gemm(left, right, scale, *extras, kind, gemm.SMALL), expected)
+        assert_close(gemm.gemm(left, right, scale, *extras, kind, tiles.SMALL), expected)
     strided = torch.cat([left, left], dim=1)[:, :depth]
-    assert_close(gemm.gemm(strided, right, scale, bias, residual, kind, gemm.SMALL), expected)
+    assert_close(gemm.gemm(strided, right, scale, bias, residual, kind, tiles.SMALL), expected)
 
 
 def test_the_largest_codes_do_not_overflow():
     left = torch.full((16, 5120), -128, dtype=INT8)
     right = torch.full((16, 5120), -128, dtype=INT8)
-    found = gemm.gemm(left, right, torch.ones(16), None, None, torch.float32, gemm.SMALL)
+    found = gemm.gemm(left, right, torch.ones(16), None, None, torch.float32, tiles.SMALL)
     assert (found == 128.0 * 128 * 5120).all()
 
 
@@ -139,9 +204,10 @@ def test_gemm_geglu(kind, dtype):
     left, right = random_codes(19, 40, dtype=dtype), random_codes(2 * 21, 40, dtype=dtype)
     scale, bias = torch.rand(42) * 1e-4, torch.randn(42).to(kind)
     for smooth in (None, (torch.rand(21) + 0.5).to(kind)):
-        arguments = (left, right, scale, bias, smooth, PER_UNIT, kind)
-        found = gemm.gemm_geglu(*arguments, gemm.SMALL)
-        assert_codes(found, reference.gemm_geglu(*arguments), ties=0.02)
+        given = [gemm.paired(each) for each in (right, scale, bias)]
+        found = gemm.gemm_geglu(left, *given, smooth, PER_UNIT, kind, tiles.SMALL)
+        expected = reference.gemm_geglu(left, right, scale, bias, smooth, PER_UNIT, kind)
+        assert_codes(found, expected, ties=0.02)
 
 
 @FORMATS
@@ -156,10 +222,48 @@ def test_conv(size, inner, outer, kernel, stride, padding, kind, dtype):
     scale, bias = torch.rand(outer) * 1e-3, torch.randn(outer).to(kind)
     arguments = (image, weight, scale, bias, None, stride, padding, kind)
     expected = reference.conv(*arguments)
-    assert_close(conv.conv(*arguments, gemm.SMALL), expected)
+    assert_close(conv.conv(*arguments, tiles.SMALL), expected)
     residual = torch.randn(expected.shape).to(kind)
     arguments = (image, weight, scale, None, residual, stride, padding, kind)
-    assert_close(conv.conv(*arguments, gemm.SMALL), reference.conv(*arguments))
+    assert_close(conv.conv(*arguments, tiles.SMALL), reference.conv(*arguments))
+
+
+TILES = {
+    "small": tiles.SMALL,
+    "halves": tiles.Tile(16, 128, 32, 4, 2),  # the epilogue in two parts
+    "TMA": tiles.Tile(16, 128, 32, 4, 2, TMA=True),
+}
+
+
+@FORMATS
+@pytest.mark.parametrize("tile", TILES.values(), ids=TILES)
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(33, 64, 144), (5, 48, 32), (16, 40, 32)])
+def test_gemm_with_tiles_of_each_kind(rows, depth, columns, tile, dtype):
+    left, right = random_codes(rows, depth, dtype=dtype), random_codes(columns, depth, dtype=dtype)
+    scale, bias = torch.rand(columns) * 1e-3, torch.randn(columns).bfloat16()
+    residual = torch.randn(rows, columns).bfloat16()
+    arguments = (left, right, scale, bias, residual, torch.bfloat16)
+    assert_close(gemm.gemm(*arguments, tile), reference.gemm(*arguments))
+    given = [gemm.paired(each) for each in (right, scale, bias)]
+    found = gemm.gemm_geglu(left, *given, None, PER_UNIT, torch.bfloat16, tile)
+    expected = reference.gemm_geglu(left, right, scale, bias, None, PER_UNIT, torch.bfloat16)
+    assert_codes(found, expected, ties=0.02)
+
+
+@FORMATS
+@pytest.mark.parametrize("tile", TILES.values(), ids=TILES)
+@pytest.mark.parametrize(
+    ("size", "inner", "outer"), [((5, 4), 64, 18), ((3, 6), 48, 144), ((1, 1), 36, 5)]
+)
+def test_framed_conv(size, inner, outer, tile, dtype):
+    image = random_codes(2, inner, *size, dtype=dtype).permute(0, 2, 3, 1)
+    weight = random_codes(outer, 3, 3, inner, dtype=dtype)
+    scale, bias = torch.rand(outer) * 1e-3, torch.randn(outer).bfloat16()
+    for residual in (None, torch.randn(2, *size, outer).bfloat16()):
+        rest = (weight, scale, bias, residual)
+        expected = reference.conv(image, *rest, 1, 1, torch.bfloat16)
+        found = conv.framed_conv(reference.framed(image), *rest, torch.bfloat16, tile)
+        assert_close(found, expected)
 
 
 @FLOATS
@@ -213,7 +317,7 @@ def test_attention(shape, kind):
     sizes = (length, keys, keys)
     given = [random_codes(batch, size, heads, width, dtype=E4M3) for size in sizes]
     settings = ((0.03, 0.02, 0.01), width**-0.5, 448.0, kind)
-    found = attention.attention(*given, *settings, attention.SMALL)
+    found = attention.attention(*given, *settings, tiles.SMALL_HEADS)
     expected = reference.attention(*given, *settings)
     if expected.numel():
         assert_close(found, expected)
