@@ -170,7 +170,7 @@ def representative(case: Case, target: int) -> bool:
 
 
 def compiled(
-    targets: list[int], only: list[str] | None, few: bool, keep: str | None = None
+    targets: list[int], only: list[str] | None, few: bool, numbers: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Rows of the table: case, target, and a report for each kernel or an error."""
     for target in targets:
