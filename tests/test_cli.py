@@ -15,7 +15,7 @@ def refused(done, *expected):
     """A user error: exit 2, one panel, no traceback, no record, JSON as the last line."""
     assert done.code == 2, done.err
     assert "Traceback" not in done.err + done.out
-    assert done.err.count("--- please mend") == 1
+    assert done.err.count("--- error") == 1
     assert done.json["status"] == "failed" and done.json["exit_code"] == 2
     assert done.json["record"] is None
     for text in expected:

@@ -29,7 +29,7 @@ from sdxl.run.doctor import command as doctor
 def test_a_mistake_among_the_words_is_a_panel_and_a_json_line(main, words, expected, capsys):
     assert main(words) == 2
     out, err = capsys.readouterr()
-    assert err.count("--- please mend") == 1 and expected in err
+    assert err.count("--- error") == 1 and expected in err
     assert json.loads(out)["status"] == "failed" and json.loads(out)["exit_code"] == 2
 
 

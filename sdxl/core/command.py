@@ -36,7 +36,7 @@ def ended(work: Callable[[], dict[str, Any] | None]) -> int:
     except SdxlError as error:
         show(error)
         outcome = failed(one_line(error.problems), error.exit_code)
-    except Exception as error:  # ours to mend: whoever reads the last line gets one
+    except Exception as error:  # ours to fix: whoever reads the last line gets one
         traceback.print_exc()
         outcome = failed(f"{type(error).__name__}: {error}", FAILED)
     sys.stderr.flush()

@@ -53,7 +53,7 @@ class SdxlError(Exception):
 
 
 class UserError(SdxlError, ValueError):
-    """The user can mend this: a missing file, a wrong value; exit code 2."""
+    """The user can fix this: a missing file, a wrong value; exit code 2."""
 
     exit_code = USER
 
@@ -95,7 +95,7 @@ def show(error: SdxlError) -> None:
     from rich.text import Text
 
     count = len(error.problems)
-    title = "please mend" if error.exit_code == USER else "failed"
+    title = "error" if error.exit_code == USER else "failed"
     if count > 1:
         title += f": {count} problems"
     body = "\n\n".join("\n".join(problem.lines()) for problem in error.problems)
