@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test lint ui clean help
+.PHONY: run test lint check ui clean help
 
 help:
 	@echo "make run [ARGS=...]   install, then python run.py ARGS"
 	@echo "make test [ARGS=...]  install, then pytest ARGS"
 	@echo "make lint             ruff, mypy and the layers"
+	@echo "make check            lint and the quick tests"
 	@echo "make ui               MLflow on 127.0.0.1"
 	@echo "make clean            remove .venv and caches; results stay"
 
@@ -27,6 +28,9 @@ test: .venv/installed
 
 lint: .venv/installed
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+check: lint
+	@$(BIN)/python -m pytest -n 2 -q -m "not slow" $(ARGS)
 
 ui: .venv/installed
 	@$(BIN)/python -m sdxl mlflow ui

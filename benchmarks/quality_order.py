@@ -8,7 +8,7 @@ In `fid_scenes`: real renders < unquantized <= INT8 level 1 <= level 3 < INT4 we
 weights; in accuracy the reverse. Every seed has its own noise and its own held-out captions; all
 settings have the same, so they are compared seed by seed: two are apart if the 95 % interval of
 their differences leaves zero out, and equal otherwise. `rebuilt` are the renders through the VAE:
-what no UNet can mend. Runs in one process without LoadGen. The last line is JSON; exit 1 if the
+what no UNet can correct. Runs in one process without LoadGen. The last line is JSON; exit 1 if the
 order is wrong.
 """
 
