@@ -21,10 +21,11 @@ from sdxl.core.gpu import gpus
 from sdxl.core.paths import PACKAGE
 from sdxl.core.types import Record
 
-_NO_MEASURE = (
-    *("report", "download", "fetch", "published", "doctor", "tracking", "plan", "sweep"),
+NO_MEASURE = (
+    *("report", "model/download", "run/doctor", "run/plan.py", "run/sweep", "training"),
+    *("config/help.py", "core/doors", "__main__.py"),
 )
-"""Modules that cannot change a figure."""
+"""Rooms and files, below the package, that cannot change a figure."""
 
 
 def remember(record: Record, path: Path) -> None:
@@ -104,7 +105,7 @@ def code_version() -> str:
     digest = hashlib.sha256()
     for file in sorted([*folder.rglob("*.py"), folder / "assets" / "prompts.txt"]):
         name = file.relative_to(folder)
-        if name.with_suffix("").parts[0] not in _NO_MEASURE:
+        if not any(name.is_relative_to(place) for place in NO_MEASURE):
             digest.update(str(name).encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -123,6 +123,11 @@ def test_the_builtin_prompts_belong_to_the_code(tmp_path, monkeypatch):
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("place", ledger.NO_MEASURE)
+def test_what_the_code_version_leaves_out_is_there(place):
+    assert (ledger.PACKAGE / place).exists()
+
+
 def test_an_audit_is_no_partner_of_a_plain_run(load, tmp_path):
     kept = []
     for words in ((), ("compliance=test01",)):
