@@ -86,9 +86,9 @@ class WeightSource:
             str(file.relative_to(self.folder)): store.fingerprint(file) for file in files
         }
         if self.model.lora:
-            from sdxl.model import lora
+            from sdxl.model import lora_file
 
-            file = lora.existing(store.resolve(self.model.lora))
+            file = lora_file.existing(store.resolve(self.model.lora))
             identity["lora"] = [store.sha256(file), self.model.lora_scale]
         return identity
 
