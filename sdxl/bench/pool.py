@@ -22,11 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from sdxl.core import environment, isolate
+from sdxl.core import environment, gpu, isolate
 from sdxl.core.errors import SdxlError
 from sdxl.core.types import Generator
-
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 Open = Callable[..., Generator]
 """Opens a generator inside a worker; it and its arguments are sent there."""
@@ -246,11 +244,11 @@ def _work(
     """In the worker: open, then a batch per message, until the line closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Before anything touches CUDA: this process sees one device, which is its device 0.
-    visible = os.environ.get(VISIBLE)
-    if visible is None:
-        os.environ[VISIBLE] = str(device)
+    places = gpu.visible()
+    if places is None:
+        os.environ[gpu.VARIABLE] = str(device)
     else:  # past its end there is none to see: `preflight` refuses that where one is needed
-        os.environ[VISIBLE] = "".join(visible.split(",")[device : device + 1]).strip()
+        os.environ[gpu.VARIABLE] = "".join(places[device : device + 1])
     block = SharedMemory(block_name)
     try:
         generator = open_generator(*args)

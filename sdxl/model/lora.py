@@ -1,12 +1,13 @@
 """A LoRA fused into the weights, before anything is quantized.
 
-An 8-bit engine cannot take one later, so the file is part of every content key. Reads what
-diffusers reads (its own names, PEFT's, Kohya's and the SGM block names); needs no PEFT.
+An 8-bit engine cannot take one later, so the file is part of every content key. PEFT knows what a
+LoRA or DoRA does to a weight.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,98 +15,109 @@ import torch
 from torch import nn
 
 from sdxl.core.errors import UserError
+from sdxl.model.lora_file import FIX, Change, listed, read
 
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
-_DOWN = re.compile(r"[._](lora_A|lora\.down|lora_down|lora_linear_layer\.down)\.weight$")
-"""The first factor's name; with `_lora.down` the old attention processors' `to_q_lora` too."""
+Changes = dict[str, Change]
 
 
-@torch.no_grad()
 def fuse(network: nn.Module, component: str, file: Path, scale: float, unet_config: Any) -> int:
     """Add `scale` times the LoRA's change to the weights of one component; returns how many.
 
-    Raises `UserError` if the file is no LoRA, or changes a layer that the network does not have.
+    Raises `UserError` if the file is no LoRA, holds a tensor that would not be used, or does not
+    fit the network.
     """
-    pairs = read(file, unet_config)
-    unknown = []
-    for (owner, name), (down, up, alpha) in pairs.items():
-        if owner != component:
-            continue
-        module = _layer(network, name)
-        if module is None:
+    every = read(file, unet_config)
+    ours = {name: change for (owner, name), change in every.items() if owner == component}
+    changes = _fitted(network, component, ours, file)
+    for dora in (False, True):
+        some = {n: c for n, c in changes.items() if (c.magnitude is not None) == dora}
+        try:
+            if some:
+                _merge(network, some, scale, dora)
+        except ValueError as error:  # a sum that is no number
+            raise UserError("`model.lora` cannot be fused", f"{file}: {error}", fix=FIX) from error
+    return len(changes)
+
+
+def _fitted(network: nn.Module, component: str, changes: Changes, file: Path) -> Changes:
+    """The changes by the network's own names; every layer is there and has the shape."""
+    modules = dict(network.named_modules())
+    found, unknown, unfit = {}, [], []
+    for name, change in changes.items():
+        own = _own_name(modules, name)
+        if own is None or own in found:
             unknown.append(name)
             continue
-        rank = down.shape[0]
-        change = up.flatten(1).float() @ down.flatten(1).float()
-        factor = scale * (rank if alpha is None else alpha) / rank
-        weight: Any = module.weight
-        fused = weight.float() + factor * change.reshape(weight.shape).to(weight.device)
-        weight.copy_(fused.to(weight.dtype))
-    if unknown:
-        raise UserError(
-            f"the LoRA changes {len(unknown)} layers that {component} does not have",
-            ", ".join(unknown[:5]),
-            "a LoRA for SDXL",
-            "model.lora=null",
-        )
-    return sum(owner == component for owner, _ in pairs)
+        weight: Any = modules[own].weight
+        if not change.fits(weight):
+            shapes = " and ".join(str(tuple(each.shape)) for each in (change.up, change.down))
+            unfit.append(f"{name}: {shapes} for a weight {tuple(weight.shape)}")
+        found[own] = change
+    for bad, what in ((unknown, "does not have"), (unfit, "has in other shapes")):
+        if bad:
+            raise UserError(
+                f"the LoRA changes {len(bad)} layers that {component} {what}",
+                f"{file}: {listed(bad)}",
+                "a LoRA for SDXL",
+                FIX,
+            )
+    return found
 
 
-def existing(file: Path) -> Path:
-    """The file; raises `UserError` if it is not there."""
-    if not file.is_file():
-        raise UserError("`model.lora` is not there", str(file), "a .safetensors file")
-    return file
+@torch.no_grad()
+def _merge(network: nn.Module, changes: Changes, scale: float, dora: bool) -> None:
+    """Into the weights, by PEFT; summed in float32 whatever the weights are."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-
-def read(
-    file: Path, unet_config: Any
-) -> dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor, float | None]]:
-    """(component, layer) -> down (r, in, ...), up (out, r, ...), alpha."""
-    from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
-
+    config = LoraConfig(
+        target_modules="|".join(map(re.escape, changes)),
+        rank_pattern={f"^{re.escape(name)}": each.rank for name, each in changes.items()},
+        alpha_pattern={f"^{re.escape(n)}": each.alpha * scale for n, each in changes.items()},
+        use_dora=dora,
+    )
+    state = {}
+    for name, change in changes.items():
+        weight: Any = network.get_submodule(name).weight
+        tail = [1] * (weight.ndim - 2)
+        key = f"base_model.model.{name}"
+        state[f"{key}.lora_A.default.weight"] = change.down.reshape(change.rank, *weight.shape[1:])
+        state[f"{key}.lora_B.default.weight"] = change.up.reshape(-1, change.rank, *tail)
+        if change.magnitude is not None:
+            shape = (1, -1, *tail) if tail else (-1,)
+            name = f"{key}.lora_magnitude_vector.default.weight"
+            state[name] = change.magnitude.reshape(shape)
+    # On the meta device first: no random numbers are drawn for what the file replaces. Not by
+    # set_peft_model_state_dict, which would round the factors to the weights' precision.
+    model: Any = get_peft_model(network, config, low_cpu_mem_usage=True)
+    left = model.load_state_dict(
+        {name: tensor.to(weight.device) for name, tensor in state.items()},
+        strict=False, assign=True,
+    )  # fmt: skip
+    assert not left.unexpected_keys, left.unexpected_keys
     try:
-        state, alphas = StableDiffusionXLLoraLoaderMixin.lora_state_dict(
-            str(existing(file)), unet_config=unet_config, use_safetensors=True
-        )
-    except UserError:
-        raise
-    except Exception as error:  # diffusers raises many kinds for files it cannot read
-        raise UserError(
-            "`model.lora` cannot be read", f"{file}: {error}", "a .safetensors LoRA for SDXL"
-        ) from error
-    pairs = {}
-    for key, down in state.items():
-        found = _DOWN.search(key)
-        if not found:
-            continue
-        stem, end = key[: found.start()], key[found.start() :]
-        up = state[stem + end.replace("lora_A", "lora_B").replace("down", "up")]
-        alpha = (alphas or {}).get(f"{key}.alpha", state.get(f"{stem}.alpha"))
-        owner, _, name = stem.partition(".")
-        pairs[owner, _plain(owner, name)] = down, up, None if alpha is None else float(alpha)
-    if not pairs or any(owner not in COMPONENTS for owner, _ in pairs):
-        raise UserError(
-            "`model.lora` holds no LoRA for SDXL",
-            f"{file}: {', '.join(list(state)[:3]) or 'nothing'}",
-            f"layers of {', '.join(COMPONENTS)}",
-        )
-    return pairs
+        for layer in model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                _add(layer)
+    finally:
+        model.unload()
+        vars(network).pop("peft_config", None)
 
 
-def _plain(owner: str, name: str) -> str:
-    """The layer's name in the network, from a converter's."""
-    name = name.replace(".processor", "")
-    if owner != "unet":
-        name = re.sub(r"\.to_([qkv])$", r".\1_proj", name)
-        name = re.sub(r"\.to_out$", ".out_proj", name)
-    return name
+def _add(layer: Any) -> None:
+    """One layer's change into its weight; PEFT alone would round the change, then the sum."""
+    own = layer.get_base_layer()
+    dtype = own.weight.dtype
+    own.float()
+    try:
+        layer.merge(safe_merge=True)
+    finally:
+        own.to(dtype)
 
 
-def _layer(network: nn.Module, name: str) -> nn.Module | None:
+def _own_name(modules: Mapping[str, nn.Module], name: str) -> str | None:
     """The Linear or convolution of that name; transformers 5 dropped `text_model` in front."""
-    modules = dict(network.named_modules())
     for candidate in (name, f"{name}.0", name.removeprefix("text_model."), f"text_model.{name}"):
         if isinstance(modules.get(candidate), nn.Linear | nn.Conv2d):
-            return modules[candidate]
+            return candidate
     return None

@@ -18,6 +18,7 @@ from sdxl.core import store
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.core.paths import BUNDLED
 from sdxl.model.components import COMPONENTS
+from sdxl.model.weight_files import check_safetensors
 
 _HOW = "python -m sdxl download sdxl   # then model.path=store:sdxl, or copy the folder there"
 _OTHER = "model.unet=FOLDER   # as `train=finetune` leaves it; null: the model's own"
@@ -85,9 +86,9 @@ class WeightSource:
             str(file.relative_to(self.folder)): store.fingerprint(file) for file in files
         }
         if self.model.lora:
-            from sdxl.model import lora
+            from sdxl.model import lora_file
 
-            file = lora.existing(store.resolve(self.model.lora))
+            file = lora_file.existing(store.resolve(self.model.lora))
             identity["lora"] = [store.sha256(file), self.model.lora_scale]
         return identity
 
@@ -206,27 +207,6 @@ def _readable(what: str, folder: Path, expected: str, fix: str) -> Iterator[None
             expected,
             fix,
         ) from error
-
-
-def check_safetensors(file: Path, how: str) -> None:
-    """Raise `UserError`, with the line `how` to fix it, if the file is shorter than it says."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(length)) if 8 + length <= size else None
-        except ValueError:
-            header = None
-    ends = [entry["data_offsets"][1] for name, entry in (header or {}).items()
-            if name != "__metadata__"]  # fmt: skip
-    wanted = 8 + length + max(ends, default=0)
-    if header is None or size < wanted:
-        raise UserError(
-            f"{file} is truncated or not safetensors",
-            f"{size:,} bytes",
-            f"{wanted:,} bytes" if header else "a whole safetensors file",
-            how,
-        )
 
 
 def _locate(model: schema.SdxlModel, download: bool) -> tuple[Path, Path | None]:

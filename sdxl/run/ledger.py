@@ -15,9 +15,8 @@ from pathlib import Path
 
 from sdxl.config.content_key import key
 from sdxl.config.schema import Config, Mode, Rerun
-from sdxl.core import records, store
+from sdxl.core import gpu, records, store
 from sdxl.core.environment import PACKAGES, describe
-from sdxl.core.gpu import gpus
 from sdxl.core.paths import PACKAGE
 from sdxl.core.types import Record
 
@@ -95,7 +94,7 @@ def place() -> str:
     """Key of this machine and this code."""
     here = describe()
     packages = {name: here["packages"].get(name) for name in PACKAGES}
-    return key([here["cpu"], here["cores"], gpus(), packages, code_version()])[:12]
+    return key([here["cpu"], here["cores"], gpu.kinds(), packages, code_version()])[:12]
 
 
 @cache

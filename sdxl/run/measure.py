@@ -13,7 +13,7 @@ from sdxl.bench.mlperf import verdict
 from sdxl.bench.probe import Probe, strangers
 from sdxl.config.content_key import key
 from sdxl.config.schema import Config, Foreign, Mode
-from sdxl.core import environment, gpu
+from sdxl.core import environment, gpu_locks
 from sdxl.core.errors import ConfigError, SdxlError
 from sdxl.core.progress import Progress
 from sdxl.core.types import Record
@@ -71,8 +71,8 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
     with (
         Progress(title) as progress,
-        gpu.reserve(progress.say, config.backend.devices) as env,
-        Probe(gpu.used(env, config.backend.devices)) as probe,
+        gpu_locks.reserve(progress.say, config.backend.devices) as env,
+        Probe(gpu_locks.used(env, config.backend.devices)) as probe,
     ):
 
         def report(message: dict[str, Any]) -> None:

@@ -1,72 +1,62 @@
-"""MLPerf training's log lines, `:::MLLOG {...}`, with the keys of its closed division.
-
-Format and keys: github.com/mlcommons/logging, mlperf_logging/mllog/constants.py.
-"""
+"""MLPerf training's log lines, `:::MLLOG {...}`, with the keys of its closed division."""
 
 from __future__ import annotations
 
-import json
-import time
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
+from mlperf_logging.mllog import constants as key
+from mlperf_logging.mllog.mllog import MLLogger
+
 from sdxl.config.schema_train import Training
+from sdxl.core.paths import PACKAGE
 
 
 class Log:
     """One file of log lines; a resumed training adds to it."""
 
     def __init__(self, file: Path, again: bool) -> None:
-        self.file = file
-        if not again:
-            file.unlink(missing_ok=True)
+        # Of its own, not logging's registry: nothing of it is printed, and it ends with the run.
+        lines = logging.Logger("mllog", logging.INFO)
+        self._handler = logging.FileHandler(file, "a" if again else "w", delay=True)
+        lines.addHandler(self._handler)
+        self._mllog = MLLogger(lines, root_dir=re.escape(str(PACKAGE.parent)))
 
     def begin(self, settings: Training, seed: int, rows: int, again: bool) -> None:
         """What is trained, and how; `rows`: of the training set."""
         if not again:
-            self._line("INTERVAL_START", "init_start", None)
+            self._mllog.start(key.INIT_START)
         hyper = {
-            "submission_benchmark": f"scenes_{settings.name}",
-            "seed": seed,
-            "global_batch_size": settings.batch,
-            "opt_name": "adamw",
-            "opt_adamw_beta_1": 0.9,
-            "opt_adamw_beta_2": 0.99,
-            "opt_adamw_weight_decay": settings.weight_decay,
-            "opt_base_learning_rate": settings.lr,
-            "opt_learning_rate_warmup_steps": settings.warmup_steps,
-            "opt_gradient_clip_norm": settings.clip_norm,
-            "train_samples": rows,
+            key.SUBMISSION_BENCHMARK: f"scenes_{settings.name}",
+            key.SEED: seed,
+            key.GLOBAL_BATCH_SIZE: settings.batch,
+            key.OPT_NAME: key.ADAMW,
+            key.OPT_ADAMW_BETA_1: 0.9,
+            key.OPT_ADAMW_BETA_2: 0.99,
+            key.OPT_ADAMW_WEIGHT_DECAY: settings.weight_decay,
+            key.OPT_BASE_LR: settings.lr,
+            key.OPT_LR_WARMUP_STEPS: settings.warmup_steps,
+            key.OPT_GRADIENT_CLIP_NORM: settings.clip_norm,
+            key.TRAIN_SAMPLES: rows,
         }
-        for key, value in hyper.items():
-            self._line("POINT_IN_TIME", key, value)
+        for name, value in hyper.items():
+            self._mllog.event(name, value)
         if not again:
-            self._line("INTERVAL_END", "init_stop", None)
-            self._line("INTERVAL_START", "run_start", None)
+            self._mllog.end(key.INIT_STOP)
+            self._mllog.start(key.RUN_START)
 
     def evaluation(self, samples: int, figures: dict[str, float]) -> None:
         """The figures of an evaluation."""
-        place = {"samples_count": samples}
-        self._line("INTERVAL_START", "eval_start", None, place)
+        place: dict[str, Any] = {key.SAMPLES_COUNT: samples}
+        self._mllog.start(key.EVAL_START, metadata=place)
         for name, value in figures.items():
-            self._line("POINT_IN_TIME", "eval_accuracy", value, {**place, "metric": name})
-        self._line("INTERVAL_END", "eval_stop", None, place)
+            self._mllog.event(key.EVAL_ACCURACY, value, {**place, "metric": name})
+        self._mllog.end(key.EVAL_STOP, metadata=place)
 
     def end(self, status: str) -> None:
         """The end of this process's part."""
-        word = "success" if status == "FINISHED" else "aborted"
-        self._line("INTERVAL_END", "run_stop", None, {"status": word})
-
-    def _line(
-        self, event: str, key: str, value: Any, metadata: dict[str, Any] | None = None
-    ) -> None:
-        line = {
-            "namespace": "",
-            "time_ms": int(time.time() * 1000),
-            "event_type": event,
-            "key": key,
-            "value": value,
-            "metadata": metadata or {},
-        }
-        with self.file.open("a") as stream:
-            stream.write(f":::MLLOG {json.dumps(line)}\n")
+        word = key.SUCCESS if status == "FINISHED" else key.ABORTED
+        self._mllog.end(key.RUN_STOP, metadata={key.STATUS: word})
+        self._handler.close()

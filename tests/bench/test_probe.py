@@ -10,6 +10,7 @@ import pytest
 from sdxl.bench import gpu_samples, probe
 from sdxl.bench.probe import Cpu, Probe, series, strangers, summarize
 from sdxl.core.gpu import Gpus, reasons_of
+from tests.nvml import driver
 
 BUSY = [sys.executable, "-c", "import time\nend = time.time() + 60\nwhile time.time() < end: pass"]
 
@@ -150,32 +151,9 @@ def test_macos_tells_peak_memory_in_bytes(monkeypatch):
 @pytest.fixture
 def three_gpus(monkeypatch):
     """A driver with three GPUs, on whose second somebody else works; (its process, its UUID)."""
-    from types import SimpleNamespace
-
     from sdxl.core import gpu
 
-    class Error(Exception):
-        pass
-
-    def running(handle):
-        return [SimpleNamespace(pid=999_999_999)] if handle == 1 else []
-
-    def nothing(*_):
-        raise Error
-
-    names = ["GetPowerUsage", "GetMemoryInfo", "GetUtilizationRates", "GetClockInfo",
-             "GetTemperature", "GetTotalEnergyConsumption", "GetCurrentClocksEventReasons",
-             "GetCurrentClocksThrottleReasons"]  # fmt: skip
-    driver = SimpleNamespace(
-        **{f"nvmlDevice{name}": nothing for name in names},
-        NVMLError=Error, NVML_CLOCK_SM=0, NVML_CLOCK_MEM=1, NVML_TEMPERATURE_GPU=0,
-        nvmlInit=lambda: None, nvmlShutdown=lambda: None, nvmlDeviceGetCount=lambda: 3,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetName=lambda handle: "H100",
-        nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}",
-        nvmlDeviceGetComputeRunningProcesses=running,
-    )  # fmt: skip
-    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.setitem(sys.modules, "pynvml", driver(["H100"] * 3, busy=[1]))
     yield
     gpu.names.cache_clear()
 
@@ -197,14 +175,14 @@ def three_gpus(monkeypatch):
 def test_a_stranger_on_a_gpu_of_others_is_none_of_ours(
     three_gpus, monkeypatch, visible, wanted, env, looked_at
 ):
-    from sdxl.core import gpu
+    from sdxl.core import gpu, gpu_locks
 
     if visible is None:
         monkeypatch.delenv(gpu.VARIABLE, raising=False)
     else:
         monkeypatch.setenv(gpu.VARIABLE, visible)
     gpu.names.cache_clear()
-    with Probe(gpu.used(env, wanted)) as here:
+    with Probe(gpu_locks.used(env, wanted)) as here:
         here.phase("measuring")
         time.sleep(probe.EVERY_S)
         here.phase("after")

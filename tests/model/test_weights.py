@@ -191,6 +191,28 @@ def test_a_file_of_another_kind_is_named(folder, garbage):
     assert "truncated or not safetensors" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [b"[1,2]", b'{"a":{"dtype":"F32","shape":[4]}}', b"{", b"null", b'{"a":[]}', b"\xff\xfe"],
+)
+def test_a_damaged_header_is_named(folder, header):
+    (folder / UNET).write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    assert "truncated or not safetensors" in refusal(folder)
+
+
+@pytest.mark.parametrize("length", [1 << 40, (1 << 63) + 5, (1 << 64) - 1])
+def test_a_header_longer_than_any_file_is_named(folder, length):
+    (folder / UNET).write_bytes(length.to_bytes(8, "little") + bytes(100))
+    assert "truncated or not safetensors" in refusal(folder)
+
+
+def test_a_file_with_more_than_it_says_is_named_with_its_sizes(folder):
+    whole = (folder / UNET).read_bytes()
+    (folder / UNET).write_bytes(whole + b"more")
+    said = refusal(folder)
+    assert "truncated or not safetensors" in said and f"{len(whole):,} bytes" in said
+
+
 @pytest.mark.parametrize("name", ["unet", "vae", "text_encoder", "text_encoder_2"])
 def test_a_missing_weight_is_named_and_never_made_up(folder, name):
     (file,) = (folder / name).glob("*.safetensors")

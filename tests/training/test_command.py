@@ -77,7 +77,9 @@ def test_a_run_that_was_stopped_is_no_success_in_the_log(composed, tmp_path):
     lines = (tmp_path / "store/training/smoke/vae/mllog.txt").read_text().splitlines()
     said = [json.loads(line.removeprefix(":::MLLOG ")) for line in lines]
     assert {line["key"]: line["value"] for line in said}["train_samples"] == 2
+    origin = {name: said[-1]["metadata"].pop(name) for name in ("file", "lineno")}
     assert said[-1]["key"] == "run_stop" and said[-1]["metadata"] == {"status": "aborted"}
+    assert origin["file"] == "sdxl/training/mllog.py"
 
 
 def test_a_stage_out_of_its_turn_is_named_before_anything_is_made(composed, monkeypatch):

@@ -114,6 +114,23 @@ def _client(uri: str) -> Any:
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
+def ask(uri: str, timeout_s: int) -> None:
+    """One question to a server, with the login of its address or of MLFLOW_TRACKING_*.
+
+    Raises what MLflow raises, after `timeout_s` at the latest: nothing is tried again.
+    """
+    short = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    before = {name: os.environ.get(name) for name in short}
+    try:
+        os.environ.update(short)
+        _client(uri).search_experiments(max_results=1)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """One writer at a time for a SQLite file: its first use by two processes corrupts it."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from sdxl.config import engines
 from sdxl.config.engines import Flavor
+from sdxl.core import gpu as gpus
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.gpu import find as find_gpu
@@ -91,29 +92,18 @@ def loadgen() -> Iterator[Check]:
 
 def gpu() -> Iterator[Check]:
     """GPUs and driver as NVML sees them, then as torch does."""
-    seen = 0
-    try:
-        nvml = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-    except ImportError:
-        yield Check("GPU", "warning", "NVML was not asked", "python -m pip install nvidia-ml-py")
-    except Exception as error:  # NVML's own class: no driver, no library, no permission
-        yield Check("GPU", "warning", f"no NVIDIA GPU ({error}); models run on the CPU")
-    else:
-        driver = _string(nvml.nvmlSystemGetDriverVersion())
-        seen = nvml.nvmlDeviceGetCount()
-        for index in range(seen):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-            name = _string(nvml.nvmlDeviceGetName(handle))
-            free, total = memory.free / 2**30, memory.total / 2**30
-            text = f"{index}: {name}, {free:.1f} of {total:.1f} GiB free, driver {driver}"
+    with gpus.Gpus() as found:
+        if found.reason:
+            yield Check("GPU", "warning", f"{found.reason}; models run on the CPU", found.fix)
+        for device in found.devices:
+            free, total = device.memory.free / 2**30, device.memory.total / 2**30
+            text = f"{device.index}: {device.name}, {free:.1f} of {total:.1f} GiB free, "
             taken = free < total / 2
             note = "; another process holds more than half of it" if taken else ""
-            yield Check("GPU", "warning" if taken else "ok", text + note,
+            yield Check("GPU", "warning" if taken else "ok",
+                        f"{text}driver {device.described().driver}{note}",
                         "nvidia-smi" if taken else "")  # fmt: skip
-        nvml.nvmlShutdown()
-    yield from _torch(seen)
+    yield from _torch(len(found.devices))
 
 
 def tensorrt() -> Iterator[Check]:
@@ -257,7 +247,3 @@ def _dependencies() -> list[str]:
     else:
         lines = [line for line in metadata.requires(DISTRIBUTION) or [] if "extra ==" not in line]
     return [re.split(r"[<>=!~\[; ]", line)[0] for line in lines]
-
-
-def _string(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,27 +1,25 @@
-"""Can MLflow's store take a run? Asked without importing MLflow; credentials are never shown."""
+"""Can MLflow's store take a run? A login is tried, nothing is written, no credentials are shown."""
 
 from __future__ import annotations
 
-import http.client
 import os
-import socket
 import sqlite3
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sdxl.config import schema
 from sdxl.core.records import without_credentials
-from sdxl.report.mlflow.client import resolve_uri
+from sdxl.report.mlflow.client import ask, reason, resolve_uri
 from sdxl.run.doctor.checks import Check
 from sdxl.run.doctor.preflight import existing
 
-TIMEOUT_S = 3.0
-PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+TIMEOUT_S = 3
+PATIENCE = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql": "timeout"}
+"""What each database's driver calls the seconds that a login may take."""
 NAME = "MLflow"
 LATER = "tracking=off, and later: python -m sdxl mlflow upload RECORD"
+LOGIN = "MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=... python run.py"
 
 
 def mlflow_store(uri: str | None = None) -> Iterator[Check]:
@@ -32,8 +30,8 @@ def mlflow_store(uri: str | None = None) -> Iterator[Check]:
         yield _sqlite(Path(unquote(uri.partition(":///")[2])))
     elif kind in ("http", "https"):
         yield _server(uri)
-    elif kind in PORTS:
-        yield _database(uri, PORTS[kind])
+    elif kind in PATIENCE:
+        yield _database(uri, PATIENCE[kind])
     elif kind in ("", "file"):
         yield Check(NAME, "warning", f"{uri}: MLflow 3 refuses folders of files as a store",
                     "mlflow migrate-filestore, or unset MLFLOW_TRACKING_URI")  # fmt: skip
@@ -65,25 +63,30 @@ def _sqlite(path: Path) -> Check:
 
 def _server(uri: str) -> Check:
     shown = without_credentials(uri)
-    request = urllib.request.Request(f"{shown.rstrip('/')}/health")  # noqa: S310 http(s) only
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-            return Check(NAME, "ok", f"{shown} answers ({answer.status})")
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return Check(NAME, "ok", f"{shown} answers and asks for credentials ({error.code})")
-        return Check(NAME, "warning", f"{shown} answers {error.code}", LATER)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        return Check(NAME, "warning", f"{shown} cannot be reached: {reason}", LATER)
+        ask(uri, TIMEOUT_S)
+    except Exception as error:  # MLflow's own kinds, and those of the library below it
+        said = reason(error, schema.Tracking("mlflow", uri=uri))
+        if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            return Check(NAME, "warning", f"{shown} refuses the login: {said}", LOGIN)
+        return Check(NAME, "warning", f"{shown} cannot be asked: {said}", LATER)
+    return Check(NAME, "ok", f"{shown} answers")
 
 
-def _database(uri: str, port: int) -> Check:
+def _database(uri: str, patience: str) -> Check:
     shown = without_credentials(uri)
     try:
-        parts = urlsplit(uri)
-        place = (parts.hostname or "localhost", parts.port or port)
-        with socket.create_connection(place, timeout=TIMEOUT_S):
-            return Check(NAME, "ok", f"{shown}: the port answers; the login was not tried")
-    except (OSError, ValueError) as error:
-        return Check(NAME, "warning", f"{shown} cannot be reached: {error}", LATER)
+        import sqlalchemy  # MLflow's own way in; its store would make the tables at once
+
+        engine = sqlalchemy.create_engine(uri, connect_args={patience: TIMEOUT_S})
+        with engine.connect() as opened:
+            if not sqlalchemy.inspect(opened).has_table("runs"):
+                return Check(NAME, "ok", f"{shown}: its tables are made by the first run")
+            runs = opened.execute(sqlalchemy.text("SELECT count(*) FROM runs")).scalar()
+    except ModuleNotFoundError as error:
+        fix = "python -m pip install -e '.[postgres]'" if error.name == "psycopg2" else LATER
+        return Check(NAME, "warning", f"{shown}: no module {error.name}", fix)
+    except Exception as error:  # the driver's own kinds, wrapped or not
+        said = reason(getattr(error, "orig", None) or error, schema.Tracking("mlflow", uri=uri))
+        return Check(NAME, "warning", f"{shown} cannot be used: {said}", LATER)
+    return Check(NAME, "ok", f"{shown}: {runs} runs")

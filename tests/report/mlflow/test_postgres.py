@@ -50,6 +50,21 @@ def database(tmp_path):
         shutil.rmtree(place)
 
 
+def test_the_doctor_logs_in_and_makes_nothing(database):
+    """Beside the tests of the database, whose server it needs."""
+    from sdxl.run.doctor.mlflow_store import mlflow_store
+
+    (empty,) = mlflow_store(database)
+    assert empty.state == "ok" and "tables are made by the first run" in empty.text
+    assert [check.text for check in mlflow_store(database)] == [empty.text], "and still are not"
+    (stranger,) = mlflow_store(database.replace("mlflow@", "nobody:s3cret@"))
+    assert stranger.state == "warning" and "s3cret" not in stranger.text
+    assert "does not exist" in stranger.text
+    tracking._client(database).search_experiments()
+    (found,) = mlflow_store(database)
+    assert (found.state, found.text.endswith(": 0 runs")) == ("ok", True)
+
+
 def test_a_sweep_and_its_cells(database, tmp_path):
     settings = schema.Tracking("mlflow", True, database, "trial")
     client = tracking._client(database)

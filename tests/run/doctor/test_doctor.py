@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
+import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +25,7 @@ from sdxl.core.paths import ROOT
 from sdxl.run.doctor import checks, command, preflight
 from sdxl.run.doctor.checks import Check
 from sdxl.run.doctor.mlflow_store import mlflow_store
+from tests.nvml import driver
 
 USAGE = namedtuple("usage", "total used free")
 
@@ -130,10 +134,20 @@ def test_mlflow_database(tmp_path: Path):
 
 @pytest.fixture
 def server():
+    """MLflow's search for experiments, for `user:secret` only."""
+
     class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if self.path == "/health" else 404)
+        def do_POST(self):
+            login = base64.b64encode(b"user:secret").decode()
+            known = self.headers.get("Authorization") == f"Basic {login}"
+            there = self.path == "/api/2.0/mlflow/experiments/search"
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = b'{"experiments": []}' if known else b"who are you?"
+            self.send_response((200 if known else 401) if there else 404)
+            self.send_header("Content-Type", "application/json" if known else "text/plain")
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_):
             pass
@@ -155,6 +169,41 @@ def test_mlflow_server_and_no_credentials_in_sight(server: int):
     assert base.state == "warning"
     assert "secret" not in f"{found} {dead} {base}"
     assert "refuses" in one(mlflow_store("file:./mlruns")).text
+
+
+def test_a_login_is_tried(server: int, monkeypatch):
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    address = f"http://127.0.0.1:{server}"
+    for uri in (address, address.replace("//", "//user:wrong@")):
+        found = one(mlflow_store(uri))
+        assert found.state == "warning" and "refuses the login" in found.text
+        assert "MLFLOW_TRACKING_PASSWORD" in found.fix and "wrong" not in found.text
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "user")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    assert one(mlflow_store(address)).state == "ok"
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch):
+    from sdxl.run.doctor import mlflow_store as module
+
+    monkeypatch.setattr(module, "TIMEOUT_S", 1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        began = time.monotonic()
+        found = one(mlflow_store(f"http://127.0.0.1:{deaf.getsockname()[1]}"))
+    assert found.state == "warning" and "cannot be asked" in found.text
+    assert time.monotonic() - began < 60, "a slow machine imports MLflow meanwhile"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+
+
+def test_a_database_whose_driver_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    found = one(mlflow_store("postgresql+psycopg2://user:secret@127.0.0.1:1/mlflow"))
+    assert found.state == "warning" and "psycopg2" in found.text and "secret" not in found.text
+    assert found.fix == "python -m pip install -e '.[postgres]'"
 
 
 def test_preflight_of_a_plain_run_is_empty_and_fast(tmp_path: Path):
@@ -191,9 +240,9 @@ def test_preflight_counts_the_pictures_of_an_accuracy_run(tmp_path: Path, monkey
 @pytest.fixture
 def gpus(monkeypatch):
     """Put GPUs into this machine; the argument is `CUDA_VISIBLE_DEVICES`."""
-    from sdxl.core import devices, gpu
+    from sdxl.core import gpu
 
-    monkeypatch.setattr(devices, "_by_nvml", lambda: {"0": "L4", "1": "L4", "2": "H100"})
+    monkeypatch.setitem(sys.modules, "pynvml", driver(["L4", "L4", "H100"]))
 
     def show(visible):
         gpu.names.cache_clear()
@@ -201,6 +250,23 @@ def gpus(monkeypatch):
 
     yield show
     gpu.names.cache_clear()
+
+
+def test_gpus_are_listed_and_a_taken_one_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", driver(["H100", "L4"]))
+    lines = [check for check in checks.gpu() if check.name == "GPU"]
+    assert [check.text for check in lines] == [
+        "0: H100, 80.0 of 80.0 GiB free, driver 580.1",
+        "1: L4, 80.0 of 80.0 GiB free, driver 580.1",
+    ]
+    assert {check.state for check in lines} == {"ok"}
+    monkeypatch.setitem(sys.modules, "pynvml", driver(["H100"], free=30))
+    found = next(checks.gpu())
+    assert (found.state, found.fix) == ("warning", "nvidia-smi")
+    assert "30.0 of 80.0 GiB free" in found.text and "another process" in found.text
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    found = next(checks.gpu())
+    assert (found.state, found.fix) == ("warning", "python -m pip install nvidia-ml-py")
 
 
 def test_preflight_finds_places_without_a_gpu(gpus):

@@ -11,8 +11,9 @@ import time
 import psutil
 import pytest
 
-from sdxl.core import devices, gpu
+from sdxl.core import gpu, gpu_locks
 from tests.conftest import ROOT, words_of
+from tests.nvml import driver
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1",
         "backend.sample_ms=0.5")  # fmt: skip
@@ -108,12 +109,12 @@ def test_a_device_is_held_by_one_at_a_time_and_none_stays_unused(tmp_path, monke
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv(gpu.VARIABLE, "0,1,2")
-    monkeypatch.setattr(devices, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(gpu_locks, "LOOK_EVERY_S", 0.01)
     gpu.names.cache_clear()
     told = []
 
     def hold():
-        with gpu.one(told.append) as env:
+        with gpu_locks.one(told.append) as env:
             began = time.monotonic()
             time.sleep(0.1)
             with (tmp_path / "log").open("a") as log:
@@ -137,7 +138,7 @@ def test_with_one_device_or_none_nothing_is_changed(monkeypatch):
     for value in ("3", ""):
         monkeypatch.setenv(gpu.VARIABLE, value)
         gpu.names.cache_clear()
-        with gpu.one(lambda _: None) as env:
+        with gpu_locks.one(lambda _: None) as env:
             assert env == {}
     gpu.names.cache_clear()
 
@@ -146,14 +147,13 @@ def test_which_gpu_of_a_kind_a_job_got_does_not_matter_to_the_ledger(monkeypatch
     from sdxl.core import gpu
     from sdxl.run import ledger
 
-    kinds = {"0": "H100", "1": "H100", "2": "L4"}
-    monkeypatch.setattr(devices, "_by_nvml", lambda: kinds)
+    monkeypatch.setitem(sys.modules, "pynvml", driver(["H100", "H100", "L4"]))
     places = []
     for visible in ("0", "1", "0,1", "2"):
         monkeypatch.setenv(gpu.VARIABLE, visible)
-        for cached in (gpu.names, gpu.gpus, ledger.place):
+        for cached in (gpu.names, gpu.kinds, ledger.place):
             cached.cache_clear()
         places.append(ledger.place())
-    for cached in (gpu.names, gpu.gpus, ledger.place):
+    for cached in (gpu.names, gpu.kinds, ledger.place):
         cached.cache_clear()
     assert places[0] == places[1] == places[2] != places[3]

@@ -40,7 +40,7 @@ def describe() -> dict[str, str]:
     from sdxl.core import environment, gpu
 
     here = environment.describe()
-    gpus = gpu.gpus()
+    gpus = list(gpu.names().values())
     versions = here["packages"]
     found = {
         "status": "available",
