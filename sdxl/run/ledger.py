@@ -14,17 +14,15 @@ from functools import cache
 from pathlib import Path
 
 from sdxl.config.content_key import key
-from sdxl.config.schema import Config, Mode, Rerun
+from sdxl.config.schema import Mode, Rerun
 from sdxl.core import records, store
 from sdxl.core.environment import PACKAGES, describe
 from sdxl.core.gpu import gpus
 from sdxl.core.paths import PACKAGE
 from sdxl.core.types import Record
 
-_NO_MEASURE = (
-    *("report", "download", "fetch", "published", "doctor", "tracking", "plan", "sweep"),
-)
-"""Modules that cannot change a figure."""
+NO_MEASURE = ("report", "model/download", "run/doctor", "run/plan.py", "run/sweep")
+"""Folders and files of the package that cannot change a figure."""
 
 
 def remember(record: Record, path: Path) -> None:
@@ -84,9 +82,9 @@ def known() -> Iterator[tuple[Path, Record]]:
             yield found
 
 
-def policy_of(config: Config, multirun: bool) -> Rerun:
+def policy_of(rerun: Rerun | None, multirun: bool) -> Rerun:
     """`rerun`, or its default: a sweep continues, a single command measures."""
-    return config.rerun or (Rerun.failed if multirun else Rerun.all)
+    return rerun or (Rerun.failed if multirun else Rerun.all)
 
 
 @cache
@@ -104,7 +102,7 @@ def code_version() -> str:
     digest = hashlib.sha256()
     for file in sorted([*folder.rglob("*.py"), folder / "assets" / "prompts.txt"]):
         name = file.relative_to(folder)
-        if name.with_suffix("").parts[0] not in _NO_MEASURE:
+        if not any(name.is_relative_to(each) for each in NO_MEASURE):
             digest.update(str(name).encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from sdxl.core import devices, gpu
+from sdxl.core import gpu
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1",
@@ -108,7 +108,7 @@ def test_a_device_is_held_by_one_at_a_time_and_none_stays_unused(tmp_path, monke
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv(gpu.VARIABLE, "0,1,2")
-    monkeypatch.setattr(devices, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(gpu, "LOOK_EVERY_S", 0.01)
     gpu.names.cache_clear()
     told = []
 
@@ -143,11 +143,10 @@ def test_with_one_device_or_none_nothing_is_changed(monkeypatch):
 
 
 def test_which_gpu_of_a_kind_a_job_got_does_not_matter_to_the_ledger(monkeypatch):
-    from sdxl.core import gpu
     from sdxl.run import ledger
 
     kinds = {"0": "H100", "1": "H100", "2": "L4"}
-    monkeypatch.setattr(devices, "_by_nvml", lambda: kinds)
+    monkeypatch.setattr(gpu, "_by_nvml", lambda: kinds)
     places = []
     for visible in ("0", "1", "0,1", "2"):
         monkeypatch.setenv(gpu.VARIABLE, visible)
