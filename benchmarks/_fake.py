@@ -78,9 +78,7 @@ def measure(config, lanes, folder: Path, rate: float):
         raise SystemExit(f"failed: {error}")
 
     settings = loadgen.test_settings(config, count, loadgen.WarmUp(1 / rate, rate))
-    sut = loadgen.run(
-        config, settings, count, lanes, on_images, on_error, folder, lambda started: None
-    )
+    sut = loadgen.Test(config, settings, count, lanes, on_images, on_error, folder).run()
     detail = logs.parse_detail(folder / "mlperf_log_detail.txt")
     return detail, account.lost(sut, detail), sut
 

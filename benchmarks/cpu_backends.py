@@ -28,7 +28,7 @@ from hydra import compose, initialize_config_dir
 from sdxl.bench.generators import open_generator
 from sdxl.config.load import load, register
 from sdxl.core.paths import ROOT
-from sdxl.core.progress import Count
+from sdxl.core.progress import Progress
 from sdxl.model import prompts
 from sdxl.quality.baseline import compare
 from sdxl.run import artifacts, jobs
@@ -67,7 +67,7 @@ def main() -> int:
             began = time.perf_counter()
             size = [f"calib_size={chosen.calib_size}"] if "int8" in name else []
             config = load(compose("run", [*words, *size, f"limit={chosen.images}"]))
-            with Count(name) as progress:
+            with Progress(name) as progress:
                 child = functools.partial(jobs.child, config, Path(folder), progress.report, {})
                 loads = artifacts.build(config, child).loads
             made = time.perf_counter()

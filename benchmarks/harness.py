@@ -55,10 +55,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             settings = loadgen.test_settings(config, count, loadgen.WarmUp(1.0, 1.0))
             keeper = Keeper(Path(folder) / "images", asked, 8, False)
-            loadgen.run(
-                config, settings, count, [generator.generate], keeper.take, _fail,
-                Path(folder), lambda sut: None,
-            )  # fmt: skip
+            loadgen.Test(
+                config, settings, count, [generator.generate], keeper.take, _fail, Path(folder)
+            ).run()
 
     def plain() -> None:
         for start in range(0, count, 8):

@@ -44,12 +44,12 @@ class SdxlSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the cells; their outcomes are in their records."""
-        from sdxl.cli import current_sweep
+        from sdxl.run.sweep import current
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        current_sweep().run(lambda jobs: self.launcher.launch(jobs, initial_job_idx=0))
+        current.sweep().run(lambda jobs: self.launcher.launch(jobs, initial_job_idx=0))
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="sdxl", node=SweeperConf, provider="sdxl")

@@ -8,12 +8,13 @@ import pytest
 from sdxl import cli
 from sdxl.bench.mlperf.submission import command as submission
 from sdxl.core import records
-from sdxl.core.command import ended
+from sdxl.core.command import Outcome, ended
 from sdxl.core.errors import UserError
 from sdxl.report import verdict
 from sdxl.report.mlflow import command as tracking
 from sdxl.report.terminal import table
 from sdxl.run.doctor import command as doctor
+from sdxl.run.sweep import current
 
 
 @pytest.mark.parametrize(
@@ -72,13 +73,12 @@ def test_a_table_that_cannot_be_written_costs_no_json_line(monkeypatch, capsys):
     def full(_):
         raise OSError(28, "No space left on device", "latency.md")
 
-    measured = {"status": "ok", "record": "0/record.json", "exit_code": 0}
+    measured = Outcome(record="0/record.json")
     monkeypatch.setattr(table, "show_cells", full)
-    monkeypatch.setattr(cli, "_outcomes", [measured, measured])
     monkeypatch.setattr(sys, "argv", ["run.py"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(SystemExit) as stop:
-        cli.command(lambda: None)
+        cli.command(lambda: current.command().outcomes.extend([measured, measured]))
     out, err = capsys.readouterr()
     last = json.loads(out.splitlines()[-1])
     assert stop.value.code == last["exit_code"] == 1 and "Traceback" not in err

@@ -76,31 +76,94 @@ def test_settings(config: schema.Config, prompts: int, warm_up: WarmUp) -> Any:
     return settings
 
 
-def run(
-    config: schema.Config,
-    settings: Any,
-    prompts: int,
-    lanes: Sequence[Generate],
-    on_images: Callable[[list[Sample], np.ndarray], None],
-    on_error: Callable[[BaseException], None],
-    log_dir: Path,
-    on_start: Callable[[Sut], None],
-    sizes: Sequence[int] = (),
-    begin: Begin | None = None,
-) -> Sut:
-    """Run one test to its end; returns the SUT with its counts. Logs land in `log_dir`.
+@dataclass
+class Test:
+    """One LoadGen test of a configuration; its logs land in `log_dir`.
 
     Each of `lanes` generates batches in a thread of its own; a single one keeps this thread.
     `on_images` is called after LoadGen has the answers. `on_error` must not return into a test
     that nobody completes: it ends the process. Batches are padded to the next of `sizes`.
     `begin` lets the only lane denoise while it decodes.
     """
-    log_dir.mkdir(parents=True, exist_ok=True)
-    audit = compliance.prepare(config, settings, log_dir)
 
-    digests = config.mode is Mode.accuracy and not config.submission
+    config: schema.Config
+    settings: Any
+    prompts: int
+    lanes: Sequence[Generate]
+    on_images: Callable[[list[Sample], np.ndarray], None]
+    on_error: Callable[[BaseException], None]
+    log_dir: Path
+    sizes: Sequence[int] = ()
+    begin: Begin | None = None
 
-    def complete(batch: list[Sample], images: np.ndarray) -> None:
+    def run(self, on_start: Callable[[Sut], None] = lambda _: None) -> Sut:
+        """Run it to its end; returns the SUT with its counts, which `on_start` sees before."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        audit = compliance.prepare(self.config, self.settings, self.log_dir)
+        sut = self.build()
+        on_start(sut)
+        if sut.inline:
+            self.drive(sut, audit)
+        else:
+            self.join(sut, audit)
+        return sut
+
+    def build(self) -> Sut:
+        """The system under test, with the limits of the scenario."""
+        scenario = self.config.scenario
+        single = scenario.name in ("SingleStream", "MultiStream") and len(self.lanes) == 1
+        server = isinstance(scenario, schema.Server) and self.config.mode is Mode.performance
+        return Sut(
+            self.lanes[0],
+            self._complete,
+            self.on_error,
+            batch_size=batch_size(self.config),
+            inline=single,
+            max_wait_s=getattr(scenario, "max_wait_ms", 0.0) / 1e3,
+            limit_s=getattr(scenario, "target_latency_ms", 0.0) / 1e3 if server else None,
+            sizes=self.sizes,
+            begin=self.begin,
+        )
+
+    def drive(self, sut: Sut, audit: Path) -> None:
+        """Let LoadGen query the SUT until it has enough.
+
+        An audit.config in the working directory would silently change the test: `audit` is ours.
+        """
+
+        def issue(query: Sequence[Any]) -> None:
+            sut.issue([Sample(sample.id, sample.index) for sample in query])
+
+        count = min(self.config.scenario.performance_sample_count or self.prompts, self.prompts)
+        handle = lg.ConstructSUT(issue, _nothing)
+        library = lg.ConstructQSL(self.prompts, count, _nothing, _nothing)
+        logs = _log_settings(self.log_dir)
+        lg.StartTestWithLogSettings(handle, library, self.settings, logs, str(audit))
+        sut.close()
+        lg.DestroyQSL(library)
+        lg.DestroySUT(handle)
+
+    def join(self, sut: Sut, audit: Path) -> None:
+        """Serve in this thread while LoadGen drives from another.
+
+        The model stays in this thread: a second thread with torch in it means a second OpenMP
+        team, and with more threads than cores its barriers sleep. On two cores that costs the
+        bundled model a third of its speed.
+        """
+        threads = [threading.Thread(target=self.drive, args=(sut, audit), name="loadgen")]
+        threads += [
+            threading.Thread(target=sut.serve, args=(lane,), name=f"lane-{number}")
+            for number, lane in enumerate(self.lanes[1:], 1)
+        ]
+        for thread in threads:
+            thread.daemon = True
+            thread.start()
+        sut.serve(self.lanes[0])
+        for thread in threads:
+            thread.join()
+
+    def _complete(self, batch: list[Sample], images: np.ndarray) -> None:
+        digests = self.config.mode is Mode.accuracy and not self.config.submission
         images = np.ascontiguousarray(images)
         answers = _digests(images) if digests else images
         start, size = answers.ctypes.data, answers.nbytes // len(batch)
@@ -110,64 +173,21 @@ def run(
                 for place, sample in enumerate(batch)
             ]
         )
-        on_images(batch, images)
+        self.on_images(batch, images)
 
-    inline = config.scenario.name in ("SingleStream", "MultiStream") and len(lanes) == 1
-    server = isinstance(config.scenario, schema.Server) and config.mode is Mode.performance
-    sut = Sut(
-        lanes[0],
-        complete,
-        on_error,
-        batch_size=batch_size(config),
-        inline=inline,
-        max_wait_s=getattr(config.scenario, "max_wait_ms", 0.0) / 1e3,
-        limit_s=getattr(config.scenario, "target_latency_ms", 0.0) / 1e3 if server else None,
-        sizes=sizes,
-        begin=begin,
-    )
 
-    def issue(query: Sequence[Any]) -> None:
-        sut.issue([Sample(sample.id, sample.index) for sample in query])
+def _nothing(*_: Any) -> None:
+    """Prompts are tokenized before the test; there is nothing to load or flush."""
 
-    def nothing(*_: Any) -> None:
-        """Prompts are tokenized before the test; there is nothing to load or flush."""
 
-    performance_count = min(config.scenario.performance_sample_count or prompts, prompts)
-    handle = lg.ConstructSUT(issue, nothing)
-    library = lg.ConstructQSL(prompts, performance_count, nothing, nothing)
+def _log_settings(folder: Path) -> Any:
     output = lg.LogOutputSettings()
-    output.outdir = str(log_dir)
+    output.outdir = str(folder)
     output.copy_summary_to_stdout = False
     logs = lg.LogSettings()
     logs.log_output = output
     logs.enable_trace = False
-    on_start(sut)
-
-    def drive() -> None:
-        # An audit.config in the working directory would silently change the test: name ours.
-        lg.StartTestWithLogSettings(handle, library, settings, logs, str(audit))
-        sut.close()
-
-    if inline:
-        drive()
-    else:
-        # The model stays in this thread, LoadGen gets another: a second thread with torch in it
-        # means a second OpenMP team, and with more threads than cores its barriers sleep. On two
-        # cores that costs the bundled model a third of its speed.
-        driver = threading.Thread(target=drive, name="loadgen", daemon=True)
-        driver.start()
-        others = [
-            threading.Thread(target=sut.serve, args=(lane,), name=f"lane-{number}", daemon=True)
-            for number, lane in enumerate(lanes[1:], 1)
-        ]
-        for other in others:
-            other.start()
-        sut.serve(lanes[0])
-        for other in [*others, driver]:
-            other.join()
-    lg.DestroyQSL(library)
-    lg.DestroySUT(handle)
-    return sut
+    return logs
 
 
 def _digests(images: np.ndarray) -> np.ndarray:

@@ -243,6 +243,7 @@ def _work(
 ) -> None:
     """In the worker: open, then a batch per message, until the line closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    isolate.no_shared_locks()
     # Before anything touches CUDA: this process sees one device, which is its device 0.
     places = gpu.visible()
     if places is None:

@@ -99,7 +99,7 @@ class Sut:
         self.latencies_s = array("d")  # of finished samples, from issue to completion
         self._issued: dict[int, float] = {}
         self._generate, self._complete, self._on_error = generate, complete, on_error
-        self._batch_size, self._inline, self._max_wait_s = batch_size, inline, max_wait_s
+        self._batch_size, self.inline, self._max_wait_s = batch_size, inline, max_wait_s
         self._sizes, self._begin = sizes, begin
         self._waiting: deque[tuple[Sample, float]] = deque()
         self._changed = threading.Condition()
@@ -111,7 +111,7 @@ class Sut:
         self.counts.issued += len(samples)
         now = time.perf_counter()
         self._issued.update((sample.id, now) for sample in samples)
-        if self._inline:
+        if self.inline:
             for start in range(0, len(samples), self._batch_size):
                 if not self._guarded(list(samples[start : start + self._batch_size])):
                     return
@@ -126,10 +126,10 @@ class Sut:
 
         `generate` is this thread's own generator, if it has one.
         """
-        if self._begin and not self._inline:
+        if self._begin and not self.inline:
             self._overlapped(self._begin)
             return
-        while not self._inline and (batch := self._take()):
+        while not self.inline and (batch := self._take()):
             if not self._guarded(batch, generate):
                 return
 

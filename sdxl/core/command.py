@@ -7,10 +7,55 @@ import json
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Self
 
 from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
+
+STATUSES = ("ok", "invalid", "failed", "timeout", "skipped", "planned")
+
+
+@dataclass
+class Outcome:
+    """How a job ended.
+
+    figures: further fields of its JSON line; cached: which earlier measurement it is; tracked:
+    `mlflow_run`, where MLflow was asked.
+    """
+
+    status: str = "ok"
+    exit_code: int = OK
+    reason: str | None = None
+    record: str | None = None
+    command: str | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    cached: str | None = None
+    tracked: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def failed(cls, reason: str, exit_code: int) -> Self:
+        """A failure that left no record."""
+        return cls("failed", exit_code, reason)
+
+    def line(self, record: bool = True) -> dict[str, Any]:
+        """Its JSON line: of a measurement or a failure with the reason, of what is made without.
+
+        record: name the record; small commands have none.
+        """
+        path = {"record": self.record} if record else {}
+        if self.reason is None and self.command is None:
+            return {"status": self.status, "exit_code": self.exit_code, **path, **self.figures}
+        return {
+            "status": self.status,
+            "reason": self.reason,
+            **path,
+            **self.figures,
+            **({"command": self.command} if self.command else {}),
+            "exit_code": self.exit_code,
+            **self.tracked,
+            **({"cached": self.cached} if self.cached else {}),
+        }
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,49 +72,42 @@ def ended(work: Callable[[], dict[str, Any] | None]) -> int:
 
     Its facts, or what went wrong, become the JSON line on standard output; None prints no line.
     """
-    outcome: dict[str, Any] = {"status": "ok", "exit_code": OK}
     try:
         facts = work()
         if facts is None:
             return OK
-        outcome |= facts
-    except SdxlError as error:
+        line = {**Outcome().line(record=False), **facts}
+    except Exception as error:
+        line = shown(error).line(record=False)
+    print_line(line)
+    return int(line["exit_code"])
+
+
+def shown(error: Exception) -> Outcome:
+    """An error as an outcome, shown: one of ours in a panel, any other with its traceback."""
+    if isinstance(error, SdxlError):
         show(error)
-        outcome = failed(one_line(error.problems), error.exit_code)
-    except Exception as error:  # ours to fix: whoever reads the last line gets one
-        traceback.print_exc()
-        outcome = failed(f"{type(error).__name__}: {error}", FAILED)
+        return Outcome.failed(one_line(error.problems), error.exit_code)
+    traceback.print_exception(error)
+    return Outcome.failed(f"{type(error).__name__}: {error}", FAILED)
+
+
+def print_line(line: dict[str, Any]) -> None:
+    """Print the JSON line, after everything that went to standard error."""
     sys.stderr.flush()
-    print(json.dumps(outcome, allow_nan=False, default=str), flush=True)
-    return int(outcome["exit_code"])
+    print(json.dumps(line, allow_nan=False, default=str), flush=True)
 
 
-def failed(reason: str, exit_code: int) -> dict[str, Any]:
-    """The JSON line of a command that failed."""
-    return {"status": "failed", "reason": reason, "exit_code": exit_code}
-
-
-Outcome = dict[str, Any]
-"""What a job reports: `status`, `exit_code`, `record`, key figures; printed as the JSON line."""
-
-
-STATUSES = ("ok", "invalid", "failed", "timeout", "skipped", "planned")
-
-
-def _failed(reason: str, exit_code: int) -> Outcome:
-    return {"status": "failed", "reason": reason, "record": None, "exit_code": exit_code}
-
-
-def _summary(outcomes: list[Outcome]) -> Outcome:
-    """One object for a multirun: counts by status, the records, the worst exit code."""
-    codes = {outcome["exit_code"] for outcome in outcomes}
+def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The JSON line of a multirun: counts by status, the records, the worst exit code."""
+    codes = {outcome.exit_code for outcome in outcomes}
     worst = next((code for code in (FAILED, USER, INVALID) if code in codes), OK)
-    counts = Counter(outcome["status"] for outcome in outcomes)
+    counts = Counter(outcome.status for outcome in outcomes)
     return {
         "status": {OK: "ok", INVALID: "invalid"}.get(worst, "failed"),
         "cells": len(outcomes),
-        **{status: counts.get(status, 0) for status in STATUSES},
-        "cached": sum("cached" in outcome for outcome in outcomes),
-        "records": [outcome.get("record") for outcome in outcomes],
+        **{status: counts[status] for status in STATUSES},
+        "cached": sum(outcome.cached is not None for outcome in outcomes),
+        "records": [outcome.record for outcome in outcomes],
         "exit_code": worst,
     }

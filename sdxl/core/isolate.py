@@ -173,6 +173,7 @@ def _child(
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    no_shared_locks()
     link = Link(theirs)
 
     def follow_parent() -> None:
@@ -187,6 +188,17 @@ def _child(
     except BaseException as error:
         link.fail(error)
     finish(0)
+
+
+def no_shared_locks() -> None:
+    """In a child that may be killed: progress bars lock among threads only.
+
+    tqdm's own lock among processes is a named semaphore, which outlives whoever leaves without
+    exit handlers; multiprocessing then warns of a leak at the end of the command.
+    """
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
 
 
 before_leaving: list[Callable[[], None]] = []

@@ -1,4 +1,4 @@
-"""What a run is doing, live: a bar on a terminal, plain lines elsewhere."""
+"""What a command is doing, live: a bar on a terminal, plain lines elsewhere, or told to `say`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from types import TracebackType
 from typing import Any, Self
 
 PLAIN_EVERY_S = 10.0
+"""Seconds between two lines of one phase when standard error is no terminal."""
 
-listener: Callable[[str], None] | None = None
-"""Told what happens in place of the terminal: the table of a sweep shows it."""
+Say = Callable[[str], None]
+"""Takes one line of text."""
+Report = Callable[[dict[str, Any]], None]
+"""Takes a report: `phase`, and `text`, or `done` and `expected`, or LoadGen's counts."""
+
+
+def silent(_: Any) -> None:
+    """A `Say` or a `Report` that shows nothing."""
 
 
 class Progress:
-    """Shows a worker's reports on standard error; use as a context manager."""
+    """Shows reports on standard error, or tells `say` in its place; use as a context manager."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, say: Say | None = None) -> None:
         self.title = title
-        self.terminal = sys.stderr.isatty() and not listener
+        self._tell = say
+        self.terminal = sys.stderr.isatty() and not say
         self._phase = ""
         self._began = self._said = time.monotonic()
         self._bar: Any = None
@@ -56,15 +64,13 @@ class Progress:
     def report(self, message: dict[str, Any]) -> None:
         """Show one report: its phase and, while measuring, issued, done, rate, queue, ETA."""
         phase = message.get("phase", "")
-        if phase != self._phase:
+        begins = phase != self._phase
+        if begins:
             self._phase, self._began = phase, time.monotonic()
-            if not self.terminal and not listener:
-                print(f"{self.title}: {phase}", file=sys.stderr, flush=True)
-                self._said = time.monotonic()
-        facts = self._facts(message)
-        if listener:
-            listener(f"{phase} {facts}")
-        elif self.terminal:
+        facts = _facts(message, self._began)
+        if self._tell:
+            self._tell(f"{phase} {facts}")
+        elif self._bar:
             self._bar.update(
                 self._task,
                 description=f"{self.title}: {phase}",
@@ -72,50 +78,54 @@ class Progress:
                 completed=message.get("done", 0),
                 facts=facts,
             )
-        elif facts and time.monotonic() - self._said >= PLAIN_EVERY_S:
-            print(f"{self.title}: {phase}: {facts}", file=sys.stderr, flush=True)
-            self._said = time.monotonic()
+        else:
+            self._line(begins, facts, _complete(message))
 
     def say(self, text: str) -> None:
         """Show a phase that no worker reports."""
         self.report({"phase": text})
 
-    def _facts(self, message: dict[str, Any]) -> str:
-        if "issued" not in message:
-            return str(message.get("text", ""))
-        done, issued, expected = message["done"], message["issued"], message["expected"]
-        rate = done / max(1e-9, time.monotonic() - self._began)
-        left = f"{max(0, expected - done) / rate:.0f} s left" if done else "no estimate yet"
-        return f"{done}/{expected} images, {rate:.2f} images/s, {issued - done} waiting, {left}"
-
-
-EVERY_S = 5.0
-"""Seconds between two lines when standard error is no terminal."""
+    def _line(self, begins: bool, facts: str, ends: bool) -> None:
+        """The phase when it begins; its facts from time to time, and when they are complete."""
+        if begins:
+            print(f"{self.title}: {self._phase}", file=sys.stderr, flush=True)
+            self._said = time.monotonic()
+        if facts and (ends or time.monotonic() - self._said >= PLAIN_EVERY_S):
+            print(f"{self.title}: {self._phase}: {facts}", file=sys.stderr, flush=True)
+            self._said = time.monotonic()
 
 
 class Count:
-    """`what 12/32 prompts, 3.1 s each, 1:02 left`; one updated line on a terminal."""
+    """Reports `12/32 prompts, 3.1 s each, 1:02 left` as the prompts of a phase get done."""
 
-    def __init__(self, what: str, total: int, done: int = 0, unit: str = "prompts") -> None:
-        self.what, self.total, self.unit = what, total, unit
-        self.first = self.done = done
-        self.began = self.shown = time.perf_counter()
+    def __init__(self, phase: str, total: int, report: Report, done: int = 0) -> None:
+        self._phase, self._total, self._report = phase, total, report
+        self._first = self._done = done
+        self._began = time.perf_counter()
 
     def advance(self) -> None:
         """One more is done."""
-        self.done += 1
-        now = time.perf_counter()
-        each = (now - self.began) / (self.done - self.first)
-        left = each * (self.total - self.done)
+        self._done += 1
+        each = (time.perf_counter() - self._began) / (self._done - self._first)
+        minutes, seconds = divmod(int(each * (self._total - self._done)), 60)
         text = (
-            f"{self.what} {self.done}/{self.total} {self.unit}, {each:.2f} s each, "
-            f"{int(left) // 60}:{int(left) % 60:02d} left"
+            f"{self._done}/{self._total} prompts, {each:.2f} s each, {minutes}:{seconds:02d} left"
         )
-        if listener:
-            listener(text)
-        last = self.done == self.total
-        if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="\n" if last else "", file=sys.stderr, flush=True)
-        elif now - self.shown >= EVERY_S or last or self.done == self.first + 1:
-            print(text, file=sys.stderr, flush=True)
-            self.shown = now
+        self._report(
+            {"phase": self._phase, "text": text, "done": self._done, "expected": self._total}
+        )
+
+
+def _complete(message: dict[str, Any]) -> bool:
+    """Whether a report of a count is its last."""
+    return "text" in message and message.get("done", -1) == message.get("expected")
+
+
+def _facts(message: dict[str, Any], began: float) -> str:
+    """What a report says beside its phase, which began at `began` (s, monotonic)."""
+    if "issued" not in message:
+        return str(message.get("text", ""))
+    done, issued, expected = message["done"], message["issued"], message["expected"]
+    rate = done / max(1e-9, time.monotonic() - began)
+    left = f"{max(0, expected - done) / rate:.0f} s left" if done else "no estimate yet"
+    return f"{done}/{expected} images, {rate:.2f} images/s, {issued - done} waiting, {left}"

@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,6 +19,7 @@ from sdxl.config.rules_quant import WEIGHT_ONLY
 from sdxl.config.schema import Config, Format
 from sdxl.core import environment, store
 from sdxl.core.errors import SdxlError, UserError
+from sdxl.core.progress import Report, silent
 from sdxl.core.store import Artifact
 from sdxl.model import checkpoint
 from sdxl.model.components import torch_device, torch_dtype
@@ -28,10 +29,6 @@ from sdxl.quant import statistics as tables
 from sdxl.quant.levels import Kind, Layer
 from sdxl.quant.statistics import Statistics
 
-if TYPE_CHECKING:
-    from sdxl.config.schema import Config
-    from sdxl.core.store import Artifact
-
 KIND = "checkpoint"
 FRONTIER = "frontier.json"
 MODELOPT_KIND = "modelopt"
@@ -39,7 +36,7 @@ MODELOPT_FILE = "modelopt.pth"
 VERSION = 1
 
 
-def prepare(config: Config) -> Artifact:
+def prepare(config: Config, report: Report = silent) -> Artifact:
     """The quantized checkpoint of `config`, found in the store or made now.
 
     Raises `UserError` for what cannot be: nothing to quantize, a format that the device lacks, too
@@ -64,7 +61,7 @@ def prepare(config: Config) -> Artifact:
             _copy_tuned(store.resolve(quant.tuned), folder)
             return {"settings": settings}
         began = time.perf_counter()
-        unet, kept, formats = _quantized(config, chosen, folder)
+        unet, kept, formats = _quantized(config, chosen, folder, report)
         apply.write(unet, kept, quant, folder, formats)
         facts = _facts(time.perf_counter() - began, where)
         return {**facts, "settings": {**settings, **_counts(kept)}}
@@ -75,18 +72,18 @@ def prepare(config: Config) -> Artifact:
         allow=config.build, command=command,
     )  # fmt: skip
     if quant.modelopt:
-        modelopt(config, made)
+        modelopt(config, made, report)
     return made
 
 
-def modelopt(config: Config, made: Artifact) -> Artifact:
+def modelopt(config: Config, made: Artifact, report: Report = silent) -> Artifact:
     """ModelOpt's own checkpoint of the same UNet: full-size weights, for `mto.restore`."""
 
     def build(folder: Path) -> dict[str, Any]:
         from sdxl.quant import apply
 
         began = time.perf_counter()
-        unet, _, _ = _quantized(config, selection(config), None)
+        unet, _, _ = _quantized(config, selection(config), None, report)
         apply.save_modelopt(unet, folder / MODELOPT_FILE)
         return _facts(time.perf_counter() - began, torch_device(config.model.device))
 
@@ -100,14 +97,16 @@ def selection(config: Config) -> list[Layer]:
     return levels.select(levels.layers_of(_shapes(config)), config.quant)
 
 
-def statistics_of(config: Config, chosen: list[Layer]) -> Statistics | None:
+def statistics_of(
+    config: Config, chosen: list[Layer], report: Report = silent
+) -> Statistics | None:
     """The statistics that the recipe needs: made, found, or from the file it names."""
     quant = config.quant
     if quant.format in WEIGHT_ONLY:
         return None
     attention = _attention(chosen)
     if not quant.statistics:
-        return tables.load(calibrate.get(config, attention).path / calibrate.FILE)
+        return tables.load(calibrate.get(config, attention, report).path / calibrate.FILE)
     found = tables.load(store.resolve(quant.statistics))
     model = calibrate.model_settings(open_source(config.model, config.seed), config)
     theirs = found.settings.get("model")
@@ -158,7 +157,7 @@ def plan(config: Config) -> list[dict[str, Any]]:
 
 
 def _quantized(
-    config: Config, chosen: list[Layer], folder: Path | None
+    config: Config, chosen: list[Layer], folder: Path | None, report: Report
 ) -> tuple[Any, list[Layer], dict[str, Format] | None]:
     """The quantized UNet, its quantized layers, and their formats where the recipe mixes them.
 
@@ -166,7 +165,7 @@ def _quantized(
     """
     from sdxl.quant import apply
 
-    statistics = statistics_of(config, chosen)
+    statistics = statistics_of(config, chosen, report)
     formats = None
     if config.quant.format is Format.auto_mixed:
         from sdxl.quant import mixed
@@ -174,7 +173,7 @@ def _quantized(
         assert statistics
         macs = levels.count_macs(_shapes(config), config.model.height, config.model.width)
         counted = [dataclasses.replace(x, macs=macs[x.name]) for x in chosen]
-        formats, frontier = mixed.formats(config, counted, statistics, sum(macs.values()))
+        formats, frontier = mixed.formats(config, counted, statistics, sum(macs.values()), report)
         chosen = [layer for layer in chosen if layer.name in formats]
         if folder:
             store.write_json(folder / FRONTIER, frontier)

@@ -18,7 +18,7 @@ from sdxl.config import content_key, schema
 from sdxl.config.schema import Config, Rules
 from sdxl.core import store
 from sdxl.core.errors import UserError
-from sdxl.core.progress import Count
+from sdxl.core.progress import Count, Report, silent
 from sdxl.core.store import Artifact
 from sdxl.core.types import Build, Embeddings, TokenIds
 from sdxl.model import networks, prompts
@@ -152,7 +152,7 @@ def snapshot_sizes(asked: int) -> list[int]:
     return [*sizes, asked]
 
 
-def get(config: Config, attention: bool = False) -> Artifact:
+def get(config: Config, attention: bool = False, report: Report = silent) -> Artifact:
     """The statistics that `config` needs, found or made.
 
     `attention`: with q, k, v and softmax, from plain instead of fused attention.
@@ -173,13 +173,14 @@ def get(config: Config, attention: bool = False) -> Artifact:
         folder.mkdir(parents=True, exist_ok=True)
         # One lock for all sizes: the second of two asks continues from the first's snapshots.
         with FileLock(folder / f"{content_key.key(settings)}.calibration.lock"):
-            return store.find(KIND, key) or _calibrate(config, texts, settings, attention)
+            known = store.find(KIND, key)
+            return known or _calibrate(config, texts, settings, attention, report)
     except OSError as error:
         raise store.disk_error(error, store.root()) from error
 
 
 def _calibrate(
-    config: Config, texts: list[Prompt], settings: dict[str, Any], attention: bool
+    config: Config, texts: list[Prompt], settings: dict[str, Any], attention: bool, report: Report
 ) -> Artifact:
     """Run the prompts that no snapshot has, publishing snapshots on the way."""
     import time
@@ -188,7 +189,7 @@ def _calibrate(
     collector = Collector(calibration.unet, attention)
     partial = store.root() / "tmp" / f"{KIND}-{content_key.key(settings)}.partial"
     table = _largest_start(settings, texts, collector, partial)
-    progress = Count("calibration:", len(texts), table.calls)
+    progress = Count("calibration", len(texts), report, table.calls)
     saved = time.perf_counter()
     sizes = set(snapshot_sizes(len(texts)))
     try:

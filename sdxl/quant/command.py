@@ -12,21 +12,51 @@ from rich.console import Console
 from rich.table import Table
 
 from sdxl.config.schema import Config
+from sdxl.core.command import Outcome
+from sdxl.core.progress import Progress, Say
+from sdxl.core.store import Artifact
 from sdxl.quant import build, layer_errors
 
 
-def run(config: Config, _out_dir: Path) -> dict[str, Any]:
-    """Quantize as `config` says; returns the outcome that becomes the JSON line."""
+def run(config: Config, _out_dir: Path, say: Say | None = None) -> Outcome:
+    """Quantize as `config` says; the tables go to standard error."""
     console = Console(file=sys.stderr, highlight=False)
     if config.plan:
         rows = build.plan(config)
         console.print(plan_table(config, rows))
-        return {"status": "ok", "exit_code": 0, "record": None, "plan": rows}
+        return Outcome(figures={"plan": rows})
     began = time.perf_counter()
-    made = build.prepare(config)
-    errors = layer_errors.layer_report(config, made)
+    with Progress(f"{config.model.name} {config.quant.name}", say) as progress:
+        made = build.prepare(config, progress.report)
+        errors = layer_errors.layer_report(config, made, progress.report)
     seconds = round(time.perf_counter() - began, 3)
-    size = sum(facts["bytes"] for facts in made.manifest.files.values())
+    console.print(summary_table(config, made))
+    if errors:
+        console.print(worst_table(errors))
+    frontier = made.path / build.FRONTIER
+    if frontier.is_file():
+        console.print(frontier_table(json.loads(frontier.read_text())))
+    return Outcome(
+        figures={
+            "checkpoint": str(made.path),
+            "key": made.manifest.key,
+            "statistics": made.manifest.parents,
+            "layers": made.manifest.settings["layers"],
+            "bytes": _size(made),
+            "worst_layer": errors[0] if errors else None,
+            "peak_bytes": made.manifest.peak_bytes,
+            "seconds": seconds,
+        }
+    )
+
+
+def _size(made: Artifact) -> int:
+    """Bytes of all its files."""
+    return sum(facts["bytes"] for facts in made.manifest.files.values())
+
+
+def summary_table(config: Config, made: Artifact) -> Table:
+    """What the checkpoint is, and what making it took."""
     settings = made.manifest.settings
     summary = Table(title=f"quant={config.quant.name} model={config.model.name}", title_style="")
     summary.add_column("what")
@@ -34,7 +64,7 @@ def run(config: Config, _out_dir: Path) -> dict[str, Any]:
     for name, value in [
         *((name, str(value)) for name, value in settings["quant"].items()),
         ("layers", " ".join(f"{n} {kind}" for kind, n in settings["layers"].items() if n)),
-        ("checkpoint", f"{size / 1e6:,.1f} MB, {made.path}"),
+        ("checkpoint", f"{_size(made) / 1e6:,.1f} MB, {made.path}"),
         ("statistics", " ".join(made.manifest.parents) or "none needed"),
         (
             "built in",
@@ -42,25 +72,7 @@ def run(config: Config, _out_dir: Path) -> dict[str, Any]:
         ),
     ]:
         summary.add_row(name, value)
-    console.print(summary)
-    if errors:
-        console.print(worst_table(errors))
-    frontier = made.path / build.FRONTIER
-    if frontier.is_file():
-        console.print(frontier_table(json.loads(frontier.read_text())))
-    return {
-        "status": "ok",
-        "exit_code": 0,
-        "record": None,
-        "checkpoint": str(made.path),
-        "key": made.manifest.key,
-        "statistics": made.manifest.parents,
-        "layers": settings["layers"],
-        "bytes": size,
-        "worst_layer": errors[0] if errors else None,
-        "peak_bytes": made.manifest.peak_bytes,
-        "seconds": seconds,
-    }
+    return summary
 
 
 def plan_table(config: Config, rows: list[dict[str, Any]]) -> Table:

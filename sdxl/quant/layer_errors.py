@@ -15,7 +15,7 @@ from torch.nn import functional
 from sdxl.config import content_key
 from sdxl.config.schema import Config, Format
 from sdxl.core import store
-from sdxl.core.progress import Count
+from sdxl.core.progress import Count, Report, silent
 from sdxl.core.store import Artifact
 from sdxl.model import codes
 from sdxl.model.checkpoint import Checkpoint
@@ -28,7 +28,9 @@ Output = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 """A layer's module and its input -> an alternative output."""
 
 
-def layer_report(config: Config, checkpoint: Artifact) -> list[dict[str, Any]]:
+def layer_report(
+    config: Config, checkpoint: Artifact, report: Report = silent
+) -> list[dict[str, Any]]:
     """One row per quantized convolution and Linear, the largest error first; made once per key.
 
     `error` is ||quantized output - output|| / ||output|| over the first `report_prompts`
@@ -42,7 +44,7 @@ def layer_report(config: Config, checkpoint: Artifact) -> list[dict[str, Any]]:
     key = content_key.key(checkpoint.manifest.key, calibrate.key_of({}, texts))
 
     def build(folder: Path) -> dict[str, Any]:
-        rows = measure(config, Checkpoint(checkpoint.path))
+        rows = measure(config, Checkpoint(checkpoint.path), report)
         store.write_json(folder / FILE, rows)
         return {}
 
@@ -54,9 +56,9 @@ def layer_report(config: Config, checkpoint: Artifact) -> list[dict[str, Any]]:
     return rows
 
 
-def measure(config: Config, stored: Checkpoint) -> list[dict[str, Any]]:
+def measure(config: Config, stored: Checkpoint, report: Report = silent) -> list[dict[str, Any]]:
     """The rows of `layer_report`, computed now."""
-    watch = Watch(config, config.quant.report_prompts, "layer report:")
+    watch = Watch(config, config.quant.report_prompts, "layer report", report)
 
     def output(name: str) -> Output:
         return lambda module, inputs: quantized_output(module, name, stored, inputs)
@@ -78,11 +80,11 @@ def measure(config: Config, stored: Checkpoint) -> list[dict[str, Any]]:
 class Watch:
     """The unquantized model over the first calibration prompts, each layer beside alternatives."""
 
-    def __init__(self, config: Config, prompts: int, what: str) -> None:
+    def __init__(self, config: Config, prompts: int, phase: str, report: Report) -> None:
         texts = calibrate.calibration_prompts(dataclasses.replace(config.quant, calib_size=prompts))
         self.calibration = calibrate.Calibration(config, texts)
         self.unet = self.calibration.unet
-        self.prompts, self.what = prompts, what
+        self.prompts, self._phase, self._report = prompts, phase, report
         self.steps = {0, config.model.steps // 2, config.model.steps - 1}
 
     def compare(self, outputs: dict[str, dict[str, Output]]) -> dict[str, dict[str, float]]:
@@ -107,12 +109,12 @@ class Watch:
             return record
 
         handles = [self.unet.get_submodule(name).register_forward_hook(hook(name)) for name in sums]
-        progress = Count(self.what, self.prompts)
+        count = Count(self._phase, self.prompts, self._report)
         for index in range(self.prompts):
             self.calibration.sampler.latents(
                 [index], on_step=lambda number, _: now.update(step=number)
             )
-            progress.advance()
+            count.advance()
         for handle in handles:
             handle.remove()
         return {

@@ -21,6 +21,7 @@ from sdxl.config import content_key
 from sdxl.config.schema import Config, Format
 from sdxl.core import store
 from sdxl.core.errors import UserError
+from sdxl.core.progress import Report
 from sdxl.model import checkpoint, codes
 from sdxl.model.checkpoint import StoredLayer
 from sdxl.quant import calibrate
@@ -68,11 +69,11 @@ def choose(
 
 
 def formats(
-    config: Config, layers: list[Layer], statistics: Statistics, total: int
+    config: Config, layers: list[Layer], statistics: Statistics, total: int, report: Report
 ) -> tuple[dict[str, Format], list[dict[str, Any]]]:
     """`choose` for this configuration; raises `UserError` if no layer meets the target."""
     assert config.quant.target is not None
-    errors = sensitivity(config, layers, statistics)
+    errors = sensitivity(config, layers, statistics, report)
     macs = {layer.name: layer.macs for layer in layers}
     chosen, frontier = choose(errors, macs, total, config.quant.target)
     if not chosen:
@@ -86,7 +87,7 @@ def formats(
 
 
 def sensitivity(
-    config: Config, layers: list[Layer], statistics: Statistics
+    config: Config, layers: list[Layer], statistics: Statistics, report: Report
 ) -> dict[str, dict[str, float]]:
     """Relative output error of each layer in each format; found in the store or measured now."""
     quant = config.quant
@@ -98,7 +99,7 @@ def sensitivity(
     }
 
     def build(folder: Path) -> dict[str, Any]:
-        store.write_json(folder / FILE, _measure(config, layers, statistics))
+        store.write_json(folder / FILE, _measure(config, layers, statistics, report))
         return {}
 
     made = store.get(
@@ -110,9 +111,9 @@ def sensitivity(
 
 
 def _measure(
-    config: Config, layers: list[Layer], statistics: Statistics
+    config: Config, layers: list[Layer], statistics: Statistics, report: Report
 ) -> dict[str, dict[str, float]]:
-    watch = Watch(config, _prompts(config), "sensitivity:")
+    watch = Watch(config, _prompts(config), "sensitivity", report)
     quantized = {
         layer.name: {
             each: _Quantized(watch.unet.get_submodule(layer.name), layer, statistics, config, each)

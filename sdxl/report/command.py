@@ -16,8 +16,6 @@ from sdxl.core.store import disk_error
 from sdxl.report import cells, text
 from sdxl.report.choose import Limits
 
-Outcome = dict[str, Any]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code.
@@ -32,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ended(lambda: _report(words))
 
 
-def _report(words: list[str]) -> Outcome | None:
+def _report(words: list[str]) -> dict[str, Any] | None:
     asked = _parser().parse_args(words)
     limits = Limits(asked.min_psnr, asked.min_ssim, asked.max_latency_ms, asked.max_memory_gib)
     found = cells.load(asked.places)

@@ -6,6 +6,7 @@ import shlex
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sdxl.config.plugins import quality_of
@@ -13,11 +14,25 @@ from sdxl.config.schema import Config, Rerun
 from sdxl.core import isolate, records
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
+from sdxl.core.progress import Say
 from sdxl.core.store import disk_error
 from sdxl.core.types import Record
+from sdxl.model.images import baseline_sheet, load
+from sdxl.quality.baseline import compare
 from sdxl.run import identity, ledger, outcomes
 from sdxl.run.measure import SHEET_IMAGES, measure
 from sdxl.run.shared import Shared
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the measurements of a cell share: which records may stand for them, its sweep, and who
+    is told how far they are in place of the terminal.
+    """
+
+    policy: Rerun
+    sweep: Shared | None = None
+    say: Say | None = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -29,36 +44,38 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def turn(key: str, policy: Rerun, sweep: Shared | None) -> Iterator[tuple[Path, Record] | None]:
+def turn(key: str, context: Context) -> Iterator[tuple[Path, Record] | None]:
     """The record that stands for a measurement; None: it is this process's turn to make one."""
-    since = sweep.started if sweep else ""
-    if found := ledger.recall(key, policy, since):
+    if found := recall(key, context):
         yield found
-    elif sweep:
+    elif context.sweep:
         with ledger.turn(key):
-            yield ledger.recall(key, policy, since)
+            yield recall(key, context)
     else:
         yield None
 
 
-def other_run(
-    config: Config, folder: Path, command: str, policy: Rerun, sweep: Shared | None
-) -> tuple[Path | None, Outcome]:
+def recall(key: str, context: Context) -> tuple[Path, Record] | None:
+    """The record that may stand for a measurement, if there is one."""
+    return ledger.recall(key, context.policy, context.sweep.started if context.sweep else "")
+
+
+def other_run(config: Config, folder: Path, command: str, context: Context) -> Path | Outcome:
     """The record of a run that this cell needs, measured now unless there is one; or why not."""
     record = identity.new(config)
-    with turn(record.key, policy, sweep) as found:
+    with turn(record.key, context) as found:
         if found and found[0].parent.resolve() == folder.parent.resolve():
             # It lies in this cell's own folder, which is about to be cleared: it moves.
             outcomes.take_over(folder, *found)
             ledger.remember(found[1], folder / "record.json")
-            return folder / "record.json", {}
+            return folder / "record.json"
         if found:
-            return found[0], {}
+            return found[0]
         record.command = command
-        outcome = measure_one(config, folder, record, sweep)
-    if outcome["exit_code"] in (OK, INVALID):
-        return Path(outcome["record"]), {}
-    return None, outcome
+        outcome = measure_one(config, folder, record, context)
+    if outcome.record and outcome.exit_code in (OK, INVALID):
+        return Path(outcome.record)
+    return outcome
 
 
 def without(command: str, *keys: str) -> list[str]:
@@ -71,14 +88,14 @@ def measure_one(
     config: Config,
     folder: Path,
     record: Record,
-    sweep: Shared | None,
+    context: Context,
     judge: Callable[[], None] | None = None,
 ) -> Outcome:
     """Measure, `judge` beside other runs, write, show, track."""
     exit_code = FAILED
     error: BaseException | None = None
     try:
-        measure(config, folder, record)
+        measure(config, folder, record, context.say)
         if judge:
             judge()
         exit_code = outcomes.EXIT_CODES[record.status]
@@ -102,7 +119,7 @@ def measure_one(
         record.status, record.reason = "failed", f"{type(found).__name__}: {found}"
         record.environment["traceback"] = traceback.format_exc()
     interrupted = isinstance(error, KeyboardInterrupt)
-    outcome = outcomes.finish(config, folder, record, exit_code, sweep, interrupted)
+    outcome = outcomes.finish(config, folder, record, exit_code, context.sweep, interrupted)
     if interrupted:
         raise Interrupted(outcome)
     return outcome
@@ -110,9 +127,6 @@ def measure_one(
 
 def beside_baseline(config: Config, record: Record, folder: Path, baseline_path: Path) -> None:
     """Speed and pictures beside the unquantized baseline's."""
-    from sdxl.model.images import baseline_sheet, load
-    from sdxl.quality.baseline import compare
-
     baseline = records.read(baseline_path)
     theirs = {image["index"]: image for image in baseline.images}
     pairs = [(theirs[image["index"]], image) for image in record.images if image["index"] in theirs]

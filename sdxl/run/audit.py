@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 
+from sdxl.bench.mlperf import compliance, verdict
 from sdxl.config import schema
 from sdxl.config.derive import plain_of
 from sdxl.config.schema import Compliance, Config, Mode, Rerun
@@ -12,20 +14,17 @@ from sdxl.core import records
 from sdxl.core.command import Outcome
 from sdxl.core.types import Record
 from sdxl.run import identity, ledger
-from sdxl.run.attempt import measure_one, other_run, without
-from sdxl.run.shared import Shared
+from sdxl.run.attempt import Context, measure_one, other_run, without
 
 
-def audit(config: Config, out_dir: Path, record: Record, sweep: Shared | None) -> Outcome:
+def audit(config: Config, out_dir: Path, record: Record, context: Context) -> Outcome:
     """Run one of MLPerf's audits; the ordinary runs it needs are measured if there are none."""
-    from sdxl.bench.mlperf import compliance, verdict
-
     test = config.compliance
     assert test
     plain: dict[Mode, Path] = {}
-    policy = config.rerun or Rerun.failed
+    context = dataclasses.replace(context, policy=config.rerun or Rerun.failed)
     for mode in (Mode.performance, Mode.accuracy)[: 2 if test is Compliance.test01 else 1]:
-        if mode is Mode.accuracy and policy is not Rerun.all:
+        if mode is Mode.accuracy and context.policy is not Rerun.all:
             # Any accuracy run of the same work will do; a timed one must have the same settings.
             known = ledger.partner(identity.pair_key(config), mode)
             if known and known[1].status == "ok":
@@ -33,11 +32,9 @@ def audit(config: Config, out_dir: Path, record: Record, sweep: Shared | None) -
                 continue
         words = without(record.command, "compliance", "mode")
         command = shlex.join([*words, f"mode={mode.value}"])
-        found, failure = other_run(
-            plain_of(config, mode), out_dir / mode.value, command, policy, sweep
-        )
-        if not found:
-            return {**failure, "reason": f"the {mode.value} run: {failure['reason']}"}
+        found = other_run(plain_of(config, mode), out_dir / mode.value, command, context)
+        if isinstance(found, Outcome):
+            return dataclasses.replace(found, reason=f"the {mode.value} run: {found.reason}")
         plain[mode] = found
 
     if isinstance(config.scenario, schema.Server) and not config.scenario.target_qps:
@@ -56,4 +53,4 @@ def audit(config: Config, out_dir: Path, record: Record, sweep: Shared | None) -
         used = {mode.value: str(path) for mode, path in plain.items()}
         record.performance["compliance"] = {"test": compliance.name_of(test), "against": used}
 
-    return measure_one(config, out_dir, record, sweep, judge)
+    return measure_one(config, out_dir, record, context, judge)

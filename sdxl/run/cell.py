@@ -6,6 +6,7 @@ baseline is measured once, and whoever wants what another process is measuring w
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shlex
 import signal
@@ -17,12 +18,21 @@ from typing import Any
 from sdxl.config.derive import baseline_of, quantized_only
 from sdxl.config.schema import QUANT_KEYS, Config, Format
 from sdxl.core.command import Outcome
+from sdxl.core.progress import Say
 from sdxl.run import identity, ledger, outcomes, shared
-from sdxl.run.attempt import beside_baseline, measure_one, other_run, turn, without
+from sdxl.run.attempt import (
+    Context,
+    beside_baseline,
+    measure_one,
+    other_run,
+    recall,
+    turn,
+    without,
+)  # fmt: skip
 from sdxl.run.audit import audit
 
 
-def run(config: Config, out_dir: Path) -> Outcome:
+def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
     """Measure `config`; every way it can end leaves a record, written before MLflow hears of it."""
     if config.plan:
         from sdxl.run.plan import show_plan
@@ -32,26 +42,26 @@ def run(config: Config, out_dir: Path) -> Outcome:
         signal.signal(signal.SIGTERM, _interrupt)
     record = identity.new(config)
     sweep = shared.of_cell(out_dir)
-    policy = ledger.policy_of(config, multirun=sweep is not None)
-    if found := ledger.recall(record.key, policy, sweep.started if sweep else ""):
+    context = Context(ledger.policy_of(config.rerun, multirun=sweep is not None), sweep, say)
+    if found := recall(record.key, context):
         return outcomes.take_over(out_dir, *found)
     if config.compliance:
-        return audit(config, out_dir, record, sweep)
+        return audit(config, out_dir, record, context)
     judge: Callable[[], None] | None = None
     if config.quant.format is not Format.none and config.quality.baseline:
         settings = (f"backend.{name}" for name in quantized_only(config))
         words = without(record.command, "quant", *QUANT_KEYS, *settings)
         command = shlex.join([*words, "quant=none"])
-        baseline, failure = other_run(
-            baseline_of(config), out_dir / "baseline", command, policy, sweep
-        )
-        if not baseline:
-            return {**failure, "reason": f"the unquantized baseline: {failure['reason']}"}
+        baseline = other_run(baseline_of(config), out_dir / "baseline", command, context)
+        if isinstance(baseline, Outcome):
+            return dataclasses.replace(
+                baseline, reason=f"the unquantized baseline: {baseline.reason}"
+            )
         judge = functools.partial(beside_baseline, config, record, out_dir, baseline)
-    with turn(record.key, policy, sweep) as known:
+    with turn(record.key, context) as known:
         if known:
             return outcomes.take_over(out_dir, *known)
-        return measure_one(config, out_dir, record, sweep, judge)
+        return measure_one(config, out_dir, record, context, judge)
 
 
 def _interrupt(*_: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config.content_key import plain
-from sdxl.config.schema import Config
+from sdxl.config.schema import Config, Tracking
 from sdxl.core.paths import program
 from sdxl.core.records import credentials, without_credentials
 
@@ -22,17 +22,17 @@ def public(config: Config) -> dict[str, Any]:
     return found
 
 
-def forget_credentials(config: Config, folder: Path) -> None:
+def forget_credentials(tracking: Tracking, folder: Path) -> None:
     """Hydra wrote the command's words into the output folder before we ran: take secrets out."""
-    if credentials(config.tracking.uri or ""):
+    if credentials(tracking.uri or ""):
         for path in [*folder.glob(".hydra/*.yaml"), folder.parent / "multirun.yaml"]:
             if path.is_file():
-                path.write_text(scrub(path.read_text(), config))
+                path.write_text(scrub(path.read_text(), tracking))
 
 
-def scrub(text: str, config: Config) -> str:
+def scrub(text: str, tracking: Tracking) -> str:
     """`text` without the tracking server's credentials, plain or as Hydra escapes them."""
-    secret = credentials(config.tracking.uri or "")
+    secret = credentials(tracking.uri or "")
     return text.replace(secret, "").replace(re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", secret), "")
 
 

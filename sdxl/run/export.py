@@ -15,15 +15,16 @@ from rich.text import Text
 from sdxl.config import rules_engines
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config
+from sdxl.core.command import Outcome
 from sdxl.core.errors import ConfigError, Problem
-from sdxl.core.progress import Progress
+from sdxl.core.progress import Progress, Say
 from sdxl.run import artifacts, export_plan, jobs
 from sdxl.run.artifacts import Chain, Piece
 from sdxl.run.doctor.preflight import preflight
 
 
-def run(config: Config, out_dir: Path) -> dict[str, Any]:
-    """Make what `config` names; returns the outcome that becomes the JSON line."""
+def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
+    """Make what `config` names; the table of it goes to standard error."""
     loads = backend_of(config).loads
     if loads not in ("graphs", "engines"):
         raise ConfigError(
@@ -44,20 +45,19 @@ def run(config: Config, out_dir: Path) -> dict[str, Any]:
     if problems:
         raise ConfigError(problems)
     began = time.perf_counter()
-    with Progress(f"{config.model.name} {config.backend.name}") as progress:
+    with Progress(f"{config.model.name} {config.backend.name}", say) as progress:
         child = functools.partial(jobs.child, config, out_dir, progress.report, {})
         chain = artifacts.build(config, child)
     _show(chain)
-    return {
-        "status": "ok",
-        "exit_code": 0,
-        "record": None,
-        "pieces": [_facts(piece) for piece in chain.pieces],
-        "built": sum(piece.built for piece in chain.pieces),
-        "cached": sum(not piece.built for piece in chain.pieces),
-        "parity": chain.parity or None,
-        "seconds": round(time.perf_counter() - began, 3),
-    }
+    return Outcome(
+        figures={
+            "pieces": [_facts(piece) for piece in chain.pieces],
+            "built": sum(piece.built for piece in chain.pieces),
+            "cached": sum(not piece.built for piece in chain.pieces),
+            "parity": chain.parity or None,
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+    )
 
 
 def _facts(piece: Piece) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _parity(found: dict[str, Any]) -> str:
     )
 
 
-def _plan(config: Config) -> dict[str, Any]:
+def _plan(config: Config) -> Outcome:
     """What the chain consists of, and which of it the store has; nothing is made."""
     rows, problems = export_plan.rows(config), []
     if config.backend.name == "trt":
@@ -120,15 +120,14 @@ def _plan(config: Config) -> dict[str, Any]:
     console.print(table)
     for problem in problems:
         console.print(Text(f"not buildable here: {problem.what}: {problem.got}"))
-    return {
-        "status": "ok",
-        "exit_code": 0,
-        "record": None,
-        "plan": rows,
-        "to_build": sum(row["there"] is False for row in rows),
-        "cached": sum(row["there"] is True for row in rows),
-        "missing": [problem.what for problem in problems],
-    }
+    return Outcome(
+        figures={
+            "plan": rows,
+            "to_build": sum(row["there"] is False for row in rows),
+            "cached": sum(row["there"] is True for row in rows),
+            "missing": [problem.what for problem in problems],
+        }
+    )
 
 
 def _table(*headings: str) -> Table:

@@ -8,7 +8,7 @@ from sdxl.bench import generators
 from sdxl.config import engines, graphs, rules_engines
 from sdxl.config.engines import Flavor
 from sdxl.config.plugins import backend_of
-from sdxl.config.schema import Config, Format
+from sdxl.config.schema import Config, Format, Quant
 from sdxl.core import store
 from sdxl.core.errors import UserError
 
@@ -29,7 +29,9 @@ def rows(config: Config) -> list[dict[str, Any]]:
         checkpoint = _checkpoint(config) if quantized else []
         exported = _graphs(config, keyed=True)
     except UserError:
-        checkpoint = [_row("unet", "checkpoint", UNKNOWN, _recipe(config))] if quantized else []
+        checkpoint = (
+            [_row("unet", "checkpoint", UNKNOWN, _recipe(config.quant))] if quantized else []
+        )
         exported = _graphs(config, keyed=False)
     found = [*checkpoint, *exported]
     sources = {row["graph"]: row for row in exported}
@@ -46,15 +48,17 @@ def _row(graph: str, kind: str, key: str | None, words: str) -> dict[str, Any]:
     return {"graph": graph, "kind": kind, "key": key, "as": words, "there": there}
 
 
-def _recipe(config: Config) -> str:
-    return f"{config.quant.format.value}, level {config.quant.level:g}"
+def _recipe(quant: Quant) -> str:
+    return f"{quant.format.value}, level {quant.level:g}"
 
 
 def _checkpoint(config: Config) -> list[dict[str, Any]]:
     """Statistics, where the recipe collects any, and the checkpoint."""
     from sdxl.quant import build
 
-    return [_row("unet", kind, key, _recipe(config)) for kind, key in build.keys(config).items()]
+    return [
+        _row("unet", kind, key, _recipe(config.quant)) for kind, key in build.keys(config).items()
+    ]
 
 
 def _graphs(config: Config, keyed: bool) -> list[dict[str, Any]]:
@@ -79,9 +83,8 @@ def _quantized(config: Config, graph: str | None, checkpoint: str | None) -> dic
 
     key = artifact.key(config, graph, checkpoint) if graph and checkpoint else UNKNOWN
     options = options_of(config)
-    words = (
-        f"{_recipe(config)}, {options.layout.value}, convolutions as {options.convolutions.value}"
-    )
+    layout, convolutions = options.layout.value, options.convolutions.value
+    words = f"{_recipe(config.quant)}, {layout}, convolutions as {convolutions}"
     return _row("unet", artifact.KIND, key, words)
 
 

@@ -7,19 +7,20 @@ from typing import Any
 from sdxl.config import schema
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Mode, Rules
+from sdxl.run.result import WorkerResult
 
 
-def performance(config: Config, result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def performance(config: Config, result: WorkerResult, found: dict[str, Any]) -> dict[str, Any]:
     """Figures from LoadGen's own log; in accuracy mode there are none to report."""
     same = ("batch_size", "prompts", "counts", "warm_up", "stage_ms", "settings", "generator")
     performance: dict[str, Any] = {
         "scenario": config.scenario.name,
         "mode": config.mode.value,
-        **{name: result[name] for name in same},
+        **{name: getattr(result, name) for name in same},
         "loadgen": found,
     }
-    if result["profile"]:
-        performance["profile"] = result["profile"]
+    if result.profile:
+        performance["profile"] = result.profile
     if config.mode is Mode.accuracy:
         return performance
     rate, metric = _figure(config, found["detail"])
@@ -35,11 +36,11 @@ def performance(config: Config, result: dict[str, Any], found: dict[str, Any]) -
             ("max", "max_latency"),
         )
     }
-    performance["latency_histogram"] = result["latency_histogram"]
-    if result["image_flop"]:
-        performance["tflop_per_image"] = result["image_flop"] / 1e12
-        performance["tflops"] = rate * result["image_flop"] / 1e12
-    if limit := result["roofline"]:
+    performance["latency_histogram"] = result.latency_histogram
+    if result.image_flop:
+        performance["tflop_per_image"] = result.image_flop / 1e12
+        performance["tflops"] = rate * result.image_flop / 1e12
+    if limit := result.roofline:
         share = rate / limit["images_per_second"]
         performance["roofline"] = {**limit, "share": share}
     return performance

@@ -41,7 +41,7 @@ _CAPTIONS = {
 
 def new(config: Config) -> Record:
     """A record that has not been measured yet."""
-    return Record(identity(config), public(config), scrub(command_line(), config))
+    return Record(identity(config), public(config), scrub(command_line(), config.tracking))
 
 
 def identity(config: Config) -> str:

@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sdxl.bench import generators
-from sdxl.config import schema
 from sdxl.config.plugins import backend_of, quality_of
-from sdxl.config.schema import Config
+from sdxl.config.schema import Config, Model
 from sdxl.core import isolate, store
+from sdxl.core.progress import Report
 from sdxl.core.store import Artifact
 
 
-def quantize(link: isolate.Link, config: schema.Config) -> dict[str, Any]:
-    """Find or make the quantized checkpoint and its per-layer errors."""
+def quantize(link: isolate.Link, config: Config) -> dict[str, Any]:
+    """In a child: find or make the quantized checkpoint and its per-layer errors."""
+    _use_diffusers(config.model)
     from sdxl.quant import build, layer_errors
 
     link.report({"phase": "quantizing"})
-    if config.model.diffusers_src:
-        generators.use_diffusers(config.model.diffusers_src)
-    from sdxl.core import progress
-
-    progress.listener = lambda text: link.report({"phase": "quantizing", "text": text})
-    made = build.prepare(config)
+    made = build.prepare(config, link.report)
     link.report({"phase": "quantizing: errors per layer"})
-    errors = layer_errors.layer_report(config, made)
-    manifest = dataclasses.asdict(made.manifest)
-    found = {"path": str(made.path), "manifest": manifest, "built": made.built}
-    return {**found, "layer_errors": errors}
+    errors = layer_errors.layer_report(config, made, link.report)
+    return {**_packed(made), "layer_errors": errors}
 
 
 def export_graphs(link: isolate.Link, config: Config, names: Sequence[str]) -> dict[str, Any]:
     """In a child: find or export these graphs."""
-    _use_diffusers(config)
+    _use_diffusers(config.model)
     from sdxl.export import onnx
 
     found = {}
@@ -47,7 +41,7 @@ def export_graphs(link: isolate.Link, config: Config, names: Sequence[str]) -> d
 
 def check_parity(link: isolate.Link, config: Config, folders: dict[str, Path]) -> dict[str, Any]:
     """In a child: how far these graphs are from torch, as a whole and layer by layer."""
-    _use_diffusers(config)
+    _use_diffusers(config.model)
     from sdxl.export import parity
 
     found = {}
@@ -88,13 +82,9 @@ def _found(names: tuple[str, str]) -> Artifact:
     return artifact
 
 
-def _use_diffusers(config: Config) -> None:
-    if config.model.diffusers_src:
-        generators.use_diffusers(config.model.diffusers_src)
-
-
-Report = Callable[[dict[str, Any]], None]
-"""Takes a worker's progress reports."""
+def _use_diffusers(model: Model) -> None:
+    if model.diffusers_src:
+        generators.use_diffusers(model.diffusers_src)
 
 
 def child(

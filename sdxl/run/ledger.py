@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from sdxl.config.content_key import key
-from sdxl.config.schema import Config, Mode, Rerun
+from sdxl.config.schema import Mode, Rerun
 from sdxl.core import gpu, records, store
 from sdxl.core.environment import PACKAGES, describe
 from sdxl.core.paths import PACKAGE
@@ -84,9 +84,9 @@ def known() -> Iterator[tuple[Path, Record]]:
             yield found
 
 
-def policy_of(config: Config, multirun: bool) -> Rerun:
+def policy_of(rerun: Rerun | None, multirun: bool) -> Rerun:
     """`rerun`, or its default: a sweep continues, a single command measures."""
-    return config.rerun or (Rerun.failed if multirun else Rerun.all)
+    return rerun or (Rerun.failed if multirun else Rerun.all)
 
 
 @cache

@@ -15,37 +15,39 @@ from sdxl.config.content_key import key
 from sdxl.config.schema import Config, Foreign, Mode
 from sdxl.core import environment, gpu_locks
 from sdxl.core.errors import ConfigError, SdxlError
-from sdxl.core.progress import Progress
+from sdxl.core.progress import Progress, Say
 from sdxl.core.types import Record
 from sdxl.model import prompts
+from sdxl.model.images import sheet
 from sdxl.run import artifacts, identity, ledger, outcomes, peak, worker
 from sdxl.run.doctor.preflight import preflight
 from sdxl.run.figures import incomparable, performance
 from sdxl.run.jobs import child
+from sdxl.run.result import WorkerResult
 
 SHEET_IMAGES = 8
 
 
-def measure(config: Config, folder: Path, record: Record) -> None:
+def measure(config: Config, folder: Path, record: Record, say: Say | None = None) -> None:
     """Run LoadGen on `config`, `repeat` times, and put the median run into `record`.
 
     `performance.repeats` lists the images/s of all runs in their order. What another measurement
-    left in `folder` is cleared away. Raises the `SdxlError` of whatever went wrong; what was known
-    by then stays in the record.
+    left in `folder` is cleared away. `say` hears how far it is. Raises the `SdxlError` of whatever
+    went wrong; what was known by then stays in the record.
     """
     outcomes.clear(folder)
     if config.find_peak:
-        peak.search(config, folder, record, _once)
+        peak.search(config, folder, record, functools.partial(_once, say=say))
         return
     if config.repeat == 1:
-        _once(config, folder, record)
+        _once(config, folder, record, say)
         return
     runs = []
     for number in range(config.repeat):
         place = folder / f"repeat-{number}"
         attempt = copy.deepcopy(record)
         try:
-            _once(config, place, attempt)
+            _once(config, place, attempt, say)
         finally:
             vars(record).update(vars(attempt))
         runs.append((attempt.performance["images_per_second"], number, place, attempt))
@@ -59,7 +61,7 @@ def measure(config: Config, folder: Path, record: Record) -> None:
     ]
 
 
-def _once(config: Config, folder: Path, record: Record) -> None:
+def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None:
     """One run of LoadGen into `record`."""
     began = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ def _once(config: Config, folder: Path, record: Record) -> None:
     record.environment = dict(environment.describe())  # the cached one serves other cells too
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
     with (
-        Progress(title) as progress,
+        Progress(title, say) as progress,
         gpu_locks.reserve(progress.say, config.backend.devices) as env,
         Probe(gpu_locks.used(env, config.backend.devices)) as probe,
     ):
@@ -80,14 +82,14 @@ def _once(config: Config, folder: Path, record: Record) -> None:
             progress.report(message)
 
         run = functools.partial(child, config, folder, report, env)
-        result = run(worker.measure, _artifacts(config, record, run), folder)
+        result: WorkerResult = run(worker.measure, _artifacts(config, record, run), folder)
     probe.write(folder / "probe.jsonl")
-    record.durations |= {**result["durations"], "total_s": round(time.perf_counter() - began, 3)}
-    record.resources = {**result["memory"], "probe": probe.summary()}
-    record.images = result["images"]
-    if result["scores"]:
-        record.quality["scores"] = result["scores"]
-    record.environment = {**record.environment, **result["environment"]}
+    record.durations |= {**result.durations, "total_s": round(time.perf_counter() - began, 3)}
+    record.resources = {**result.memory, "probe": probe.summary()}
+    record.images = result.images
+    if result.scores:
+        record.quality["scores"] = result.scores
+    record.environment = {**record.environment, **result.environment}
     record.performance = performance(config, result, logs.read(folder / "loadgen"))
     _judge(config, record)
     reasons = incomparable(config, len(chosen))
@@ -95,21 +97,19 @@ def _once(config: Config, folder: Path, record: Record) -> None:
         reasons.append(f"{len(deaths)} workers died and were replaced")
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     if record.images:
-        from sdxl.model.images import sheet
-
         shown = record.images[:SHEET_IMAGES]
         paths = [folder / image["file"] for image in shown]
         sheet(paths, [image["caption"] for image in shown], folder / "images.png")
-    _alone(config, record)
+    _alone(config.foreign, record)
 
 
-def _alone(config: Config, record: Record) -> None:
+def _alone(foreign: Foreign, record: Record) -> None:
     """Note who else used the machine; with `foreign=error` that is a failure."""
     device = str(record.performance["generator"].get("device", ""))
     found = strangers(record.resources["probe"], device.startswith("cuda"))
     if found:
         record.resources["probe"]["warnings"] = found
-    if found and config.foreign is Foreign.error:
+    if found and foreign is Foreign.error:
         raise SdxlError(
             "the figures are not this program's alone", "; ".join(found),
             "a machine to itself", "foreign=warn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from sdxl.core import records
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.core.types import Record
+from sdxl.report.mlflow import client
 from sdxl.report.terminal import table
 from sdxl.run import ledger, shared
 from sdxl.run.shared import Shared
@@ -48,26 +50,36 @@ def finish(
         table.show(record, str(folder))
     tracked: dict[str, Any] = {}
     if path and not interrupted and config.tracking.enabled and exit_code != 2:
-        from sdxl.report.mlflow import client
-
         tracked = client.log(path, config.tracking, sweep.mlflow_parent if sweep else None)
         if tracked["mlflow_run"] and not sweep:
             print(f"MLflow run {tracked['mlflow_run']}; to look: make ui")
-    return {**outcome_of(record, path), **tracked, "exit_code": exit_code}
+    return dataclasses.replace(outcome_of(record, path), tracked=tracked, exit_code=exit_code)
 
 
 def outcome_of(record: Record, path: Path | None) -> Outcome:
-    """The JSON line of a record."""
-    return {
-        "status": record.status,
-        "reason": record.reason or None,
-        "record": str(path) if path else None,
-        **{name: record.performance.get(name) for name in _FIGURES},
-        "psnr_db": record.quality.get("baseline", {}).get("psnr_db"),
-        "comparable": record.comparable,
-        "command": record.command,
-        "exit_code": EXIT_CODES.get(record.status, FAILED),
-    }
+    """What a record says."""
+    return Outcome(
+        record.status,
+        EXIT_CODES.get(record.status, FAILED),
+        record.reason or None,
+        str(path) if path else None,
+        record.command,
+        {
+            **_figures(record),
+            "psnr_db": record.quality.get("baseline", {}).get("psnr_db"),
+            "comparable": record.comparable,
+        },
+    )
+
+
+def taken_over(record: Record, path: Path) -> Outcome:
+    """What the record of another sweep says."""
+    cached = f"measured {record.started}, rerun=all to measure again"
+    return dataclasses.replace(outcome_of(record, path), cached=cached)
+
+
+def _figures(record: Record) -> dict[str, Any]:
+    return {name: record.performance.get(name) for name in _FIGURES}
 
 
 def clear(folder: Path) -> None:
@@ -115,8 +127,7 @@ def settle(folder: Path, staged: Path | None, record: Record) -> Outcome:
         # First, so that a folder with links in it is always known to need clearing.
         (staged / "record.json").replace(folder / "record.json")
         move(staged, folder)
-    outcome = outcome_of(record, folder / "record.json")
-    return {**outcome, "cached": f"measured {record.started}, rerun=all to measure again"}
+    return taken_over(record, folder / "record.json")
 
 
 def move(source: Path, folder: Path) -> None:
@@ -148,4 +159,5 @@ def skip(config: Config, folder: Path, record: Record, equal: Path, number: int)
     record.performance = {"equal_to": str(equal)}
     record.quality, record.artifacts = other.quality, other.artifacts
     outcome = finish(config, folder, record, OK, shared.of_cell(folder))
-    return {**outcome, **{name: other.performance.get(name) for name in _FIGURES}}
+    outcome.figures |= _figures(other)
+    return outcome

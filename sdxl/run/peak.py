@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdxl.config.schema import Config, Rerun, Server
+from sdxl.config.schema import Config, Rerun, Scenario, Server
 from sdxl.core import records, store
 from sdxl.core.errors import SdxlError
 from sdxl.core.types import Record
@@ -42,7 +42,7 @@ def search(config: Config, folder: Path, record: Record, once: Once) -> None:
     number = _next_number(folder)
     while True:
         try:
-            rate = _first(config) if not probes else propose(probes)
+            rate = propose(probes) if probes else _first(config.scenario)
         except SdxlError:
             state.unlink(missing_ok=True)  # the same line, typed again, is a new search
             raise
@@ -88,10 +88,10 @@ def propose(probes: list[Probe]) -> float | None:
     return failed if sum(probe["qps"] == failed for probe in probes) < 2 else None
 
 
-def _first(config: Config) -> float | None:
+def _first(scenario: Scenario) -> float | None:
     """The user's guess; None leaves it to the warm-up."""
-    assert isinstance(config.scenario, Server)
-    return config.scenario.target_qps
+    assert isinstance(scenario, Server)
+    return scenario.target_qps
 
 
 def _probe(config: Config, rate: float | None, folder: Path, once: Once) -> Probe:

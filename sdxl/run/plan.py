@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sdxl.bench import roofline
 from sdxl.bench.mlperf.compliance import SAMPLED
 from sdxl.bench.mlperf.rounds import rules_of
 from sdxl.config.content_key import plain
@@ -11,7 +12,7 @@ from sdxl.config.derive import batch_size
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import KEEP_IMAGES, Compliance, Config, Mode
 from sdxl.core.command import Outcome
-from sdxl.model import prompts
+from sdxl.model import cost, prompts
 from sdxl.quant import build
 from sdxl.report.terminal.table import Row, print_rows
 from sdxl.run import estimate
@@ -36,7 +37,7 @@ def show_plan(config: Config) -> Outcome:
     rows.append(_disk(config, count, facts))
     rows.append(("round", f"{config.round.value}: {rules_of(config.round, config.seed).status}"))
     print_rows(f"plan: {config.model.name} on {config.backend.name}", rows)
-    return {"status": "ok", "plan": facts, "record": None, "exit_code": 0}
+    return Outcome(figures={"plan": facts})
 
 
 def _kind(config: Config) -> str:
@@ -45,9 +46,6 @@ def _kind(config: Config) -> str:
 
 
 def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
-    from sdxl.bench import roofline
-    from sdxl.model import cost
-
     found = cost.count(config, batch)
     work = roofline.work_of(config, batch, found)
     limits = {p.name: work.images_per_second(p) for p in roofline.PEAKS.values()}

@@ -11,14 +11,16 @@ from typing import Any
 
 from sdxl.config.plugins import training_stage
 from sdxl.config.schema_train import TrainConfig
+from sdxl.core.command import Outcome
+from sdxl.core.progress import Say
 from sdxl.training import rules
 
 SHOW_EVERY_S = 5.0
 """Seconds between two lines on the terminal, and between two points of a curve."""
 
 
-def run(config: Any, _out_dir: Path) -> dict[str, Any]:
-    """Train as `config.train` says; returns the outcome that becomes the JSON line."""
+def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
+    """Train as `config.train` says; what it is doing goes to standard error."""
     assert isinstance(config, TrainConfig)
     settings = config.train
     rules.check(settings, _typed())
@@ -38,7 +40,7 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
         plan |= chosen.plan(config)
         line = f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}"
         print(line, file=sys.stderr)
-        return {"status": "ok", "exit_code": 0, "record": None, "plan": plan}
+        return Outcome(figures={"plan": plan})
     stage = chosen.open(config)
     identity = getattr(stage, "identity", None) or {}
     if done and not settings.restart:  # before anything is written beside the checkpoint
@@ -55,16 +57,15 @@ def run(config: Any, _out_dir: Path) -> dict[str, Any]:
     finally:
         if reporter:
             reporter.close(status)
-    return {
-        "status": "ok",
-        "exit_code": 0,
-        "record": None,
-        "stage": settings.name,
-        "folder": str(folder),
-        "seconds": round(time.perf_counter() - began, 1),
-        **{name: round(value, 6) for name, value in figures.items()},
-        **chosen.outcome(config, folder / "model"),
-    }
+    return Outcome(
+        figures={
+            "stage": settings.name,
+            "folder": str(folder),
+            "seconds": round(time.perf_counter() - began, 1),
+            **{name: round(value, 6) for name, value in figures.items()},
+            **chosen.outcome(config, folder / "model"),
+        }
+    )
 
 
 def _typed() -> list[str]:

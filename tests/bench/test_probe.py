@@ -144,7 +144,7 @@ def test_macos_tells_peak_memory_in_bytes(monkeypatch):
     found = []
     for system in ("linux", "darwin"):
         monkeypatch.setattr(sys, "platform", system)
-        found.append(worker._memory()["peak_rss_bytes"])
+        found.append(worker.memory()["peak_rss_bytes"])
     assert found[1] == pytest.approx(found[0] / 1024, rel=0.1)
 
 

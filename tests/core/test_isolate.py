@@ -237,3 +237,36 @@ if __name__ == "__main__":
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "sdxl.core.isolate.Link" in done.stdout
+
+
+BAR = """
+import os, sys
+from pathlib import Path
+from sdxl.core import isolate
+
+def work(link, killed):
+    from tqdm import tqdm
+    assert list(tqdm(range(3))) == [0, 1, 2]
+    if killed:
+        os.kill(os.getpid(), 9)
+    return "drawn"
+
+if __name__ == "__main__":
+    for killed in (False, True):
+        try:
+            print(isolate.run(work, killed, log=Path(sys.argv[1]), limit_s=200, preload=False,
+                              on_report=print))
+        except isolate.WorkerDied:
+            print("killed")
+"""
+
+
+def test_a_bar_in_a_child_leaves_no_semaphore_however_it_ends(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(BAR)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "log")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.stdout.split() == ["drawn", "killed"]
+    assert done.stderr == "", "multiprocessing's tracker warns there of what leaked"

@@ -44,14 +44,14 @@ def test_a_second_export_finds_all_and_says_so(exported, asked, chain_of, capsys
 
 
 def test_a_plan_lists_the_whole_chain_and_what_is_cached(exported, asked, composed, capsys):
-    plan = export.run(asked("plan=true"), exported.store)
+    plan = export.run(asked("plan=true"), exported.store).figures
     assert [row["graph"] for row in plan["plan"]] == list(graphs.GRAPHS)
     assert (plan["cached"], plan["to_build"]) == (4, 0)
     assert capsys.readouterr().err.count("cached") == 4
-    other = export.run(asked("plan=true", "seed=1"), exported.store)
+    other = export.run(asked("plan=true", "seed=1"), exported.store).figures
     assert (other["cached"], other["to_build"]) == (0, 4)
     words = ["quant=int8", "quant_level=2", "calib_size=3", "plan=true"]
-    quantized = export.run(asked(*words), exported.store)
+    quantized = export.run(asked(*words), exported.store).figures
     assert [(row["kind"], row["there"]) for row in quantized["plan"]] == [
         ("statistics", False), ("checkpoint", False), *[("onnx", True)] * 4, ("qdq", False),
     ]  # fmt: skip
@@ -62,15 +62,17 @@ def test_a_plan_of_engines_names_what_cannot_be_told_yet(exported, composed, mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     words = [*exported.words, "backend=trt", "plan=true"]
     there = check(composed(*words, "backend.flavor=tensorrt"))
-    plan = export.run(there, exported.store)
+    plan = export.run(there, exported.store).figures
     assert [row["kind"] for row in plan["plan"]] == ["onnx"] * 4 + ["engine"] * 4
     assert [row["there"] for row in plan["plan"]] == [True] * 4 + [None] * 4
     assert any("only on the GPU it builds for" in what for what in plan["missing"])
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    rtx = export.run(check(composed(*words, "backend.flavor=rtx")), exported.store)
+    rtx = export.run(check(composed(*words, "backend.flavor=rtx")), exported.store).figures
     assert [row["there"] for row in rtx["plan"]] == [True] * 4 + [False] * 4
     assert all(row["key"] for row in rtx["plan"]) and not rtx["missing"]
-    other = export.run(check(composed(*words, "backend.flavor=rtx", "seed=1")), exported.store)
+    other = export.run(
+        check(composed(*words, "backend.flavor=rtx", "seed=1")), exported.store
+    ).figures
     assert [(row["key"] is None, row["there"]) for row in other["plan"][4:]] == [(True, False)] * 4
 
 

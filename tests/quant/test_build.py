@@ -177,7 +177,7 @@ def test_all_recipes_can_be_planned(store_at):
 
 
 def test_command_outcome(config, statistics, warm_store, tmp_path, capsys):
-    outcome = command.run(config, tmp_path)
+    outcome = command.run(config, tmp_path).line()
     assert outcome["status"] == "ok" and outcome["exit_code"] == 0
     assert outcome["worst_layer"]["error"] > 0
     assert json.dumps(outcome)

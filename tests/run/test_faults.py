@@ -10,8 +10,9 @@ import time
 import psutil
 import pytest
 
+from sdxl.config.schema import Rerun
 from sdxl.core import command, records
-from sdxl.run import attempt, cell, identity, outcomes
+from sdxl.run import attempt, identity, outcomes
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "backend.sample_ms=0.2", "limit=32")
@@ -99,12 +100,14 @@ def test_a_fault_of_our_own_is_recorded_too(load, tmp_path, monkeypatch, capsys,
     def fail(*_):
         raise fault
 
-    monkeypatch.setattr(cell, "measure", fail)
+    monkeypatch.setattr(attempt, "measure", fail)
     config = load("backend=fake", "tracking=off")
-    done = attempt.measure_one(config, tmp_path / "cell", identity.new(config), None)
+    done = attempt.measure_one(
+        config, tmp_path / "cell", identity.new(config), attempt.Context(Rerun.all)
+    )
     kept = records.read(tmp_path / "cell/record.json")
-    assert done["exit_code"] == 1 and done["status"] == kept.status == "failed"
-    assert reason in done["reason"] and reason in kept.reason
+    assert done.exit_code == 1 and done.status == kept.status == "failed"
+    assert reason in done.reason and reason in kept.reason
     assert "fail" in kept.environment["traceback"]
     assert ("Traceback" in capsys.readouterr().err) == isinstance(fault, KeyError)
 
@@ -115,9 +118,9 @@ def test_a_record_that_cannot_be_written_makes_no_ok(load, tmp_path, capsys):
     record = identity.new(config)
     record.status, record.performance = "ok", {"images_per_second": 7.25}
     done = outcomes.finish(config, tmp_path / "file/cell", record, 0, None)
-    assert (done["status"], done["record"], done["exit_code"]) == ("failed", None, 1)
-    assert "cannot be written" in done["reason"] and done["images_per_second"] == 7.25
-    assert command._summary([done])["ok"] == 0
+    assert (done.status, done.record, done.exit_code) == ("failed", None, 1)
+    assert "cannot be written" in done.reason and done.figures["images_per_second"] == 7.25
+    assert command.summary([done])["ok"] == 0
     out = capsys.readouterr().out
     assert "FAILED" in out and "7.250 images/s" in out
 

@@ -1,10 +1,11 @@
 """Keys: whatever can change a figure is in them, also what lies in files and in the package."""
 
+import shutil
+
 import pytest
 
 from sdxl.config.schema import Mode, Rerun
-from sdxl.core import records
-from sdxl.quality import fast
+from sdxl.core import paths, records
 from sdxl.run import identity, ledger
 
 
@@ -17,7 +18,7 @@ def package(tmp_path, monkeypatch):
         for name, text in (("unet", unet), ("judge", judge)):
             (folder / name).mkdir(parents=True)
             (folder / name / "weights.safetensors").write_text(text)
-        monkeypatch.setattr(fast, "JUDGE", folder / "judge")
+        monkeypatch.setattr(paths, "JUDGE", folder / "judge")
 
     return put
 
@@ -123,9 +124,19 @@ def test_the_builtin_prompts_belong_to_the_code(tmp_path, monkeypatch):
     assert len(found) == 2
 
 
-@pytest.mark.parametrize("place", ledger.NO_MEASURE)
-def test_what_the_code_version_leaves_out_is_there(place):
-    assert (ledger.PACKAGE / place).exists()
+def test_what_cannot_change_a_figure_is_there_and_no_part_of_the_code_version(
+    tmp_path, monkeypatch
+):
+    assert all((ledger.PACKAGE / each).exists() for each in ledger.NO_MEASURE)
+    package = tmp_path / "sdxl"
+    shutil.copytree(ledger.PACKAGE, package, ignore=shutil.ignore_patterns("*.pyc", "scenes"))
+    monkeypatch.setattr(ledger, "PACKAGE", package)
+    before = ledger.code_version.__wrapped__()
+    for file in ("report/cells.py", "run/plan.py", "run/sweep/run.py"):
+        (package / file).write_text("changed = True")
+    assert ledger.code_version.__wrapped__() == before
+    (package / "run/worker.py").write_text("changed = True")
+    assert ledger.code_version.__wrapped__() != before
 
 
 def test_an_audit_is_no_partner_of_a_plain_run(load, tmp_path):

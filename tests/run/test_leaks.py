@@ -93,3 +93,12 @@ def fill_the_gpu(link, size):
     free = torch.cuda.mem_get_info()[0]
     torch.empty(size * MIB, dtype=torch.uint8, device="cuda").fill_(1)
     return free, torch.cuda.max_memory_allocated()
+
+
+@pytest.mark.slow
+def test_a_run_with_scores_ends_without_a_warning(cli):
+    """Loading the scorer's networks draws a progress bar in the child."""
+    done = cli("backend=fake", "limit=8", "dataset=scenes", "quality=fast", "backend.sample_ms=0",
+               "scenario.min_duration_ms=0", timeout=300)  # fmt: skip
+    assert done.code == 0, done.err
+    assert "leaked" not in done.err and "arning" not in done.err

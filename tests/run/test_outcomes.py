@@ -20,7 +20,7 @@ def cell(load):
     """Measure a seed in a folder without LoadGen; every picture is drawn from the seed."""
     drawn = []
 
-    def once(config, folder, record):
+    def once(config, folder, record, say):
         drawn.append(config.seed)
         digest = images.save(picture(config.seed), folder / "images" / "000000.png")
         record.images = [{"index": 0, "file": "images/000000.png", "sha256": digest}]
@@ -122,7 +122,8 @@ def test_a_baseline_in_the_cells_own_folder_moves_out_of_the_way(cell, load, tmp
     made, record = cell(tmp_path / "0", 0, monkeypatch)
     given = load("backend=fake", "seed=0")
     assert identity.new(given).key == record.key
-    found, _ = attempt.other_run(given, made.parent / "baseline", "", Rerun.failed, None)
+    context = attempt.Context(Rerun.failed)
+    found = attempt.other_run(given, made.parent / "baseline", "", context)
     assert found == tmp_path / "0" / "baseline" / "record.json"
     outcomes.clear(made.parent)  # as the quantized cell's measurement does
     assert holds(found.parent, 0)

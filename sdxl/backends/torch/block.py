@@ -1,4 +1,4 @@
-"""SDXL's transformer block with 8-bit products: norms write codes, GEGLU and residuals ride along."""
+"""SDXL's transformer block on 8-bit products: norms write codes, GEGLU and residuals go along."""
 
 from __future__ import annotations
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from sdxl.core import store
-from sdxl.core.command import Parser, failed
-from sdxl.core.errors import FAILED, OK, Problem, SdxlError, UserError, did_you_mean, one_line, show
+from sdxl.core.command import Outcome, Parser, print_line, shown
+from sdxl.core.errors import FAILED, Problem, SdxlError, UserError, did_you_mean
 from sdxl.model import latents
 from sdxl.model.download import http
 from sdxl.model.download.catalogue import CATALOGUE, File, Target, calibration_tsv, load
@@ -31,9 +29,6 @@ NAMED = 3
 Silent = dict[str, http.UnreachableError]
 """Hosts that did not answer, so that each is waited for once."""
 
-Outcome = dict[str, Any]
-"""The JSON line: `status`, `files` (path, state, bytes), `exit_code`, and `reason` if it failed."""
-
 
 class _AbsentError(UserError):
     """A user's folder lacks a file."""
@@ -42,11 +37,12 @@ class _AbsentError(UserError):
 def main(argv: Sequence[str] | None = None, catalogue: Path = CATALOGUE) -> int:
     """Run the command; the last line on standard output is one JSON object. Returns the exit code.
 
+    The line: `status`, `files` (path, state, bytes), `exit_code`, and `reason` if it failed.
     0: everything is in the store. 2: something the user can fix (offline, a wrong file given).
     1: a failure (refused, damaged, broken off, disk full, interrupted).
     """
     done: list[dict[str, Any]] = []
-    outcome: Outcome = {"status": "ok", "files": done, "exit_code": OK}
+    outcome = Outcome()
     try:
         targets = load(catalogue)
         words = _parser(targets).parse_args(argv)
@@ -54,18 +50,14 @@ def main(argv: Sequence[str] | None = None, catalogue: Path = CATALOGUE) -> int:
         print(f"{words.what}: {target.what}; licence: {target.licence}", file=sys.stderr)
         run(words.what, target, words.source, words.variant or "fp32", done)
         print(f"use it: {target.use}", file=sys.stderr)
-    except SdxlError as error:
-        show(error)
-        outcome |= failed(one_line(error.problems), error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        outcome |= failed("interrupted", FAILED)
+        outcome = Outcome.failed("interrupted", FAILED)
     except Exception as error:
-        traceback.print_exc()
-        outcome |= failed(f"{type(error).__name__}: {error}", FAILED)
-    sys.stderr.flush()
-    print(json.dumps(outcome, allow_nan=False), flush=True)
-    return int(outcome["exit_code"])
+        outcome = shown(error)
+    line = {"status": outcome.status, "files": done, "exit_code": outcome.exit_code}
+    print_line({**line, **outcome.line(record=False)})
+    return outcome.exit_code
 
 
 def run(

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sdxl.config import schema
-from sdxl.core.errors import UserError
+from sdxl.core.command import Outcome
+from sdxl.core.errors import INVALID, OK, UserError
 from sdxl.report.mlflow.client import opened, reason
 
 
 @dataclass
-class _Parent:
+class Parent:
+    """The run of a sweep, open until its `end`."""
+
     tracking: schema.Tracking
     run_id: str
+    folder: Path
+    ended: bool = False
+
+    def end(self, outcomes: Sequence[Outcome], interrupted: bool) -> None:
+        """Close the run with the cells' table and pictures; the second time changes nothing."""
+        if self.ended:
+            return
+        self.ended = True
+        try:
+            with opened(self.tracking) as (client, _):
+                _log_cells(client, self.run_id, outcomes)
+                _log_report(client, self.run_id, self.folder)
+                bad = any(outcome.exit_code not in (OK, INVALID) for outcome in outcomes)
+                status = "KILLED" if interrupted else "FAILED" if bad else "FINISHED"
+                client.set_terminated(self.run_id, status)
+        except Exception as error:
+            said = reason(error, self.tracking)
+            print(f"warning: MLflow did not take the sweep's table: {said}", file=sys.stderr)
 
 
-_parent: _Parent | None = None
-
-
-def begin(name: str, tracking: schema.Tracking, folder: Path) -> str | None:
-    """The parent run of this command's sweep, made now; None, with a warning, if MLflow cannot."""
-    global _parent
+def begin(name: str, tracking: schema.Tracking, folder: Path) -> Parent | None:
+    """The parent run of a sweep, made now; None, with a warning, if MLflow cannot."""
     try:
         with opened(tracking) as (client, experiment):
             tags = {"sweep": "true", "folder": str(folder)}
@@ -31,35 +49,17 @@ def begin(name: str, tracking: schema.Tracking, folder: Path) -> str | None:
     except Exception as error:  # a dead server must not cost a sweep
         print(f"warning: MLflow did not take the sweep: {reason(error, tracking)}", file=sys.stderr)
         return None
-    _parent = _Parent(tracking, str(run.info.run_id))
-    return _parent.run_id
+    return Parent(tracking, str(run.info.run_id), folder)
 
 
-def end(outcomes: list[dict[str, Any]], folder: Path, interrupted: bool) -> None:
-    """Close this command's parent run, if there is one, with the cells' table and pictures."""
-    global _parent
-    if not _parent:
-        return
-    try:
-        with opened(_parent.tracking) as (client, _):
-            _log_cells(client, _parent.run_id, outcomes)
-            _log_report(client, _parent.run_id, folder)
-            bad = any(outcome["exit_code"] not in (0, 3) for outcome in outcomes)
-            status = "KILLED" if interrupted else "FAILED" if bad else "FINISHED"
-            client.set_terminated(_parent.run_id, status)
-    except Exception as error:
-        said = reason(error, _parent.tracking)
-        print(f"warning: MLflow did not take the sweep's table: {said}", file=sys.stderr)
-    _parent = None
-
-
-def _log_cells(client: Any, run_id: str, outcomes: list[dict[str, Any]]) -> None:
+def _log_cells(client: Any, run_id: str, outcomes: Sequence[Outcome]) -> None:
     """The table of the cells, and how many ended how."""
     columns = ("command", "status", "images_per_second", "speed_up", "psnr_db", "reason", "record")
-    table = {column: [outcome.get(column) for outcome in outcomes] for column in columns}
+    lines = [outcome.line() for outcome in outcomes]
+    table = {column: [line.get(column) for line in lines] for column in columns}
     client.log_table(run_id, table, "cells.json")
-    for status in sorted({outcome["status"] for outcome in outcomes}):
-        count = sum(outcome["status"] == status for outcome in outcomes)
+    for status in sorted({outcome.status for outcome in outcomes}):
+        count = sum(outcome.status == status for outcome in outcomes)
         client.log_metric(run_id, f"cells_{status}", count)
     client.log_metric(run_id, "cells", len(outcomes))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sdxl.core import records
+from sdxl.core.command import Outcome
 from sdxl.core.types import Record
 
 RUNG = "+rung="
@@ -14,13 +15,13 @@ HEADINGS = ("rung", "scenario", "batch", "images/s", "ms/image", "TFLOP/s", "of 
             "of roofline", "GiB", "x first", "")  # fmt: skip
 
 
-def rung_of(outcome: dict[str, Any]) -> str:
+def rung_of(outcome: Outcome) -> str:
     """The rung that an outcome's command names; empty if none."""
-    words = str(outcome.get("command")).split()
+    words = str(outcome.command).split()
     return next((word.removeprefix(RUNG) for word in words if word.startswith(RUNG)), "")
 
 
-def show(outcomes: list[dict[str, Any]]) -> None:
+def show(outcomes: Sequence[Outcome]) -> None:
     """At the end of a sweep over rungs: the table on standard output."""
     if not any(map(rung_of, outcomes)):
         return
@@ -36,14 +37,14 @@ def show(outcomes: list[dict[str, Any]]) -> None:
     Console(width=None if sys.stdout.isatty() else 150, highlight=False).print(shown)
 
 
-def table(outcomes: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+def table(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
     """One row per rung; the ratio is to the first rung of the same scenario and batch size."""
     found = []
     first: dict[tuple[str, int], float] = {}
     for outcome in outcomes:
-        path = outcome.get("record")
-        if not path or not outcome.get("images_per_second"):
-            why = f"{outcome['status']}: {outcome.get('reason') or 'no figures'}"
+        path = outcome.record
+        if not path or not outcome.figures.get("images_per_second"):
+            why = f"{outcome.status}: {outcome.reason or 'no figures'}"
             found.append((rung_of(outcome), *[""] * 9, why))
             continue
         record = measured = records.read(Path(path))

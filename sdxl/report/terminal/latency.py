@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sdxl.core import records
+from sdxl.core.command import Outcome
 from sdxl.core.types import Record
 
 EXPERIMENT = "experiment=latency_table"
@@ -40,9 +41,9 @@ class Cell:
         return (self.record.performance.get("latency_ms") or {}).get(name)
 
 
-def show(outcomes: list[dict[str, Any]], folder: Path) -> None:
+def show(outcomes: Sequence[Outcome], folder: Path) -> None:
     """At the end of a latency experiment: the table on standard output, files in `folder`."""
-    if not any(EXPERIMENT in str(outcome.get("command")) for outcome in outcomes):
+    if not any(EXPERIMENT in str(outcome.command) for outcome in outcomes):
         return
     cells = _cells(outcomes)
     if not cells:
@@ -86,12 +87,12 @@ def table(cells: list[Cell]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _cells(outcomes: list[dict[str, Any]]) -> list[Cell]:
+def _cells(outcomes: Sequence[Outcome]) -> list[Cell]:
     found = []
     for outcome in outcomes:
-        if not outcome.get("record"):
+        if not outcome.record:
             continue
-        path = Path(outcome["record"])
+        path = Path(outcome.record)
         record = records.read(path)
         config = record.config
         batch = config["scenario"].get("samples_per_query", 1)

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sdxl.core import progress
+from sdxl.core.command import Outcome
+from sdxl.core.progress import Say
 
 FRAME = 8
 """Lines of the terminal that the table leaves to its frame and to messages."""
@@ -68,7 +69,7 @@ class View:
             console.print(table)
 
     def start(self) -> None:
-        """On a terminal: put the table there, and have measurements report into it."""
+        """On a terminal: put the table there."""
         if not sys.stderr.isatty():
             return
         from rich.console import Console
@@ -79,12 +80,10 @@ class View:
             transient=True, redirect_stdout=sys.stdout.isatty(),
         )  # fmt: skip
         self._live.start()
-        progress.listener = self._progress
 
     def stop(self) -> None:
         """Take the table away; the final one goes to standard output."""
         if self._live:
-            progress.listener = None
             self._live.stop()
             self._live = None
 
@@ -93,11 +92,21 @@ class View:
         self._rows[number] = Row("running", since=time.monotonic())
         self._say(f"[{number + 1}/{len(self.labels)}] {self._label(number)}: running")
 
-    def ended(self, number: int, outcome: dict[str, Any], took: float, eta: float) -> None:
+    def listener(self, number: int) -> Say | None:
+        """Takes what a running cell does into its row; None without a table."""
+        if not self._live:
+            return None
+
+        def note(text: str) -> None:
+            self._rows[number].note = text
+
+        return note
+
+    def ended(self, number: int, outcome: Outcome, took: float, eta: float) -> None:
         """A cell is over."""
-        speed, psnr = outcome.get("images_per_second"), outcome.get("psnr_db")
-        note = outcome.get("cached") or outcome.get("reason") or ""
-        row = Row(outcome.get("status", "failed"), note=note, took=took)
+        speed, psnr = (outcome.figures.get(name) for name in ("images_per_second", "psnr_db"))
+        note = outcome.cached or outcome.reason or ""
+        row = Row(outcome.status, note=note, took=took)
         row.speed = "" if speed is None else f"{speed:.3f}"
         row.quality = "" if psnr is None else f"{psnr:.3f}"
         self._rows[number] = row
@@ -140,11 +149,6 @@ class View:
         first = next(going, len(self.labels))
         start = max(0, min(first - room // 2, len(self.labels) - room))
         return range(start, min(len(self.labels), start + room))
-
-    def _progress(self, text: str) -> None:
-        for row in self._rows.values():
-            if row.status == "running":
-                row.note = text
 
     def _label(self, number: int) -> str:
         return self.labels[number] or "-"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Sequence
 
+from sdxl.core.command import Outcome
 from sdxl.core.types import Record
 from sdxl.report.terminal import gates, profile
 
@@ -29,7 +30,7 @@ def show(record: Record, out_dir: str) -> None:
         gates.show(f"verdict by the rules of {record.config['round']}", record.verdict)
 
 
-def show_cells(outcomes: list[dict[str, Any]]) -> None:
+def show_cells(outcomes: Sequence[Outcome]) -> None:
     """The cells of a multirun, one line each, on standard output."""
     from rich.console import Console
     from rich.table import Table
@@ -40,15 +41,15 @@ def show_cells(outcomes: list[dict[str, Any]]) -> None:
     for heading in ("images/s", "speed-up", "PSNR dB"):
         table.add_column(heading, justify="right")
     table.add_column("reason", overflow="fold")
-    spoken = [str(outcome.get("command") or "").split()[2:] for outcome in outcomes]
+    spoken = [(outcome.command or "").split()[2:] for outcome in outcomes]
     shared = set.intersection(*(set(words) for words in spoken)) if len(spoken) > 1 else set()
     for words, outcome in zip(spoken, outcomes, strict=True):
-        numbers = (outcome.get(n) for n in ("images_per_second", "speed_up", "psnr_db"))
+        numbers = (outcome.figures.get(n) for n in ("images_per_second", "speed_up", "psnr_db"))
         table.add_row(
             " ".join(word for word in words if word not in shared) or "-",
-            outcome["status"],
+            outcome.status,
             *("" if number is None else f"{number:.3f}" for number in numbers),
-            outcome.get("reason") or "",
+            outcome.reason or "",
         )
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sdxl.config.compose import Composer
+from sdxl.config.derive import baseline_of
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Format
 from sdxl.core.command import Outcome
@@ -32,7 +33,7 @@ class Cell:
     seconds: float | None = None  # estimate
     took: float = 0.0
     status: str = "waiting"
-    outcome: Outcome = field(default_factory=dict)
+    outcome: Outcome | None = None
 
     @property
     def cached(self) -> str:
@@ -60,7 +61,8 @@ def look_ahead(cell: Cell, composer: Composer, seen: dict[str, int]) -> None:
         cell.problem = f"refused: {one_line(error.problems)}"
         return
     if any(word.startswith("+rung=") for word in cell.overrides):
-        cell.unable = _lacks(cell.config)
+        # A ladder goes on without the rung that this machine cannot climb.
+        cell.unable = one_line(backend_of(cell.config).missing(cell.config))
         if cell.unable:
             return
     cell.key = identity.identity(cell.config)
@@ -68,14 +70,9 @@ def look_ahead(cell: Cell, composer: Composer, seen: dict[str, int]) -> None:
         cell.equal = seen[cell.key]
         return
     seen[cell.key] = cell.number
-    cell.found = ledger.recall(cell.key, ledger.policy_of(cell.config, multirun=True))
+    cell.found = ledger.recall(cell.key, ledger.policy_of(cell.config.rerun, multirun=True))
     if not cell.found:
         cell.seconds = _estimate(cell.config)
-
-
-def _lacks(config: Config) -> str:
-    """What the backend misses on this machine, in one line: a ladder goes on without the rung."""
-    return one_line(backend_of(config).missing(config))
 
 
 Space = dict[str, Any]
@@ -120,8 +117,6 @@ def varying(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def baseline_key(config: Config) -> str | None:
     """Key of the unquantized baseline that a cell needs, if it needs one."""
-    from sdxl.config.derive import baseline_of
-
     if config.quant.format is Format.none or not config.quality.baseline:
         return None
     return identity.identity(baseline_of(config))

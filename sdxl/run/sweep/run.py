@@ -6,6 +6,7 @@ Cells that an earlier sweep has finished are taken over here and never reach the
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import time
@@ -16,12 +17,15 @@ from typing import Any
 
 from sdxl.config.compose import Composer
 from sdxl.core.command import Outcome
-from sdxl.core.errors import FAILED, OK, USER, UserError
+from sdxl.core.errors import FAILED, INVALID, OK, USER, UserError
 from sdxl.core.paths import ROOT
+from sdxl.core.progress import Say
 from sdxl.core.types import now
+from sdxl.report.mlflow import sweeps
 from sdxl.report.terminal.sweep_view import View
-from sdxl.run import identity, shared
+from sdxl.run import identity, outcomes, shared
 from sdxl.run.sweep.cells import Cell, baseline_key, combinations, differing, look_ahead, varying
+from sdxl.run.sweep.watch import Watch
 
 STOPPED = "not started: fail_fast=true and an earlier cell failed"
 NO_RECORD = "its process ended without a record; see the launcher's logs"
@@ -36,6 +40,7 @@ class Sweep:
     def __init__(self, config_name: str, words: list[str]) -> None:
         self.composer = Composer(config_name)
         self.words, self.started = words, now()
+        self._parent: sweeps.Parent | None = None
         self._parent_asked = False
         self.cells: list[Cell] = []
         self._seen: dict[str, int] = {}
@@ -91,15 +96,16 @@ class Sweep:
             self._run(cells, launch)
             self.search.tell(cells)
 
-    @contextmanager
-    def cell(self, folder: Path) -> Iterator[Cell]:
-        """Around one cell of this process: marks it running, then as it ended."""
+    def measure(self, folder: Path, work: Callable[[Say | None], Outcome]) -> None:
+        """One cell in this process: marks it running, calls `work(say)`, marks how it ended."""
         cell = self.cells[int(folder.name)]
         cell.status = "running"
         began = time.monotonic()
         self.view.running(cell.number)
+        cell.outcome = Outcome.failed("interrupted", FAILED)
         try:
-            yield cell
+            halted = shared.stopped(self.folder)
+            cell.outcome = _skipped(STOPPED) if halted else work(self.view.listener(cell.number))
         finally:
             self._ended(cell, time.monotonic() - began)
 
@@ -108,6 +114,11 @@ class Sweep:
         if self.only_plan:
             return [self._planned(cell) for cell in self.cells]
         return [cell.outcome for cell in self.cells if cell.outcome]
+
+    def end(self, cells: Sequence[Outcome], interrupted: bool) -> None:
+        """Close MLflow's parent run, if there is one."""
+        if self._parent:
+            self._parent.end(cells, interrupted)
 
     def summary(self) -> dict[str, Any]:
         """What the JSON line says of the sweep beside its counts."""
@@ -125,13 +136,11 @@ class Sweep:
         return cell
 
     def _run(self, cells: Sequence[Cell], launch: Launch) -> None:
-        from sdxl.run import outcomes
-
         found = {c.number: (self.folder / str(c.number), *c.found) for c in cells if c.found}
         staged = {number: outcomes.stage(place, path) for number, (place, path, _) in found.items()}
         for cell in cells:
             if cell.problem:
-                self._settle(cell, _failed(cell.problem, USER))
+                self._settle(cell, Outcome.failed(cell.problem, USER))
             elif cell.unable:
                 self._settle(cell, _skipped(cell.unable))
             elif cell.found:
@@ -155,17 +164,14 @@ class Sweep:
         wanted = [c.config.tracking for c in missing if c.config and c.config.tracking.enabled]
         if not wanted or self._parent_asked:
             return
-        from sdxl.report.mlflow import sweeps
-
         self._parent_asked = True
-        parent = sweeps.begin(self.name, wanted[0], self.folder)
-        shared.begin(self.folder, shared.Shared(self.name, self.started, parent))
+        self._parent = sweeps.begin(self.name, wanted[0], self.folder)
+        run_id = self._parent.run_id if self._parent else None
+        shared.begin(self.folder, shared.Shared(self.name, self.started, run_id))
 
     @contextmanager
     def _watching(self, cells: Sequence[Cell]) -> Iterator[None]:
         """While other processes work on `cells`: show each that begins or ends."""
-        from sdxl.run.sweep.watch import Watch
-
         watch = Watch(self.folder, cells, self.started, self.view.running, self._ended)
         watch.start()
         interrupted = False
@@ -177,9 +183,10 @@ class Sweep:
         finally:
             watch.stop()
             halted = shared.stopped(self.folder)
+            lost = _skipped(STOPPED) if halted else Outcome.failed(NO_RECORD, FAILED)
             for cell in cells if not interrupted else []:
                 if not cell.outcome:
-                    self._settle(cell, self.not_started() if halted else _failed(NO_RECORD, FAILED))
+                    self._settle(cell, dataclasses.replace(lost))
 
     def _settle(self, cell: Cell, outcome: Outcome) -> None:
         cell.outcome = outcome
@@ -187,10 +194,11 @@ class Sweep:
 
     def _ended(self, cell: Cell, took: float) -> None:
         outcome = cell.outcome
-        outcome["command"] = self.command(cell)
-        cell.status, cell.took = outcome.get("status", "failed"), took
+        assert outcome
+        outcome.command = self.command(cell)
+        cell.status, cell.took = outcome.status, took
         self.view.ended(cell.number, outcome, took, self._left())
-        failed = outcome.get("exit_code") not in (0, 3)
+        failed = outcome.exit_code not in (OK, INVALID)
         if failed and cell.config and cell.config.fail_fast:
             shared.stop(self.folder)
 
@@ -203,35 +211,28 @@ class Sweep:
         total = more + sum(usual if seconds is None else seconds for seconds in left)
         return total / max(1, sum(cell.status == "running" for cell in self.cells))
 
-    def not_started(self) -> Outcome:
-        """The outcome of a cell after `fail_fast` ended the sweep."""
-        return _skipped(STOPPED)
-
     def _equal(self, cell: Cell) -> Outcome:
         """A cell that could only repeat another one."""
-        from sdxl.run.outcomes import skip
-
         assert cell.equal is not None and cell.config is not None
         other = self.cells[cell.equal]
-        path = other.outcome.get("record")
-        if not path or other.outcome.get("exit_code") not in (0, 3):
-            reason = f"the same work as {other.number}, which gave no figures"
-            return _skipped(reason)
+        found = other.outcome
+        if not found or not found.record or found.exit_code not in (OK, INVALID):
+            return _skipped(f"the same work as {other.number}, which gave no figures")
         record = identity.new(cell.config)
         record.command = self.command(cell)
-        return skip(cell.config, self.folder / str(cell.number), record, Path(path), other.number)
+        place = self.folder / str(cell.number)
+        return outcomes.skip(cell.config, place, record, Path(found.record), other.number)
 
     def _planned(self, cell: Cell) -> Outcome:
         """What `plan=true` says of a cell."""
-        problem = cell.problem
-        return {
-            "status": "failed" if problem else "planned",
-            "reason": problem or cell.ahead()[0],
-            "record": None,
-            "seconds": cell.seconds,
-            "command": self.command(cell),
-            "exit_code": USER if problem else OK,
-        }
+        refused = bool(cell.problem)
+        return Outcome(
+            "failed" if refused else "planned",
+            USER if refused else OK,
+            cell.problem or cell.ahead()[0],
+            command=self.command(cell),
+            figures={"seconds": cell.seconds},
+        )
 
     def _labels(self) -> list[str]:
         return [" ".join(words) for words in differing([cell.overrides for cell in self.cells])]
@@ -243,12 +244,8 @@ class Sweep:
         return ": ".join(part for part in (" ".join(overlays), " x ".join(keys)) if part) or "sweep"
 
 
-def _failed(reason: str, exit_code: int) -> Outcome:
-    return {"status": "failed", "reason": reason, "record": None, "exit_code": exit_code}
-
-
 def _skipped(reason: str) -> Outcome:
-    return {"status": "skipped", "reason": reason, "record": None, "exit_code": OK}
+    return Outcome("skipped", OK, reason)
 
 
 def _batches(cells: list[Cell], size: int | None) -> Iterator[list[Cell]]:

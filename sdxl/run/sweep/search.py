@@ -158,10 +158,10 @@ class Search:
 
         Without a model there is nothing to lose.
         """
-        path = cell.outcome.get("record")
-        if cell.outcome.get("status") != "ok" or not path:
+        if not cell.outcome or cell.outcome.status != "ok" or not cell.outcome.record:
             return None
-        found = Measured(Path(path), records.read(Path(path)))
+        path = Path(cell.outcome.record)
+        found = Measured(path, records.read(path))
         loss = 0.0 if found.setting("backend.name") == "fake" else found.loss
         if not found.speed or loss is None:
             return None

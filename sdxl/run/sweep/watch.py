@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sdxl.core import records
 from sdxl.core.command import Outcome
+from sdxl.run import outcomes
 from sdxl.run.sweep.cells import Cell
 
 LOOK_EVERY_S = 0.5
@@ -65,8 +66,6 @@ def outcome_in(folder: Path, key: str, since: str) -> Outcome | None:
 
     An older record counts if it has figures: another sweep measured the cell.
     """
-    from sdxl.run.outcomes import outcome_of
-
     path = folder / "record.json"
     try:
         record = records.read(path)
@@ -75,5 +74,4 @@ def outcome_in(folder: Path, key: str, since: str) -> Outcome | None:
     older = record.started < since
     if record.key != key or (older and record.status not in ("ok", "invalid")):
         return None
-    cached = {"cached": f"measured {record.started}, rerun=all to measure again"} if older else {}
-    return {**outcome_of(record, path), **cached}
+    return (outcomes.taken_over if older else outcomes.outcome_of)(record, path)

@@ -21,6 +21,7 @@ from sdxl.config.schema import Format
 from sdxl.config.schema_train import TrainConfig
 from sdxl.core import store
 from sdxl.core.errors import UserError
+from sdxl.core.progress import Progress
 from sdxl.model.checkpoint import TUNED
 from sdxl.model.components import torch_device, torch_dtype
 from sdxl.model.sources import open_source
@@ -88,7 +89,8 @@ class Stage:
     """Trains the weights of the quantized layers."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.made = build.prepare(config)
+        with Progress("train=qat") as progress:
+            self.made = build.prepare(config, progress.report)
         self.examples = examples.open_examples(config)
         self.count = trained_rows(self.examples.count, _HELD_BACK)
         source = open_source(config.model, config.seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdxl.config import schema
+from sdxl.core.command import Outcome
 from sdxl.report.mlflow import client as tracking
 from sdxl.report.mlflow import sweeps
 from tests import sweep_of_records
@@ -72,11 +73,11 @@ def test_a_sweep_and_its_cells(database, tmp_path):
     folder = sweep_of_records.sweep(tmp_path / "sweep")
     parent = sweeps.begin("level x alpha", settings, folder)
     for number in range(3):
-        tracking.upload(folder / str(number) / "record.json", settings, parent)
-    sweeps.end([{"status": "ok", "exit_code": 0}] * 3, folder, interrupted=False)
+        tracking.upload(folder / str(number) / "record.json", settings, parent.run_id)
+    parent.end([Outcome()] * 3, interrupted=False)
     experiment = client.get_experiment_by_name("trial").experiment_id
-    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
     assert len(children) == 3
     assert {run.info.status for run in children} == {"FINISHED"}
-    assert client.get_run(parent).data.metrics["cells_ok"] == 3
-    assert (tmp_path / "artifacts" / parent / "artifacts/plots/pareto-1.png").is_file()
+    assert client.get_run(parent.run_id).data.metrics["cells_ok"] == 3
+    assert (tmp_path / "artifacts" / parent.run_id / "artifacts/plots/pareto-1.png").is_file()

@@ -12,6 +12,7 @@ import urllib.request
 import pytest
 
 from sdxl.config import schema
+from sdxl.core.command import Outcome
 from sdxl.report.mlflow import client as tracking
 from sdxl.report.mlflow import sweeps
 from sdxl.report.mlflow.command import main as commands
@@ -61,10 +62,10 @@ def test_a_record_that_a_server_missed_is_uploaded_later(measured, empty, tmp_pa
         settings = schema.Tracking("mlflow", True, uri, "sweeps")
         sweep = sweep_of_records.sweep(tmp_path / "sweep")
         parent = sweeps.begin("a sweep", settings, sweep)
-        child = tracking.upload(folder / "record.json", settings, parent)
-        sweeps.end([{"status": "ok", "exit_code": 0}], sweep, interrupted=False)
-        assert client.get_run(child).data.tags["mlflow.parentRunId"] == parent
-        assert "plots/pareto-1.png" in files(client, parent)
+        child = tracking.upload(folder / "record.json", settings, parent.run_id)
+        parent.end([Outcome()], interrupted=False)
+        assert client.get_run(child).data.tags["mlflow.parentRunId"] == parent.run_id
+        assert "plots/pareto-1.png" in files(client, parent.run_id)
     finally:
         os.killpg(server.pid, 9)
         server.wait(20)

@@ -10,6 +10,7 @@ import pytest
 
 from sdxl.config import schema
 from sdxl.core import records
+from sdxl.core.command import Outcome
 from sdxl.report.mlflow import client, content, sweeps
 from sdxl.report.mlflow.command import main as commands
 from tests import sweep_of_records
@@ -64,14 +65,14 @@ def test_a_run_says_what_it_was_made_from(store, measured, tmp_path):
 def test_a_sweeps_parent_has_its_table_summary_and_pictures(store, tmp_path):
     folder = sweep_of_records.sweep(tmp_path / "sweep")
     parent = sweeps.begin("pareto: alpha", store.settings, folder)
-    outcomes = [{"status": "ok", "exit_code": 0}, {"status": "failed", "exit_code": 1}]
-    sweeps.end(outcomes, folder, interrupted=False)
-    run = store.client.get_run(parent)
+    outcomes = [Outcome(), Outcome.failed("nothing came", 1)]
+    parent.end(outcomes, interrupted=False)
+    run = store.client.get_run(parent.run_id)
     assert run.info.run_name == "pareto: alpha" and run.info.status == "FAILED"
     assert run.data.metrics == {"cells": 2, "cells_ok": 1, "cells_failed": 1}
-    logged = files(store.client, parent)
+    logged = files(store.client, parent.run_id)
     assert {"cells.json", "summary.md", "plots/pareto-1.png", "plots/speed-1.png"} <= logged
-    sweeps.end(outcomes, folder, interrupted=False)  # closed already: nothing more happens
+    parent.end(outcomes, interrupted=False)  # closed already: nothing more happens
 
 
 def test_artifacts_lie_beside_their_database_wherever_we_run(

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from sdxl.core import records
+from sdxl.core.command import Outcome
 from sdxl.report.terminal import ladder
 from sdxl.run import identity
 from tests.conftest import ROOT
@@ -58,13 +59,11 @@ def outcome(folder, load, rung, rate, share=None, fallbacks=None):
     }  # fmt: skip
     record.resources = {"peak_rss_bytes": 2**31}
     path = records.write(dataclasses.replace(record), folder / rung)
-    return {"status": "ok", "record": str(path), "images_per_second": rate,
-            "command": record.command}  # fmt: skip
+    return Outcome(record=str(path), command=record.command, figures={"images_per_second": rate})
 
 
 def test_the_table(load, tmp_path, capsys):
-    skipped = {"status": "skipped", "reason": "no CUDA", "record": None,
-               "command": "python run.py +rung=graphs"}  # fmt: skip
+    skipped = Outcome("skipped", reason="no CUDA", command="python run.py +rung=graphs")
     rows = ladder.table([
         outcome(tmp_path, load, "plain", 2.0),
         skipped,
@@ -74,7 +73,7 @@ def test_the_table(load, tmp_path, capsys):
                        "1.000", "")  # fmt: skip
     assert rows[1] == ("graphs", *[""] * 9, "skipped: no CUDA")
     assert rows[2][-4:] == ("25.0%", "2.00", "2.500", "3 x no kernel")
-    ladder.show([{"status": "ok", "command": "python run.py limit=2", "record": None}])
+    ladder.show([Outcome(command="python run.py limit=2")])
     assert not capsys.readouterr().out, "no rungs, no table"
 
 
@@ -82,9 +81,9 @@ def test_a_rung_equal_to_another_shows_its_figures(load, tmp_path):
     first = outcome(tmp_path, load, "eager", 4.0)
     record = identity.new(load("+rung=eager", "tracking=off"))
     record.status, record.reason = "skipped", "the same work as 0"
-    record.performance = {"equal_to": first["record"]}
+    record.performance = {"equal_to": first.record}
     path = records.write(record, tmp_path / "again")
-    equal = {**first, "status": "skipped", "record": str(path)}
+    equal = dataclasses.replace(first, status="skipped", record=str(path))
     rows = ladder.table([first, equal])
     assert rows[1] == (*rows[0][:-1], "skipped: the same work as 0")
 

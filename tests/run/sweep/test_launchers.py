@@ -144,7 +144,6 @@ def test_with_one_device_or_none_nothing_is_changed(monkeypatch):
 
 
 def test_which_gpu_of_a_kind_a_job_got_does_not_matter_to_the_ledger(monkeypatch):
-    from sdxl.core import gpu
     from sdxl.run import ledger
 
     monkeypatch.setitem(sys.modules, "pynvml", driver(["H100", "H100", "L4"]))

@@ -57,6 +57,7 @@ def test_a_terminal_gets_one_table_with_status_speed_and_time_left(tmp_path):
 
 
 def test_a_long_sweep_shows_the_cells_around_the_running_one():
+    from sdxl.core.command import Outcome
     from sdxl.report.terminal.sweep_view import FRAME, View
 
     class Live:
@@ -67,7 +68,7 @@ def test_a_long_sweep_shows_the_cells_around_the_running_one():
     view._live = Live()
     for number in range(50):
         view.running(number)
-        view.ended(number, {"status": "ok", "images_per_second": 1.0}, 1.0, 50.0)
+        view.ended(number, Outcome(figures={"images_per_second": 1.0}), 1.0, 50.0)
     view.running(50)
     shown = view._window()
     assert len(shown) == 20 - FRAME and 49 in shown and 50 in shown and 51 in shown

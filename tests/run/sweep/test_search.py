@@ -83,6 +83,7 @@ def test_intervals_can_be_searched(study):
 def test_the_front_keeps_the_quality_bound(study, tmp_path, load):
     """Three measured cells: fast and bad, slower and good, slowest and worse."""
     from sdxl.core import records
+    from sdxl.core.command import Outcome
     from sdxl.run import identity
 
     found = study("quant=int8", "quant_level=1,2,2.5", min_psnr=25.0)
@@ -96,7 +97,7 @@ def test_the_front_keeps_the_quality_bound(study, tmp_path, load):
         record.performance = {"images_per_second": speed, "generator": {}}
         record.quality = {"baseline": {"psnr_db": psnr, "ssim": 0.9}}
         path = records.write(record, tmp_path / str(number))
-        cell.outcome = {"status": "ok", "record": str(path), "exit_code": 0}
+        cell.outcome = Outcome(record=str(path))
         cells.append(cell)
     found.tell(cells)
     (best,) = found.summary()["pareto"]
