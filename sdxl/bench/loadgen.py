@@ -17,7 +17,7 @@ import numpy as np
 
 from sdxl.bench.mlperf import compliance
 from sdxl.bench.mlperf.rounds import rules_of
-from sdxl.bench.sut import Begin, Generate, Sut
+from sdxl.bench.sut import Batching, Begin, Generate, Sut
 from sdxl.config import schema
 from sdxl.config.derive import batch_size
 from sdxl.config.schema import Mode
@@ -118,12 +118,14 @@ def run(
         lanes[0],
         complete,
         on_error,
-        batch_size=batch_size(config),
-        inline=inline,
-        max_wait_s=getattr(config.scenario, "max_wait_ms", 0.0) / 1e3,
-        limit_s=getattr(config.scenario, "target_latency_ms", 0.0) / 1e3 if server else None,
-        sizes=sizes,
-        begin=begin,
+        Batching(
+            batch_size(config),
+            inline,
+            max_wait_s=getattr(config.scenario, "max_wait_ms", 0.0) / 1e3,
+            limit_s=getattr(config.scenario, "target_latency_ms", 0.0) / 1e3 if server else None,
+            sizes=sizes,
+        ),
+        begin,
     )
 
     def issue(query: Sequence[Any]) -> None:
