@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sdxl.config.schema import Device
 from sdxl.core import store
 from sdxl.core.command import ended
 from sdxl.core.errors import SdxlError, UserError
@@ -42,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dict[str, Any]:
     """Write `mu` and `sigma` of all images below a folder; returns counts and seconds."""
-    from sdxl.config.schema import Device
     from sdxl.model.components import torch_device
     from sdxl.quality import inception
 
