@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.bench import stage_clock
-from sdxl.bench.pool import Pool
+from sdxl.bench.pool import Patience, Pool
 from sdxl.bench.sizes import warm_up_sizes
 from sdxl.config import schema
 from sdxl.config.derive import batch_size
 from sdxl.config.plugins import backend_of
 from sdxl.core import isolate
+from sdxl.core.errors import UserError
 from sdxl.core.types import Generator, Prompt
 
 
@@ -34,9 +35,7 @@ def open_all(
         backend.devices,
         batch_size(config) * model.height * model.width * 3,
         preload=torch_needed and not model.diffusers_src,
-        restarts=backend.restarts,
-        startup_s=scenario.startup_s,
-        silence_s=scenario.startup_s,
+        patience=Patience(scenario.startup_s, scenario.startup_s, backend.restarts),
     )
     by_shape = bool(pool.describe().get("by_shape"))
     sizes = warm_up_sizes(config, len(chosen), by_shape)
@@ -72,8 +71,6 @@ def open_generator(
 
 def use_diffusers(path: str) -> None:
     """Import diffusers from a checkout; must run before anything imports it."""
-    from sdxl.core.errors import UserError
-
     root = Path(path).expanduser().resolve()
     source = next(
         (p for p in (root / "src", root) if (p / "diffusers/__init__.py").is_file()), None

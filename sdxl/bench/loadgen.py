@@ -17,7 +17,7 @@ import numpy as np
 
 from sdxl.bench.mlperf import compliance
 from sdxl.bench.mlperf.rounds import rules_of
-from sdxl.bench.sut import Begin, Generate, Sut
+from sdxl.bench.sut import Batching, Begin, Generate, Sut
 from sdxl.config import schema
 from sdxl.config.derive import batch_size
 from sdxl.config.schema import Mode
@@ -117,12 +117,14 @@ class Test:
             self.lanes[0],
             self._complete,
             self.on_error,
-            batch_size=batch_size(self.config),
-            inline=single,
-            max_wait_s=getattr(scenario, "max_wait_ms", 0.0) / 1e3,
-            limit_s=getattr(scenario, "target_latency_ms", 0.0) / 1e3 if server else None,
-            sizes=self.sizes,
-            begin=self.begin,
+            Batching(
+                batch_size(self.config),
+                single,
+                max_wait_s=getattr(scenario, "max_wait_ms", 0.0) / 1e3,
+                limit_s=getattr(scenario, "target_latency_ms", 0.0) / 1e3 if server else None,
+                sizes=self.sizes,
+            ),
+            self.begin,
         )
 
     def drive(self, sut: Sut, audit: Path) -> None:

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
@@ -28,6 +29,15 @@ from sdxl.core.types import Generator
 
 Open = Callable[..., Generator]
 """Opens a generator inside a worker; it and its arguments are sent there."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a worker may be silent, loading and drawing, and how often it is replaced."""
+
+    startup_s: float
+    silence_s: float
+    restarts: int
 
 
 class Lane:
@@ -64,7 +74,7 @@ class Lane:
         process.start()
         theirs.close()
         self._process, self._line = process, ours
-        self.facts = self._answer(self._pool.startup_s)
+        self.facts = self._answer(self._pool.patience.startup_s)
 
     def generate(self, indices: Sequence[int]) -> np.ndarray:
         """Pictures (B, H, W, 3) in the shared block: they last until the next call."""
@@ -74,9 +84,9 @@ class Lane:
                     self.start()
                     self._doing = "warming up"
                     for batch in self._pool.warm:
-                        self._draw(batch, self._pool.startup_s)
+                        self._draw(batch, self._pool.patience.startup_s)
                 self._doing = "drawing"
-                return self._draw(indices, self._pool.silence_s)
+                return self._draw(indices, self._pool.patience.silence_s)
             except (EOFError, OSError) as error:
                 self._bury(error, len(indices))
 
@@ -126,14 +136,14 @@ class Lane:
         how = self.exit() if started and not isinstance(error, TimeoutError) else str(error)
         self._end()
         self.restarts += 1
-        again = self.restarts <= self._pool.restarts and not self._pool.abandoned
+        again = self.restarts <= self._pool.patience.restarts and not self._pool.abandoned
         self._pool.note(self, how, self._doing, batch if again and self._doing == "drawing" else 0)
         if not again:
             raise isolate.WorkerDied(
                 f"the worker of device {self.device} died: {how}",
                 f"{self.restarts} times, last while {self._doing}, for a batch of {batch} samples",
                 "a worker that lives",
-                f"backend.restarts={4 * max(1, self._pool.restarts)}",
+                f"backend.restarts={4 * max(1, self._pool.patience.restarts)}",
             )
 
     @property
@@ -170,14 +180,12 @@ class Pool:
         block_bytes: int,
         *,
         preload: bool,
-        restarts: int,
-        startup_s: float,
-        silence_s: float,
+        patience: Patience,
         warm: Sequence[Sequence[int]] = (),
     ) -> None:
         """`warm`: batches that a replacement draws before it is given samples."""
-        self.open, self.args, self.preload, self.restarts = open_generator, args, preload, restarts
-        self.startup_s, self.silence_s, self.warm = startup_s, silence_s, warm
+        self.open, self.args, self.preload = open_generator, args, preload
+        self.patience, self.warm = patience, warm
         self.abandoned = False
         self.deaths: list[dict[str, Any]] = []
         self.peak_rss_bytes = 0

@@ -17,11 +17,10 @@ from torch import nn
 
 from sdxl.config import schema
 from sdxl.config.schema import DType, Format
-from sdxl.model import cost
+from sdxl.model import cost, networks
 from sdxl.model.components import torch_dtype
-from sdxl.model.prompts import MAX_TOKENS
-from sdxl.model.sampler import LATENT_SCALE
 from sdxl.model.sources import shapes_source
+from sdxl.quant import levels
 
 GPU_SIZE = 8192
 """Rows of the matrices whose product is a GPU's measured peak: less does not fill it."""
@@ -186,28 +185,13 @@ def _products(config: schema.Config, rows: int) -> list[Product]:
             module.register_forward_hook(norm)
         elif isinstance(module, Attention):
             module.register_forward_hook(attention(name), with_kwargs=True)
-    shapes = unet.config
-    pooled = shapes.projection_class_embeddings_input_dim - 6 * shapes.addition_time_embed_dim
-    latent = (shapes.in_channels, model.height // LATENT_SCALE, model.width // LATENT_SCALE)
-    with torch.device("meta"), torch.inference_mode():
-        unet(
-            torch.empty(rows, *latent, dtype=dtype),
-            torch.empty((), dtype=torch.float32),
-            encoder_hidden_states=torch.empty(
-                rows, MAX_TOKENS, shapes.cross_attention_dim, dtype=dtype
-            ),
-            added_cond_kwargs={
-                "text_embeds": torch.empty(rows, pooled, dtype=dtype),
-                "time_ids": torch.empty(rows, 6, dtype=dtype),
-            },
-        )
+    with torch.inference_mode():
+        unet(**networks.empty_inputs(unet, rows, model.height, model.width))
     return found
 
 
 def _eight_bit(config: schema.Config, unet: Any) -> set[str]:
     """Layers whose product has two 8-bit factors."""
-    from sdxl.quant import levels
-
     if config.quant.format not in (Format.int8, Format.fp8):
         return set()
     return {layer.name for layer in levels.select(levels.layers_of(unet), config.quant)}

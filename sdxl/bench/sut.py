@@ -66,17 +66,30 @@ class Pace:
         return float(np.interp(size, sizes, [known[each] for each in sizes])) if known else 0.0
 
 
+@dataclass(frozen=True)
+class Batching:
+    """How samples become batches.
+
+    `inline` answers in LoadGen's own thread (SingleStream, MultiStream: no queue in the path).
+    Server's batches wait at most `max_wait_s` to fill, and less where the oldest sample would miss
+    `limit_s`. Batches are padded to the next of `sizes`, if there are any (`sdxl.bench.sizes`).
+    """
+
+    batch_size: int
+    inline: bool = False
+    max_wait_s: float = 0.0
+    limit_s: float | None = None
+    sizes: Sequence[int] = ()
+
+
 class Sut:
     """Feeds generators from LoadGen's queries.
 
-    `inline` answers in LoadGen's own thread (SingleStream, MultiStream: no queue in the path).
-    Otherwise each `serve`, of which several may run at once, takes up to `batch_size` samples at
-    a time. Server's batches wait at most `max_wait_s` to fill, and less where the oldest sample
-    would miss `limit_s`; a batch that would end too late is cut if smaller ones are as cheap per
-    image. One query is worked off in the order of its indices, so that its batches do not depend
-    on LoadGen's shuffling. Batches are padded to the next of `sizes`, if there are any
-    (`sdxl.bench.sizes`). With `begin` one batch begins while the one before ends. The first
-    exception stops everything and goes to `on_error`.
+    Unless it answers inline, each `serve`, of which several may run at once, takes a batch at a
+    time; one that would end too late is cut if smaller ones are as cheap per image. One query is
+    worked off in the order of its indices, so that its batches do not depend on LoadGen's
+    shuffling. With `begin` one batch begins while the one before ends. The first exception stops
+    everything and goes to `on_error`.
     """
 
     def __init__(
@@ -84,23 +97,18 @@ class Sut:
         generate: Generate,
         complete: Complete,
         on_error: Callable[[BaseException], None],
-        *,
-        batch_size: int,
-        inline: bool,
-        max_wait_s: float = 0.0,
-        limit_s: float | None = None,
-        sizes: Sequence[int] = (),
+        batching: Batching,
         begin: Begin | None = None,
     ) -> None:
         self.counts = Counts()
         self.pace = Pace()
-        self._limit_s = SAFETY * limit_s if limit_s else None
+        self._limit_s = SAFETY * batching.limit_s if batching.limit_s else None
         self._counting = threading.Lock()
         self.latencies_s = array("d")  # of finished samples, from issue to completion
         self._issued: dict[int, float] = {}
         self._generate, self._complete, self._on_error = generate, complete, on_error
-        self._batch_size, self.inline, self._max_wait_s = batch_size, inline, max_wait_s
-        self._sizes, self._begin = sizes, begin
+        self._batch_size, self.inline = batching.batch_size, batching.inline
+        self._max_wait_s, self._sizes, self._begin = batching.max_wait_s, batching.sizes, begin
         self._waiting: deque[tuple[Sample, float]] = deque()
         self._changed = threading.Condition()
         self._closed = False

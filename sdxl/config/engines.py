@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Optional
 
 from sdxl.config import graphs, schema
+from sdxl.config.derive import batch_size
 from sdxl.config.schema import Config, DType, Format
 from sdxl.core import gpu
 
@@ -117,8 +118,6 @@ def targets(config: Config) -> list[str]:
 
 def images(config: Config) -> tuple[int, int, int]:
     """Smallest, usual and largest number of images in a batch."""
-    from sdxl.config.derive import batch_size
-
     wanted, batch = settings_of(config), batch_size(config)
     usual = wanted.opt_batch_size or batch
     if wanted.static_batch:

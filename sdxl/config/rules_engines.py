@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from sdxl.config import schema
 from sdxl.config.choices import Convolutions
+from sdxl.config.derive import batch_size
 from sdxl.config.engines import (
     MODULES,
     RTX_TARGETS,
@@ -132,8 +133,6 @@ def _numbers(config: Config) -> Iterator[Problem]:
 
 def _batches(config: Config) -> Iterator[Problem]:
     """min <= opt <= max, and the run's batches within them."""
-    from sdxl.config.derive import batch_size
-
     wanted, batch = settings_of(config), batch_size(config)
     least, usual, most = images(config)
     names = ("min_batch_size", "opt_batch_size", "max_batch_size")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sdxl.config import schema
 from sdxl.config.schema import Calls, Config, Format
@@ -16,12 +16,33 @@ WEIGHT_ONLY = (Format.int8_weight_only, Format.int4_weight_only)
 
 def problems_of(c: Config) -> Iterator[Problem]:
     """Broken rules of `config.quant` and of the top-level keys that override it."""
+    rules: list[Callable[[Config], Iterator[Problem]]] = [
+        _numbers,
+        _calibration,
+        _patterns,
+        _level,
+        _linear_ranges,
+        _target,
+        _nothing_to_tune,
+        _ignored,
+        _ignored_calibration,
+        _tuned,
+    ]
+    for rule in rules:
+        yield from rule(c)
+
+
+def _numbers(c: Config) -> Iterator[Problem]:
     q = c.quant
     if q.level not in LEVELS:
         allowed = ", ".join(f"{level:g}" for level in LEVELS)
         yield Problem("`quant_level` does not exist", f"{q.level:g}", f"one of {allowed}")
     if not 0 <= q.alpha <= 1:
         yield Problem("`alpha` is out of range", f"{q.alpha:g}", "0 to 1")
+
+
+def _calibration(c: Config) -> Iterator[Problem]:
+    q = c.quant
     if not 0 < q.percentile <= 1:
         yield Problem(
             "`percentile` is a fraction of the denoising steps", f"{q.percentile:g}", "(0, 1]"
@@ -32,15 +53,19 @@ def problems_of(c: Config) -> Iterator[Problem]:
             f"{q.percentile:g} of {c.model.steps} steps",
             f"at least {1 / c.model.steps:g}",
         )
-    if q.calib_size < 1:
-        yield Problem("`calib_size` is too small", str(q.calib_size), "at least 1")
-    for name, least in (("block_size", 1), ("report_prompts", 0)):
-        if getattr(q, name) < least:
-            yield Problem(
-                f"`quant.{name}` is too small", str(getattr(q, name)), f"at least {least}"
-            )
+    at_least = [
+        ("calib_size", q.calib_size, 1),
+        ("quant.block_size", q.block_size, 1),
+        ("quant.report_prompts", q.report_prompts, 0),
+    ]
+    for key, number, least in at_least:
+        if number < least:
+            yield Problem(f"`{key}` is too small", str(number), f"at least {least}")
+
+
+def _patterns(c: Config) -> Iterator[Problem]:
     for name in ("include", "exclude", "alpha_only"):
-        patterns = getattr(q, name) or []
+        patterns = getattr(c.quant, name) or []
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             try:
                 re.compile(pattern)
@@ -48,6 +73,11 @@ def problems_of(c: Config) -> Iterator[Problem]:
                 yield Problem(
                     f"`quant.{name}` has a broken regular expression", pattern, str(error)
                 )
+
+
+def _level(c: Config) -> Iterator[Problem]:
+    """Levels whose layers the format cannot quantize."""
+    q = c.quant
     if q.level == 4 and q.format not in (Format.fp8, Format.none):
         yield Problem(
             "level 4 quantizes attention, which exists in FP8 only",
@@ -62,39 +92,48 @@ def problems_of(c: Config) -> Iterator[Problem]:
             "level 2, 2.5 or 3",
             f"quant={q.name} quant_level=2",
         )
-    if q.linear_ranges and q.calls not in (Calls.max, Calls.min):
+
+
+def _linear_ranges(c: Config) -> Iterator[Problem]:
+    q = c.quant
+    if not q.linear_ranges:
+        return
+    if q.calls not in (Calls.max, Calls.min):
         yield Problem(
             "Linear inputs keep the largest and the smallest amax over calls, not their sum",
             f"quant.linear_ranges=true quant.calls={q.calls.value}",
             "quant.calls=max or quant.calls=min",
         )
-    if q.linear_ranges and q.calls is Calls.min and not _smoothed(q):
+    if q.calls is Calls.min and not _smoothed(q):
         yield Problem(
             "the smallest amax of a whole Linear input is not kept, only that of its channels",
             "quant.linear_ranges=true quant.calls=min without SmoothQuant",
             "quant.smooth=true with INT8, or quant.calls=max",
         )
+
+
+def _target(c: Config) -> Iterator[Problem]:
+    q = c.quant
     if q.format is Format.auto_mixed and not (q.target and q.target > 0):
         yield Problem(
             "`target` bounds the combined relative output error", str(q.target), "more than 0",
             "quant=auto_mixed target=0.2",
         )  # fmt: skip
-    yield from _ignored(c)
 
 
-def _smoothed(q: schema.Quant) -> bool:
-    return q.format in (Format.int8, Format.auto_mixed) and q.smooth
+def _nothing_to_tune(c: Config) -> Iterator[Problem]:
+    q = c.quant
+    if q.format is Format.none and q.tuned:
+        yield Problem(
+            "`quant.tuned` would be ignored: nothing is quantized", f"quant={q.name}",
+            "the recipe that the training began with",
+        )  # fmt: skip
 
 
 def _ignored(c: Config) -> Iterator[Problem]:
     """Settings that a recipe would silently ignore."""
     q = c.quant
     if q.format is Format.none:
-        if q.tuned:
-            yield Problem(
-                "`quant.tuned` would be ignored: nothing is quantized", f"quant={q.name}",
-                "the recipe that the training began with",
-            )  # fmt: skip
         return
     if q.target is not None and q.format is not Format.auto_mixed:
         yield Problem(
@@ -107,6 +146,11 @@ def _ignored(c: Config) -> Iterator[Problem]:
             "a SmoothQuant recipe",
             "quant=int8",
         )
+
+
+def _ignored_calibration(c: Config) -> Iterator[Problem]:
+    """Settings of a calibration that does not happen."""
+    q = c.quant
     if q.format in WEIGHT_ONLY:
         for key in ("percentile", "calib_size"):
             if getattr(c, key) is not None:
@@ -122,16 +166,24 @@ def _ignored(c: Config) -> Iterator[Problem]:
                 f"quant={q.name}",
                 "quant.statistics=null",
             )
-    if q.tuned and q.modelopt:
+    if q.statistics and q.format is not Format.none and c.calib_size is not None:
+        yield Problem(
+            "`calib_size` would be ignored: the statistics come from a file",
+            f"quant.statistics={q.statistics}",
+            "one of both",
+        )
+
+
+def _tuned(c: Config) -> Iterator[Problem]:
+    q = c.quant
+    if q.tuned and q.modelopt and q.format is not Format.none:
         yield Problem(
             "a tuned checkpoint has no copy in ModelOpt's own form",
             "quant.tuned with quant.modelopt=true",
             "one of both",
             "quant.modelopt=false",
         )
-    if q.statistics and c.calib_size is not None:
-        yield Problem(
-            "`calib_size` would be ignored: the statistics come from a file",
-            f"quant.statistics={q.statistics}",
-            "one of both",
-        )
+
+
+def _smoothed(q: schema.Quant) -> bool:
+    return q.format in (Format.int8, Format.auto_mixed) and q.smooth

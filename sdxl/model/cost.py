@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdxl.config import schema
+from sdxl.model import networks
 from sdxl.model.components import COMPONENTS, torch_dtype
 from sdxl.model.prompts import MAX_TOKENS
 from sdxl.model.sampler import LATENT_SCALE
@@ -61,19 +62,9 @@ def count(config: schema.Config, batch: int) -> Cost:
     }
     latent = (4, model.height // LATENT_SCALE, model.width // LATENT_SCALE)
     with torch.inference_mode(), meta:
-        unet, config_ = modules["unet"], modules["unet"].config
-        pooled = config_.projection_class_embeddings_input_dim - 6 * config_.addition_time_embed_dim
-        unet_flop, unet_peak = _forward(
-            unet,
-            torch.empty(1, *latent, dtype=unet.dtype),
-            torch.empty((), dtype=torch.float32),
-            torch.empty(1, MAX_TOKENS, config_.cross_attention_dim, dtype=unet.dtype),
-            added_cond_kwargs={
-                "text_embeds": torch.empty(1, pooled, dtype=unet.dtype),
-                "time_ids": torch.empty(1, 6, dtype=unet.dtype),
-            },
-        )
-        vae = modules["vae"]
+        unet, vae = modules["unet"], modules["vae"]
+        inputs = networks.empty_inputs(unet, 1, model.height, model.width)
+        unet_flop, unet_peak = _forward(unet, **inputs)
         decode_flop, decode_peak = _forward(vae.decode, torch.empty(1, *latent, dtype=vae.dtype))
         tokens = torch.zeros(1, MAX_TOKENS, dtype=torch.int64)
         encode_flop = sum(

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from sdxl.core.types import Embeddings, TokenIds
+from sdxl.model.prompts import MAX_TOKENS
+from sdxl.model.sampler import LATENT_SCALE
 
 
 def encode(first: Any, second: Any, ids: TokenIds, dtype: torch.dtype) -> Embeddings:
@@ -34,3 +36,19 @@ def predict(
         added_cond_kwargs=added,
         return_dict=False,
     )[0]
+
+
+def empty_inputs(unet: Any, rows: int, height: int, width: int) -> dict[str, Any]:
+    """The arguments of a forward of `rows` rows for pictures of this size, on the meta device."""
+    config = unet.config
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+
+    def empty(*shape: int, dtype: torch.dtype = unet.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    return {
+        "sample": empty(rows, config.in_channels, height // LATENT_SCALE, width // LATENT_SCALE),
+        "timestep": empty(dtype=torch.float32),
+        "encoder_hidden_states": empty(rows, MAX_TOKENS, config.cross_attention_dim),
+        "added_cond_kwargs": {"text_embeds": empty(rows, pooled), "time_ids": empty(rows, 6)},
+    }

@@ -13,6 +13,7 @@ from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.paths import PROMPTS
 from sdxl.core.types import Prompt, TokenIds
+from sdxl.model.scenes import captions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,8 +32,6 @@ def load(dataset: schema.Dataset, limit: int | None = None, seed: int = 0) -> li
     if isinstance(dataset, schema.TsvDataset):
         rows = read_tsv(store.resolve(dataset.path), dataset.name)
     elif isinstance(dataset, schema.ScenesDataset):
-        from sdxl.model.scenes import captions
-
         rows = [(caption.text, "") for caption in captions.held_out(dataset.prompts)]
     else:
         rows = [(text, "") for text in BUILTIN.read_text().splitlines() if text]

@@ -6,28 +6,22 @@ from sdxl.config import schema
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
 from sdxl.model.components import Source
+from sdxl.model.seeded import RandomSource
+from sdxl.model.weights import OtherUnet, WeightSource, bundled
 
 
 def open_source(model: schema.Model, seed: int) -> Source:
     """The source that `model` asks for; reads no weights yet."""
     source = _own_source(model, seed)
     if model.unet:
-        from sdxl.model.weights import OtherUnet
-
         return OtherUnet(source, model.unet)
     return source
 
 
 def _own_source(model: schema.Model, seed: int) -> Source:
-    from sdxl.model.seeded import RandomSource
-
     if isinstance(model, schema.SdxlModel):
-        from sdxl.model.weights import WeightSource
-
         return WeightSource(model)
     if isinstance(model, schema.ScenesModel):
-        from sdxl.model.weights import bundled
-
         return bundled(model)
     if isinstance(model, schema.RandomModel):
         return RandomSource(architecture.SDXL, seed, model.unet_config, through_fp32=False)
@@ -40,12 +34,8 @@ def shapes_source(model: schema.Model, seed: int) -> Source:
 
     Where SDXL's weights are not here, the published shapes of SDXL base 1.0 stand in.
     """
-    from sdxl.model.seeded import RandomSource
-
     if not isinstance(model, schema.SdxlModel) or model.unet:
         return open_source(model, seed)
-    from sdxl.model.weights import WeightSource
-
     try:
         return WeightSource(model, download=False)
     except UserError:

@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn import functional
 
 from sdxl.core.errors import UserError
+from sdxl.model.images import SUFFIXES
+from sdxl.model.images import load as load_picture
 from sdxl.quality.needs import installed as installed
 
 FEATURES = 1280
@@ -51,8 +53,6 @@ def features(network: Any, images: np.ndarray) -> np.ndarray:
 
 def folder(path: Path) -> Iterator[np.ndarray]:
     """The pictures of a folder, one at a time, as uint8 (1, H, W, 3)."""
-    from sdxl.model.images import SUFFIXES, load
-
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
     if len(files) < 2:
         raise UserError(
@@ -61,4 +61,4 @@ def folder(path: Path) -> Iterator[np.ndarray]:
             "a folder of " + " ".join(SUFFIXES),
         )
     for file in files:
-        yield load(file)[None]
+        yield load_picture(file)[None]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from sdxl.config import schema
 from sdxl.config.plugins import QualityOption
+from sdxl.core import store
 from sdxl.core.errors import Problem
 from sdxl.core.paths import JUDGE
 from sdxl.quality import settings
-from sdxl.quality.needs import BUNDLE, INSTALL, SCENES, installed
+from sdxl.quality.needs import BUNDLE, INSTALL, SCENES, installed, without_scipy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,9 +46,6 @@ def beside_baseline(
 
 def missing(config: schema.Config) -> list[Problem]:
     """The scene networks, the reference and scipy, where they are needed and not there."""
-    from sdxl.core import store
-    from sdxl.quality.needs import without_scipy
-
     assert isinstance(config.quality, settings.Fast)
     scenes, reference = config.dataset.name == SCENES, config.quality.reference
     found = without_scipy("quality=fast") if scenes or reference else []

@@ -16,9 +16,13 @@ from typing import Any
 import numpy as np
 
 from sdxl.config import schema
+from sdxl.config.content_key import key
 from sdxl.core import paths, store
+from sdxl.core.paths import BUNDLED
 from sdxl.core.types import Prompt
+from sdxl.model.scenes import captions, render, world
 from sdxl.quality import efficientnet, frechet, needs, settings
+from sdxl.quality.scenes import judge, networks
 
 _DISTANCES = "fd_efficientnet, kid_efficientnet"
 _REASON = "own scores (quality=fast), not the official metrics"
@@ -83,10 +87,6 @@ class Scenes:
     """Alignment, distance and correctness of pictures of scenes."""
 
     def __init__(self, config: schema.Config, prompts: Sequence[Prompt]) -> None:
-        from sdxl.core.paths import BUNDLED
-        from sdxl.model.scenes import captions
-        from sdxl.quality.scenes import networks
-
         self.prompts = prompts
         assert isinstance(config.dataset, schema.ScenesDataset)
         wanted = captions.held_out(config.dataset.prompts)
@@ -102,8 +102,6 @@ class Scenes:
 
     def add(self, indices: Sequence[int], images: np.ndarray) -> None:
         """Score these pictures."""
-        from sdxl.quality.scenes import networks
-
         features = networks.features(self.encoder, images)
         self.moments.add(features)
         self.pictures.append(self.alignment.pictures(features))
@@ -113,8 +111,6 @@ class Scenes:
 
     def metrics(self) -> dict[str, float]:
         """By name; `fid_scenes` needs two pictures."""
-        from sdxl.quality.scenes import judge
-
         own = (np.concatenate(self.pictures) * np.concatenate(self.texts)).sum(axis=1)
         scores = {"clip_scenes": 100 * float(own.mean())}
         if self.moments.count > 1:
@@ -203,8 +199,6 @@ def _judge(reference: str | None, scenes: bool, size: int) -> Judge | None:
         folder = store.resolve(reference)
         settings: dict[str, Any] = {"pictures": store.fingerprint(folder)}
         return Judge(_kept(settings, lambda: _features(efficientnet.folder(folder))))
-    from sdxl.model.scenes import world
-    from sdxl.quality.scenes import networks
 
     carried = paths.JUDGE / networks.INDEPENDENT
     if size == BUNDLED_SIZE and carried.is_file():
@@ -215,7 +209,6 @@ def _judge(reference: str | None, scenes: bool, size: int) -> Judge | None:
 
 def _kept(settings: dict[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
     """Features from the store, made and put there the first time."""
-    from sdxl.config.content_key import key
 
     def build(target: Path) -> dict[str, Any]:
         np.save(target / "features.npy", make())
@@ -229,8 +222,6 @@ def _kept(settings: dict[str, Any], make: Callable[[], np.ndarray]) -> np.ndarra
 
 def rendered_features(size: int) -> np.ndarray:
     """EfficientNet's features (512, 1280) of rendered held-out scenes of so many pixels."""
-    from sdxl.model.scenes import render, world
-
     blocks = [range(start, start + 32) for start in range(0, REFERENCE_SCENES, 32)]
     return _features(render.render([world.held_out_scene(9, n) for n in b], size) for b in blocks)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdxl.config import schema
 from sdxl.config.plugins import QualityOption
+from sdxl.core import store
 from sdxl.core.errors import Problem
 from sdxl.quality import settings
 from sdxl.quality.needs import DOWNLOAD, files, without_scipy
@@ -24,7 +25,6 @@ def _open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
 def missing(config: schema.Config) -> list[Problem]:
     """Files that are not there, and scipy, which FID needs."""
     assert isinstance(config.quality, settings.Full)
-    from sdxl.core import store
 
     found = []
     for name, value in files(config.quality).items():

@@ -13,6 +13,7 @@ from sdxl.config import schema
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.types import Prompt
+from sdxl.model.components import torch_device
 from sdxl.model.download import catalogue
 from sdxl.quality import clip, frechet, inception, needs, settings
 
@@ -37,8 +38,6 @@ class Official:
     def __init__(
         self, config: schema.Config, prompts: Sequence[Prompt], published_only: bool = False
     ) -> None:
-        from sdxl.model.components import torch_device
-
         assert isinstance(config.quality, settings.Full)
         self.config, self.prompts = config, prompts
         paths = {name: store.resolve(value) for name, value in needs.files(config.quality).items()}

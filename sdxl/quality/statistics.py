@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from sdxl.config.schema import Device
 from sdxl.core import store
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import SdxlError, UserError
@@ -43,7 +44,6 @@ def _run(argv: Sequence[str] | None) -> dict[str, Any]:
 
 def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dict[str, Any]:
     """Write `mu` and `sigma` of all images below a folder; returns counts and seconds."""
-    from sdxl.config.schema import Device
     from sdxl.model.components import torch_device
     from sdxl.quality import inception
 

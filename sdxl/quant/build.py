@@ -24,7 +24,7 @@ from sdxl.core.store import Artifact
 from sdxl.model import checkpoint
 from sdxl.model.components import torch_device, torch_dtype
 from sdxl.model.sources import open_source, shapes_source
-from sdxl.quant import calibrate, device, levels
+from sdxl.quant import apply, calibrate, device, levels, mixed
 from sdxl.quant import statistics as tables
 from sdxl.quant.levels import Kind, Layer
 from sdxl.quant.statistics import Statistics
@@ -55,8 +55,6 @@ def prepare(config: Config, report: Report = silent) -> Artifact:
         parent = _start_of(config)
 
     def build(folder: Path) -> dict[str, Any]:
-        from sdxl.quant import apply
-
         if quant.tuned:
             _copy_tuned(store.resolve(quant.tuned), folder)
             return {"settings": settings}
@@ -80,8 +78,6 @@ def modelopt(config: Config, made: Artifact, report: Report = silent) -> Artifac
     """ModelOpt's own checkpoint of the same UNet: full-size weights, for `mto.restore`."""
 
     def build(folder: Path) -> dict[str, Any]:
-        from sdxl.quant import apply
-
         began = time.perf_counter()
         unet, _, _ = _quantized(config, selection(config), None, report)
         apply.save_modelopt(unet, folder / MODELOPT_FILE)
@@ -163,13 +159,10 @@ def _quantized(
 
     A mixed recipe leaves the frontier it saw in `folder`.
     """
-    from sdxl.quant import apply
 
     statistics = statistics_of(config, chosen, report)
     formats = None
     if config.quant.format is Format.auto_mixed:
-        from sdxl.quant import mixed
-
         assert statistics
         macs = levels.count_macs(_shapes(config), config.model.height, config.model.width)
         counted = [dataclasses.replace(x, macs=macs[x.name]) for x in chosen]

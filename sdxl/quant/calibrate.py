@@ -24,6 +24,8 @@ from sdxl.core.types import Build, Embeddings, TokenIds
 from sdxl.model import networks, prompts
 from sdxl.model.components import Source, torch_device, torch_dtype
 from sdxl.model.prompts import Prompt
+from sdxl.model.sampler import Sampler
+from sdxl.model.scenes import captions
 from sdxl.model.sources import open_source
 from sdxl.quant import statistics
 from sdxl.quant.collect import Collector
@@ -71,8 +73,6 @@ class Calibration:
     """The unquantized model, its prompts and the one denoise loop, ready to be watched."""
 
     def __init__(self, config: Config, texts: list[Prompt]) -> None:
-        from sdxl.model.sampler import Sampler
-
         source = open_source(config.model, config.seed)
         self.stages = _Unquantized(source, config)
         # The division's rules are about measuring; here the negative prompt is encoded once.
@@ -91,8 +91,6 @@ def calibration_prompts(quant: schema.Quant) -> list[Prompt]:
     Raises `UserError` if there are fewer.
     """
     if quant.calib_dataset == SCENES:
-        from sdxl.model.scenes import captions
-
         known = enumerate(captions.training(quant.calib_size))
         return [Prompt(n, caption.text, n) for n, caption in known]
     dataset: schema.Dataset = schema.Dataset("builtin")

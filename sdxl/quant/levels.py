@@ -19,6 +19,7 @@ from torch import nn
 from sdxl.config import schema
 from sdxl.config.schema import Format
 from sdxl.core.errors import UserError
+from sdxl.model import networks
 
 LEVELS: tuple[tuple[float, str, str], ...] = (
     (1.0, "conv", r""),
@@ -189,18 +190,8 @@ def count_macs(unet: Any, height: int, width: int) -> dict[str, int]:
         for name, module in unet.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     ]
-    config = unet.config
-    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    with torch.device("meta"), torch.inference_mode():
-        unet(
-            torch.empty(1, config.in_channels, height // 8, width // 8, dtype=unet.dtype),
-            torch.empty((), dtype=torch.float32),
-            encoder_hidden_states=torch.empty(1, 77, config.cross_attention_dim, dtype=unet.dtype),
-            added_cond_kwargs={
-                "text_embeds": torch.empty(1, pooled, dtype=unet.dtype),
-                "time_ids": torch.empty(1, 6, dtype=unet.dtype),
-            },
-        )
+    with torch.inference_mode():
+        unet(**networks.empty_inputs(unet, 1, height, width))
     for handle in handles:
         handle.remove()
     for name, module in unet.named_modules():

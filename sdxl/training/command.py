@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sdxl.config.content_key import plain
 from sdxl.config.plugins import training_stage
 from sdxl.config.schema_train import TrainConfig
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
-from sdxl.training import rules
+from sdxl.report.mlflow.curves import Curves
+from sdxl.training import checkpoint, loop, machine, rules
+from sdxl.training.mllog import Log
 
 SHOW_EVERY_S = 5.0
 """Seconds between two lines on the terminal, and between two points of a curve."""
@@ -24,7 +27,6 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
     assert isinstance(config, TrainConfig)
     settings = config.train
     rules.check(settings, _typed())
-    from sdxl.training import checkpoint, loop, machine
 
     chosen = training_stage(settings.name)
     folder = chosen.folder_of(config)
@@ -94,10 +96,6 @@ class _Reporter:
     """The log beside the checkpoint, the terminal, MLflow's curves and MLPerf's log lines."""
 
     def __init__(self, config: TrainConfig, folder: Path, done: int, rows: int) -> None:
-        from sdxl.config.content_key import plain
-        from sdxl.report.mlflow.curves import Curves
-        from sdxl.training.mllog import Log
-
         folder.mkdir(parents=True, exist_ok=True)
         settings = config.train
         self.folder, self.settings = folder, settings

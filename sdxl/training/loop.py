@@ -119,88 +119,122 @@ def train(
     """
     accelerator = machine.accelerator(settings)
     with machine.one_order(accelerator.device):
-        figures = _steps(accelerator, stage, settings, seed, folder, report, identity or {})
+        # Nothing keeps the trainer: `release` wants the distributed model gone.
+        figures = Trainer(
+            accelerator, stage, settings, seed, folder, report, identity or {}
+        ).run()  # fmt: skip
     machine.release(accelerator)
     return figures
 
 
-def _steps(
-    accelerator: Any,
-    stage: Stage,
-    settings: Training,
-    seed: int,
-    folder: Path,
-    report: Report,
-    identity: dict[str, Any],
-) -> dict[str, Any]:
-    device, rank = accelerator.device, accelerator.process_index
-    share = settings.batch // accelerator.num_processes
-    stage.module.to(device)
-    average = {k: v.detach().clone() for k, v in stage.module.named_parameters()}
-    groups = _groups(stage.module, settings.weight_decay)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
-    kept = fixed(settings, seed, identity)
-    file = folder / FILE
-    first = 0
-    if settings.restart:
-        if accelerator.is_main_process:
-            file.unlink(missing_ok=True)  # killed before its first checkpoint, it would come back
-    elif file.is_file():
-        first = checkpoint.load(file, stage.module, average, optimizer, kept)
-    model, optimizer = accelerator.prepare(stage.module, optimizer)
-    began = saved = time.monotonic()
-    figures: dict[str, Any] = {}
-    step = first
+class Trainer:
+    """A training as it stands after `done` steps, restored from its checkpoint if there is one.
 
-    def evaluate() -> dict[str, float]:
-        with Averaged(stage.module, average):
-            found, picture = stage.evaluate(device)
-            _export(stage, folder / "model")
-        report("evaluation", step * settings.batch, found, picture)
-        return found
+    Raises `UserError` if the checkpoint was made with other settings.
+    """
 
-    if first and first >= settings.steps and accelerator.is_main_process and not _exported(folder):
-        figures = evaluate()
-    while step < settings.steps:
-        batch = Batch(
-            step,
-            rows_of(step, settings.batch, stage.count, seed)[rank * share : (rank + 1) * share],
-            slice(rank * share, (rank + 1) * share),
-            settings.batch,
-            seed,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, settings)
-        given = stage.batch(batch, device)
+    def __init__(
+        self, accelerator: Any, stage: Stage, settings: Training, seed: int, folder: Path,
+        report: Report, identity: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.accelerator, self.stage, self.settings = accelerator, stage, settings
+        self.seed, self.folder, self.report = seed, folder, report
+        self.module = stage.module.to(accelerator.device)
+        self.average = {k: v.detach().clone() for k, v in self.module.named_parameters()}
+        self.kept = fixed(settings, seed, identity)
+        groups = _groups(self.module, settings.weight_decay)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+        self.done = self.first = self._restored(optimizer)
+        self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
+        self.began = self.saved = time.monotonic()
+        self.figures: dict[str, Any] = {}
+
+    def _restored(self, optimizer: torch.optim.Optimizer) -> int:
+        """How many steps are done already."""
+        file = self.folder / FILE
+        if self.settings.restart:
+            if self.accelerator.is_main_process:
+                file.unlink(missing_ok=True)  # killed before its first checkpoint, it would be back
+        elif file.is_file():
+            return checkpoint.load(file, self.module, self.average, optimizer, self.kept)
+        return 0
+
+    def run(self) -> dict[str, Any]:
+        """Steps until `settings.steps`, or `max_s`; returns the last figures."""
+        main, stop = self.accelerator.is_main_process, False
+        if main and 0 < self.done >= self.settings.steps and not _exported(self.folder):
+            self.evaluate()
+        while self.done < self.settings.steps and not stop:
+            self.step()
+            stop = self._out_of_time()
+            if main:
+                self.report("step", self.samples, self.figures, None)
+                for follow in self.due(last=stop or self.done == self.settings.steps):
+                    follow()
+        return {"step": self.done, "resumed_at": self.first, **self.figures}
+
+    @property
+    def samples(self) -> int:
+        """Samples seen so far, by all processes together."""
+        return self.done * self.settings.batch
+
+    def step(self) -> None:
+        """One step of all processes together; raises `SdxlError` if its loss is not finite."""
+        settings, device = self.settings, self.accelerator.device
+        lr = rate(self.done, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        given = self.stage.batch(self._batch(), device)
         with machine.attention(device):  # checkpointed blocks compute again on the way back
-            with accelerator.autocast():
-                losses = model(**given)
-            accelerator.backward(losses["loss"])
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        _follow(average, stage.module, min(settings.ema, step / (step + 10)))
-        values = machine.mean(accelerator, losses)
+            with self.accelerator.autocast():
+                losses = self.model(**given)
+            self.accelerator.backward(losses["loss"])
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        _follow(self.average, self.module, min(settings.ema, self.done / (self.done + 10)))
+        values = machine.mean(self.accelerator, losses)
         if not math.isfinite(values["loss"]):
-            raise SdxlError(f"the loss of step {step} is not finite", str(values["loss"]))
-        samples = step * settings.batch
-        figures = {**values, "lr": rate(step - 1, settings), "grad_norm": float(norm)}
-        now = time.monotonic()
-        stop = settings.max_s is not None and machine.any_process(
-            accelerator, now - began > settings.max_s
+            raise SdxlError(f"the loss of step {self.done} is not finite", str(values["loss"]))
+        self.figures = {**values, "lr": lr, "grad_norm": float(norm)}
+
+    def _batch(self) -> Batch:
+        """This process's share of the next step."""
+        whole, rank = self.settings.batch, self.accelerator.process_index
+        share = whole // self.accelerator.num_processes
+        here = slice(rank * share, (rank + 1) * share)
+        rows = rows_of(self.done, whole, self.stage.count, self.seed)
+        return Batch(self.done, rows[here], here, whole, self.seed)
+
+    def _out_of_time(self) -> bool:
+        """Whether `max_s` is over in any process."""
+        limit = self.settings.max_s
+        if limit is None:
+            return False
+        return machine.any_process(self.accelerator, time.monotonic() - self.began > limit)
+
+    def due(self, last: bool) -> list[Callable[[], None]]:
+        """What follows the step just done; after the last one, everything."""
+        waited = time.monotonic() - self.saved > self.settings.checkpoint_s
+        reached = self.samples % self.settings.evaluate_every < self.settings.batch
+        wanted = {self.checkpoint: last or waited, self.evaluate: last or reached}
+        return [follow for follow, now in wanted.items() if now]
+
+    def checkpoint(self) -> None:
+        """Write all that the training needs to go on from here."""
+        checkpoint.save(
+            self.folder / FILE, self.done, self.module, self.average, self.optimizer, self.kept
         )
-        if accelerator.is_main_process:
-            report("step", samples, figures, None)
-            last = step == settings.steps or stop
-            if last or now - saved > settings.checkpoint_s:
-                checkpoint.save(file, step, stage.module, average, optimizer, kept)
-                saved = now
-            if last or samples % settings.evaluate_every < settings.batch:
-                figures |= evaluate()
-        if stop:
-            break
-    return {"step": step, "resumed_at": first, **figures}
+        self.saved = time.monotonic()
+
+    def evaluate(self) -> None:
+        """Figures and export of the averaged weights."""
+        with Averaged(self.module, self.average):
+            found, picture = self.stage.evaluate(self.accelerator.device)
+            _export(self.stage, self.folder / "model")
+        self.report("evaluation", self.samples, found, picture)
+        self.figures |= found
 
 
 class Averaged:

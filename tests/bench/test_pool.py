@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from sdxl.bench.pool import Pool
+from sdxl.bench.pool import Patience, Pool
 from sdxl.core.errors import SdxlError, StageError
 from sdxl.core.isolate import WorkerDied
 
@@ -91,8 +91,8 @@ def pool(monkeypatch):
 
     def make(devices=(0, 1), restarts=1, silence_s=30.0, opened=open_numbers, warm=()):
         made.append(
-            Pool(opened, (), devices, BATCH * SIZE * SIZE * 3, preload=False, restarts=restarts,
-                 startup_s=60.0, silence_s=silence_s, warm=warm)
+            Pool(opened, (), devices, BATCH * SIZE * SIZE * 3, preload=False,
+                 patience=Patience(60.0, silence_s, restarts), warm=warm)
         )  # fmt: skip
         return made[-1]
 

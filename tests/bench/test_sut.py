@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdxl.bench.sut import Pace, Sut
+from sdxl.bench.sut import Batching, Pace, Sut
 from sdxl.config.derive import batch_size
 from sdxl.core.types import Sample
 
@@ -28,11 +28,7 @@ class Harness:
             generate or (lambda indices: np.repeat(PICTURE, len(indices), axis=0)),
             self.complete,
             self.on_error,
-            batch_size=batch,
-            inline=inline,
-            max_wait_s=max_wait_s,
-            limit_s=limit_s,
-            sizes=sizes,
+            Batching(batch, inline, max_wait_s, limit_s, sizes),
         )
 
     def complete(self, batch, images):

@@ -9,7 +9,7 @@ import pytest
 
 from sdxl.backends.torch import BACKEND
 from sdxl.bench import generators
-from sdxl.bench.sut import Sut
+from sdxl.bench.sut import Batching, Sut
 from sdxl.core.types import Sample
 from sdxl.model import prompts
 from sdxl.model.overlap import Overlapped
@@ -60,8 +60,7 @@ def test_the_decoder_works_beside_the_next_batch():
     stages, seen, errors = Stages(), [], []
     generator = overlapped(stages)
     sut = Sut(generator.generate, lambda batch, images: seen.append((batch, images)),
-              errors.append, batch_size=2, inline=False, sizes=[2],
-              begin=generator.begin)  # fmt: skip
+              errors.append, Batching(2, sizes=[2]), generator.begin)  # fmt: skip
     sut.issue([Sample(n, n) for n in range(7)])
     sut.close()
     began = time.perf_counter()
@@ -93,7 +92,7 @@ def test_an_error_in_either_part_is_handed_over_once(broken):
     stages, seen, errors = Stages(broken), [], []
     generator = overlapped(stages)
     sut = Sut(generator.generate, lambda batch, images: seen.append(len(batch)), errors.append,
-              batch_size=2, inline=False, begin=generator.begin)  # fmt: skip
+              Batching(2), generator.begin)  # fmt: skip
     sut.issue([Sample(n, n) for n in range(8)])
     sut.close()
     sut.serve()

@@ -6,7 +6,35 @@ import pytest
 
 from sdxl.config.schema import Mode, Rerun
 from sdxl.core import paths, records
+from sdxl.model.seeded import RandomSource
+from sdxl.quant import build
 from sdxl.run import identity, ledger
+
+KEYS = {
+    "backend=fake":
+        "2ae41f50782d8a61 99b128403c1336bc ee47c57f0b874385",
+    "backend=torch model=scenes quality=fast limit=8":
+        "cf80c395cff06bc4 71c717fbc237936b ceee826ca745bed2",
+    "model=scenes quality=fast quant=int8 quant_level=2.5 alpha=0.7":
+        "eb7e7458af527d61 466a0a35a5b1b97e ea9323eea3ed6c24",
+    "quant=fp8 quant_level=4 percentile=0.5":
+        "f8cd20ae53c3ebf5 393ce250992a8db5 aa07737f2f4fe906 f4650487567a11ea 01315b01aa86bde9",
+    "quant=int4_weight_only quant_level=2 precision=fp32":
+        "e32892772e2f5866 6d5d41f2bdd4fc08 470f0f16d23510c9 8387153724c9b159",
+    "backend=ort quant=int8 quant_level=3 scenario=SingleStream":
+        "8b0fd28c2dc59e5b a17b529a278dd162 3504130e555fd110 eebed0ba705782f1 b734e8bfb5b2b378",
+    "backend=trt model=sdxl_random quant=fp8 precision=fp16 scenario=MultiStream":
+        "cf4bd2a293ff34af d2bbc52fbeac07fd ec45a360854efb61",
+    "+experiment=mlperf_offline model=tiny quality=none":
+        "32b29ae6bc1db434 045d36dc0282c6af 2c868cd0fb79a05a",
+    "+experiment=mlperf_server model=tiny quality=none compliance=test01":
+        "284d68c11d41ec6a 045d36dc0282c6af f68a7745f9a252fa",
+    "quant=auto_mixed target=0.2 seed=7 mode=accuracy dataset=coco":
+        "49b12d3e5217b175 5b7d5c6ca6032790 49ea119f60303d0d d3f59b2a28083827 1e738f0c8bfac8a5",
+}  # fmt: skip
+"""By words: identity, artifact, pair, and where it is quantized statistics and checkpoint.
+
+What commit 174cebc computed, before the modules moved; the files behind them apart."""
 
 
 @pytest.fixture
@@ -151,3 +179,21 @@ def test_an_audit_is_no_partner_of_a_plain_run(load, tmp_path):
     assert found and found[1].id == kept[0].id
     pairs = (tmp_path / "store" / "ledger").rglob("pairs/*")
     assert [path.name for path in pairs] == ["pair-performance.json"]
+
+
+class EulerDiscreteScheduler:
+    """Stands for diffusers' own, whose settings grow with its versions."""
+
+    config = {"beta_start": 0.00085}
+
+
+@pytest.mark.parametrize("words", KEYS)
+def test_keys_are_what_they_always_were(load, monkeypatch, words):
+    """Else a store is built anew, and no measurement made so far is found again."""
+    monkeypatch.setattr(identity, "_bundled", lambda part: part.name)
+    monkeypatch.setattr(RandomSource, "scheduler", lambda _: EulerDiscreteScheduler())
+    config = load(*words.split())
+    found = [key(config) for key in (identity.identity, identity.artifact_key, identity.pair_key)]
+    if len(KEYS[words].split()) > len(found):
+        found += build.keys(config).values()
+    assert " ".join(found) == KEYS[words]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from sdxl.backends.ort.config import Config, Optimization, Provider
-from sdxl.config import schema
+from sdxl.config import graphs, schema
+from sdxl.core import gpu
 from sdxl.core.errors import Problem
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
     """Rules of this backend's own settings, and of the graphs it loads."""
-    from sdxl.config import graphs
-
     backend = config.backend
     assert isinstance(backend, Config)
     problems = graphs.problems_of(config)
@@ -59,10 +59,6 @@ def problems_of(config: schema.Config) -> list[Problem]:
 
 def missing(config: schema.Config) -> list[Problem]:
     """What this machine lacks to run the graphs, found before they are made."""
-    from importlib.util import find_spec
-
-    from sdxl.core import gpu
-
     problem = _bf16(config)
     # onnxruntime-gpu installs the same module; its CUDA provider is a library inside.
     spec = find_spec("onnxruntime")
@@ -74,8 +70,6 @@ def missing(config: schema.Config) -> list[Problem]:
 def _bf16(config: schema.Config) -> Problem | None:
     """The CPU provider (1.31.1) has Transpose, Gather and LayerNormalization in bf16, no product
     or sum."""
-    from sdxl.config import graphs
-
     found = [g for g in graphs.GRAPHS if graphs.dtype_of(config, g) is schema.DType.bf16]
     if not found:
         return None

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from sdxl.backends.ort.config import Config
-from sdxl.config import schema
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from sdxl.core.types import Embeddings, TokenIds
+from sdxl.backends.ort.session import Graph, Runtime
+from sdxl.config import graphs, schema
+from sdxl.core.types import Embeddings, TokenIds
+from sdxl.model.components import torch_dtype
+from sdxl.model.images import to_uint8
 
 
 class OrtStages:
     """`Stages` on four sessions of ONNX Runtime."""
 
     def __init__(self, config: schema.Config, artifacts: dict[str, Path]) -> None:
-        from sdxl.backends.ort.session import Graph, Runtime
-        from sdxl.config import graphs
-        from sdxl.model.components import torch_dtype
-
         backend = config.backend
         assert isinstance(backend, Config)
         self.settings = backend
@@ -37,10 +34,6 @@ class OrtStages:
 
     def encode(self, ids: TokenIds) -> Embeddings:
         """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
-        import torch
-
-        from sdxl.core.types import Embeddings
-
         first, second = (
             torch.as_tensor(rows, device=self.runtime.device) for rows in (ids.first, ids.second)
         )
@@ -60,10 +53,6 @@ class OrtStages:
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""
-        import numpy as np
-
-        from sdxl.model.images import to_uint8
-
         decoder = self.sessions["vae_decoder"]
         parts = []
         for chunk in latents.split(self.settings.decode_batch_size or len(latents)):

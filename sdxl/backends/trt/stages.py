@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sdxl.config import engines, schema
+import numpy as np
+import torch
+
+from sdxl.backends.trt.engine import Engine, Recorded, check
+from sdxl.config import engines, graphs, schema
 from sdxl.config.engines import Flavor
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from sdxl.core.types import Embeddings, TokenIds
+from sdxl.core import gpu, store
+from sdxl.core.types import Embeddings, TokenIds
+from sdxl.model.images import to_uint8
 
 
 def _library(flavor: Flavor) -> Any:
@@ -47,12 +48,6 @@ class TrtStages:
     """`Stages` on engines: everything on one CUDA stream, activations in one shared buffer."""
 
     def __init__(self, config: schema.Config, artifacts: dict[str, Path]) -> None:
-        import torch
-
-        from sdxl.backends.trt.engine import Engine, Recorded, check
-        from sdxl.config import graphs
-        from sdxl.core import gpu, store
-
         self.settings = engines.settings_of(config)
         self.flavor = engines.choose(config)
         self.quantization = config.quant.format.value
@@ -83,10 +78,6 @@ class TrtStages:
 
     def encode(self, ids: TokenIds) -> Embeddings:
         """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
-        import torch
-
-        from sdxl.core.types import Embeddings
-
         self._take_stream()
         with torch.inference_mode():
             found = [
@@ -120,10 +111,6 @@ class TrtStages:
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""
-        import torch
-
-        from sdxl.model.images import to_uint8
-
         self._take_stream()
         parts = []
         with torch.inference_mode():
@@ -165,8 +152,6 @@ class TrtStages:
 
     def close(self) -> None:
         """Keep what RTX compiled, free contexts, engines and the allocator's cache."""
-        import torch
-
         self._recorded.clear()
         for graph, engine in self.engines.items():
             if graph in self._caches:
@@ -183,8 +168,6 @@ class TrtStages:
 
         The default stream would make TensorRT synchronize at every call.
         """
-        import torch
-
         current = torch.cuda.current_stream(self.device)
         if current != self.stream:
             self.stream.wait_stream(current)

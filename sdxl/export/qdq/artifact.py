@@ -16,6 +16,8 @@ from sdxl.config import content_key, graphs
 from sdxl.config.schema import Config
 from sdxl.core import store
 from sdxl.core.store import Artifact
+from sdxl.export.qdq import check
+from sdxl.export.qdq.edit import Edit
 from sdxl.export.qdq.options import Options, options_of
 from sdxl.model.checkpoint import WEIGHTS, Checkpoint
 
@@ -51,9 +53,6 @@ def quantize(source: Path, checkpoint: Path, folder: Path, options: Options) -> 
     checkpoint is not in the graph, has another shape, or ends up unquantized.
     """
     import onnx
-
-    from sdxl.export.qdq import check
-    from sdxl.export.qdq.edit import Edit
 
     began = time.perf_counter()
     model = onnx.load(source / graphs.MODEL, load_external_data=False)

@@ -86,12 +86,13 @@ def _trace(scene: Scene, camera: Floats, rays: Floats, lamp: Floats) -> Floats:
     point = camera + distance * rays + _LIFT * normal
     to_lamp = lamp - point
     to_lamp /= np.sqrt(np.einsum("ip,ip->p", to_lamp, to_lamp))
+    surface = _Surface(point, normal, colour, metal)
     lit = np.ones_like(distance)
     for solid in scene.solids:
         there = np.flatnonzero(_near(solid, point, to_lamp))
         t, _ = solids.hit(solid, RADII[solid.size], point[:, there], to_lamp[:, there])
         lit[there[np.isfinite(t)]] = 0
-    return _shade(scene.solids, colour, metal, normal, rays, to_lamp, lit, point)
+    return _shade(scene.solids, surface, rays, to_lamp, lit)
 
 
 def _touched(scene: Scene, view: _View) -> NDArray[np.intp]:
@@ -106,11 +107,21 @@ def _touched(scene: Scene, view: _View) -> NDArray[np.intp]:
     return np.flatnonzero(touched)
 
 
+@dataclass(frozen=True)
+class _Surface:
+    """What P rays meet."""
+
+    point: Floats  # (3, P), lifted off the surface
+    normal: Floats  # (3, P), unit length
+    colour: Floats  # (3, P)
+    metal: NDArray[np.bool_]  # (P,)
+
+
 def _shade(
-    things: Sequence[Solid], colour: Floats, metal: NDArray[np.bool_], normal: Floats, rays: Floats,
-    to_lamp: Floats, lit: Floats, point: Floats,
-) -> Floats:  # fmt: skip
+    things: Sequence[Solid], surface: _Surface, rays: Floats, to_lamp: Floats, lit: Floats
+) -> Floats:
     """Linear light (3, P): diffuse and highlight for matte, mirrored surroundings for metal."""
+    point, normal, colour = surface.point, surface.normal, surface.colour
     facing = np.einsum("ip,ip->p", normal, to_lamp).clip(0) * lit
     mirrored = rays - 2 * np.einsum("ip,ip->p", normal, rays) * normal
     glance = np.einsum("ip,ip->p", mirrored, to_lamp).clip(0) * lit
@@ -125,7 +136,7 @@ def _shade(
     sky, ground = (np.array(c, np.float32)[:, None] for c in (_SKY, _GROUND))
     around = ground + (sky - ground) * upward
     shiny = colour * (0.25 * (_AMBIENT + _LIGHT * facing) + 0.75 * around) + 0.9 * glance**40
-    shaded: Floats = np.where(metal, shiny, matte)
+    shaded: Floats = np.where(surface.metal, shiny, matte)
     return shaded
 
 

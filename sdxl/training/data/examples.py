@@ -11,6 +11,7 @@ from torch import Tensor
 from sdxl.config.schema_train import TrainConfig, Tuning
 from sdxl.core.errors import UserError
 from sdxl.training.data.embed import Examples, encode_captions, time_ids
+from sdxl.training.data.sharded import Shards
 
 
 def open_examples(config: TrainConfig) -> Examples:
@@ -18,8 +19,6 @@ def open_examples(config: TrainConfig) -> Examples:
     settings = config.train
     assert isinstance(settings, Tuning)
     if settings.shards:
-        from sdxl.training.data.sharded import Shards
-
         return Shards(config, settings.shards)
     return Rendered(config)
 

@@ -15,9 +15,11 @@ from sdxl.config.rules import MLPERF_NEGATIVE_PROMPT
 from sdxl.config.schema_train import TrainConfig
 from sdxl.core import store
 from sdxl.core.errors import UserError
-from sdxl.model import prompts
+from sdxl.model import prompts, tokenizer
 from sdxl.model.scenes import captions, render, world
 from sdxl.model.scenes.captions import Caption
+from sdxl.quality.scenes.encoder import Detector
+from sdxl.training.data import encoded
 
 UNCONDITIONAL = ("", MLPERF_NEGATIVE_PROMPT)
 """What unconditional training rows are told, half of them each."""
@@ -59,8 +61,6 @@ def pictures(seed: int, count: int, size: int, kind: str = "training") -> NDArra
 @cache
 def learnt_tokenizers() -> tuple[Any, Any]:
     """A pair learnt from captions and the negative prompt, for the stage `clip`."""
-    from sdxl.model import tokenizer
-
     lines = [caption.text for caption in wordings(0, 2000)]
     return tokenizer.tokenizers_of(tokenizer.learn([*lines, *UNCONDITIONAL]))
 
@@ -124,8 +124,6 @@ def on_latents(run: str) -> dict[str, Any]:
 
 def rebuilt(run: str, first: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pictures as the run's VAE shows them; none if it is not trained yet."""
-    from sdxl.training.data import encoded
-
     network = autoencoder(run)
     if network is None:
         return np.empty((0, *first.shape[1:]), np.uint8)
@@ -145,8 +143,6 @@ def text_encoders(run: str) -> tuple[Any, Any]:
 def detector(run: str) -> Any:
     """The detector that this run has trained, or None if there is none yet."""
     from safetensors.torch import load_model
-
-    from sdxl.quality.scenes.encoder import Detector
 
     file = stage_folder(run, "judge") / "model" / "detector.safetensors"
     if not file.is_file():

@@ -155,15 +155,28 @@ def _accuracy(place: Path, scenario: str, which: Round, division: str) -> Iterat
     rules = rounds.rules_of(which)
     detail = yield from _detail(place)
     if detail is not None:
-        if detail.get("effective_scenario") != scenario:
-            yield Complaint(place, f"is a run of {detail.get('effective_scenario')}")
-        for message in detail["errors"]:
-            yield Complaint(place, f"LoadGen error: {message}")
-        for gate in verdict.accuracy_settings(detail):
-            if not gate.passed:
-                yield Complaint(place, f"{gate.gate}: {gate.measured}, required {gate.required}")
+        yield from _accuracy_run(place, scenario, detail)
     yield from _short_log(place)
-    told = place / "accuracy.txt"
+    yield from _scores(place / "accuracy.txt", rules, division)
+    if rules.images:
+        for index in rules.image_ids:
+            if not (place / "images" / f"{index}.png").is_file():
+                yield Complaint(place / "images" / f"{index}.png", "missing")
+
+
+def _accuracy_run(place: Path, scenario: str, detail: dict[str, Any]) -> Iterator[Complaint]:
+    """What LoadGen's own log says of the run."""
+    if detail.get("effective_scenario") != scenario:
+        yield Complaint(place, f"is a run of {detail.get('effective_scenario')}")
+    for message in detail["errors"]:
+        yield Complaint(place, f"LoadGen error: {message}")
+    for gate in verdict.accuracy_settings(detail):
+        if not gate.passed:
+            yield Complaint(place, f"{gate.gate}: {gate.measured}, required {gate.required}")
+
+
+def _scores(told: Path, rules: rounds.Rules, division: str) -> Iterator[Complaint]:
+    """The pictures' hash, and both scores within the bounds of the closed divisions."""
     text = told.read_text() if told.is_file() else ""
     if not HASH.search(text):
         yield Complaint(told, "no line hash=...")
@@ -173,10 +186,6 @@ def _accuracy(place: Path, scenario: str, which: Round, division: str) -> Iterat
             yield Complaint(told, f"no {name}")
         elif division != "open" and not bounds.low <= float(score[1]) <= bounds.high:
             yield Complaint(told, f"{name} {score[1]}, required {bounds.low} to {bounds.high}")
-    if rules.images:
-        for index in rules.image_ids:
-            if not (place / "images" / f"{index}.png").is_file():
-                yield Complaint(place / "images" / f"{index}.png", "missing")
 
 
 def _audits(place: Path, scenario: str, which: Round) -> Iterator[Complaint]:

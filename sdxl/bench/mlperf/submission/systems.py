@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.bench.mlperf.submission.gather import Asked
+from sdxl.core import environment, gpu
 from sdxl.core.errors import ConfigError, Problem, UserError
 
 MEANINGFUL = (
@@ -36,8 +37,6 @@ STATUSES = ("available", "preview", "rdi")
 def describe() -> dict[str, str]:
     """A description of this machine: what could be found out, and "" for the rest."""
     import psutil
-
-    from sdxl.core import environment, gpu
 
     here = environment.describe()
     gpus = list(gpu.names().values())
