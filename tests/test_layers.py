@@ -106,8 +106,3 @@ def test_nothing_runs_code_from_a_file(path):
 
 def test_nobody_pickles():
     assert not importers("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve")
-
-
-def test_files_stay_short():
-    lengths = {module(path): len(path.read_text().splitlines()) for path in SOURCES}
-    assert not {name: length for name, length in lengths.items() if length > 320}

@@ -35,7 +35,7 @@ def open_all(
         backend.devices,
         batch_size(config) * model.height * model.width * 3,
         preload=torch_needed and not model.diffusers_src,
-        patience=Patience(scenario.startup_s, scenario.startup_s, backend.restarts),
+        patience=Patience(scenario.startup_s, backend.restarts),
     )
     by_shape = bool(pool.describe().get("by_shape"))
     sizes = warm_up_sizes(config, len(chosen), by_shape)

@@ -33,10 +33,9 @@ Open = Callable[..., Generator]
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a worker may be silent, loading and drawing, and how often it is replaced."""
+    """How long a worker may be silent while it loads, and how often it is replaced."""
 
     startup_s: float
-    silence_s: float
     restarts: int
 
 
@@ -86,7 +85,7 @@ class Lane:
                     for batch in self._pool.warm:
                         self._draw(batch, self._pool.patience.startup_s)
                 self._doing = "drawing"
-                return self._draw(indices, self._pool.patience.silence_s)
+                return self._draw(indices, self._pool.silence_s)
             except (EOFError, OSError) as error:
                 self._bury(error, len(indices))
 
@@ -183,9 +182,13 @@ class Pool:
         patience: Patience,
         warm: Sequence[Sequence[int]] = (),
     ) -> None:
-        """`warm`: batches that a replacement draws before it is given samples."""
+        """`warm`: batches that a replacement draws before it is given samples.
+
+        While drawing a worker may be silent for `silence_s`, until told otherwise as long as
+        while loading.
+        """
         self.open, self.args, self.preload = open_generator, args, preload
-        self.patience, self.warm = patience, warm
+        self.patience, self.silence_s, self.warm = patience, patience.startup_s, warm
         self.abandoned = False
         self.deaths: list[dict[str, Any]] = []
         self.peak_rss_bytes = 0

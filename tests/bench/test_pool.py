@@ -92,8 +92,9 @@ def pool(monkeypatch):
     def make(devices=(0, 1), restarts=1, silence_s=30.0, opened=open_numbers, warm=()):
         made.append(
             Pool(opened, (), devices, BATCH * SIZE * SIZE * 3, preload=False,
-                 patience=Patience(60.0, silence_s, restarts), warm=warm)
+                 patience=Patience(60.0, restarts), warm=warm)
         )  # fmt: skip
+        made[-1].silence_s = silence_s
         return made[-1]
 
     yield make
