@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from sdxl.model import latents, prompts
 CATALOGUE = CONF / "download.yaml"
 COLUMNS = ("id", "image_id", "caption", "height", "width", "file_name")
 ANNOTATIONS = "annotations/captions_train2014.json"
+_HUB = re.compile(r"([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)")
+"""The address of a file on the hub: repository, revision, path."""
 
 
 @dataclass
@@ -71,6 +74,17 @@ class File:
             if found != expected:
                 return f"{kind} {found} in place of {expected}"
         return None
+
+    def cached(self) -> Path | None:
+        """Its copy in the hub's own cache on this machine, as other programs leave one there."""
+        published = _HUB.search(self.urls[0]) if self.urls else None
+        if not published:
+            return None
+        from huggingface_hub import try_to_load_from_cache
+
+        repository, revision, name = published.groups()
+        found = try_to_load_from_cache(repository, name, revision=revision)
+        return Path(found) if isinstance(found, str) else None
 
     def within(self, folder: Path) -> Path | None:
         """The file in a user's folder, under one of its names."""

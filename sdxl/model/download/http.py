@@ -1,4 +1,8 @@
-"""One file over HTTP: resumed where it broke off, tried a few times, checked before it is named."""
+"""One file over HTTP: resumed where it broke off, tried a few times, checked before it is named.
+
+Ours, since the known downloaders do less: huggingface_hub 2 throws away what it has of a file that
+breaks off, and pooch starts from the first byte; of 10 GB in one file that is felt.
+"""
 
 from __future__ import annotations
 

@@ -117,3 +117,23 @@ def test_git_blob_checksum(tmp_path):
     assert named.problem(file) is None
     file.write_bytes(b"hullo\n")
     assert "git_blob_sha1" in str(named.problem(file))
+
+
+def test_what_the_hubs_cache_has_is_copied_if_it_is_whole(
+    server, command, root, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    commit = "462165984030d82259a11f4367a4eed129e94a7b"
+    files = [offered(server, name) for name in ("a.bin", "b.bin")]
+    for file in files:
+        name = file["path"].partition("/")[2]
+        file["urls"] = [f"{server.url}/some/one/resolve/{commit}/{name}"]
+        server.files[f"/some/one/resolve/{commit}/{name}"] = CONTENT
+    folder = tmp_path / "hub" / "models--some--one" / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (folder / "a.bin").write_bytes(CONTENT)
+    (folder / "b.bin").write_bytes(CONTENT[::-1])
+    code, outcome, _ = command(files)()
+    assert (code, [file["state"] for file in outcome["files"]]) == (OK, ["copied", "fetched"])
+    assert all((root / "things" / name).read_bytes() == CONTENT for name in ("a.bin", "b.bin"))
+    assert [asked["path"][-5:] for asked in server.asked] == ["b.bin"]
