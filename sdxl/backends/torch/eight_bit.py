@@ -55,7 +55,7 @@ class Choice:
             return "a convolution in groups, or with odd strides or padding"
         if not self.usable(entry.kind, entry.format):
             what = f"{entry.format.value} {entry.kind}"
-            why = "; ".join(f"{name}: {said}" for name, said in self.refused[what].items())
+            why = "; ".join(f"{name}: {said}" for name, said in self.refused.get(what, {}).items())
             return f"no exact {what} kernel on this device" + (f" ({why})" if why else "")
         return None
 

@@ -160,7 +160,7 @@ def given(unet):
 @pytest.fixture
 def only_8_bit(monkeypatch):
     """Kernels are chosen by timing; here oneDNN's always win."""
-    monkeypatch.setattr(cpu, "best_ms", lambda kernel, _: float(kernel.name != "onednn_int8"))
+    monkeypatch.setattr(cpu, "best_ms", lambda kernel, *_: float(kernel.name != "onednn_int8"))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_layers_of_one_shape_share_the_outcome_if_they_have_the_same_kernels():
     milliseconds = {"fast": 1.0, "simulated": 2.0}
     choice = eight_bit.Choice(CPU)
     choice.usable = lambda *_: [Fast]
-    choice.home = SimpleNamespace(best_ms=lambda kernel, _: milliseconds[kernel.name])
+    choice.home = SimpleNamespace(best_ms=lambda kernel, *_: milliseconds[kernel.name])
     values = torch.randn(4, 32)
     layer = layer_of(torch.randn(16, 32), values, torch.float32)
     for name in ("odd", "even", "other"):
