@@ -97,6 +97,15 @@ def test_a_picture_does_not_depend_on_its_batch(sampler):
     assert far(ours.generate([5, 2, 5]), whole[[5, 2, 5]]) <= 1
 
 
+def test_slices_of_a_batch_are_decoded_to_the_same_bytes(sampler):
+    ours = sampler(*SMALL)
+    assert ours.stages.settings.decode_batch_size == 4, "the default"
+    latents = ours.latents(range(6))
+    sliced = ours.stages.decode(latents)
+    ours.stages.settings.decode_batch_size = None
+    assert np.array_equal(ours.stages.decode(latents), sliced)
+
+
 def test_open_rules_keep_the_negative_prompt_and_draw_the_same(sampler):
     encoded = []
 

@@ -7,7 +7,6 @@ shape share the outcome. What no kernel computes is simulated, counted and repor
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,8 @@ from sdxl.backends._torch_layer import Kernel, Layer, Simulated, read
 from sdxl.checkpoint import Checkpoint, StoredLayer
 from sdxl.schema import Format
 
-SLOWER = {
-    Simulated.name: "slower in 8 bits",
-    _torch_fp8_attention.TritonAttention.plain: "attention is faster in 16 bits",
-}
-"""What computes a layer that 8 bits would slow down, and how that is told."""
+WIDE = (Simulated.name, _torch_fp8_attention.PLAIN)
+"""Kernels that are not in 8 bits."""
 
 
 class Choice:
@@ -38,6 +34,7 @@ class Choice:
         self.refused: dict[str, dict[str, str]] = {}
         self.shapes: dict[tuple[Any, ...], dict[str, float]] = {}
         self.layers: dict[str, str] = {}
+        self.attention: dict[tuple[Any, ...], dict[str, float]] = {}
         self.fallbacks: dict[str, str] = {}
         self.fused: Counter[str] = Counter()
         self.unfused: Counter[str] = Counter()
@@ -90,9 +87,18 @@ class Choice:
             self.layers[name] = fastest
         return candidates[fastest](layer, example)
 
+    def attends(self, name: str) -> Any:
+        """What an attention layer calls when it has timed a shape."""
+
+        def chosen(shape: tuple[Any, ...], times: dict[str, float]) -> None:
+            self.attention[shape] = times
+            self.layers[name] = min(times, key=times.__getitem__)
+
+        return chosen
+
     def describe(self) -> dict[str, Any]:
         """For the record: kernels by layer, by count, by shape with their milliseconds."""
-        slower = {n: SLOWER[k] for n, k in self.layers.items() if k in SLOWER}
+        slower = {n: "slower in 8 bits" for n, k in self.layers.items() if k == Simulated.name}
         shapes = [
             {
                 "layer": key[0],
@@ -103,10 +109,23 @@ class Choice:
             }
             for key, times in self.shapes.items()
         ]
+        shapes += [
+            {
+                "layer": "attention",
+                "query": list(query),
+                "key": list(key),
+                "chosen": min(times, key=times.__getitem__),
+                "ms": {name: round(ms, 4) for name, ms in times.items()},
+            }
+            for (query, key, _), times in self.attention.items()
+        ]
+        wide = sum(kernel == _torch_fp8_attention.PLAIN for kernel in self.layers.values())
         return {
-            "real_layers": sum(kernel not in SLOWER for kernel in self.layers.values()),
+            "real_layers": sum(kernel not in WIDE for kernel in self.layers.values()),
             "simulated_layers": len(slower) + len(self.fallbacks),
-            "kernels": dict(Counter(k for k in self.layers.values() if k not in SLOWER)),
+            "kernels": dict(Counter(k for k in self.layers.values() if k not in WIDE)),
+            # Neither in 8 bits nor simulated: attention that is slower in FP8.
+            "wide": {"attention: 16 bits are faster": wide} if wide else {},
             "layers": self.layers,
             "shapes": shapes,
             "fallbacks": dict(Counter([*self.fallbacks.values(), *slower.values()])),
@@ -161,8 +180,8 @@ def restore(
         owner, _, field = name.rpartition(".")
         plain = unet.get_submodule(name)
         if stored.layers[name].kind == "attention":
-            note = partial(choice.layers.__setitem__, name)
-            _torch_fp8_attention.install(plain, name, stored, device, note)
+            report = choice.attends(name)
+            _torch_fp8_attention.install(plain, name, stored, device, report)
             choice.layers[name] = _torch_fp8_attention.TritonAttention.name
             continue
         layer = read(stored, name, plain, dtype, device)

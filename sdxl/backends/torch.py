@@ -36,7 +36,9 @@ Compile = Enum(
     type=str,
     module=__name__,
 )
-Compile.__doc__ = "torch.compile's mode for UNet and VAE."
+Compile.__doc__ = (
+    "torch.compile's mode for UNet and VAE; a UNet that computes in 8 bits stays eager."
+)
 
 
 class Loop(str, Enum):
@@ -65,6 +67,7 @@ class Attention(str, Enum):
     flash = "flash"
     efficient = "efficient"
     cudnn = "cudnn"
+    fa3 = "fa3"  # FlashAttention 3, as the package fa3-fwd has it for Hopper
 
 
 class Execution(str, Enum):
@@ -85,7 +88,7 @@ class Config(schema.Backend):
     compile: Compile = Compile("none")
     channels_last: bool = True
     threads: Optional[int] = None  # CPU threads; null: torch's own choice
-    decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
+    decode_batch_size: Optional[int] = 4  # images per VAE call; null: all of a batch
     execution: Execution = Execution.simulated  # real: INT8 and FP8 layers compute in 8 bits
     fusion: bool = True  # real: norms, GEGLU, residuals and q/k/v fused with the 8-bit products
     attention: Attention = Attention.torch
@@ -113,8 +116,13 @@ def open(config: schema.Config, artifacts: dict[str, Path]) -> TorchStages:
     from sdxl.backends import _torch_rules
     from sdxl.model import torch_device
 
-    device = torch_device(config.model.device).type
-    if problems := list(_torch_rules.missing(config, device)):
+    device = torch_device(config.model.device)
+    memory_bytes = None
+    if device.type == "cuda":
+        import torch
+
+        memory_bytes = torch.cuda.get_device_properties(device).total_memory
+    if problems := list(_torch_rules.missing(config, device.type, memory_bytes)):
         raise ConfigError(problems)
     return TorchStages(config, artifacts)
 
@@ -174,8 +182,9 @@ class TorchStages:
         if backend.compile.value != "none":
             self.compiled = _torch_compile.Cache(backend.compile.value)
             early = self.attention is not None
-            self._unet = self.compiled.compile(self._unet, early)
-            self._decode = self.compiled.compile(self._decode, early)
+            if self.choice is None:  # 8-bit layers choose their kernels by timing: eager
+                self._unet = self.compiled.compile("unet", self._unet, early)
+            self._decode = self.compiled.compile("vae", self._decode, early)
         self.overlap = backend.overlap
         """Whether `decode` may run beside the next batch's loop: it has a stream of its own."""
         self._aside = torch.cuda.Stream(self.device) if backend.overlap else None
@@ -250,10 +259,9 @@ class TorchStages:
 
         With `overlap` nothing on the current stream is waited for: the latents must have arrived.
         """
-        import numpy as np
         import torch
 
-        from sdxl.images import to_uint8
+        from sdxl import images
         from sdxl.model import unscale
 
         vae = self.modules["vae"]
@@ -263,8 +271,8 @@ class TorchStages:
             parts = []
             for chunk in latents.split(size):
                 image = self._decode(unscale(chunk.to(vae.dtype), vae.config), return_dict=False)[0]
-                parts.append(to_uint8(image.permute(0, 2, 3, 1).float().cpu().numpy()))
-        return np.concatenate(parts)
+                parts.append(images.on_device(image))
+            return images.to_host(parts)
 
     def describe(self) -> dict[str, Any]:
         """Device, dtypes, parameter counts and what was chosen."""

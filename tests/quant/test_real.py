@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from sdxl import codes, quant
 from sdxl.backends import _torch_cpu, _torch_quant, _torch_real
+from sdxl.backends import torch as torch_backend
 from sdxl.backends._torch_layer import Geometry, Simulated, read
 from sdxl.cell import twin_of
 from sdxl.checkpoint import Checkpoint
@@ -272,7 +273,20 @@ def test_real_execution_needs_something_to_execute(load):
         with pytest.raises(ConfigError, match="would be ignored"):
             load("backend.execution=real", *words)
     with pytest.raises(ConfigError, match=r"torch.compile cannot trace"):
-        load("backend.execution=real", "quant=int8", "backend.compile=default")
+        load("backend.execution=real", "quant=int8", "backend.compile=reduce-overhead")
+
+
+def test_the_vae_is_compiled_and_the_8_bit_unet_is_not(load, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda run, **words: seen.append(words) or run)
+    config = load("quant=int8", "backend.execution=real", "backend.compile=default")
+    unet = open_source(config.model, 0).component("unet", torch.float32, CPU)
+    monkeypatch.setattr(_torch_real, "restore", lambda *_: (unet, _torch_real.Choice(CPU)))
+    stages = torch_backend.open(config, {"unet": tmp_path})
+    assert seen == [{"mode": "default", "dynamic": False}]
+    assert stages.describe()["compile_cache"]["networks"] == ["vae"]
+    plain = torch_backend.open(load("backend.compile=default"), {})
+    assert plain.describe()["compile_cache"]["networks"] == ["unet", "vae"]
 
 
 def test_the_twin_is_the_same_for_both_executions(load):
