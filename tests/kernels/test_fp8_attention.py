@@ -102,7 +102,7 @@ def test_what_the_kernel_does_not_compute_is_refused(monkeypatch):
 
     monkeypatch.setattr(kernel, "in_fp8", broken)
     said = _torch_fp8_attention.why_not(layer, _torch_cuda, CPU)
-    assert said.endswith("on this device: RuntimeError: no such instruction")
+    assert said.endswith("on this device: RuntimeError: no such instruction and more")
     _torch_fp8_attention._why_not_exact.cache_clear()
 
 
@@ -116,9 +116,7 @@ def test_what_is_faster_is_kept_and_reported(monkeypatch, faster):
     report = choice.attends("layer")
     _torch_fp8_attention.install(layer, "layer", Stored(), CPU, report)
     in_fp8 = layer(hidden)
-    _torch_attention.install(
-        [layer], torch_backend.Attention.math, CPU
-    )  # the kernel that the setting asks for
+    _torch_attention.install([layer], torch_backend.Attention.math, CPU)
     monkeypatch.setattr(tuning, "interpreted", lambda: False)
     monkeypatch.setattr(tuning, "fastest", lambda key, run, tiles, outputs, small: small)
     monkeypatch.setattr(_torch_fp8_attention, "_times", {})
