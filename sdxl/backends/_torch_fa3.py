@@ -33,7 +33,8 @@ def why_not(device: torch.device) -> str:
     return "; ".join(reasons) if len(reasons) == len(PACKAGES) else ""
 
 
-def _found() -> Any:
+def op() -> Any:
+    """The package's own, which `why_not` has imported."""
     spaces = (getattr(torch.ops, name) for name in PACKAGES)
     return next(space.fwd for space in spaces if hasattr(space, "fwd"))
 
@@ -42,7 +43,7 @@ def _found() -> Any:
 def forward(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """(B, L, heads, width) each, 16 bits; an op of ours, so that torch.compile need not look in."""
     scale = query.shape[-1] ** -0.5
-    out: torch.Tensor = _found()(query, key, value, softmax_scale=scale, num_splits=1)[0]
+    out: torch.Tensor = op()(query, key, value, softmax_scale=scale, num_splits=1)[0]
     return out
 
 
