@@ -110,13 +110,14 @@ def _linear(context: Context, shape: Linear) -> Times:
             times["int_mm, no epilogue"] = timed(
                 [partial(torch._int_mm, s.left, s.right.t()) for s in sets]
             )
-        kind = {"bias": "plain", "columns": "plain"}.get(shape.after, shape.after)
-        for tile in ours.tiles(kind, context.rehearse):
-            name = f"triton {number} {ours.named(tile)}"
-            times[name] = timed([partial(_triton, s, tile, shape.after) for s in sets])
-        if shape.after == "geglu":  # the product and what follows it, one after the other
-            for tile in ours.tiles("plain", context.rehearse):
-                name = f"triton {number} apart {ours.named(tile)}"
+        geglu = shape.after == "geglu"
+        turned = [ours.paired(s) for s in sets] if geglu else sets
+        for tile in ours.tiles("geglu" if geglu else "plain"):
+            name = f"triton {number} {tile}"
+            times[name] = timed([partial(_triton, s, tile, shape.after) for s in turned])
+        if geglu:  # the product and what follows it, one after the other
+            for tile in ours.tiles("plain"):
+                name = f"triton {number} apart {tile}"
                 times[name] = timed([partial(_apart, s, tile) for s in sets])
     return times
 
@@ -166,9 +167,10 @@ def _convolution(context: Context, shape: Convolution) -> Times:
                 name = f"cudnn bf16{' searched' if search else ''} + residual"
                 times[name] = timed([partial(_bf16_conv, *each) for each in wide])
             torch.backends.cudnn.benchmark = False
-        for tile in ours.tiles("conv", context.rehearse):
-            name = f"triton {number} {ours.named(tile)}"
-            times[name] = timed([partial(ours.convolution, s, tile) for s in sets])
+        framed = [ours.framed(s) for s in sets]
+        for tile in ours.tiles("conv"):
+            name = f"triton {number} {tile}"
+            times[name] = timed([partial(ours.convolution, s, tile) for s in framed])
     return times
 
 
@@ -196,9 +198,9 @@ def _attention(context: Context, shape: Heads) -> Times:
         times["fa3 bf16"] = timed([partial(_torch_fa3.attend, *turned)])
         scale = torch.full((shape.rows, shape.heads), unit, device=device)
         times["fa3 fp8"] = timed([partial(_fa3_fp8, *codes, scale)])
-    for tile in ours.tiles("attention", context.rehearse):
+    for tile in ours.tiles("attention"):
         run = partial(ours.attention, *codes, unit, per_unit, tile)
-        times[f"triton fp8 {ours.named(tile)}"] = timed([run])
+        times[f"triton fp8 {tile}"] = timed([run])
     return times
 
 

@@ -74,13 +74,18 @@ def candidate(
     try:
         took = ms(runs, device)
     except Exception as error:  # of a compiler, a library or the device
-        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"}
+        return {"error": told(error)}
     found: dict[str, Any] = {"ms": round(took, 4)}
     if flop:
         found["tflops"] = round(flop / took / 1e9, 1)
     if moved:
         found["tb_per_s"] = round(moved / took / 1e9, 3)
     return found
+
+
+def told(error: BaseException) -> str:
+    """An exception on one line, with the end of its text, where compilers say why."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-600:]}"
 
 
 def fastest(times: dict[str, dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,18 +12,29 @@ from benchmarks.gpu.data import MODEL, Product
 Tensor = torch.Tensor
 
 
-def tiles(kind: str, interpreted: bool) -> tuple[Any, ...]:
-    """Tiles to try for `plain`, `residual`, `geglu`, `conv` or `attention`."""
-    from sdxl.kernels import attention, gemm
+def tiles(kind: str) -> tuple[Any, ...]:
+    """Tiles to try for `plain`, `geglu`, `conv` or `attention`: those that fit this device.
 
-    if kind == "attention":
-        return (attention.SMALL,) if interpreted else tuple(attention.TILES)
-    return (gemm.SMALL,) if interpreted else tuple(gemm.TILES)
+    Under Triton's interpreter a small one, with and without the copies of Hopper's own unit.
+    """
+    from sdxl.kernels import tiles as lists
+    from sdxl.kernels import tuning
+
+    if tuning.interpreted():
+        if kind == "attention":
+            return (lists.SMALL_HEADS,)
+        return lists.SMALL, replace(lists.SMALL, TMA=True)
+    listed = {"plain": lists.PLAIN, "geglu": lists.GEGLU, "conv": lists.CONV,
+              "attention": lists.ATTENTION}[kind]  # fmt: skip
+    major, minor = torch.cuda.get_device_capability()
+    return lists.fitting(listed, 10 * major + minor)
 
 
-def named(tile: Any) -> str:
-    """A tile in a table."""
-    return f"{tile.BM}x{tile.BN}x{tile.BK} w{tile.num_warps} s{tile.num_stages}"
+def few(kind: str) -> tuple[Any, ...]:
+    """The first tile that copies by addresses, and the first that does not."""
+    listed = tiles(kind)
+    kinds = {bool(getattr(tile, "TMA", False)): tile for tile in reversed(listed)}
+    return tuple(kinds[key] for key in sorted(kinds))
 
 
 def product(given: Product, tile: Any, residual: bool) -> Tensor:
@@ -33,21 +45,37 @@ def product(given: Product, tile: Any, residual: bool) -> Tensor:
     return gemm(given.left, given.right, given.scale, given.bias, rest, MODEL, tile)
 
 
-def product_geglu(given: Product, tile: Any) -> Tensor:
-    """Codes (M, N / 2) of value * gelu(gate)."""
+def paired(given: Product) -> Product:
+    """The same with value and gate taking turns, as the kernel with GEGLU reads them."""
+    from sdxl.kernels.gemm import paired as turn
+
+    right, scale, bias = map(turn, (given.right, given.scale, given.bias))
+    return replace(given, right=right, scale=scale, bias=bias)
+
+
+def product_geglu(turned: Product, tile: Any) -> Tensor:
+    """Codes (M, N / 2) of value * gelu(gate) for what `paired` gives."""
     from sdxl.kernels.gemm import gemm_geglu
 
     return gemm_geglu(
-        given.left, given.right, given.scale, given.bias, None, given.per_unit, MODEL, tile
+        turned.left, turned.right, turned.scale, turned.bias, None, turned.per_unit, MODEL, tile
     )
 
 
-def convolution(given: Product, tile: Any, residual: bool = True) -> Tensor:
-    """(N, h, w, O) in bf16, with bias and residual."""
-    from sdxl.kernels.conv import conv
+def framed(given: Product) -> Product:
+    """The same with a row and a column of zeros behind each image, as the norm writes them."""
+    from sdxl.kernels.reference import framed as frame
 
-    rest = given.residual if residual else None
-    return conv(given.left, given.right, given.scale, given.bias, rest, 1, 1, MODEL, tile)
+    return replace(given, left=frame(given.left))
+
+
+def convolution(given: Product, tile: Any) -> Tensor:
+    """(N, h, w, O) in bf16 for what `framed` gives, with bias and residual."""
+    from sdxl.kernels.conv import framed_conv
+
+    return framed_conv(
+        given.left, given.right, given.scale, given.bias, given.residual, MODEL, tile
+    )
 
 
 def attention(
@@ -88,9 +116,9 @@ def group_norm(
     skip: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Codes (N, h, w, C) of silu(norm(image)), 32 groups, a skip's channels behind its own."""
-    from sdxl.kernels.quantize import group_norm_silu_quantize
+    from sdxl.kernels.group_norm import group_norm_quantize
 
-    return group_norm_silu_quantize(image, 32, weight, bias, 1e-5, per_unit, code, skip)
+    return group_norm_quantize(image, 32, weight, bias, 1e-5, per_unit, code, skip)
 
 
 def euler(
