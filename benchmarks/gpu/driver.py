@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.1
 GRACE_S = 3.0
 """Between asking a child to end and ending it."""
+OPEN_S = 60.0
+"""To load a model whose kernels are compiled and whose checkpoint is there."""
 RESERVE_S = 5.0
 """Left of the deadline for the summary."""
 
@@ -92,7 +94,7 @@ class Driver:
             if group and step.group != group[0].group:
                 break
             needed = next((s for s in wanted if s.name == step.needs), None)
-            if needed and self._over(needed) and self._state(needed) != "ok":
+            if needed and self._over(needed) and self._state(needed) in ("failed", "skipped"):
                 self._skip(step, f"{needed.name} did not succeed")
                 continue
             if not group and self.left < step.least_s * self.scale:
@@ -151,7 +153,7 @@ class Driver:
                 at, since = at + 1, time.monotonic()
             taken = time.monotonic() - since
             over = at == len(group)  # then it only has to end
-            limit_s = GRACE_S if over else self._limit_s(group[at], since)
+            limit_s = GRACE_S if over else self._limit_s(group[at], since, at == 0)
             if running and (taken > limit_s or self.left < 0):
                 if not over:
                     self._time_out(group[at], taken)
@@ -159,8 +161,14 @@ class Driver:
             if running:
                 time.sleep(POLL_S)
 
-    def _limit_s(self, step: Step, since: float) -> float:
-        """Its own limit, or less where the session's plan wants it over by a certain second."""
+    def _limit_s(self, step: Step, since: float, first: bool) -> float:
+        """Its own limit, or less where the session's plan wants it over by a certain second.
+
+        A step that counts on what another has loaded gets the time to load it again where it is
+        the first of a process.
+        """
+        if first and step.needs:
+            return (step.limit_s + OPEN_S) * self.scale
         limit_s = step.limit_s * self.scale
         if step.until_s:
             until_s = step.until_s * self.deadline_s / SESSION_S
