@@ -31,8 +31,7 @@ KERNELS = {
 def scaled_mm(given: Product, by_row: bool, bias: bool = True) -> Tensor:
     """cuBLAS' FP8 product: one scale for each factor, or one for each row and column."""
     if by_row:
-        left = given.left_scale.expand(len(given.left), 1).contiguous()
-        right = given.right_scale[None, :].contiguous()
+        left, right = given.row_scale, given.column_scale
     else:
         left, right = given.left_scale, given.right_scale[0]
     return torch._scaled_mm(

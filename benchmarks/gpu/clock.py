@@ -70,10 +70,14 @@ def copies(bytes_each: int, device: torch.device) -> int:
 def candidate(
     runs: Sequence[Run], device: torch.device, flop: float = 0.0, moved: float = 0.0
 ) -> dict[str, Any]:
-    """Milliseconds with TFLOP/s and TB/s, or what it raised: candidates may be impossible."""
+    """Milliseconds with TFLOP/s and TB/s, or what it raised: candidates may be impossible.
+
+    Raises if the device is of no more use to this process, for which the session starts another.
+    """
     try:
         took = ms(runs, device)
     except Exception as error:  # of a compiler, a library or the device
+        alive(device)
         return {"error": told(error)}
     found: dict[str, Any] = {"ms": round(took, 4)}
     if flop:
@@ -81,6 +85,12 @@ def candidate(
     if moved:
         found["tb_per_s"] = round(moved / took / 1e9, 3)
     return found
+
+
+def alive(device: torch.device) -> None:
+    """Raises what the device says if an error has made it useless to this process."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def told(error: BaseException) -> str:

@@ -32,10 +32,10 @@ LEAST_EQUAL = 0.98
 ROWS = 4
 
 
-def run(context: Context) -> dict[str, Any]:
-    """One line per kernel and number format; a kernel that raises does not stop the others."""
+def run(context: Context, number: str) -> dict[str, Any]:
+    """One line per kernel of a number format; a kernel that raises does not stop the others."""
     found: dict[str, Any] = {}
-    for name, check in cases(context):
+    for name, check in cases(context, number):
         try:
             with poisoned(), torch.inference_mode():
                 found[name] = check()
@@ -43,8 +43,7 @@ def run(context: Context) -> dict[str, Any]:
             found[name] = {"ok": False, "error": clock.told(error)}
         print(f"{name}: {found[name]}", flush=True)
         context.note(kernels=found)
-        if context.device.type == "cuda":
-            torch.cuda.synchronize()  # an error of a launch belongs to its kernel
+        clock.alive(context.device)  # an error of a launch belongs to its kernel
     wrong = [name for name, each in found.items() if not each["ok"]]
     told = f"{len(found) - len(wrong)} of {len(found)} kernels right"
     return {"wrong": wrong, "line": told + (f"; wrong: {', '.join(wrong)}" if wrong else "")}
@@ -73,31 +72,32 @@ def poisoned() -> Iterator[None]:
         torch.empty, torch.empty_like = plain, like
 
 
-def cases(context: Context) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def cases(context: Context, number: str) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Name and check of each, cheap ones first."""
     small, device = context.rehearse, context.device
     wide, narrow = (64, 32) if small else (1280, 1280)
     tokens, size = (8, 5) if small else (ROWS * 1024, 32)
+    make = partial(_Elementwise, number, device)
+    yield f"quantize {number}", partial(make().quantize, tokens, wide)
+    yield f"geglu {number}", partial(make().geglu, tokens, wide)
+    yield f"layer_norm {number}", partial(make().layer_norm, tokens, wide)
+    for skip in (False, True):
+        name = f"group_norm {'with skip ' if skip else ''}{number}"
+        yield name, partial(make().group_norm, 1 if small else ROWS, size, wide, skip)
+    shapes = [Linear("", tokens, wide, narrow, after) for after in ("bias", "residual")]
+    shapes.append(Linear("", tokens, wide, 2 * narrow if small else 10240, "geglu"))
+    for shape in shapes:
+        yield f"gemm {shape.after} {number}", partial(_linear, shape, number, device)
+    images = Convolution(1 if small else ROWS, size, narrow, narrow)
+    yield f"conv {number}", partial(_convolution, images, number, device)
+    if number != "fp8":
+        return
     yield "euler", partial(_euler, device, 6 if small else 128)
-    for number in NUMBERS:
-        make = partial(_Elementwise, number, device)
-        yield f"quantize {number}", partial(make().quantize, tokens, wide)
-        yield f"geglu {number}", partial(make().geglu, tokens, wide)
-        yield f"layer_norm {number}", partial(make().layer_norm, tokens, wide)
-        for skip in (False, True):
-            name = f"group_norm {'with skip ' if skip else ''}{number}"
-            yield name, partial(make().group_norm, 1 if small else ROWS, size, wide, skip)
-        shapes = [Linear("", tokens, wide, narrow, after) for after in ("bias", "residual")]
-        shapes.append(Linear("", tokens, wide, 2 * narrow if small else 10240, "geglu"))
-        for shape in shapes:
-            yield f"gemm {shape.after} {number}", partial(_linear, shape, number, device)
-        shape = Convolution(1 if small else ROWS, size, narrow, narrow)
-        yield f"conv {number}", partial(_convolution, shape, number, device)
-    for keys in (7, 20) if small else (77, 1024):
-        yield f"attention {keys} fp8", partial(_attention, device, keys, small)
     for after in ("bias", "columns"):
         shape = Linear("", 32 if small else tokens, wide, narrow, after)
-        yield f"scaled_mm {after} fp8", partial(_scaled_mm, shape, device)
+        yield f"scaled_mm {after}", partial(_scaled_mm, shape, device)
+    for keys in (7, 20) if small else (77, 1024):
+        yield f"attention {keys} keys", partial(_attention, device, keys, small)
 
 
 def _near(found: Tensor, expected: Tensor, most: float = MOST_ERROR) -> dict[str, Any]:

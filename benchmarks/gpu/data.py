@@ -18,13 +18,18 @@ SPREAD = 4.0
 
 @dataclass(frozen=True)
 class Product:
-    """Codes (M, K) and (N, K) or of a convolution, fp32 scales (N,), bias, residual, GEGLU's."""
+    """Codes (M, K) and (N, K) or of a convolution, fp32 scales (N,), bias, residual, GEGLU's.
+
+    row_scale (M, 1) and column_scale (1, N): the factors' own, as cuBLAS takes them by row.
+    """
 
     left: torch.Tensor
     right: torch.Tensor
     scale: torch.Tensor
     left_scale: torch.Tensor
     right_scale: torch.Tensor
+    row_scale: torch.Tensor
+    column_scale: torch.Tensor
     bias: torch.Tensor
     residual: torch.Tensor
     per_unit: torch.Tensor
@@ -79,6 +84,7 @@ def _product(
     right_scale = spread.mul_(one * depth**-0.5)
     return Product(
         left, right, right_scale * one, left_scale, right_scale,
+        left_scale.expand(len(left), 1).contiguous(), right_scale[None, :].contiguous(),
         values((columns,), device, generator), values(out, device, generator),
         torch.tensor(1 / one, device=device),
     )  # fmt: skip

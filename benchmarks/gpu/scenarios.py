@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.child import Context
+from benchmarks.gpu.child import Context, die_with_parent
 from benchmarks.gpu.model import USUAL, configure, rehearsed
 
 KEPT = (
@@ -37,7 +37,9 @@ def run(context: Context, words: tuple[str, ...], batch: int | None) -> dict[str
     context.note(command=" ".join(command[1:]))
     root = Path(__file__).resolve().parents[2]
     # In the session's own process group: whoever ends the step ends this as well.
-    done = subprocess.run(command, cwd=root, text=True, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        command, cwd=root, text=True, stdout=subprocess.PIPE, preexec_fn=die_with_parent
+    )
     print(done.stdout, flush=True)
     record = json.loads((folder / "record.json").read_text())
     performance = record.get("performance") or {}

@@ -53,8 +53,9 @@ FIRST = _numbered(
     0,
     ("machine", "machine:run", "machine", 45,
      "versions, clocks and power, ceilings of copying and of bf16 products"),
-    ("correct", "correct:run", "kernels", 110,
-     "every kernel in FP8 and INT8 against fp64 on one real shape, outputs poisoned"),
+    ("correct", "correct:run", "kernels", 70,
+     "every kernel in FP8 against fp64 on one real shape, outputs poisoned", {"number": "fp8"}),
+    ("correct-int8", "correct:run", "kernels", 50, "the same in INT8", {"number": "int8"}),
     ("linear", "candidates:linear", "kernels", 70,
      "products of FP8 and INT8: cuBLAS by tensor and by row, Triton's tiles, with their epilogues"),
     ("conv", "candidates:convolution", "kernels", 50,
@@ -81,9 +82,9 @@ FIRST = _numbered(
     ("bf16", "model:run", "bf16", 170,
      "bf16, torch.compile and a graph per step, batches of 8: what 16 bits can do",
      {"words": BF16, "batch": 8}, "", 80),
-    until_s={"machine": 40, "correct": 100, "linear": 145, "conv": 175, "attention": 195,
-             "norms": 205, "vae": 245, "fp8": 415, "profile": 435, "simulated": 475,
-             "fp8-16": 510, "fp8-32": 545},
+    until_s={"machine": 40, "correct": 80, "correct-int8": 105, "linear": 145, "conv": 175,
+             "attention": 195, "norms": 205, "vae": 245, "fp8": 415, "profile": 435,
+             "simulated": 475, "fp8-16": 510, "fp8-32": 545},
 )  # fmt: skip
 
 SECOND = _numbered(

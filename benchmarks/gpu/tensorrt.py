@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.child import Context
+from benchmarks.gpu.child import Context, die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAVORS = {"tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
@@ -47,7 +47,9 @@ def _version(package: str) -> str:
 def _said(context: Context, flavor: str) -> str:
     folder = context.work / f"trt-{flavor}"
     line = [sys.executable, "run.py", *WORDS, f"backend.flavor={flavor}", f"hydra.run.dir={folder}"]
-    done = subprocess.run(line, cwd=ROOT, text=True, capture_output=True)
+    done = subprocess.run(
+        line, cwd=ROOT, text=True, capture_output=True, preexec_fn=die_with_parent
+    )
     print(done.stdout[-4000:], done.stderr[-4000:], flush=True)
     try:
         record = json.loads((folder / "record.json").read_text())
