@@ -42,15 +42,14 @@ def ms(runs: Sequence[Run], device: torch.device) -> float:
 
 
 def _captured(runs: list[Run]) -> Run:
-    graph = torch.cuda.CUDAGraph()
+    from sdxl.backends import _torch_clock
+
     try:
-        with torch.cuda.graph(graph):
-            for run in runs:
-                run()
+        replay: Run = _torch_clock.captured(runs).replay
     except RuntimeError:
         torch.cuda.synchronize()
         return lambda: [run() for run in runs]
-    return graph.replay
+    return replay
 
 
 def _timed(run: Run) -> float:

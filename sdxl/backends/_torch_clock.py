@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import torch
 
@@ -17,6 +19,9 @@ TRIALS = 5
 
 CALLS = 4
 """Calls in one graph; inputs larger than the second-level cache make rotation needless."""
+
+_shared: dict[str, Any] = {}
+"""The pool's handle, and the last graph, which keeps the pool alive (PyTorch asserts that one is)."""
 
 
 def ms(run: Callable[[], object], device: torch.device) -> float:
@@ -32,17 +37,37 @@ def ms(run: Callable[[], object], device: torch.device) -> float:
     return best
 
 
+def captured(runs: Sequence[Callable[[], object]]) -> Any:
+    """A CUDA graph of calls that have all been made before.
+
+    Not by `torch.cuda.graph`, which gives the allocator's whole cache back at every capture. All
+    share one pool of memory: a graph is of no more use when the next has been captured.
+    """
+    pool = _shared.setdefault("pool", torch.cuda.graph_pool_handle())
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        # Another thread may talk to CUDA meanwhile: a picture on its way to the host.
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            for run in runs:
+                run()
+        except BaseException:
+            with suppress(RuntimeError):  # the capture is broken; what broke it is told
+                graph.capture_end()
+            raise
+        graph.capture_end()
+    _shared["last"] = graph
+    return graph
+
+
 def _replayed_ms(run: Callable[[], object]) -> float:
     here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
     aside.wait_stream(here)
     with torch.cuda.stream(aside):
         run()
     here.wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    # Another thread may talk to CUDA meanwhile: a picture on its way to the host.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        for _ in range(CALLS):
-            run()
+    graph = captured([run] * CALLS)
     graph.replay()
     found = []
     for _ in range(TRIALS):
