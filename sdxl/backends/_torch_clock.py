@@ -21,7 +21,7 @@ CALLS = 4
 """Calls in one graph; inputs larger than the second-level cache make rotation needless."""
 
 _shared: dict[str, Any] = {}
-"""The pool's handle, and the last graph, which keeps the pool alive (PyTorch asserts that one is)."""
+"""The pool's handle, and the last graph, which keeps the pool alive as PyTorch demands."""
 
 
 def ms(run: Callable[[], object], device: torch.device) -> float:
