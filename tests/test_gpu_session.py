@@ -203,3 +203,34 @@ def test_an_output_that_a_kernel_does_not_write_is_seen():
     assert not correct._near(values, torch.ones(3, 4))["ok"]
     assert not correct._equal(codes, torch.ones(5, dtype=torch.int8))["ok"]
     assert torch.empty is plain, "only inside"
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_every_steps_words_are_a_valid_configuration(tmp_path, monkeypatch, rehearse):
+    from benchmarks.gpu import model, ranges
+    from benchmarks.gpu.child import Context
+
+    monkeypatch.setattr(ranges, "write", lambda config, folder: folder / "ranges.safetensors")
+    context = Context(tmp_path, rehearse, lambda **_: None)
+    given = {(each.given["words"], each.given["batch"])
+             for each in steps.EVERY if "words" in each.given}  # fmt: skip
+    assert len(given) > 8
+    for words, batch in given:
+        config = model.configure(context, words, batch)
+        assert config.model.name == ("tiny" if rehearse else "sdxl_random")
+        assert config.backend.batch_size == (batch and min(batch, 2) if rehearse else batch)
+        quantized = config.quant.format.value != "none"
+        assert quantized == bool(config.quant.statistics)
+
+
+def test_synthetic_ranges_serve_a_checkpoint(tmp_path, load):
+    from benchmarks.gpu import ranges
+    from sdxl.quant import build, tables
+
+    config = load("model=tiny_random", "quant=fp8_mha", "quant_level=4")
+    file = ranges.write(config, tmp_path)
+    assert ranges.write(config, tmp_path) == file
+    table = tables.load(file)
+    assert table.calls == 1 and any(name.endswith(":softmax") for name in table.tensors)
+    config.quant.statistics = str(file)
+    assert build.statistics_of(config, build.selection(config)) is not None
