@@ -159,7 +159,7 @@ def given(unet):
 def only_8_bit(monkeypatch):
     """Kernels are chosen by timing; here oneDNN's always win."""
     monkeypatch.setattr(
-        _torch_cpu, "best_ms", lambda kernel, _: float(kernel.name != "onednn_int8")
+        _torch_cpu, "best_ms", lambda kernel, *_: float(kernel.name != "onednn_int8")
     )
 
 
@@ -243,7 +243,7 @@ def test_layers_of_one_shape_share_the_outcome_if_they_have_the_same_kernels():
     milliseconds = {"fast": 1.0, "simulated": 2.0}
     choice = _torch_real.Choice(CPU)
     choice.usable = lambda *_: [Fast]
-    choice.home = SimpleNamespace(best_ms=lambda kernel, _: milliseconds[kernel.name])
+    choice.home = SimpleNamespace(best_ms=lambda kernel, *_: milliseconds[kernel.name])
     values = torch.randn(4, 32)
     layer = layer_of(torch.randn(16, 32), values, torch.float32)
     for name in ("odd", "even", "other"):
