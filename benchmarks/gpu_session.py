@@ -1,107 +1,59 @@
-"""The whole measurement on a fresh GPU machine in one command, at most ten minutes of it.
+"""Measure a fresh GPU machine in two calls of at most ten minutes, and lose nothing.
 
-    python benchmarks/gpu_session.py
-    python benchmarks/gpu_session.py --only ladder
-    python benchmarks/gpu_session.py model=tiny precision=fp32 limit=2 model.steps=2
+    python benchmarks/gpu_session.py --list
+    python benchmarks/gpu_session.py --out results/gpu --deadline-s 560
+    python benchmarks/gpu_session.py --out results/gpu --second --deadline-s 280
+    python benchmarks/gpu_session.py --out /tmp/rehearsal --rehearse
 
-Kernels alone, the ladder (Offline, batches of 8), its best rung at other batch sizes, then as
-Server with the 20 s limit and as SingleStream. Words are handed to every `run.py`. What ten minutes
-do not hold is named at the end; the same command typed again goes on there, because finished cells
-are found in the ledger. Nothing is downloaded: docs/speed.md says how to bring the wheels of
-`gpu_wheels.txt` to a machine that has torch and Triton. Not tried on a GPU yet.
+Each step runs in a child with a limit of its own and writes `OUT/NN-name.json` at once, also what
+it had when its time was up; `summary.json` and `summary.md` have all of it. A step that fails costs
+no other. The same command typed again runs what has not succeeded; `--resume summary.json` knows
+what another machine's session has. SDXL's true shapes, random weights, synthetic ranges: nothing is
+downloaded. `--rehearse` goes the same way on a CPU with the bundled model. Not run on a GPU yet.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_S = 570
-"""Ten minutes, less what starting and stopping takes."""
+sys.path.insert(0, str(ROOT))
 
-WORDS = ("tracking=off", "rules=open", "scenario.min_duration_ms=1", "scenario.warmup_batches=1",
-         "model=sdxl_random")  # fmt: skip
-STAGES = ("kernels", "ladder", "batches", "scenarios")
+from benchmarks.gpu import results, steps  # noqa: E402
+from benchmarks.gpu.driver import Driver  # noqa: E402
 
 
-class Session:
-    """The commands run so far, and the time that is left."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.words, self.began = words, time.monotonic()
-        self.left_out: list[str] = []
-
-    def run(self, *line: str) -> str:
-        """Standard output of a command, shown as well; empty if its time was up."""
-        left = LIMIT_S - (time.monotonic() - self.began)
-        if left <= 0:
-            self.left_out.append(" ".join(line))
-            return ""
-        print(f"# {' '.join(line)}", flush=True)
-        process = subprocess.Popen(
-            [sys.executable, *line], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            out, _ = process.communicate(timeout=left)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGTERM)
-            out, _ = process.communicate()
-            self.left_out.append(f"the end of: {' '.join(line)}")
-        print(out, flush=True)
-        return out
-
-    def cells(self, *words: str) -> list[dict[str, Any]]:
-        """The records of a sweep over rungs that have figures."""
-        given = {word.partition("=")[0] for word in self.words}
-        usual = [word for word in WORDS if word.partition("=")[0] not in given]
-        out = self.run("run.py", "-m", "+experiment=gpu_ladder", *usual, *words, *self.words)
-        try:
-            paths = json.loads(out.splitlines()[-1])["records"]
-        except (IndexError, ValueError, KeyError):
-            return []
-        found = [json.loads(Path(path).read_text()) for path in paths if path]
-        return [record for record in found if record["performance"].get("images_per_second")]
-
-
-def rung_of(record: dict[str, Any]) -> str:
-    """The word that names a record's rung."""
-    return next(word for word in record["command"].split() if word.startswith("+rung="))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=STAGES, action="append")
-    arguments, words = parser.parse_known_args()
-    wanted = arguments.only or STAGES
-    session = Session(words)
-    if "kernels" in wanted:
-        session.run("benchmarks/kernels.py")
-    best = "+rung=graphs"
-    if {"ladder", "batches", "scenarios"} & set(wanted):
-        ladder = session.cells("limit=8")  # where it was measured before, it costs a second
-        if ladder:
-            rates = {rung_of(each): each["performance"]["images_per_second"] for each in ladder}
-            best = max(rates, key=rates.__getitem__)
-    if "batches" in wanted:
-        session.cells("limit=32", f"+rung=plain,{best[6:]}", "backend.batch_size=1,32")
-    if "scenarios" in wanted:
-        session.cells("limit=32", best, "scenario=Server", "scenario.min_duration_ms=30000")
-        session.cells("limit=8", best, "scenario=SingleStream", "backend.batch_size=null",
-                      "backend.overlap=false", "scenario.min_query_count=8")  # fmt: skip
-        # One batch after another is what overlaps: the ladder's eight pictures are one batch.
-        session.cells("limit=32", "+rung=fp8,overlap")
-    for line in session.left_out:
-        print(f"# no time for: {line}")
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="store_true", help="print the steps and their limits")
+    parser.add_argument("--out", type=Path, help="folder for results")
+    parser.add_argument("--copy", type=Path, help="keep summary and log (three files) there, too")
+    parser.add_argument("--deadline-s", type=float, default=560.0, help="seconds for everything")
+    parser.add_argument("--second", action="store_true", help="the steps of the second call")
+    parser.add_argument("--only", help="steps by name, with commas between")
+    parser.add_argument("--resume", type=Path, help="summary.json whose `ok` steps are not run")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, everything in small")
+    parser.add_argument("--limit-scale", type=float, default=1.0, help="factor of all limits")
+    asked = parser.parse_args()
+    if asked.list:
+        print(steps.listed())
+        return 0
+    if not asked.out:
+        parser.error("--out FOLDER is needed")
+    wanted = steps.chosen(asked.only.split(",") if asked.only else None, asked.second)
+    out = asked.out.absolute()
+    driver = Driver(out, asked.deadline_s, asked.rehearse, asked.copy, asked.limit_scale)
+    if asked.resume:
+        driver.say(f"# {results.resume(asked.resume, out)} steps known from {asked.resume}")
+    summary = driver.run(wanted)
+    print((out / results.TABLE).read_text())
+    states = [step["state"] for step in summary["steps"].values()]
+    return 0 if all(state == "ok" for state in states) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

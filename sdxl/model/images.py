@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdxl.core.errors import StageError
+
+if TYPE_CHECKING:
+    import torch
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings of the files that are taken for pictures, in small letters."""
@@ -24,13 +27,51 @@ def to_uint8(image: Any) -> np.ndarray:
     """
     values = np.asarray(image, np.float32)
     if not np.isfinite(values).all():
-        raise StageError(
-            "the picture has NaN or Inf: a component overflowed",
-            "see precision in the configuration",
-            "finite values",
-            "precision.vae=fp32",
-        )
+        raise _not_finite()
     return np.asarray((np.clip(values * 0.5 + 0.5, 0, 1) * 255).round(), np.uint8)
+
+
+def on_device(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`to_uint8` where the picture is, without telling the host anything.
+
+    Floats (B, 3, H, W) in [-1, 1] -> uint8 (B, H, W, 3), and whether all of them are finite (0-d).
+    """
+    import torch
+
+    values = image.permute(0, 2, 3, 1).float()
+    finite = values.isfinite().all()
+    levels = values.mul(0.5).add_(0.5).clamp_(0, 1).mul_(255).round_()
+    return levels.to(torch.uint8).contiguous(), finite
+
+
+def to_host(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> np.ndarray:
+    """What `on_device` made of a batch's slices, together in host memory: pinned, from a GPU.
+
+    Raises `StageError` on NaN or Inf. The one wait for the device is the last thing done.
+    """
+    import torch
+
+    first = parts[0][0]
+    cuda = first.is_cuda
+    shape = (sum(len(part) for part, _ in parts), *first.shape[1:])
+    # PyTorch keeps pinned memory for the next batch once nobody holds this one.
+    out = torch.empty(shape, dtype=torch.uint8, pin_memory=cuda)
+    at = 0
+    for part, _ in parts:
+        out[at : at + len(part)].copy_(part, non_blocking=cuda)
+        at += len(part)
+    if not bool(torch.stack([finite for _, finite in parts]).all()):
+        raise _not_finite()
+    return out.numpy()
+
+
+def _not_finite() -> StageError:
+    return StageError(
+        "the picture has NaN or Inf: a component overflowed",
+        "see precision in the configuration",
+        "finite values",
+        "precision.vae=fp32",
+    )
 
 
 def check(image: np.ndarray, index: int) -> None:

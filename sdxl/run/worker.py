@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import threading
@@ -183,7 +182,7 @@ class Session:
         limit_s = stall_limit_s(scenario, self.settings, self.warm.query_s)
         if not self.pool:
             return limit_s
-        self.pool.patience = dataclasses.replace(self.pool.patience, silence_s=limit_s)
+        self.pool.silence_s = limit_s
         return limit_s + scenario.startup_s
 
     @contextmanager

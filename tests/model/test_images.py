@@ -40,6 +40,35 @@ def test_one_value_that_is_no_number_is_refused(bad):
         images.to_uint8(values)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bytes_made_where_the_picture_is_are_those_made_in_numpy(dtype, channels_last):
+    import torch
+
+    torch.manual_seed(0)
+    ties = (torch.arange(0, 511, dtype=torch.float64) / 2 / 255 - 0.5) * 2  # half a level apart
+    values = torch.cat([ties.float(), torch.randn(3 * 5 * 64 * 64 - len(ties)) * 0.7])
+    image = values.reshape(5, 3, 64, 64).to(getattr(torch, dtype))
+    if channels_last:
+        image = image.to(memory_format=torch.channels_last)
+    expected = images.to_uint8(image.permute(0, 2, 3, 1).float().numpy())
+    found = images.to_host([images.on_device(part) for part in image.split(2)])
+    assert found.dtype == np.uint8 and found.flags.c_contiguous
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_no_number_is_refused_after_the_device_made_bytes(bad):
+    import torch
+
+    image = torch.zeros(3, 3, 8, 8)
+    parts = [images.on_device(part) for part in image.split(2)]
+    assert images.to_host(parts).shape == (3, 8, 8, 3)
+    image[2, 0, 3, 3] = bad
+    with pytest.raises(StageError, match="NaN or Inf"):
+        images.to_host([images.on_device(part) for part in image.split(2)])
+
+
 @pytest.mark.parametrize("level", [0, 127, 255])
 def test_one_colour_is_refused(level):
     with pytest.raises(StageError, match="prompt 7 is constant"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl.backends.torch import BACKEND
+from sdxl.backends.torch.stages import BACKEND
 from sdxl.core.errors import StageError, UserError
 from sdxl.core.types import Embeddings
 from sdxl.model import prompts
@@ -96,6 +96,15 @@ def test_a_picture_does_not_depend_on_its_batch(sampler):
     parts = np.concatenate([ours.generate(range(s, min(s + 3, 7))) for s in range(0, 7, 3)])
     assert far(whole, parts) <= 1
     assert far(ours.generate([5, 2, 5]), whole[[5, 2, 5]]) <= 1
+
+
+def test_slices_of_a_batch_are_decoded_to_the_same_bytes(sampler):
+    ours = sampler(*SMALL)
+    assert ours.stages.settings.decode_batch_size == 4, "the default"
+    latents = ours.latents(range(6))
+    sliced = ours.stages.decode(latents)
+    ours.stages.settings.decode_batch_size = None
+    assert np.array_equal(ours.stages.decode(latents), sliced)
 
 
 def test_open_rules_keep_the_negative_prompt_and_draw_the_same(sampler):

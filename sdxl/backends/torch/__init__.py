@@ -20,8 +20,13 @@ def _open(config: schema.Config, artifacts: dict[str, Path]) -> TorchStages:
     from sdxl.backends.torch.stages import TorchStages
     from sdxl.model.components import torch_device
 
-    device = torch_device(config.model.device).type
-    if problems := list(rules.missing(config, device)):
+    device = torch_device(config.model.device)
+    memory_bytes = None
+    if device.type == "cuda":
+        import torch
+
+        memory_bytes = torch.cuda.get_device_properties(device).total_memory
+    if problems := list(rules.missing(config, device.type, memory_bytes)):
         raise ConfigError(problems)
     return TorchStages(config, artifacts)
 

@@ -1,16 +1,14 @@
 """Which kernel computes attention: PyTorch's own order, one by name, or the fastest per shape.
 
-Candidates are those of `torch.nn.functional.scaled_dot_product_attention`; FlashAttention 3, where
-installed, takes the place of PyTorch's own FlashAttention. A shape that the wanted kernel does not
-compute is left to PyTorch, counted and reported.
+Candidates are those of `torch.nn.functional.scaled_dot_product_attention` and, where installed,
+FlashAttention 3. A shape that the wanted kernel does not compute is left to PyTorch, counted and
+reported.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -19,7 +17,9 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.nn import attention, functional
 from torch.nn.attention import SDPBackend
 
+from sdxl.backends.torch import clock, fa3
 from sdxl.backends.torch.config import Attention
+from sdxl.backends.torch.parts import plain_attention
 
 KERNELS = {
     Attention.math: SDPBackend.MATH,
@@ -27,8 +27,7 @@ KERNELS = {
     Attention.efficient: SDPBackend.EFFICIENT_ATTENTION,
     Attention.cudnn: SDPBackend.CUDNN_ATTENTION,
 }
-TRIALS = 5
-"""Timed calls per candidate; the fastest counts."""
+"""PyTorch's own; `fa3` is no kernel of its function."""
 
 MATH_BYTES = 1 << 28
 """`math` holds all scores at once; above this it is no candidate of `auto`."""
@@ -42,24 +41,24 @@ class Choice:
 
     def __init__(self, wanted: Attention, device: torch.device) -> None:
         self.wanted, self.device = wanted, device
-        self.flash = _newest_flash() if device.type == "cuda" else "flash"
-        self._kernels: dict[Key, SDPBackend | None] = {}
+        self._kernels: dict[Key, Attention | None] = {}
         self.times: dict[Key, dict[str, float]] = {}
         self.unable: dict[Key, dict[str, str]] = {}
         self.others = 0  # attention layers that compute in their own way
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Attention (B, heads, length, width) without a mask."""
-        with self.using(tuple(query.shape), tuple(key.shape), query.dtype):
-            return functional.scaled_dot_product_attention(query, key, value)
+        kernel = self.kernel(tuple(query.shape), tuple(key.shape), query.dtype)
+        return self._run(kernel, query, key, value)
 
-    def using(self, query: tuple[int, ...], key: tuple[int, ...], dtype: torch.dtype) -> Any:
-        """A context in which PyTorch computes this shape with its kernel."""
+    def kernel(
+        self, query: tuple[int, ...], key: tuple[int, ...], dtype: torch.dtype
+    ) -> Attention | None:
+        """What computes this shape; None: PyTorch's own order."""
         known = (query, key, dtype)
         if known not in self._kernels:
             self._kernels[known] = self._choose(known)
-        kernel = self._kernels[known]
-        return nullcontext() if kernel is None else attention.sdpa_kernel(kernel)
+        return self._kernels[known]
 
     def describe(self) -> dict[str, Any]:
         """For the record: setting, kernel of each shape with milliseconds, fallbacks by reason."""
@@ -68,7 +67,7 @@ class Choice:
             query, key, dtype = known
             shapes.append({
                 "query": list(query), "key": list(key), "dtype": str(dtype).split(".")[-1],
-                "chosen": "torch" if kernel is None else self._name(kernel),
+                "chosen": kernel.value if kernel else "torch",
                 "ms": {name: round(ms, 4) for name, ms in self.times.get(known, {}).items()},
                 "unable": self.unable.get(known, {}),
             })  # fmt: skip
@@ -80,32 +79,47 @@ class Choice:
                                       if self.wanted.value in s["unable"])),
         }  # fmt: skip
 
-    def _choose(self, known: Key) -> SDPBackend | None:
+    def _choose(self, known: Key) -> Attention | None:
         (batch, heads, length, _), (_, _, keys, _), dtype = known
         names = [self.wanted]
         if self.wanted is Attention.auto:
             small = batch * heads * length * keys * dtype.itemsize <= MATH_BYTES
-            names = [name for name in KERNELS if small or name is not Attention.math]
-        times: dict[SDPBackend, float] = {}
+            names = [n for n in (*KERNELS, Attention.fa3) if small or n is not Attention.math]
+        times: dict[Attention, float] = {}
         for name in names:
-            kernel = KERNELS[name]
             try:
-                times[kernel] = self._ms(known, kernel)
+                times[name] = self._ms(known, name)
             except RuntimeError as error:
-                reason = str(error).splitlines()[0]
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
                 self.unable.setdefault(known, {})[name.value] = reason
-        self.times[known] = {self._name(kernel): ms for kernel, ms in times.items()}
+        self.times[known] = {name.value: ms for name, ms in times.items()}
         return min(times, key=times.__getitem__) if times else None
 
-    def _ms(self, known: Key, kernel: SDPBackend) -> float:
+    def _ms(self, known: Key, name: Attention) -> float:
+        if name is Attention.fa3 and (reason := fa3.why_not(self.device)):
+            raise RuntimeError(reason)
         query, key, dtype = known
-        q, k, v = (torch.randn(s, dtype=dtype, device=self.device) for s in (query, key, key))
-        with torch.inference_mode(), attention.sdpa_kernel(kernel), _no_warnings():
-            return best_ms(lambda: functional.scaled_dot_product_attention(q, k, v), self.device)
+        # As the projections write them: a row's heads side by side.
+        shapes = ((b, length, heads, width) for b, heads, length, width in (query, key, key))
+        q, k, v = (
+            torch.randn(shape, dtype=dtype, device=self.device).transpose(1, 2) for shape in shapes
+        )
+        with torch.inference_mode(), _no_warnings():
+            return clock.ms(lambda: self._run(name, q, k, v), self.device)
 
-    def _name(self, kernel: SDPBackend) -> str:
-        found = next(name.value for name, each in KERNELS.items() if each is kernel)
-        return self.flash if found == "flash" else found
+    @staticmethod
+    def _run(
+        kernel: Attention | None, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        if kernel is Attention.fa3:
+            return fa3.attend(query, key, value)
+        with using(kernel):
+            return functional.scaled_dot_product_attention(query, key, value)
+
+
+def using(kernel: Attention | None) -> Any:
+    """A context in which PyTorch's function computes with this kernel."""
+    return attention.sdpa_kernel(KERNELS[kernel]) if kernel in KERNELS else nullcontext()
 
 
 class Attend(AttnProcessor2_0):
@@ -118,10 +132,15 @@ class Attend(AttnProcessor2_0):
     def __call__(
         self, attn: Any, hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any,
+        attention_mask: torch.Tensor | None = None, temb: torch.Tensor | None = None,
+        *args: Any, **kwargs: Any,
     ) -> torch.Tensor:  # fmt: skip
-        """The layer's output."""
-        rest = (encoder_hidden_states, attention_mask, *args)
+        """The layer's output.
+
+        diffusers looks for `temb`, which its VAE hands over, among the parameters, and warns, at
+        which torch.compile would break the graph, where it finds none.
+        """
+        rest = (encoder_hidden_states, attention_mask, temb, *args)
         if attention_mask is not None:
             return super().__call__(attn, hidden_states, *rest, **kwargs)
         pixels = hidden_states.dim() == 4  # the VAE's (B, C, h, w)
@@ -129,8 +148,24 @@ class Attend(AttnProcessor2_0):
         keys = length if encoder_hidden_states is None else encoder_hidden_states.shape[1]
         width = attn.inner_dim // attn.heads
         query = (len(hidden_states), attn.heads, length, width)
-        with self.choice.using(query, (*query[:2], keys, width), hidden_states.dtype):
+        kernel = self.choice.kernel(query, (*query[:2], keys, width), hidden_states.dtype)
+        if kernel is Attention.fa3 and plain_attention(attn) and not pixels:
+            return projected(self.choice.attend, attn, hidden_states, encoder_hidden_states)
+        with using(kernel):
             return super().__call__(attn, hidden_states, *rest, **kwargs)
+
+
+def projected(
+    attend: Any, attn: Any, hidden: torch.Tensor, context: torch.Tensor | None
+) -> torch.Tensor:
+    """A plain attention layer (B, L, C), with `attend` between its projections."""
+    given = hidden if context is None else context
+    query, key, value = (
+        layer(values).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        for layer, values in ((attn.to_q, hidden), (attn.to_k, given), (attn.to_v, given))
+    )
+    found: torch.Tensor = attn.to_out[0](attend(query, key, value).transpose(1, 2).flatten(2))
+    return found
 
 
 def install(networks: list[Any], wanted: Attention, device: torch.device) -> Choice:
@@ -146,26 +181,9 @@ def install(networks: list[Any], wanted: Attention, device: torch.device) -> Cho
                 module.set_processor(Attend(choice))
             else:
                 choice.others += 1
+            if beside := getattr(module.processor, "beside", None):
+                beside(choice.attend)  # FP8 attention is timed against the kernel that is wanted
     return choice
-
-
-def best_ms(run: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds of the fastest of a few calls, after one that is not timed."""
-    run()
-    best = float("inf")
-    for _ in range(TRIALS):
-        if device.type == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            run()
-            end.record()
-            end.synchronize()
-            best = min(best, begin.elapsed_time(end))
-        else:
-            began = time.perf_counter()
-            run()
-            best = min(best, 1e3 * (time.perf_counter() - began))
-    return best
 
 
 @contextmanager
@@ -176,15 +194,3 @@ def _no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _newest_flash() -> str:
-    """`fa3` if FlashAttention 3 is installed and PyTorch takes it; it serves as flash then."""
-    take = getattr(attention, "activate_flash_attention_impl", None)
-    if take is None or importlib.util.find_spec("flash_attn_interface") is None:
-        return "flash"
-    try:
-        take("FA3")
-    except (RuntimeError, ValueError, ImportError):
-        return "flash"
-    return "fa3"

@@ -15,6 +15,9 @@ from sdxl.core import store
 FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 """Environment variable -> folder in `<store>/compiled`; one that is set already is kept."""
 
+SIZES = 64
+"""Compiled variants per function: every batch size has one of its own; PyTorch stops at 8."""
+
 TEMPORARY = str(Path(tempfile.gettempdir()) / "torchinductor_*")
 """Inductor's own choice, which nobody has asked for."""
 
@@ -35,18 +38,24 @@ class Cache:
         self.mode = mode
         self.folders = use_store()
         self.before = self._entries()
+        self.networks: list[str] = []
+        torch._dynamo.config.recompile_limit = max(SIZES, torch._dynamo.config.recompile_limit)
 
-    def compile(self, run: Any, eager_first: bool) -> Callable[..., Any]:
-        """`run` compiled; with `eager_first` each new shape runs once as it is before.
+    def compile(self, name: str, run: Any, eager_first: bool) -> Callable[..., Any]:
+        """A network's `run` compiled; with `eager_first` each new shape runs once as it is before.
 
-        Kernels that are chosen by timing are settled then: a trace could not time them.
+        Kernels that are chosen by timing are settled then: a trace could not time them. Batch
+        sizes are prepared in the warm-up, so each gets code of its own: by default the second one
+        would make code for all sizes, which is slower.
         """
-        compiled = torch.compile(run, mode=self.mode)
+        self.networks.append(name)
+        compiled = torch.compile(run, mode=self.mode, dynamic=False)
         return _Settled(run, compiled) if eager_first else compiled
 
     def describe(self) -> dict[str, Any]:
-        """For the record: the folders, and their entries before this run and now."""
+        """For the record: networks, the folders, and their entries before this run and now."""
         return {
+            "networks": self.networks,
             "folders": {name: str(path) for name, path in self.folders.items()},
             "entries_before": self.before,
             "entries": self._entries(),

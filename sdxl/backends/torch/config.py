@@ -26,7 +26,9 @@ Compile = Enum(
 )
 
 
-Compile.__doc__ = "torch.compile's mode for UNet and VAE."
+Compile.__doc__ = (
+    "torch.compile's mode for UNet and VAE; a UNet that computes in 8 bits stays eager."
+)
 
 
 class Loop(str, Enum):
@@ -55,6 +57,7 @@ class Attention(str, Enum):
     flash = "flash"
     efficient = "efficient"
     cudnn = "cudnn"
+    fa3 = "fa3"  # FlashAttention 3, as the package fa3-fwd has it for Hopper
 
 
 class Execution(str, Enum):
@@ -68,10 +71,10 @@ class Execution(str, Enum):
 class Config(schema.Backend):
     """How PyTorch runs the model."""
 
-    compile: Compile = Compile("none")  # torch.compile's mode for UNet and VAE
+    compile: Compile = Compile("none")  # torch.compile's mode; a UNet in 8 bits stays eager
     channels_last: bool = True  # memory format of UNet and VAE
     threads: Optional[int] = None  # CPU threads; null: torch's own choice
-    decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
+    decode_batch_size: Optional[int] = 4  # images per VAE call; null: all of a batch
     execution: Execution = Execution.simulated  # real: INT8 and FP8 layers compute in 8 bits
     fusion: bool = True  # real: norms, GEGLU, residuals and q/k/v fused with the 8-bit products
     attention: Attention = Attention.torch  # kernel; torch: PyTorch's order, auto: by timing

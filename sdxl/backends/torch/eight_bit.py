@@ -13,11 +13,8 @@ from sdxl.backends.torch.layer import Kernel, Layer, Simulated
 from sdxl.config.schema import Format
 from sdxl.model.checkpoint import StoredLayer
 
-SLOWER = {
-    Simulated.name: "slower in 8 bits",
-    fp8_attention.TritonAttention.plain: "attention is faster in 16 bits",
-}
-"""What computes a layer that 8 bits would slow down, and how that is told."""
+WIDE = (Simulated.name, fp8_attention.PLAIN)
+"""Kernels that are not in 8 bits."""
 
 
 class Choice:
@@ -31,6 +28,7 @@ class Choice:
         self.refused: dict[str, dict[str, str]] = {}
         self.shapes: dict[tuple[Any, ...], dict[str, float]] = {}
         self.layers: dict[str, str] = {}
+        self.attention: dict[tuple[Any, ...], dict[str, float]] = {}
         self.fallbacks: dict[str, str] = {}
         self.fused: Counter[str] = Counter()
         self.unfused: Counter[str] = Counter()
@@ -83,9 +81,18 @@ class Choice:
             self.layers[name] = fastest
         return candidates[fastest](layer, example)
 
+    def attends(self, name: str) -> Any:
+        """What an attention layer calls when it has timed a shape."""
+
+        def chosen(shape: tuple[Any, ...], times: dict[str, float]) -> None:
+            self.attention[shape] = times
+            self.layers[name] = min(times, key=times.__getitem__)
+
+        return chosen
+
     def describe(self) -> dict[str, Any]:
         """For the record: kernels by layer, by count, by shape with their milliseconds."""
-        slower = {n: SLOWER[k] for n, k in self.layers.items() if k in SLOWER}
+        slower = {n: "slower in 8 bits" for n, k in self.layers.items() if k == Simulated.name}
         shapes = [
             {
                 "layer": key[0],
@@ -96,10 +103,23 @@ class Choice:
             }
             for key, times in self.shapes.items()
         ]
+        shapes += [
+            {
+                "layer": "attention",
+                "query": list(query),
+                "key": list(key),
+                "chosen": min(times, key=times.__getitem__),
+                "ms": {name: round(ms, 4) for name, ms in times.items()},
+            }
+            for (query, key, _), times in self.attention.items()
+        ]
+        wide = sum(kernel == fp8_attention.PLAIN for kernel in self.layers.values())
         return {
-            "real_layers": sum(kernel not in SLOWER for kernel in self.layers.values()),
+            "real_layers": sum(kernel not in WIDE for kernel in self.layers.values()),
             "simulated_layers": len(slower) + len(self.fallbacks),
-            "kernels": dict(Counter(k for k in self.layers.values() if k not in SLOWER)),
+            "kernels": dict(Counter(k for k in self.layers.values() if k not in WIDE)),
+            # Neither in 8 bits nor simulated: attention that is slower in FP8.
+            "wide": {"attention: 16 bits are faster": wide} if wide else {},
             "layers": self.layers,
             "shapes": shapes,
             "fallbacks": dict(Counter([*self.fallbacks.values(), *slower.values()])),

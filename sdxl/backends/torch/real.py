@@ -6,7 +6,6 @@ shape share the outcome. What no kernel computes is simulated, counted and repor
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,7 @@ def restore(
         owner, _, field = name.rpartition(".")
         plain = unet.get_submodule(name)
         if stored.layers[name].kind == "attention":
-            note = partial(choice.layers.__setitem__, name)
-            fp8_attention.install(plain, name, stored, device, note)
+            fp8_attention.install(plain, name, stored, device, choice.attends(name))
             choice.layers[name] = fp8_attention.TritonAttention.name
             continue
         layer = read(stored, name, plain, dtype, device)

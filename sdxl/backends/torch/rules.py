@@ -16,7 +16,7 @@ REAL_FORMATS = (schema.Format.int8, schema.Format.fp8, schema.Format.auto_mixed)
 OWN_GRAPHS = (Compile["reduce-overhead"], Compile["max-autotune"])
 """Modes in which torch.compile captures CUDA graphs itself."""
 
-GPU_ATTENTION = (Attention.efficient, Attention.cudnn)
+GPU_ATTENTION = (Attention.efficient, Attention.cudnn, Attention.fa3)
 
 
 def problems_of(config: schema.Config) -> Iterator[Problem]:
@@ -49,12 +49,13 @@ def _of_real(config: schema.Config, backend: Config) -> Iterator[Problem]:
             "a recipe that quantizes weights and inputs",
             "quant=int8 backend.execution=real",
         )
-    if backend.compile.value != "none":
+    if backend.compile in OWN_GRAPHS:
         yield Problem(
-            "8-bit layers choose their kernels by timing, which torch.compile cannot trace",
+            "8-bit layers choose their kernels by timing, which torch.compile cannot trace: it "
+            "compiles the VAE alone here, and has no UNet whose launches it could capture",
             f"backend.execution=real backend.compile={backend.compile.value}",
-            "one of both",
-            "backend.compile=none",
+            "compile=default for the VAE, or none",
+            "backend.compile=default",
         )
 
 
@@ -116,10 +117,26 @@ def of_prediction(backend: Config, predicted: str) -> Iterator[Problem]:
         )
 
 
-def missing(config: schema.Config, device: str | None = None) -> Iterator[Problem]:
-    """Settings that need CUDA where there is none: as the driver says, or for a known device."""
+def missing(
+    config: schema.Config, device: str | None = None, memory_bytes: int | None = None
+) -> Iterator[Problem]:
+    """Settings that need CUDA where there is none, or more memory than the GPU has.
+
+    As the driver says, or for a device that is known already.
+    """
     backend = config.backend
     assert isinstance(backend, Config)
+    yield from _without_cuda(config, backend, device)
+    if device is None and config.model.device not in (Device.cpu, Device.mps):
+        found, _ = gpu.find()
+        memory_bytes = found.memory_bytes if found else None
+    if memory_bytes:
+        from sdxl.backends.torch import memory
+
+        yield from memory.problems_of(config, memory_bytes)
+
+
+def _without_cuda(config: schema.Config, backend: Config, device: str | None) -> Iterator[Problem]:
     asked = {
         f"backend.graphs={backend.graphs.value}": backend.graphs in (Graphs.step, Graphs.loop),
         f"backend.attention={backend.attention.value}": backend.attention in GPU_ATTENTION,

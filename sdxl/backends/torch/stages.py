@@ -76,8 +76,9 @@ class TorchStages:
         if backend.compile.value != "none":
             self.compiled = compiler.Cache(backend.compile.value)
             early = self.attention is not None
-            self._unet = self.compiled.compile(self._unet, early)
-            self._decode = self.compiled.compile(self._decode, early)
+            if self.choice is None:  # 8-bit layers choose their kernels by timing: eager
+                self._unet = self.compiled.compile("unet", self._unet, early)
+            self._decode = self.compiled.compile("vae", self._decode, early)
         self.overlap = backend.overlap
         """Whether `decode` may run beside the next batch's loop: it has a stream of its own."""
         self._aside = torch.cuda.Stream(self.device) if backend.overlap else None
@@ -152,11 +153,10 @@ class TorchStages:
 
         With `overlap` nothing on the current stream is waited for: the latents must have arrived.
         """
-        import numpy as np
         import torch
 
+        from sdxl.model import images
         from sdxl.model.components import unscale
-        from sdxl.model.images import to_uint8
 
         vae = self.modules["vae"]
         size = self.settings.decode_batch_size or len(latents)
@@ -165,8 +165,8 @@ class TorchStages:
             parts = []
             for chunk in latents.split(size):
                 image = self._decode(unscale(chunk.to(vae.dtype), vae.config), return_dict=False)[0]
-                parts.append(to_uint8(image.permute(0, 2, 3, 1).float().cpu().numpy()))
-        return np.concatenate(parts)
+                parts.append(images.on_device(image))
+            return images.to_host(parts)
 
     def describe(self) -> dict[str, Any]:
         """Device, dtypes, parameter counts and what was chosen."""

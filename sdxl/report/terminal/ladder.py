@@ -78,5 +78,6 @@ def _note(record: Record) -> str:
     if record.status != "ok":
         return f"{record.status}: {record.reason}"
     executed = record.performance["generator"].get("execution") or {}
-    reasons = {**executed.get("fallbacks", {}), **executed.get("unfused", {})}
+    kinds = (executed.get(kind, {}) for kind in ("fallbacks", "wide", "unfused"))
+    reasons = {reason: count for each in kinds for reason, count in each.items()}
     return "; ".join(f"{count} x {reason}" for reason, count in reasons.items())

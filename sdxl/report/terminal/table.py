@@ -119,6 +119,8 @@ def _speed(record: Record) -> list[Row]:
         kernels = ", ".join(f"{count} by {name}" for name, count in executed["kernels"].items())
         for reason, count in executed["fallbacks"].items():
             kernels += f"; {count} simulated: {reason}"
+        for reason, count in executed.get("wide", {}).items():
+            kernels += f"; {count} in 16 bits: {reason}"
         rows.append(("8-bit layers", kernels))
     if found.get("unit") == "ms":
         value = found["value"]

@@ -10,7 +10,10 @@ pytest.importorskip("triton", reason="the kernels need Triton")
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention, AttnProcessor
 
-from sdxl.backends.torch import cpu, cuda, fp8_attention, fused
+from sdxl.backends.torch import attention, config, cpu, cuda, fp8_attention, fused
+from sdxl.backends.torch import clock as timing
+from sdxl.backends.torch.eight_bit import Choice
+from sdxl.backends.torch.kernels import tuning
 from sdxl.backends.torch.simulated import _round_attention
 from sdxl.config.schema import Format
 from tests.backends.torch.test_fused import eight_bit, watch_inputs
@@ -80,31 +83,51 @@ def test_what_the_kernel_does_not_compute_is_refused(monkeypatch):
     assert "on this device" in fp8_attention.why_not(layer, cpu, CPU)
     normed = Attention(24, heads=3, dim_head=8, norm_num_groups=4)
     assert "another kind" in fp8_attention.why_not(normed, cuda, CPU)
-    fp8_attention._inexact.cache_clear()
+    fp8_attention._why_not_exact.cache_clear()
     kernel = fp8_attention.TritonAttention
-    right = kernel.computed
-    monkeypatch.setattr(kernel, "computed", lambda *given: right(*given) * 1.02)
-    assert "no exact" in fp8_attention.why_not(layer, cuda, CPU)
-    fp8_attention._inexact.cache_clear()
+    right = kernel.in_fp8
+    monkeypatch.setattr(kernel, "in_fp8", lambda *given: right(*given) * 1.02)
+    assert "off by" in fp8_attention.why_not(layer, cuda, CPU)
+    fp8_attention._why_not_exact.cache_clear()
+
+    def broken(*_):
+        raise RuntimeError("no such instruction\nand more")
+
+    monkeypatch.setattr(kernel, "in_fp8", broken)
+    said = fp8_attention.why_not(layer, cuda, CPU)
+    assert said.endswith("on this device: RuntimeError: no such instruction and more")
+    fp8_attention._why_not_exact.cache_clear()
 
 
-@pytest.mark.parametrize("faster", [True, False])
-def test_it_is_used_where_it_is_faster_and_told_where_not(faster, monkeypatch):
-    from sdxl.backends.torch.kernels import tuning
+@pytest.mark.parametrize("faster", ["triton_attention", fp8_attention.PLAIN])
+def test_what_is_faster_is_kept_and_reported(monkeypatch, faster):
+    """On a GPU; here the clock is made up and the kernel interpreted."""
+    choice = Choice(CPU)
+    layer = Attention(24, heads=3, dim_head=8).eval()
+    hidden = torch.randn(2, 7, 24)
+    plain = layer(hidden)
+    report = choice.attends("layer")
+    fp8_attention.install(layer, "layer", Stored(), CPU, report)
+    in_fp8 = layer(hidden)
+    attention.install([layer], config.Attention.math, CPU)
+    monkeypatch.setattr(tuning, "interpreted", lambda: False)
+    monkeypatch.setattr(tuning, "fastest", lambda key, run, tiles, outputs, small: small)
+    monkeypatch.setattr(fp8_attention, "_times", {})
 
-    noted = []
-    amax = {part: torch.tensor(value) for part, value in RANGES.items()}
-    layer = fp8_attention.TritonAttention(amax, CPU, noted.append)
-    given = [torch.randn(1, 2, 20, 16) for _ in range(3)]
-    expected = layer.computed(*given)
-    times = iter([1.0, 2.0] if faster else [2.0, 1.0])
-    with monkeypatch.context() as patched:
-        patched.setattr(tuning, "interpreted", lambda: False)
-        patched.setattr(tuning, "milliseconds", lambda run: next(times))
-        patched.setattr(fp8_attention, "_eight_bit", {})
-        patched.setattr(layer, "computed", lambda *_: expected)
-        found = layer.attend(*given)
-        layer.attend(*given)  # times no more
-    plain = torch.nn.functional.scaled_dot_product_attention(*given)
-    assert torch.equal(found, expected if faster else plain)
-    assert set(noted) == (set() if faster else {"16-bit attention"})
+    def clock(run, device):
+        run()
+        kernel = getattr(getattr(run, "func", None), "__name__", "") == "in_fp8"
+        return 1.0 if kernel == (faster == "triton_attention") else 2.0
+
+    monkeypatch.setattr(timing, "ms", clock)
+    found = layer(hidden)
+    told = choice.describe()
+    assert torch.equal(found, in_fp8) == (faster == "triton_attention")
+    (shape,) = told["shapes"]
+    assert shape["chosen"] == faster and set(shape["ms"].values()) == {1.0, 2.0}
+    assert told["layers"] == {"layer": faster} and told["simulated_layers"] == 0
+    if faster == fp8_attention.PLAIN:
+        torch.testing.assert_close(found, plain)
+        assert told["wide"] == {"attention: 16 bits are faster": 1} and told["real_layers"] == 0
+    else:
+        assert told["wide"] == {} and told["real_layers"] == 1

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl.backends.torch import cpu, eight_bit
+from sdxl.backends.torch import BACKEND, cpu, eight_bit
 from sdxl.backends.torch import real as _torch_real
-from sdxl.backends.torch import simulated as _torch_quant
 from sdxl.backends.torch.layer import Geometry, Simulated, read
 from sdxl.bench.profile import ModuleTimes
 from sdxl.config.derive import baseline_of
@@ -140,7 +139,7 @@ def restored(config, execution):
     shapes = shapes.to("meta")
     if execution == "real":
         return _torch_real.restore(shapes, made.path, torch.float32, CPU)
-    return _torch_quant.restore(shapes, made.path, torch.float32, CPU), None
+    return simulated.restore(shapes, made.path, torch.float32, CPU), None
 
 
 def given(unet):
@@ -273,7 +272,20 @@ def test_real_execution_needs_something_to_execute(load):
         with pytest.raises(ConfigError, match="would be ignored"):
             load("backend.execution=real", *words)
     with pytest.raises(ConfigError, match=r"torch.compile cannot trace"):
-        load("backend.execution=real", "quant=int8", "backend.compile=default")
+        load("backend.execution=real", "quant=int8", "backend.compile=reduce-overhead")
+
+
+def test_the_vae_is_compiled_and_the_8_bit_unet_is_not(load, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda run, **words: seen.append(words) or run)
+    config = load("quant=int8", "backend.execution=real", "backend.compile=default")
+    unet = open_source(config.model, 0).component("unet", torch.float32, CPU)
+    monkeypatch.setattr(_torch_real, "restore", lambda *_: (unet, _torch_real.Choice(CPU)))
+    stages = BACKEND.open(config, {"unet": tmp_path})
+    assert seen == [{"mode": "default", "dynamic": False}]
+    assert stages.describe()["compile_cache"]["networks"] == ["vae"]
+    plain = BACKEND.open(load("backend.compile=default"), {})
+    assert plain.describe()["compile_cache"]["networks"] == ["unet", "vae"]
 
 
 def test_the_baseline_is_the_same_for_both_executions(load):

@@ -95,6 +95,7 @@ def test_the_ladder_on_a_cpu(cli):
                "precision=fp32", "limit=2",
                "rules=open", "model.steps=2", "model.height=64", "model.width=64",
                "scenario.min_duration_ms=1", "scenario.warmup_batches=1", "backend.batch_size=2",
+               "backend.compile=none",
                timeout=290)  # fmt: skip
     assert done.code == 0, done.err
     summary = done.json

@@ -1,0 +1,89 @@
+"""The VAE alone: eager and compiled, 4 and 8 pictures at a time, and its bytes on the host."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from benchmarks.gpu import clock
+from benchmarks.gpu.child import Context
+from benchmarks.gpu.model import configure
+
+SIZES = (4, 8)
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Milliseconds per picture of each way; compile times beside them."""
+    import torch
+
+    from sdxl.backends.torch import attention
+    from sdxl.backends.torch import compile as compiler
+    from sdxl.backends.torch.config import Attention
+    from sdxl.model import images
+    from sdxl.model.components import torch_dtype
+    from sdxl.model.sources import open_source
+
+    config = configure(context, ("precision=bf16",), 8)
+    device = context.device
+    source = open_source(config.model, config.seed)
+    vae: Any = source.component("vae", torch_dtype(config.precision.vae), device)
+    vae.to(memory_format=torch.channels_last)
+    attention.install([vae], Attention.auto, device)
+    backend = "eager" if context.rehearse else "inductor"
+    compiler.use_store()
+    compiled = torch.compile(vae.decode, dynamic=False, backend=backend)
+    found: dict[str, Any] = {}
+    side = config.model.height // 8
+    with torch.inference_mode():
+        for size in SIZES[:1] if context.rehearse else SIZES:
+            latents = torch.randn(size, 4, side, side, device=device, dtype=vae.dtype)
+            for name, decode in (("eager", vae.decode), ("compiled", compiled)):
+
+                def once(decode: Any = decode, latents: Any = latents) -> Any:
+                    return decode(latents, return_dict=False)[0]
+
+                key = f"{name} {size}"
+                began = time.perf_counter()
+                try:
+                    once()
+                except Exception as error:  # out of memory, or the compiler
+                    found[key] = {"error": f"{type(error).__name__}: {str(error)[-400:]}"}
+                    continue
+                first = round(time.perf_counter() - began, 1)
+                took = clock.candidate([once], device)
+                if "ms" in took:
+                    took["ms_per_picture"] = round(took["ms"] / size, 3)
+                found[key] = {**took, "first_call_s": first}
+                context.note(vae=found)
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()  # what the graph held
+            picture = once()
+            found[f"bytes {size}"] = _bytes(picture, images, device)
+            context.note(vae=found)
+            del picture
+    told = ", ".join(f"{key}: {each.get('ms_per_picture', each.get('error'))}"
+                     for key, each in found.items())  # fmt: skip
+    return {"line": f"ms per picture: {told}"}
+
+
+def _bytes(picture: Any, images: Any, device: Any) -> dict[str, Any]:
+    """From the VAE's values to bytes in host memory: on the device, and as it was before."""
+    import numpy as np
+    import torch
+
+    def ours() -> Any:
+        return images.to_host([images.on_device(picture)])
+
+    def before() -> Any:
+        return images.to_uint8(picture.permute(0, 2, 3, 1).float().cpu().numpy())
+
+    times = {}
+    for name, run in (("on the device", ours), ("on the host", before)):
+        run()
+        began = time.perf_counter()
+        made = run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times[name] = round(1e3 * (time.perf_counter() - began) / len(made), 3)
+    same = bool(np.array_equal(ours(), before()))
+    return {**times, "same_bytes": same, "ms_per_picture": times["on the device"]}

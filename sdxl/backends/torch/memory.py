@@ -1,0 +1,93 @@
+"""GPU memory that a run of SDXL's shapes will need, estimated before it begins; no framework.
+
+Per-pixel figures count the values alive at the worst moment, seen by running the networks on
+PyTorch's meta device (tests/test_torch_memory.py does it again); what libraries add is a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sdxl.backends.torch.config import Config, Execution
+from sdxl.config import schema
+from sdxl.config.derive import batch_size
+from sdxl.config.schema import DType
+from sdxl.core.errors import Problem
+
+PARAMETERS = {"text_encoder": 817_782_784, "unet": 2_567_463_684, "vae": 83_653_863}
+"""SDXL base 1.0; both text encoders together."""
+
+VAE_VALUES = 1024
+"""Per pixel of a decoded picture: four maps of 256 channels, three that the decoder holds before
+its last block and the copy that GroupNorm makes of a channels-last one."""
+
+UNET_VALUES = 96
+"""Per pixel and row of the UNet: 79 that it holds at once, and the loop's own buffers."""
+
+REST_BYTES = 3 << 30
+"""CUDA's context, workspaces of libraries and what the allocator cannot use."""
+
+LEAST_SLICE = 1
+BYTES = {DType.fp32: 4, DType.fp16: 2, DType.bf16: 2}
+
+
+def needed_bytes(config: schema.Config) -> dict[str, int]:
+    """Bytes by what needs them: weights, UNet, VAE and the rest."""
+    backend = config.backend
+    assert isinstance(backend, Config)
+    batch, pixels = batch_size(config), config.model.height * config.model.width
+    precision = config.precision
+    size = {
+        "text_encoder": BYTES[precision.text_encoder],
+        "unet": BYTES[precision.unet],
+        "vae": BYTES[precision.vae],
+    }
+    stored = dict(size)
+    if backend.execution is Execution.real:
+        stored["unet"] = 1
+    rows = batch * (2 if config.model.guidance > 1 else 1)
+    decoded = min(backend.decode_batch_size or batch, batch)
+    return {
+        "weights": sum(PARAMETERS[name] * stored[name] for name in PARAMETERS),
+        "UNet": rows * pixels * UNET_VALUES * size["unet"],
+        "VAE": decoded * pixels * VAE_VALUES * size["vae"],
+        "rest": REST_BYTES,
+    }
+
+
+def problems_of(config: schema.Config, memory_bytes: int) -> Iterator[Problem]:
+    """The batch, or the slice of it that the VAE decodes at once, if it cannot fit the GPU."""
+    if not isinstance(config.model, schema.SdxlModel | schema.RandomModel):
+        return  # the miniatures fit anywhere
+    needed = needed_bytes(config)
+    if sum(needed.values()) <= memory_bytes:
+        return
+    listed = ", ".join(f"{name} {_gib(number)}" for name, number in needed.items())
+    yield Problem(
+        f"a batch of {batch_size(config)} will not fit the GPU's memory",
+        f"about {_gib(sum(needed.values()))} GiB needed ({listed}), {_gib(memory_bytes)} there",
+        "a smaller slice of the batch for the VAE, a smaller batch, or 16 bits",
+        _fix(config, needed, memory_bytes),
+    )
+
+
+def _fix(config: schema.Config, needed: dict[str, int], memory_bytes: int) -> str:
+    """The mildest setting that fits: fewer pictures per VAE call, else fewer per batch as well."""
+    backend: Any = config.backend
+    batch = batch_size(config)
+    decoded = min(backend.decode_batch_size or batch, batch)
+    of_one = needed["VAE"] // decoded
+    left = memory_bytes - needed["weights"] - needed["rest"]
+    slices = (left - needed["UNet"]) // of_one
+    if slices >= LEAST_SLICE:
+        return f"backend.decode_batch_size={slices}"
+    sample = needed["UNet"] // batch
+    fits = (left - LEAST_SLICE * of_one) // sample
+    if fits >= 1:
+        return f"backend.batch_size={min(fits, batch)} backend.decode_batch_size={LEAST_SLICE}"
+    return "precision=bf16 backend.batch_size=1 backend.decode_batch_size=1"
+
+
+def _gib(number: int) -> str:
+    return f"{number / 2**30:.1f}"
