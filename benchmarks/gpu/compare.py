@@ -97,7 +97,7 @@ def _blocks(context: Context, sampler: Any, simulated: Any, indices: list[int]) 
         def hook(_module: Any, args: Any, named: Any, expected: Any) -> None:
             try:
                 found = ours[name](*args, **named)
-            except Exception as error:  # a block whose twin takes other arguments
+            except Exception as error:  # a block whose counterpart takes other arguments
                 unlike[name] = f"{type(error).__name__}: {str(error)[:200]}"
                 return
             wide = expected.double()

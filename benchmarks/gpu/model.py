@@ -20,7 +20,7 @@ BATCHES = 3
 
 USUAL = (
     "rules=open", "tracking=off", "quality=none", "model=sdxl_random", "dataset=builtin",
-    "quant.report_prompts=0", "quality.twin=false", "limit=32",
+    "quant.report_prompts=0", "quality.baseline=false", "limit=32",
 )  # fmt: skip
 SMALL = (
     "model=tiny",

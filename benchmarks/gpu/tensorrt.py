@@ -21,7 +21,7 @@ FLAVORS = {"tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
 
 WORDS = (
     "model=tiny", "backend=trt", "limit=1", "backend.batch_size=1", "rules=open", "tracking=off",
-    "quality=none", "quality.twin=false", "scenario.min_duration_ms=1", "model.steps=2",
+    "quality=none", "quality.baseline=false", "scenario.min_duration_ms=1", "model.steps=2",
     "scenario.warmup_batches=1", "model.height=64", "model.width=64",
 )  # fmt: skip
 
