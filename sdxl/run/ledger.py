@@ -19,7 +19,7 @@ from sdxl.core import records, store
 from sdxl.core.environment import PACKAGES, describe
 from sdxl.core.gpu import gpus
 from sdxl.core.paths import PACKAGE
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 
 _NO_MEASURE = (
     *("report", "download", "fetch", "published", "doctor", "tracking", "plan", "sweep"),
@@ -30,7 +30,7 @@ _NO_MEASURE = (
 def remember(record: Record, path: Path) -> None:
     """Note a record that is on disk; a later sweep finds it."""
     entries = [_entry(record.key)]
-    pair = record.performance.get("pair_key")
+    pair = record.performance.pair_key
     if pair and not record.config["compliance"]:
         entries.append(_paired(pair, record.config["mode"]))
     facts = {"record": str(path), "status": record.status, "started": record.started}

@@ -11,7 +11,7 @@ from sdxl.config.schema import Config
 from sdxl.core import records
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
-from sdxl.core.types import Record
+from sdxl.core.record import Performance, Record
 from sdxl.report.terminal import table
 from sdxl.run import ledger, shared
 from sdxl.run.shared import Shared
@@ -62,8 +62,8 @@ def outcome_of(record: Record, path: Path | None) -> Outcome:
         "status": record.status,
         "reason": record.reason or None,
         "record": str(path) if path else None,
-        **{name: record.performance.get(name) for name in _FIGURES},
-        "psnr_db": record.quality.get("baseline", {}).get("psnr_db"),
+        **{name: getattr(record.performance, name) for name in _FIGURES},
+        "psnr_db": record.quality.baseline.psnr_db,
         "comparable": record.comparable,
         "command": record.command,
         "exit_code": EXIT_CODES.get(record.status, FAILED),
@@ -145,7 +145,7 @@ def skip(config: Config, folder: Path, record: Record, equal: Path, number: int)
     """A record of a cell that could only repeat cell `number`, whose record is `equal`."""
     other = records.read(equal)
     record.status, record.reason = "skipped", f"the same work as {number}"
-    record.performance = {"equal_to": str(equal)}
+    record.performance = Performance(equal_to=str(equal))
     record.quality, record.artifacts = other.quality, other.artifacts
     outcome = finish(config, folder, record, OK, shared.of_cell(folder))
-    return {**outcome, **{name: other.performance.get(name) for name in _FIGURES}}
+    return {**outcome, **{name: getattr(other.performance, name) for name in _FIGURES}}

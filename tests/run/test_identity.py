@@ -4,6 +4,7 @@ import pytest
 
 from sdxl.config.schema import Mode, Rerun
 from sdxl.core import records
+from sdxl.core.record import Performance
 from sdxl.quality import fast
 from sdxl.run import identity, ledger
 
@@ -127,7 +128,7 @@ def test_an_audit_is_no_partner_of_a_plain_run(load, tmp_path):
     kept = []
     for words in ((), ("compliance=test01",)):
         record = identity.new(load("backend=fake", *words))
-        record.status, record.performance = "ok", {"pair_key": "pair"}
+        record.status, record.performance = "ok", Performance(pair_key="pair")
         path = records.write(record, tmp_path / str(len(kept)))
         ledger.remember(record, path)
         kept.append(record)
