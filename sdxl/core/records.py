@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sdxl.core.errors import UserError
+from sdxl.core.record import Record
 from sdxl.core.store import disk_error, write_json
-from sdxl.core.types import Record
 
 
 def without_credentials(uri: str) -> str:
@@ -33,38 +32,38 @@ def write(record: Record, folder: Path) -> Path:
     path = folder / "record.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, dataclasses.asdict(record))
+        write_json(path, record.to_json())
     except OSError as error:
         raise disk_error(error, folder, "hydra.run.dir=FOLDER") from error
     return path
 
 
 def read(path: Path) -> Record:
-    """A record from its file; fields of later schemas are passed over.
+    """A record from its file; fields of later schemas are kept as they are.
 
     Raises `UserError` if the file holds none, `OSError` if it is not there.
     """
-    fields = {field.name for field in dataclasses.fields(Record)}
     try:
-        stored = json.loads(path.read_text())
-        if not isinstance(stored, dict):
-            raise TypeError(f"a JSON {type(stored).__name__}, no object")
-        _rename(stored)
-        return Record(**{name: value for name, value in stored.items() if name in fields})
+        return Record.from_json(_renamed(json.loads(path.read_text())))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is no record: not JSON: {error}") from error
     except (ValueError, TypeError) as error:  # ValueError: no text at all
         raise UserError(f"{path} is no record: {error}") from error
 
 
-def _rename(stored: dict[str, Any]) -> None:
+def _renamed(stored: Any) -> Any:
     """Names from before 0.2, where the unquantized baseline was called a twin, as they are now."""
-    for group in (stored.get("quality"), (stored.get("config") or {}).get("quality")):
-        if isinstance(group, dict) and "twin" in group:
-            group["baseline"] = group.pop("twin")
-    speed = stored.get("performance")
-    if isinstance(speed, dict) and "twin_images_per_second" in speed:
-        speed["baseline_images_per_second"] = speed.pop("twin_images_per_second")
+    if not isinstance(stored, dict):
+        return stored
+    new = {"twin": "baseline", "twin_images_per_second": "baseline_images_per_second"}
+    whole = dict(stored)
+    for name in ("performance", "quality", "config"):
+        if isinstance(group := whole.get(name), dict):
+            whole[name] = {new.get(key, key): value for key, value in group.items()}
+    config = whole.get("config")
+    if isinstance(config, dict) and isinstance(group := config.get("quality"), dict):
+        config["quality"] = {new.get(key, key): value for key, value in group.items()}
+    return whole
 
 
 def find(places: Sequence[Path]) -> list[Path]:

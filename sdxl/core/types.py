@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -124,33 +123,6 @@ class Manifest:
     seconds: float = 0.0
     peak_bytes: int = 0
     created: str = field(default_factory=lambda: now())
-
-
-RECORD_SCHEMA = 1
-
-
-@dataclass
-class Record:
-    """One cell's outcome, as `record.json` holds it (docs/record.md)."""
-
-    key: str
-    config: dict[str, Any]
-    command: str
-    status: str = "failed"  # ok | invalid | failed | timeout | skipped
-    reason: str = ""
-    comparable: bool = False
-    comparable_reason: str = ""
-    performance: dict[str, Any] = field(default_factory=dict)
-    quality: dict[str, Any] = field(default_factory=dict)
-    verdict: list[dict[str, Any]] = field(default_factory=list)
-    resources: dict[str, Any] = field(default_factory=dict)
-    artifacts: list[dict[str, Any]] = field(default_factory=list)
-    images: list[dict[str, Any]] = field(default_factory=list)
-    environment: dict[str, Any] = field(default_factory=dict)
-    durations: dict[str, float] = field(default_factory=dict)
-    started: str = field(default_factory=lambda: now())
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    schema: int = RECORD_SCHEMA
 
 
 def now() -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from sdxl.config.schema import Config
+from sdxl.core import terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Progress, Say
 from sdxl.core.store import Artifact
@@ -20,7 +19,7 @@ from sdxl.quant import build, layer_errors
 
 def run(config: Config, _out_dir: Path, say: Say | None = None) -> Outcome:
     """Quantize as `config` says; the tables go to standard error."""
-    console = Console(file=sys.stderr, highlight=False)
+    console = terminal.console(stderr=True)
     if config.plan:
         rows = build.plan(config)
         console.print(plan_table(config, rows))
@@ -58,10 +57,7 @@ def _size(made: Artifact) -> int:
 def summary_table(config: Config, made: Artifact) -> Table:
     """What the checkpoint is, and what making it took."""
     settings = made.manifest.settings
-    summary = Table(title=f"quant={config.quant.name} model={config.model.name}", title_style="")
-    summary.add_column("what")
-    summary.add_column("value")
-    for name, value in [
+    facts = [
         *((name, str(value)) for name, value in settings["quant"].items()),
         ("layers", " ".join(f"{n} {kind}" for kind, n in settings["layers"].items() if n)),
         ("checkpoint", f"{_size(made) / 1e6:,.1f} MB, {made.path}"),
@@ -70,21 +66,18 @@ def summary_table(config: Config, made: Artifact) -> Table:
             "built in",
             f"{made.manifest.seconds:.1f} s, peak {made.manifest.peak_bytes / 1e9:.2f} GB",
         ),
-    ]:
-        summary.add_row(name, value)
-    return summary
+    ]
+    title = f"quant={config.quant.name} model={config.model.name}"
+    return terminal.table(("what", "value"), facts, title)
 
 
 def plan_table(config: Config, rows: list[dict[str, Any]]) -> Table:
     """The level table for people."""
     title = f"quant={config.quant.name} model={config.model.name}: what each level quantizes"
-    table = Table(title=title, title_style="")
-    for heading in ("level", "conv", "linear", "attention", "params", "MACs", "stats",
-                    "ckpt"):  # fmt: skip
-        table.add_column(heading, justify="right")
+    head = ("level", "conv", "linear", "attention", "params", "MACs", "stats", "ckpt")
     words = {True: "there", False: "to make", None: "-"}
-    for row in rows:
-        table.add_row(
+    shown = [
+        (
             f"{'> ' if row['chosen'] else ''}{row['level']:g}",
             *(str(row[kind]) for kind in ("conv", "linear", "attention")),
             f"{row['parameter_share']:.1%}",
@@ -92,33 +85,28 @@ def plan_table(config: Config, rows: list[dict[str, Any]]) -> Table:
             words[row["statistics"]],
             words[row["checkpoint"]],
         )
-    return table
+        for row in rows
+    ]
+    return terminal.table(head, shown, title, head)
 
 
 def worst_table(errors: list[dict[str, Any]]) -> Table:
     """The layers that quantization changes most."""
-    table = Table(
-        title=f"relative output error, worst {len(errors[: layer_errors.WORST])} of {len(errors)}",
-        title_style="",
-    )
-    for heading in ("layer", "kind", "error"):
-        table.add_column(heading)
-    for row in errors[: layer_errors.WORST]:
-        table.add_row(row["layer"], row["kind"], f"{row['error']:.2%}")
-    return table
+    worst = errors[: layer_errors.WORST]
+    rows = [(row["layer"], row["kind"], f"{row['error']:.2%}") for row in worst]
+    title = f"relative output error, worst {len(worst)} of {len(errors)}"
+    return terminal.table(("layer", "kind", "error"), rows, title)
 
 
 def frontier_table(frontier: list[dict[str, Any]]) -> Table:
     """A dozen points between no layer and every layer in 8 bits, and the last one chosen."""
-    table = Table(title="error against work in 8 bits", title_style="")
-    for heading in ("layers", "MACs in 8 bits", "combined error", "chosen"):
-        table.add_column(heading, justify="right")
+    head = ("layers", "MACs in 8 bits", "combined error", "chosen")
     last = max((at for at, row in enumerate(frontier) if row["chosen"]), default=0)
     every = max(1, len(frontier) // 12)
-    for at, row in enumerate(frontier):
-        if at % every == 0 or at in (last, len(frontier) - 1):
-            table.add_row(
-                f"{at + 1}", f"{row['mac_share']:.1%}", f"{row['error']:.3f}",
-                "this" if at == last else "yes" if row["chosen"] else "",
-            )  # fmt: skip
-    return table
+    rows = [
+        (f"{at + 1}", f"{row['mac_share']:.1%}", f"{row['error']:.3f}",
+         "this" if at == last else "yes" if row["chosen"] else "")
+        for at, row in enumerate(frontier)
+        if at % every == 0 or at in (last, len(frontier) - 1)
+    ]  # fmt: skip
+    return terminal.table(head, rows, "error against work in 8 bits", head)

@@ -12,9 +12,9 @@ from typing import Any
 from sdxl.core import records
 from sdxl.core.errors import UserError
 from sdxl.core.paths import ROOT
-from sdxl.core.types import RECORD_SCHEMA, Record
+from sdxl.core.record import RECORD_SCHEMA, Comparison, Record
 from sdxl.report.naming import label
-from sdxl.report.values import flatten, number, pick
+from sdxl.report.values import flatten, number
 
 MEASURED = ("ok", "invalid")
 
@@ -31,7 +31,12 @@ class Cell:
 
     def setting(self, dotted: str, default: Any = None) -> Any:
         """A value of the configuration by its dotted name."""
-        return pick(self.record.config, dotted, default)
+        node: Any = self.record.config
+        for part in dotted.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return default
+            node = node[part]
+        return node
 
     @property
     def measured(self) -> bool:
@@ -46,72 +51,74 @@ class Cell:
     @property
     def speed(self) -> float | None:
         """Images per second."""
-        return number(self.record.performance.get("images_per_second"))
+        return self.record.performance.images_per_second
 
     @property
     def speed_up(self) -> float | None:
         """Throughput over the unquantized baseline's."""
-        return number(self.record.performance.get("speed_up"))
+        return self.record.performance.speed_up
 
     @property
     def repeats(self) -> list[float]:
         """Images per second of each repetition, if the cell was repeated."""
-        found = self.record.performance.get("repeats")
-        return [v for v in map(number, found) if v] if isinstance(found, list) else []
+        return [rate for rate in self.record.performance.repeats if rate]
 
     @property
     def meaningless(self) -> str:
         """Why its speed says nothing about a product; empty if it does."""
         if self.setting("backend.name") == "fake":
             return "the fake backend runs no model"
-        if pick(self.record.performance, "generator.simulated"):
+        if self.record.performance.generator.simulated:
             return "quantized arithmetic was simulated"
         return ""
 
     @property
     def latency(self) -> dict[str, float]:
         """Milliseconds by `min`, `p50`, `p90`, `p95`, `p97`, `p99`, `p99.9`, `max`, `mean`."""
-        detail = pick(self.record.performance, "loadgen.detail", {}) or {}
+        detail = self.record.performance.loadgen.detail
         names = {"min": "min_latency", "mean": "mean_latency", "max": "max_latency"}
         names |= {f"p{p:g}": f"{p:.2f}_percentile_latency" for p in (50, 90, 95, 97, 99, 99.9)}
         found = {n: number(detail.get(f"result_{key}_ns")) for n, key in names.items()}
-        given = self.record.performance.get("latency_ms") or {}
-        ours = {str(n): number(v) for n, v in given.items()}
+        ours = {name: number(v) for name, v in self.record.performance.latency_ms.items()}
         whole = {n: v / 1e6 for n, v in found.items() if v is not None}
         return whole | {n: v for n, v in ours.items() if v is not None}
 
     @property
+    def one_latency(self) -> bool:
+        """Did everything end at once, in one batch?"""
+        return self.latency.get("min") == self.latency.get("max")
+
+    @property
     def queries(self) -> int:
         """Queries that the latency percentiles rest on."""
-        return int(number(pick(self.record.performance, "loadgen.detail.result_query_count")) or 0)
+        return int(number(self.record.performance.loadgen.detail.get("result_query_count")) or 0)
 
     @property
     def memory_gib(self) -> float | None:
         """Peak of the GPU's allocator, else of the resident memory."""
         found = self.record.resources
-        size = number(found.get("cuda_peak_bytes")) or number(found.get("peak_rss_bytes"))
+        size = found.cuda_peak_bytes or found.peak_rss_bytes
         return size / 2**30 if size else None
 
     @property
     def memory_kind(self) -> str:
         """Which memory `memory_gib` is."""
-        return "GPU" if self.record.resources.get("cuda_peak_bytes") else "resident"
+        return "GPU" if self.record.resources.cuda_peak_bytes else "resident"
 
     @property
-    def against_baseline(self) -> dict[str, Any]:
-        """`quality.baseline` of the record, or nothing."""
-        found = self.record.quality.get("baseline")
-        return found if isinstance(found, dict) else {}
+    def against_baseline(self) -> Comparison:
+        """The comparison with the baseline's pictures; empty (and false) where there is none."""
+        return self.record.quality.baseline
 
     @property
     def psnr(self) -> float | None:
         """dB against the baseline; None if there is no comparison, or nothing differs."""
-        return number(self.against_baseline.get("psnr_db"))
+        return self.against_baseline.psnr_db
 
     @property
     def ssim(self) -> float | None:
         """Structural similarity to the baseline."""
-        return number(self.against_baseline.get("ssim"))
+        return self.against_baseline.ssim
 
     @property
     def loss(self) -> float | None:
@@ -124,8 +131,8 @@ class Cell:
         found = self.against_baseline
         if not found:
             return None if self.quantized or not self.measured else 0.0
-        pairs = found.get("pairs") or [found]
-        decibels = [number(p.get("psnr_db")) for p in pairs if isinstance(p, dict)]
+        pairs = [number(pair.get("psnr_db")) for pair in found.pairs]
+        decibels = pairs or [found.psnr_db]
         errors = [0.0 if db is None else 10 ** (-db / 10) for db in decibels]
         return 100.0 * (sum(errors) / len(errors)) ** 0.5 if errors else None
 
@@ -212,10 +219,6 @@ def _paths(places: Iterable[Path]) -> Iterable[Path]:
 def _read(path: Path, found: dict[Path, Cell], unreadable: list[tuple[Path, str]]) -> Cell | None:
     try:
         record = records.read(path)
-        parts = (record.config, record.performance, record.quality, record.resources,
-                 record.environment)  # fmt: skip
-        if not all(isinstance(part, dict) for part in parts):
-            raise ValueError("a part of it is not an object")
         if record.schema > RECORD_SCHEMA:
             raise ValueError(f"schema {record.schema} is newer than this program's")
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -231,8 +234,8 @@ def _join(cell: Cell, found: dict[Path, Cell], unreadable: list[tuple[Path, str]
 
     If there is nothing any more, the records were moved: the nearest one whose path ends so.
     """
-    stated = cell.against_baseline.get("record")
-    if not isinstance(stated, str):
+    stated = cell.against_baseline.record
+    if stated is None:
         return
     path = Path(stated)
     path = (path if path.is_absolute() else cell.path.parent / path).resolve()
@@ -259,10 +262,10 @@ def _start(path: Path) -> str:
 
 def surroundings(cell: Cell) -> dict[str, Any]:
     """The environment as facts to compare, without a failure's traceback."""
-    found = {k: v for k, v in cell.record.environment.items() if k != "traceback"}
+    found = {k: v for k, v in cell.record.environment.to_json().items() if k != "traceback"}
     gpus = found.pop("accelerators", None)
     if isinstance(gpus, list):
-        found["accelerators"] = ", ".join(str(pick(g, "name", g)) for g in gpus) or "none"
+        found["accelerators"] = ", ".join(cell.record.environment.gpu_names) or "none"
     if number(found.get("memory_bytes")):
         found["memory_bytes"] = f"{float(found['memory_bytes']) / 2**30:.1f} GiB"
     return found
@@ -270,8 +273,8 @@ def surroundings(cell: Cell) -> dict[str, Any]:
 
 def other_scores(cell: Cell) -> dict[str, float]:
     """Quality scores beside PSNR and SSIM, such as FID or CLIP."""
-    flat = flatten({k: v for k, v in cell.record.quality.items() if k not in ("baseline",
-                    "layer_errors")})  # fmt: skip
-    if near := cell.against_baseline.get("perceptual_scenes"):
+    quality = cell.record.quality.to_json()
+    flat = flatten({k: v for k, v in quality.items() if k not in ("baseline", "layer_errors")})
+    if near := cell.against_baseline.perceptual_scenes:
         flat["baseline.perceptual_scenes"] = near
     return {k: v for k, v in ((k, number(v)) for k, v in flat.items()) if v is not None}

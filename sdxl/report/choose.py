@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from statistics import mean, median, stdev
 
 from sdxl.report.cells import Cell
-from sdxl.report.values import number, pick, rate
+from sdxl.report.values import number, rate
 
 LATENCY = ("SingleStream", "MultiStream")
 """Scenarios whose figure is a latency."""
@@ -94,9 +94,9 @@ def front(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _merit(cell: Cell) -> float:
-    performance = cell.record.performance
-    if cell.setting("scenario.name") in LATENCY and performance.get("value"):
-        return -float(performance["value"])
+    value = cell.record.performance.value
+    if cell.setting("scenario.name") in LATENCY and value:
+        return -value
     return median(cell.repeats) if cell.repeats else cell.speed or 0.0
 
 
@@ -139,7 +139,7 @@ def _sentence(
 def _tied(best: Cell, other: Cell) -> bool:
     """Is the mean PSNR gap of two cells, picture by picture, inside twice its standard error?"""
     both = [
-        [number(pick(pair, "psnr_db")) for pair in cell.against_baseline.get("pairs") or []]
+        [number(pair.get("psnr_db")) for pair in cell.against_baseline.pairs]
         for cell in (best, other)
     ]
     if not both[0] or len(both[0]) != len(both[1]):
@@ -182,16 +182,15 @@ def _notes(cells: Sequence[Cell], real: Sequence[Cell]) -> list[str]:
 def figure(cell: Cell) -> str:
     """The scenario's own figure with its unit."""
     performance = cell.record.performance
-    if performance.get("unit") == "ms" and performance.get("value"):
-        return f"{performance['value']:,.4g} ms early-stopping latency"
+    if performance.unit == "ms" and performance.value:
+        return f"{performance.value:,.4g} ms early-stopping latency"
     return f"{rate(cell.speed)} images/s" if cell.speed else "no speed"
 
 
 def machine(cell: Cell) -> str:
     """The GPU, or else the processor."""
     found = cell.record.environment
-    names = [str(g.get("name")) for g in found.get("accelerators") or [] if isinstance(g, dict)]
-    return names[0] if names else f"{found.get('cpu', 'unknown processor')}"
+    return found.gpu_names[0] if found.gpu_names else found.cpu or "unknown processor"
 
 
 def decibels(cell: Cell) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 
 from sdxl.core.command import Parser, ended
 from sdxl.core.store import disk_error
-from sdxl.report import cells, text
+from sdxl.report import cells, diff, plots, text
 from sdxl.report.choose import Limits
+from sdxl.report.html.page import page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,9 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["diff"]:
-        from sdxl.report.diff import command
-
-        return ended(lambda: command(words[1:]))
+        return ended(lambda: diff.command(words[1:]))
     return ended(lambda: _report(words))
 
 
@@ -38,14 +37,10 @@ def _report(words: list[str]) -> dict[str, Any] | None:
     written: list[str] = []
     if asked.html or not (asked.markdown or asked.json or asked.png):
         target = asked.html or common_folder(found) / "report.html"
-        from sdxl.report.html.page import page
-
         _write(target, page(found, limits, asked.prompts))
         written.append(str(target))
     if asked.png:
-        from sdxl.report.plots import draw
-
-        written += [str(path) for path in draw(found, asked.png)]
+        written += [str(path) for path in plots.draw(found, asked.png)]
     if asked.markdown:
         sys.stdout.write(text.markdown(found, limits))
     elif not asked.json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,13 @@ from statistics import median
 from typing import Any
 
 from sdxl.config.schema import QUANT_KEYS
+from sdxl.core import terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import UserError
+from sdxl.quality.baseline import compare
 from sdxl.report.cells import Cell, load, other_scores, surroundings
 from sdxl.report.html.pictures import pixels
-from sdxl.report.values import flatten, number, pick
+from sdxl.report.values import flatten
 
 NOT_SETTINGS = ("tracking.", "plan", "build", *QUANT_KEYS)
 """Settings that change no figure, or that stand in `quant.` too."""
@@ -89,9 +90,11 @@ def unequal(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, 
 def numbers(one: Cell, other: Cell) -> list[Number]:
     """Speed, latency, memory and quality; only speed has repeats to tell noise by."""
     found = [_speed(one, other)]
-    metrics = {cell.record.performance.get("metric") for cell in (one, other)}
-    if len(metrics) == 1 and one.record.performance.get("unit") == "ms":
-        found.append(_plain(f"{metrics.pop()}, ms", *(_value(c) for c in (one, other))))
+    metrics = {cell.record.performance.metric for cell in (one, other)}
+    if len(metrics) == 1 and one.record.performance.unit == "ms":
+        found.append(
+            _plain(f"{metrics.pop()}, ms", *(c.record.performance.value for c in (one, other)))
+        )
     for name in ("p50", "p90", "p99"):
         found.append(_plain(f"latency {name}, ms", *(c.latency.get(name) for c in (one, other))))
     found.append(_plain("peak memory, GiB", one.memory_gib, other.memory_gib))
@@ -111,8 +114,6 @@ def pictures(one: Cell, other: Cell) -> Pictures:
     usable = [(a, b) for a, b in both if a is not None and b is not None and a.shape == b.shape]
     comparison = None
     if usable:
-        from sdxl.quality.baseline import compare  # torch, for SSIM
-
         comparison = compare([a for a, _ in usable], [b for _, b in usable])
     return Pictures(
         len(shared),
@@ -165,9 +166,7 @@ def data(found: Difference) -> dict[str, Any]:
 
 def show(found: Difference) -> None:
     """Tables on standard output."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
+    console = terminal.console(width=140)
     for letter, cell in (("A", found.one), ("B", found.other)):
         console.print(f"{letter}  {cell.record.status}  {cell.record.command}", soft_wrap=True)
         console.print(f"   {cell.path}", soft_wrap=True)
@@ -202,19 +201,8 @@ def _picture_line(shown: Pictures) -> str:
 def _table(
     console: Any, title: str, head: list[str], rows: list[list[str]], empty: str
 ) -> None:  # fmt: skip
-    from rich.table import Table
-    from rich.text import Text
-
-    if not rows:
-        console.print(empty)
-        return
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for place, name in enumerate(head):
-        table.add_column(name, overflow="fold", justify="right" if len(head) > 3 and place in
-                         (1, 2, 3) else "left")  # fmt: skip
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
+    right = ("A", "B", "B over A") if "B over A" in head else ()
+    console.print(terminal.table(head, rows, title, right) if rows else empty)
 
 
 def _one(path: Path) -> Cell:
@@ -265,13 +253,9 @@ def _said(found: Number) -> str:
     return found.verdict
 
 
-def _value(cell: Cell) -> float | None:
-    return number(cell.record.performance.get("value"))
-
-
 def _hashes(cell: Cell) -> dict[int, str]:
-    pairs = ((pick(i, "index"), pick(i, "sha256")) for i in cell.record.images)
-    return {index: str(text) for index, text in pairs if isinstance(index, int) and text}
+    known = ((image.index, image.sha256) for image in cell.record.images)
+    return {index: digest for index, digest in known if index is not None and digest}
 
 
 def _figure(value: float | None) -> str:

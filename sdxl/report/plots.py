@@ -1,127 +1,255 @@
-"""The plots as PNG files, for people without a browser; the only user of matplotlib here."""
+"""Every plot, by matplotlib: PNG files for people without a browser, SVG for the page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdxl.core.record import Performance
 from sdxl.core.store import disk_error
 from sdxl.report.cells import Cell, Cells
 from sdxl.report.choose import front
 
 ACCENT, SOFT, WARM = "#0b5f5a", "#8a929a", "#a4481c"
+INK, LINE = "#1d2126", "#e2dfd9"  # of text, of the grid
+LARGEST, LEAST = 15.0, 5.0
+"""Radii in points of the mark with most memory, and of any mark at least."""
+WIDTH, HEIGHT = 720, 400
+"""Of a PNG, in points of 1/72 inch."""
+STEPS = [1, 2, 2.5, 5, 10]
+"""Of ticks."""
+_STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "sdxl", "text.parse_math": False, "font.size": 12,
+    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.edgecolor": LINE, "grid.color": LINE, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.axisbelow": True, "axes.titlesize": 12,
+    "axes.titlelocation": "left", "xtick.major.size": 0, "ytick.major.size": 0,
+    "xtick.major.pad": 6, "ytick.major.pad": 6,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Cells by speed and by loss in percent or, where nothing was compared, by latency in ms."""
+
+    points: list[tuple[Cell, float]]
+    judged: bool  # y is the loss
+    leading: list[Cell]  # the Pareto front
+    missing: list[Cell]  # not compared with a baseline
+
+    @property
+    def title(self) -> str:
+        """What is drawn against what."""
+        return f"{'Quality loss' if self.judged else 'Latency'} against speed"
+
+    @property
+    def y_name(self) -> str:
+        """Of the axis, with its unit."""
+        judged = "RMS difference to the baseline, % of full scale"
+        return judged if self.judged else "p99 latency, ms"
+
+
+def scatter_of(cells: Sequence[Cell]) -> Scatter | None:
+    """What to draw of a group; None where there is no loss, and latency of fewer than two."""
+    timed = [cell for cell in cells if cell.speed]
+    judged = [(cell, cell.loss) for cell in timed if cell.loss is not None]
+    if any(cell.quantized for cell, _ in judged):
+        missing = [cell for cell in timed if cell.loss is None]
+        return Scatter(judged, True, front(timed), missing)
+    points = [(cell, cell.latency["p99"]) for cell in timed if cell.latency.get("p99")]
+    return Scatter(points, False, [], []) if len(points) > 1 else None
 
 
 def draw(found: Cells, folder: Path) -> list[Path]:
     """`pareto-N.png` and `speed-N.png` of each group that has such figures; their paths."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     written = []
     for count, (title, cells) in enumerate(found.groups.items(), 1):
         timed = [cell for cell in cells if cell.speed]
-        judged = [cell for cell in timed if cell.loss is not None]
-        plots: list[tuple[str, Any, Sequence[Cell]]] = [("speed", _speed, timed)]
-        if any(cell.quantized for cell in judged):
-            plots.append(("pareto", _pareto, judged))
-        for name, plot, shown in plots:
-            if not shown:
-                continue
-            figure = Figure(figsize=(8, 4.6 if name == "pareto" else 1.2 + 0.32 * len(shown)))
-            FigureCanvasAgg(figure)
-            axes = figure.add_subplot()
-            axes.set_title(_plain(title), loc="left", fontsize=11)
-            axes.spines[["top", "right"]].set_visible(False)
-            plot(axes, shown)
-            path = folder / f"{name}-{count}.png"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                figure.savefig(path, dpi=150, bbox_inches="tight")
-            except OSError as error:
-                raise disk_error(error, path) from error
-            written.append(path)
+        if timed:
+            with _axes(title, WIDTH, 90 + 24 * len(timed)) as axes:
+                _speed(axes, timed)
+            written.append(_save(axes, folder / f"speed-{count}.png"))
+        scatter = scatter_of(cells)
+        if scatter and scatter.judged:
+            with _axes(title, WIDTH, HEIGHT) as axes:
+                _scatter(axes, scatter)
+                key = "\n".join(f"{cell.number:>2}  {cell.label}" for cell, _ in scatter.points)
+                axes.text(1.03, 1, key, transform=axes.transAxes, va="top", linespacing=1.5)
+            written.append(_save(axes, folder / f"pareto-{count}.png"))
     return written
 
 
-def latencies(performance: dict[str, Any], title: str, path: Path) -> Path:
+def svg(scatter: Scatter, width: int, height: int) -> str:
+    """The scatter as SVG of that size; its marks have the ids `mark_id`."""
+    target = io.StringIO()
+    with _axes("", width, height) as axes:
+        left, bottom, right, top = 56 / width, 48 / height, 1 - 14 / width, 1 - 12 / height
+        axes.set_position((left, bottom, right - left, top - bottom))
+        _scatter(axes, scatter)
+        axes.figure.savefig(target, format="svg", transparent=True)
+    return target.getvalue()
+
+
+def latencies(performance: Performance, title: str, path: Path) -> Path:
     """The histogram of a measurement's latencies, with its percentiles."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    found = performance.latency_histogram
+    with _axes(title, 576, 230) as axes:
+        axes.stairs(found["counts"], found["edges_ms"], fill=True, color=ACCENT, alpha=0.8)
+        for name in ("p50", "p90", "p99"):
+            value = performance.latency_ms.get(name)
+            if value is not None:
+                axes.axvline(value, color=WARM, linewidth=1)
+                axes.annotate(name, (value, 1), xycoords=("data", "axes fraction"), fontsize=8,
+                              xytext=(2, -9), textcoords="offset points", color=WARM)  # fmt: skip
+        axes.set_xlabel("latency of a sample, ms")
+        axes.set_ylabel("samples")
+    return _save(axes, path)
+
+
+def mark_id(cell: Cell) -> str:
+    """The id of a cell's mark in the SVG."""
+    return f"cell-{cell.number}"
+
+
+@contextmanager
+def _axes(title: str, width: int, height: int) -> Iterator[Any]:
+    """Axes of a size in points, in our style; at 72 dpi a pixel is a point."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    found = performance["latency_histogram"]
-    figure = Figure(figsize=(8, 3.2))
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(_plain(title), loc="left", fontsize=11)
-    axes.stairs(found["counts"], found["edges_ms"], fill=True, color=ACCENT, alpha=0.8)
-    for name in ("p50", "p90", "p99"):
-        value = (performance.get("latency_ms") or {}).get(name)
-        if value is not None:
-            axes.axvline(value, color=WARM, linewidth=1)
-            axes.annotate(name, (value, 1), xycoords=("data", "axes fraction"), fontsize=8,
-                          xytext=(2, -9), textcoords="offset points", color=WARM)  # fmt: skip
-    axes.set_xlabel("latency of a sample, ms")
-    axes.set_ylabel("samples")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    with mpl.rc_context(_STYLE):
+        axes = Figure(figsize=(width / 72, height / 72), dpi=72).add_subplot()
+        axes.set_title(title)
+        yield axes
+
+
+def _save(axes: Any, path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        axes.figure.savefig(path, dpi=130, bbox_inches="tight")
+    except OSError as error:
+        raise disk_error(error, path) from error
     return path
 
 
-def _pareto(axes: Any, cells: Sequence[Cell]) -> None:
-    """Numbers at the points and their meaning at the side: labels would lie on one another."""
-    leading = front(cells)
-    most = max((cell.memory_gib or 0.0 for cell in cells), default=0.0) or 1.0
-    losses = [cell.loss for cell in cells if cell.loss]
-    apart = bool(losses) and min(losses) > max(losses) / 2
-    for cell in cells:
-        colour = WARM if cell.meaningless else (ACCENT if cell in leading else SOFT)
-        if apart and not cell.loss:  # zero would flatten the others: a line at its speed
-            axes.axvline(cell.speed, color=colour, linewidth=1)
-            axes.annotate(
-                f"{cell.number}, no loss", (cell.speed, 0.02), rotation=90, fontsize=8, ha="right",
-                xycoords=("data", "axes fraction"), xytext=(-3, 0), textcoords="offset points",
-            )  # fmt: skip
-            continue
-        axes.scatter(
-            cell.speed, cell.loss, s=30 + 220 * (cell.memory_gib or 0.0) / most,
-            marker="o" if cell.quantized else "s", edgecolors=colour,
-            facecolors="none" if cell.meaningless else colour,
-            linestyle="--" if cell.meaningless else "-",
-        )  # fmt: skip
+def _scatter(axes: Any, scatter: Scatter) -> None:
+    """Area is memory, squares are unquantized, numbers are those of a table beside it."""
+    most = max((cell.memory_gib or 0.0 for cell, _ in scatter.points), default=0.0) or 1.0
+    height = _scales(axes, scatter)
+    axes.set_xlabel("images/s →", loc="right")
+    axes.set_ylabel(scatter.y_name)
+    axes.grid()
+    marks = [
+        (cell, cell.speed or 0.0, height(y),
+         max(LEAST, LARGEST * math.sqrt((cell.memory_gib or 0.0) / most)))
+        for cell, y in scatter.points
+    ]  # fmt: skip
+    marks.sort(key=lambda mark: -mark[-1])
+    for cell, x, y, radius in marks:
+        _mark(axes, cell, x, y, radius, cell in scatter.leading)
+    stairs = sorted((x, y) for cell, x, y, _ in marks if cell in scatter.leading)
+    if len(stairs) > 1:  # the least loss that each speed costs
+        axes.step(*zip(*stairs, strict=True), where="pre", color=ACCENT, alpha=0.6, zorder=2)
+    spots = axes.transData.transform([(x, y) for _, x, y, _ in marks])
+    placed = zip(marks, spots, strict=True)
+    _numbers(axes, [(cell, *spot, radius) for (cell, _, _, radius), spot in placed])
+
+
+def _mark(axes: Any, cell: Cell, x: float, y: float, radius: float, leading: bool) -> None:
+    from matplotlib.colors import to_rgba
+
+    colour = WARM if cell.meaningless else ACCENT if leading else SOFT
+    share = 0.1 if cell.meaningless else 0.75 if leading else 0.4
+    area = (4 if cell.quantized else math.pi) * radius**2  # of the square around the mark
+    mark = axes.scatter(
+        x, y, s=area, marker="o" if cell.quantized else "s", edgecolors=colour, zorder=3,
+        facecolors=to_rgba(colour, share), linestyle="--" if cell.meaningless else "-",
+    )  # fmt: skip
+    mark.set_gid(mark_id(cell))
+
+
+def _scales(axes: Any, scatter: Scatter) -> Callable[[float], float]:
+    """Set both scales; returns where a loss or latency is drawn.
+
+    Where zero would flatten the others, the scale is broken between it and the least of them.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = _extent([cell.speed or 0.0 for cell, _ in scatter.points], 4)
+    room = 0.07 * (high - low)
+    axes.set_xlim(low - room, high + room)
+    axes.xaxis.set_major_locator(MaxNLocator(max(4, axes.bbox.width // 90), steps=STEPS))
+    heights = [y for _, y in scatter.points]
+    above = [y for y in heights if y]
+    broken = len(above) < len(heights) and bool(above) and min(above) > max(above) / 2
+    low, high = _extent(above if broken else heights, 2)
+    room = 0.08 * (high - low)
+    if not broken:
+        axes.set_ylim(low - room, high + room)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+        return lambda y: y
+    zero = low - 3.5 * room
+    axes.set_ylim(zero - room, high + room)
+    shown = [
+        tick for tick in MaxNLocator(5, steps=STEPS).tick_values(low, high) if low - room < tick
+    ]
+    axes.set_yticks([zero, *shown], ["0", *(f"{tick:g}" for tick in shown)])
+    axes.plot([0, 0], [low - 2.1 * room, low - 1.8 * room], linestyle="none", color=INK,
+              marker=[(-1, -0.5), (1, 0.5)], transform=axes.get_yaxis_transform(),
+              clip_on=False)  # fmt: skip
+    return lambda y: y or zero
+
+
+def _extent(values: Sequence[float], share: float) -> tuple[float, float]:
+    """Least and largest, down to zero where the least is under 1/share of the largest."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    low = 0.0 if low <= high / share else low
+    return (low, high) if high > low else (low * 0.9, high * 1.1 or 1.0)
+
+
+Spot = tuple[float, float]
+
+
+def _numbers(axes: Any, marks: Sequence[tuple[Cell, float, float, float]]) -> None:
+    """Each cell's number beside its mark (x, y, radius), where it covers no mark or number."""
+    taken = [(x, y, radius) for _, x, y, radius in marks]
+    for cell, x, y, radius in marks:
+        ways = [
+            (reach * (radius + 9) * math.cos(angle), reach * (radius + 9) * math.sin(angle))
+            for reach in (1.0, 1.5, 2.0)
+            for angle in (0.8, -0.8, 2.4, -2.4, 0.0, math.pi, 1.57, -1.57)
+        ]
+        free = [way for way in ways if _free(axes, (x + way[0], y + way[1]), taken)]
+        way = (free or ways)[0]
+        taken.append((x + way[0], y + way[1], 7.0))
         axes.annotate(
-            str(cell.number), (cell.speed, cell.loss), xytext=(8, 7), textcoords="offset points",
-            fontsize=8, fontweight="bold",
+            str(cell.number), axes.transData.inverted().transform((x, y)), way, fontweight="bold",
+            textcoords="offset points", ha="center", va="center", zorder=4,
         )  # fmt: skip
-    if len(leading) > 1 and not apart:
-        axes.step([c.speed for c in leading], [c.loss for c in leading], where="post",
-                  color=ACCENT, linewidth=1, alpha=0.6)  # fmt: skip
-    key = "\n".join(_plain(f"{cell.number:>2}  {cell.label}") for cell in cells)
-    axes.text(1.03, 1.0, key, transform=axes.transAxes, fontsize=8, va="top", linespacing=1.5)
-    axes.margins(x=0.1, y=0.12)
-    axes.set_xlabel(_axis("images/s", cells))
-    axes.set_ylabel("RMS difference to the baseline, % of full scale")
-    axes.grid(alpha=0.25)
+
+
+def _free(axes: Any, spot: Spot, taken: Sequence[tuple[float, float, float]]) -> bool:
+    inside = axes.bbox.padded(-6).contains(*spot)
+    return inside and all(
+        math.hypot(spot[0] - x, spot[1] - y) >= size + 6 for x, y, size in taken
+    )  # fmt: skip
 
 
 def _speed(axes: Any, cells: Sequence[Cell]) -> None:
     shown = list(reversed(cells))
     bars = axes.barh(
-        [_plain(f"{cell.number} {cell.label}") for cell in shown],
+        [f"{cell.number} {cell.label}" for cell in shown],
         [cell.speed for cell in shown],
         color=["none" if cell.meaningless else ACCENT for cell in shown],
         edgecolor=[WARM if cell.meaningless else ACCENT for cell in shown],
     )
     axes.bar_label(bars, fmt="%.4g", padding=3, fontsize=8)
     axes.margins(x=0.12)
-    axes.set_xlabel(_axis("images/s", cells))
-
-
-def _axis(name: str, cells: Sequence[Cell]) -> str:
     doubtful = any(cell.meaningless for cell in cells)
-    return f"{name}   (hollow: simulated or no model, means nothing)" if doubtful else name
-
-
-def _plain(text: str) -> str:
-    """No mathematics: a dollar sign stays one."""
-    return text.replace("$", r"\$")
+    hollow = "   (hollow: simulated or no model, means nothing)" if doubtful else ""
+    axes.set_xlabel(f"images/s{hollow}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sdxl.core import terminal
 from sdxl.report import seeds
 from sdxl.report.cells import Cell, Cells, other_scores
 from sdxl.report.choose import Limits, answer, front, machine
@@ -17,35 +17,21 @@ Table = tuple[list[str], list[list[str]]]
 
 def show(found: Cells, limits: Limits) -> None:
     """The answer and one table per group of comparable cells, on standard output."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = terminal.console(width=140)
     for title, cells in found.groups.items():
         said = answer(cells, limits)
         head, rows = results(cells, limits)
-        table = RichTable(title=Text(title), title_justify="left", title_style="bold")
-        for place, name in enumerate(head):
-            wide = 0 < place < 3 or name == "limits"
-            table.add_column(name, justify="left" if wide else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        console.print(Text(said.sentence, style="bold"))
-        console.print(table)
+        right = {*head} - {"setting", "status", "limits"}
+        console.print(said.sentence, style="bold")
+        console.print(terminal.table(head, rows, title, right))
         over, spreads = seeds.table(cells)
         if spreads:
-            table = RichTable(title=Text(seeds.NOTE), title_justify="left")
-            for name in over:
-                table.add_column(name)
-            for row in spreads:
-                table.add_row(*map(Text, row))
-            console.print(table)
+            console.print(terminal.table(over, spreads, seeds.NOTE))
         for note in said.notes:
-            console.print(Text(f"  {note}"))
+            console.print(f"  {note}")
         console.print()
     for name, reason in unfinished(found):
-        console.print(Text(f"not measured: {name}: {reason}"))
+        console.print(f"not measured: {name}: {reason}")
 
 
 def markdown(found: Cells, limits: Limits) -> str:

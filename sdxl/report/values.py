@@ -5,15 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 
-def pick(node: Any, dotted: str, default: Any = None) -> Any:
-    """A nested value by its dotted name; records are not trusted to have it."""
-    for part in dotted.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return default
-        node = node[part]
-    return node
-
-
 def number(value: Any) -> float | None:
     """A finite number, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):

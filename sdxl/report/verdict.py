@@ -10,7 +10,7 @@ from sdxl.bench.mlperf.verdict import gates
 from sdxl.core import records
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import INVALID, OK
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 from sdxl.report.terminal import gates as table
 
 
@@ -27,12 +27,12 @@ def _judge(argv: Sequence[str] | None) -> dict[str, Any]:
     )
     parser.add_argument("places", nargs="+", type=Path, metavar="RECORD|DIR")
     read = {path: records.read(path) for path in records.find(parser.parse_args(argv).places)}
-    judged = {path: record for path, record in read.items() if "loadgen" in record.performance}
+    judged = {path: record for path, record in read.items() if record.performance.loadgen}
     for path, record in judged.items():
         record.verdict = [gate.row() for gate in gates(record, _partner(record, judged.values()))]
         table.show(f"{path}, {record.config['round']}", record.verdict)
     failing = {
-        str(path): [row["gate"] for row in record.verdict if not row["pass"]]
+        str(path): [row.gate for row in record.verdict if not row.passed]
         for path, record in judged.items()
     }
     code = INVALID if not judged or any(failing.values()) else OK
@@ -45,7 +45,7 @@ def _partner(record: Record, others: Iterable[Record]) -> Record | None:
     found = [
         other
         for other in others
-        if other.performance.get("pair_key") == record.performance.get("pair_key")
+        if other.performance.pair_key == record.performance.pair_key
         and other.config["mode"] != record.config["mode"]
         and not other.config.get("compliance")
     ]

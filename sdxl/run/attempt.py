@@ -15,8 +15,8 @@ from sdxl.core import isolate, records
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.core.progress import Say
+from sdxl.core.record import Comparison, Record
 from sdxl.core.store import disk_error
-from sdxl.core.types import Record
 from sdxl.model.images import baseline_sheet, load
 from sdxl.quality.baseline import compare
 from sdxl.run import identity, ledger, outcomes
@@ -108,7 +108,7 @@ def measure_one(
         record.status = "timeout" if isinstance(said, isolate.WorkerStalled) else "failed"
         record.reason = one_line(said.problems)
         if trace:
-            record.environment["traceback"] = trace
+            record.environment.traceback = trace
         show(said)
     except KeyboardInterrupt as found:
         error = found
@@ -117,7 +117,7 @@ def measure_one(
         traceback.print_exc()
         exit_code = FAILED
         record.status, record.reason = "failed", f"{type(found).__name__}: {found}"
-        record.environment["traceback"] = traceback.format_exc()
+        record.environment.traceback = traceback.format_exc()
     interrupted = isinstance(error, KeyboardInterrupt)
     outcome = outcomes.finish(config, folder, record, exit_code, context.sweep, interrupted)
     if interrupted:
@@ -128,19 +128,19 @@ def measure_one(
 def beside_baseline(config: Config, record: Record, folder: Path, baseline_path: Path) -> None:
     """Speed and pictures beside the unquantized baseline's."""
     baseline = records.read(baseline_path)
-    theirs = {image["index"]: image for image in baseline.images}
-    pairs = [(theirs[image["index"]], image) for image in record.images if image["index"] in theirs]
-    files = [(baseline_path.parent / one["file"], folder / other["file"]) for one, other in pairs]
+    theirs = {image.index: image for image in baseline.images}
+    pairs = [(theirs[image.index], image) for image in record.images if image.index in theirs]
+    files = [(baseline_path.parent / one.file, folder / other.file) for one, other in pairs]
     pictures = [load(one) for one, _ in files], [load(other) for _, other in files]
     found = compare(*pictures)
     option = quality_of(config)
     if option and option.beside_baseline:
         found |= option.beside_baseline(config, *pictures)
     shown = slice(SHEET_IMAGES)
-    captions = [image["caption"] for image, _ in pairs]
+    captions = [image.caption for image, _ in pairs]
     baseline_sheet(files[shown], captions[shown], folder / "baseline.png")
-    record.quality["baseline"] = {"record": str(baseline_path), **found}
-    ours, base = (p.get("images_per_second") for p in (record.performance, baseline.performance))
+    record.quality.baseline = Comparison.from_json({"record": str(baseline_path), **found})
+    ours, base = (run.performance.images_per_second for run in (record, baseline))
     if ours and base:
-        record.performance["baseline_images_per_second"] = base
-        record.performance["speed_up"] = ours / base
+        record.performance.baseline_images_per_second = base
+        record.performance.speed_up = ours / base

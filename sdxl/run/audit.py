@@ -12,7 +12,7 @@ from sdxl.config.derive import plain_of
 from sdxl.config.schema import Compliance, Config, Mode, Rerun
 from sdxl.core import records
 from sdxl.core.command import Outcome
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 from sdxl.run import identity, ledger
 from sdxl.run.attempt import Context, measure_one, other_run, without
 
@@ -39,7 +39,7 @@ def audit(config: Config, out_dir: Path, record: Record, context: Context) -> Ou
 
     if isinstance(config.scenario, schema.Server) and not config.scenario.target_qps:
         # Two warm-ups would give two rates, and the scores are to be compared.
-        seen = records.read(plain[Mode.performance]).performance["settings"]
+        seen = records.read(plain[Mode.performance]).performance.settings
         config.scenario.target_qps = seen["server_target_qps"]
 
     def judge() -> None:
@@ -51,6 +51,6 @@ def audit(config: Config, out_dir: Path, record: Record, context: Context) -> Ou
         record.reason = "; ".join(filter(None, reasons))
         record.status = "invalid" if record.reason else "ok"
         used = {mode.value: str(path) for mode, path in plain.items()}
-        record.performance["compliance"] = {"test": compliance.name_of(test), "against": used}
+        record.performance.compliance = {"test": compliance.name_of(test), "against": used}
 
     return measure_one(config, out_dir, record, context, judge)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from sdxl.config import rules_engines
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config
+from sdxl.core import terminal
 from sdxl.core.command import Outcome
 from sdxl.core.errors import ConfigError, Problem
 from sdxl.core.progress import Progress, Say
@@ -77,23 +73,24 @@ def _facts(piece: Piece) -> dict[str, Any]:
 
 def _show(chain: Chain) -> None:
     """One line for each piece: what it is, and what making it took, now or then."""
-    table = _table("component", "is", "key", ">size", ">seconds", ">peak", "layers", "")
-    for each in map(_facts, chain.pieces):
-        layers = each["layers"] or {}
-        table.add_row(
+    rows = [
+        (
             each["graph"],
             each["kind"],
             each["key"],
             f"{each['bytes'] / 1e6:,.1f} MB",
             f"{each['seconds']:.1f}",
             f"{each['peak_bytes'] / 1e9:.2f} GB",
-            " ".join(f"{n} {name}" for name, n in layers.items() if n),
+            " ".join(f"{n} {name}" for name, n in (each["layers"] or {}).items() if n),
             "built" if each["built"] else "cached: the same key",
         )
-    console = _console()
-    console.print(table)
+        for each in map(_facts, chain.pieces)
+    ]
+    right = ("size", "seconds", "peak")
+    console = terminal.console(stderr=True)
+    console.print(terminal.table(("component", "is", "key", *right, "layers", ""), rows, "", right))
     for graph, found in chain.parity.items():
-        console.print(Text(f"{graph} beside torch: {_parity(found)}"))
+        console.print(f"{graph} beside torch: {_parity(found)}")
 
 
 def _parity(found: dict[str, Any]) -> str:
@@ -112,14 +109,13 @@ def _plan(config: Config) -> Outcome:
     rows, problems = export_plan.rows(config), []
     if config.backend.name == "trt":
         problems = list(rules_engines.missing(config, run=False))
-    table = _table("component", "is", "key", "as", "")
-    for row in rows:
-        state = {True: "cached", False: "to build", None: "-"}[row["there"]]
-        table.add_row(row["graph"], row["kind"], row["key"] or "-", row["as"], state)
-    console = _console()
-    console.print(table)
+    states = {True: "cached", False: "to build", None: "-"}
+    shown = [(row["graph"], row["kind"], row["key"] or "-", row["as"], states[row["there"]])
+             for row in rows]  # fmt: skip
+    console = terminal.console(stderr=True)
+    console.print(terminal.table(("component", "is", "key", "as", ""), shown))
     for problem in problems:
-        console.print(Text(f"not buildable here: {problem.what}: {problem.got}"))
+        console.print(f"not buildable here: {problem.what}: {problem.got}")
     return Outcome(
         figures={
             "plan": rows,
@@ -128,15 +124,3 @@ def _plan(config: Config) -> Outcome:
             "missing": [problem.what for problem in problems],
         }
     )
-
-
-def _table(*headings: str) -> Table:
-    table = Table()
-    for heading in headings:
-        right = heading.startswith(">")
-        table.add_column(heading.lstrip(">"), justify="right" if right else "left", overflow="fold")
-    return table
-
-
-def _console() -> Console:
-    return Console(file=sys.stderr, width=None if sys.stderr.isatty() else 140, highlight=False)

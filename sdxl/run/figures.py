@@ -7,10 +7,11 @@ from typing import Any
 from sdxl.config import schema
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Mode, Rules
+from sdxl.core.record import Performance
 from sdxl.run.result import WorkerResult
 
 
-def performance(config: Config, result: WorkerResult, found: dict[str, Any]) -> dict[str, Any]:
+def performance(config: Config, result: WorkerResult, found: dict[str, Any]) -> Performance:
     """Figures from LoadGen's own log; in accuracy mode there are none to report."""
     same = ("batch_size", "prompts", "counts", "warm_up", "stage_ms", "settings", "generator")
     performance: dict[str, Any] = {
@@ -22,7 +23,7 @@ def performance(config: Config, result: WorkerResult, found: dict[str, Any]) -> 
     if result.profile:
         performance["profile"] = result.profile
     if config.mode is Mode.accuracy:
-        return performance
+        return Performance.from_json(performance)
     rate, metric = _figure(config, found["detail"])
     performance["images_per_second"] = rate
     performance["metric"], performance["value"], performance["unit"] = metric
@@ -43,7 +44,7 @@ def performance(config: Config, result: WorkerResult, found: dict[str, Any]) -> 
     if limit := result.roofline:
         share = rate / limit["images_per_second"]
         performance["roofline"] = {**limit, "share": share}
-    return performance
+    return Performance.from_json(performance)
 
 
 def _figure(config: Config, detail: dict[str, Any]) -> tuple[float, tuple[str, float | None, str]]:

@@ -10,8 +10,8 @@ from sdxl.config.content_key import key, plain
 from sdxl.config.derive import effective
 from sdxl.config.schema import QUANT_KEYS, Config, ScenesModel
 from sdxl.core import paths
+from sdxl.core.record import Record
 from sdxl.core.store import fingerprint, resolve
-from sdxl.core.types import Record
 from sdxl.quality import needs
 from sdxl.run.command_line import command_line, public, scrub
 

@@ -18,7 +18,7 @@ from sdxl.config.schema import Mode, Rerun
 from sdxl.core import gpu, records, store
 from sdxl.core.environment import PACKAGES, describe
 from sdxl.core.paths import PACKAGE
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 
 NO_MEASURE = (
     *("report", "model/download", "run/doctor", "run/plan.py", "run/sweep", "training"),
@@ -30,7 +30,7 @@ NO_MEASURE = (
 def remember(record: Record, path: Path) -> None:
     """Note a record that is on disk; a later sweep finds it."""
     entries = [_entry(record.key)]
-    pair = record.performance.get("pair_key")
+    pair = record.performance.pair_key
     if pair and not record.config["compliance"]:
         entries.append(_paired(pair, record.config["mode"]))
     facts = {"record": str(path), "status": record.status, "started": record.started}

@@ -16,7 +16,7 @@ from sdxl.config.schema import Config, Foreign, Mode
 from sdxl.core import environment, gpu_locks
 from sdxl.core.errors import ConfigError, SdxlError
 from sdxl.core.progress import Progress, Say
-from sdxl.core.types import Record
+from sdxl.core.record import Environment, Image, LayerError, Record, Resources, Scores
 from sdxl.model import prompts
 from sdxl.model.images import sheet
 from sdxl.run import artifacts, identity, ledger, outcomes, peak, worker
@@ -50,15 +50,13 @@ def measure(config: Config, folder: Path, record: Record, say: Say | None = None
             _once(config, place, attempt, say)
         finally:
             vars(record).update(vars(attempt))
-        runs.append((attempt.performance["images_per_second"], number, place, attempt))
-    rates = [rate for rate, *_ in runs]
-    _, _, place, median = sorted(runs, key=lambda each: each[:2])[(len(runs) - 1) // 2]
+        runs.append((attempt.performance.images_per_second or 0.0, number, place, attempt))
+    rates = [each for each, *_ in runs]
+    rate, _, place, median = sorted(runs, key=lambda each: each[:2])[(len(runs) - 1) // 2]
     outcomes.move(place, folder)
     vars(record).update(vars(median))
-    record.performance["repeats"] = rates
-    record.performance["spread"] = (max(rates) - min(rates)) / record.performance[
-        "images_per_second"
-    ]
+    record.performance.repeats = rates
+    record.performance.spread = (max(rates) - min(rates)) / rate
 
 
 def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None:
@@ -69,7 +67,7 @@ def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None
         raise ConfigError(problems)
     # The user's mistakes cost seconds here, not a model's loading time in the child.
     chosen = prompts.load(config.dataset, config.limit, config.seed)
-    record.environment = dict(environment.describe())  # the cached one serves other cells too
+    record.environment = Environment.from_json(environment.describe())
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
     with (
         Progress(title, say) as progress,
@@ -85,30 +83,31 @@ def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None
         result: WorkerResult = run(worker.measure, _artifacts(config, record, run), folder)
     probe.write(folder / "probe.jsonl")
     record.durations |= {**result.durations, "total_s": round(time.perf_counter() - began, 3)}
-    record.resources = {**result.memory, "probe": probe.summary()}
-    record.images = result.images
+    record.resources = Resources.from_json({**result.memory, "probe": probe.summary()})
+    record.images = [*map(Image.from_json, result.images)]
     if result.scores:
-        record.quality["scores"] = result.scores
-    record.environment = {**record.environment, **result.environment}
+        record.quality.scores = Scores.from_json(result.scores)
+    seen = {**record.environment.to_json(), **result.environment}
+    record.environment = Environment.from_json(seen)
     record.performance = performance(config, result, logs.read(folder / "loadgen"))
     _judge(config, record)
     reasons = incomparable(config, len(chosen))
-    if deaths := record.performance["generator"].get("deaths"):
+    if deaths := record.performance.generator.deaths:
         reasons.append(f"{len(deaths)} workers died and were replaced")
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     if record.images:
         shown = record.images[:SHEET_IMAGES]
-        paths = [folder / image["file"] for image in shown]
-        sheet(paths, [image["caption"] for image in shown], folder / "images.png")
+        paths = [folder / image.file for image in shown]
+        sheet(paths, [image.caption for image in shown], folder / "images.png")
     _alone(config.foreign, record)
 
 
 def _alone(foreign: Foreign, record: Record) -> None:
     """Note who else used the machine; with `foreign=error` that is a failure."""
-    device = str(record.performance["generator"].get("device", ""))
-    found = strangers(record.resources["probe"], device.startswith("cuda"))
+    device = record.performance.generator.device or ""
+    found = strangers(record.resources.probe.to_json(), device.startswith("cuda"))
     if found:
-        record.resources["probe"]["warnings"] = found
+        record.resources.probe.warnings = found
     if found and foreign is Foreign.error:
         raise SdxlError(
             "the figures are not this program's alone", "; ".join(found),
@@ -120,8 +119,8 @@ def _judge(config: Config, record: Record) -> None:
     """The verdict, beside the newest run of the same work in the other mode, if there is one."""
     pair = identity.pair_key(config)
     made = [artifact["key"] for artifact in record.artifacts]
-    record.performance["artifact_key"] = key(identity.artifact_key(config), made)
-    record.performance["pair_key"] = pair
+    record.performance.artifact_key = key(identity.artifact_key(config), made)
+    record.performance.pair_key = pair
     other = Mode.performance if config.mode is Mode.accuracy else Mode.accuracy
     partner = ledger.partner(pair, other)
     found = verdict.gates(record, partner[1] if partner else None)
@@ -136,7 +135,7 @@ def _artifacts(config: Config, record: Record, run: artifacts.Child) -> dict[str
     record.durations |= chain.durations
     record.artifacts += [piece.manifest for piece in chain.pieces]
     if chain.layer_errors:
-        record.quality["layer_errors"] = chain.layer_errors
+        record.quality.layer_errors = [*map(LayerError.from_json, chain.layer_errors)]
     if chain.parity:
-        record.quality["parity"] = chain.parity
+        record.quality.parity = chain.parity
     return chain.loads

@@ -12,7 +12,7 @@ from sdxl.config.schema import Config
 from sdxl.core import records
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
-from sdxl.core.types import Record
+from sdxl.core.record import Performance, Record
 from sdxl.report.mlflow import client
 from sdxl.report.terminal import table
 from sdxl.run import ledger, shared
@@ -66,7 +66,7 @@ def outcome_of(record: Record, path: Path | None) -> Outcome:
         record.command,
         {
             **_figures(record),
-            "psnr_db": record.quality.get("baseline", {}).get("psnr_db"),
+            "psnr_db": record.quality.baseline.psnr_db,
             "comparable": record.comparable,
         },
     )
@@ -79,7 +79,7 @@ def taken_over(record: Record, path: Path) -> Outcome:
 
 
 def _figures(record: Record) -> dict[str, Any]:
-    return {name: record.performance.get(name) for name in _FIGURES}
+    return {name: getattr(record.performance, name) for name in _FIGURES}
 
 
 def clear(folder: Path) -> None:
@@ -156,7 +156,7 @@ def skip(config: Config, folder: Path, record: Record, equal: Path, number: int)
     """A record of a cell that could only repeat cell `number`, whose record is `equal`."""
     other = records.read(equal)
     record.status, record.reason = "skipped", f"the same work as {number}"
-    record.performance = {"equal_to": str(equal)}
+    record.performance = Performance(equal_to=str(equal))
     record.quality, record.artifacts = other.quality, other.artifacts
     outcome = finish(config, folder, record, OK, shared.of_cell(folder))
     outcome.figures |= _figures(other)

@@ -17,7 +17,7 @@ from typing import Any
 from sdxl.config.schema import Config, Rerun, Scenario, Server
 from sdxl.core import records, store
 from sdxl.core.errors import SdxlError
-from sdxl.core.types import Record
+from sdxl.core.record import Peak, Record
 from sdxl.run import identity, ledger
 
 TOLERANCE = 0.01
@@ -56,12 +56,7 @@ def search(config: Config, folder: Path, record: Record, once: Once) -> None:
     best = max((probe for probe in probes if probe["valid"]), key=lambda probe: probe["qps"])
     _take(Path(best["record"]), folder, record)
     failed = [probe["qps"] for probe in probes if not probe["valid"] and probe["qps"] > best["qps"]]
-    record.performance["peak"] = {
-        "qps": best["qps"],
-        "fails_at": min(failed),
-        "tolerance": TOLERANCE,
-        "probes": probes,
-    }
+    record.performance.peak = Peak(best["qps"], min(failed), TOLERANCE, probes)
 
 
 def propose(probes: list[Probe]) -> float | None:
@@ -105,11 +100,11 @@ def _probe(config: Config, rate: float | None, folder: Path, once: Once) -> Prob
     path = records.write(attempt, folder)
     found = attempt.performance
     return {
-        "qps": found["settings"]["server_target_qps"],
+        "qps": found.settings["server_target_qps"],
         "valid": attempt.status == "ok",
         "reason": attempt.reason,
-        "p99_ms": found["latency_ms"]["p99"],
-        "completed_per_second": found["value"],
+        "p99_ms": found.latency_ms["p99"],
+        "completed_per_second": found.value,
         "record": str(path),
     }
 

@@ -12,6 +12,7 @@ import pytest
 
 from sdxl.config.schema import Rerun
 from sdxl.core import command, records
+from sdxl.core.record import Performance
 from sdxl.run import attempt, identity, outcomes
 from tests.conftest import ROOT, words_of
 
@@ -108,7 +109,7 @@ def test_a_fault_of_our_own_is_recorded_too(load, tmp_path, monkeypatch, capsys,
     kept = records.read(tmp_path / "cell/record.json")
     assert done.exit_code == 1 and done.status == kept.status == "failed"
     assert reason in done.reason and reason in kept.reason
-    assert "fail" in kept.environment["traceback"]
+    assert "fail" in (kept.environment.traceback or "")
     assert ("Traceback" in capsys.readouterr().err) == isinstance(fault, KeyError)
 
 
@@ -116,7 +117,7 @@ def test_a_record_that_cannot_be_written_makes_no_ok(load, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     config = load("backend=fake", "tracking=off")
     record = identity.new(config)
-    record.status, record.performance = "ok", {"images_per_second": 7.25}
+    record.status, record.performance = "ok", Performance(images_per_second=7.25)
     done = outcomes.finish(config, tmp_path / "file/cell", record, 0, None)
     assert (done.status, done.record, done.exit_code) == ("failed", None, 1)
     assert "cannot be written" in done.reason and done.figures["images_per_second"] == 7.25

@@ -6,6 +6,7 @@ import pytest
 
 from sdxl.config.schema import Mode, Rerun
 from sdxl.core import paths, records
+from sdxl.core.record import Performance
 from sdxl.model.seeded import RandomSource
 from sdxl.quant import build
 from sdxl.run import identity, ledger
@@ -171,7 +172,7 @@ def test_an_audit_is_no_partner_of_a_plain_run(load, tmp_path):
     kept = []
     for words in ((), ("compliance=test01",)):
         record = identity.new(load("backend=fake", *words))
-        record.status, record.performance = "ok", {"pair_key": "pair"}
+        record.status, record.performance = "ok", Performance(pair_key="pair")
         path = records.write(record, tmp_path / str(len(kept)))
         ledger.remember(record, path)
         kept.append(record)

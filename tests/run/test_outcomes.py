@@ -7,6 +7,7 @@ import pytest
 
 from sdxl.config.schema import Rerun
 from sdxl.core import records
+from sdxl.core.record import Image, Performance
 from sdxl.model import images
 from sdxl.run import attempt, identity, ledger, measure, outcomes
 
@@ -23,11 +24,11 @@ def cell(load):
     def once(config, folder, record, say):
         drawn.append(config.seed)
         digest = images.save(picture(config.seed), folder / "images" / "000000.png")
-        record.images = [{"index": 0, "file": "images/000000.png", "sha256": digest}]
+        record.images = [Image(0, "images/000000.png", digest)]
         (folder / "loadgen").mkdir(exist_ok=True)
         for name in ("loadgen/mlperf_log_summary.txt", "images.png", "worker.log"):
             (folder / name).write_text(str(config.seed))
-        record.status, record.performance = "ok", {"images_per_second": float(len(drawn))}
+        record.status, record.performance = "ok", Performance(images_per_second=float(len(drawn)))
 
     def make(folder, seed, monkeypatch, *words):
         monkeypatch.setattr(measure, "_once", once)
@@ -48,8 +49,8 @@ def holds(folder, seed):
     logs = [(folder / n).read_text() for n in ("images.png", "loadgen/mlperf_log_summary.txt")]
     return (
         record.config["seed"] == seed
-        and record.images[0]["sha256"] == whole
-        and images.pixel_hash(images.load(folder / record.images[0]["file"])) == whole
+        and record.images[0].sha256 == whole
+        and images.pixel_hash(images.load(folder / record.images[0].file)) == whole
         and logs == [str(seed)] * 2
     )
 
@@ -93,8 +94,8 @@ def test_repeats_in_a_used_folder_are_those_of_this_measurement(cell, tmp_path, 
     folder = tmp_path / "cell"
     cell(folder, 1, monkeypatch, "repeat=5")
     _, record = cell(folder, 2, monkeypatch, "repeat=3")
-    assert record.performance["repeats"] == [6.0, 7.0, 8.0]
-    assert record.performance["images_per_second"] == 7.0
+    assert record.performance.repeats == [6.0, 7.0, 8.0]
+    assert record.performance.images_per_second == 7.0
     assert holds(folder, 2)
     left = {path.name for path in folder.iterdir()}
     assert {name for name in left if name.startswith("repeat-")} == {"repeat-0", "repeat-2"}

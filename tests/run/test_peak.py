@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdxl.core.errors import SdxlError
+from sdxl.core.record import Performance
 from sdxl.run import identity, peak
 
 
@@ -65,11 +66,9 @@ class Device:
         (folder / "worker.log").write_text(f"{rate}")
         valid = rate <= self.capacity
         record.status, record.reason = ("ok", "") if valid else ("invalid", "too slow")
-        record.performance = {
-            "settings": {"server_target_qps": rate},
-            "latency_ms": {"p99": 1.0},
-            "value": rate,
-        }
+        record.performance = Performance(
+            settings={"server_target_qps": rate}, latency_ms={"p99": 1.0}, value=rate
+        )
 
 
 def search(load, tmp_path, device, *words, number=0):
@@ -112,9 +111,9 @@ def test_with_poisson_arrivals_the_peak_is_within_5_percent_of_the_capacity(seed
 def test_the_record_is_the_fastest_probes_with_all_probes_listed(load, tmp_path):
     device = Device(137.0)
     record = search(load, tmp_path, device)
-    found = record.performance["peak"]
+    found = record.performance.peak.to_json()
     assert found["qps"] <= 137 < found["fails_at"] <= 1.01 * found["qps"]
-    assert record.status == "ok" and record.performance["value"] == found["qps"]
+    assert record.status == "ok" and record.performance.value == found["qps"]
     assert [probe["qps"] for probe in found["probes"]] == device.asked
     assert device.asked[0] == 60, "the warm-up's guess"
     assert record.config["find_peak"] is True
@@ -134,7 +133,7 @@ def test_an_interrupted_search_goes_on_where_it_was(load, tmp_path):
     second = Device(88.0)
     record = search(load, tmp_path, second, number=2)
     assert first.asked + second.asked == whole.asked
-    assert [p["qps"] for p in record.performance["peak"]["probes"]] == whole.asked
+    assert [p["qps"] for p in record.performance.peak.probes] == whole.asked
     third = Device(88.0)
     search(load, tmp_path, third, number=3)
     assert third.asked == whole.asked, "a finished search is no interrupted one"

@@ -19,7 +19,7 @@ from sdxl.bench.mlperf.verdict import Gate
 from sdxl.config import schema
 from sdxl.config.schema import Compliance
 from sdxl.core import records
-from sdxl.core.types import Record
+from sdxl.core.record import Image, Record
 
 SAMPLED = 128
 """Answers that TEST01 writes down, on average."""
@@ -106,7 +106,7 @@ def responses(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def compare(log: Path, accuracy: Record, folder: Path) -> Answers:
     """TEST01's answers against the pictures of the accuracy run, whose record is in `folder`."""
-    known = {image["index"]: image for image in accuracy.images}
+    known = {image.index: image for image in accuracy.images}
     found = Answers()
     for index, answer in responses(log):
         found.entries += 1
@@ -116,18 +116,18 @@ def compare(log: Path, accuracy: Record, folder: Path) -> Answers:
             found.missing += 1
             continue
         found.matched += 1
-        if hashlib.sha256(answer).hexdigest() != image["sha256"]:
+        if hashlib.sha256(answer).hexdigest() != image.sha256:
             found.different.append(index)
             if _first_byte(folder, image) != answer[0]:
                 found.first_bytes.append(index)
     return found
 
 
-def _first_byte(folder: Path, image: dict[str, Any]) -> int | None:
+def _first_byte(folder: Path, image: Image) -> int | None:
     """The red of the first pixel, from the picture's file."""
     from sdxl.model.images import load
 
-    path = folder / str(image["file"])
+    path = folder / image.file
     return int(load(path).flat[0]) if path.is_file() else None
 
 
@@ -219,9 +219,7 @@ def verify(
     Leaves the official verify_*.txt in `place`.
     """
     place.mkdir(parents=True, exist_ok=True)
-    audited, ordinary = (
-        each.performance["loadgen"]["detail"] for each in (record, records.read(plain))
-    )
+    audited, ordinary = (each.performance.loadgen.detail for each in (record, records.read(plain)))
     found = speeds(test, audited, ordinary)
     (place / "verify_performance.txt").write_text(performance_text(test, found))
     answers = None
@@ -242,7 +240,7 @@ def gates(
     answers: Answers | None,
 ) -> list[Gate]:
     """The audit's own gates, the official ones and ours; `plain` is the ordinary run's log."""
-    detail = record.performance["loadgen"]["detail"]
+    detail = record.performance.loadgen.detail
     required = f"{found.low:,.6g} to {found.high:,.6g}"
     measured = found.problem or f"{found.test:,.6g}"
     share = f"{found.test / found.reference - 1:+.1%}" if found.reference else ""
@@ -257,7 +255,7 @@ def gates(
         return rows
     picture = record.config["model"]
     whole = 3 * picture["height"] * picture["width"]
-    counts = record.performance["counts"]["done"]
+    counts = record.performance.counts.done
     enough = min(SAMPLED, counts) // 2
     differing = f"{len(answers.different)} of {answers.matched} differ"
     if answers.different:

@@ -15,7 +15,7 @@ from typing import Any
 from sdxl.bench import logs
 from sdxl.bench.mlperf import rounds
 from sdxl.config.schema import Round
-from sdxl.core.types import Record
+from sdxl.core.record import GateRow, Quality, Record, Scores
 
 SOFTWARE = ("python", "packages", "diffusers")
 """Parts of a record's environment that two runs of one submission must share."""
@@ -33,21 +33,23 @@ class Gate:
     margin: str = ""
     own: bool = False
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> GateRow:
         """As a record holds it."""
-        return {
-            "gate": self.gate,
-            "required": self.required,
-            "measured": self.measured,
-            "margin": self.margin,
-            "pass": self.passed,
-            "scope": "run" if self.own else "round",
-        }
+        return GateRow.from_json(
+            {
+                "gate": self.gate,
+                "required": self.required,
+                "measured": self.measured,
+                "margin": self.margin,
+                "pass": self.passed,
+                "scope": "run" if self.own else "round",
+            }
+        )
 
 
 def gates(record: Record, partner: Record | None = None) -> list[Gate]:
     """Every gate of a finished run; `partner` is the run of the same work in the other mode."""
-    detail = record.performance["loadgen"]["detail"]
+    detail = record.performance.loadgen.detail
     accuracy = record.config["mode"] == "accuracy"
     found = _run_gates(record, detail, accuracy)
     scenario = record.config["scenario"]["name"]
@@ -59,7 +61,7 @@ def gates(record: Record, partner: Record | None = None) -> list[Gate]:
         return found
     found += pair_gates(record, partner)
     scored = record if accuracy else partner
-    return found + score_gates(record, scored.quality if scored else {})
+    return found + score_gates(record, scored.quality if scored else Quality())
 
 
 def invalid_because(found: list[Gate]) -> str:
@@ -73,15 +75,14 @@ def invalid_because(found: list[Gate]) -> str:
     )
 
 
-def score_gates(record: Record, quality: dict[str, Any]) -> list[Gate]:
+def score_gates(record: Record, quality: Quality) -> list[Gate]:
     """FID and CLIP score between both bounds of the round, over all prompts."""
     rules = rounds.rules_of(Round(record.config["round"]), record.config["seed"])
-    scores = quality.get("scores", {})
-    metrics = scores.get("metrics", {})
+    scores, metrics = quality.scores, quality.scores.metrics
     return [
         _between("FID", rules.fid, metrics.get("fid")),
         _between("CLIP score", rules.clip, metrics.get("clip_score")),
-        _at_least("images scored", rounds.PROMPTS, scores.get("images", 0)),
+        _at_least("images scored", rounds.PROMPTS, scores.images),
         _official_scores(scores),
     ]
 
@@ -91,9 +92,9 @@ def pair_gates(record: Record, partner: Record | None) -> list[Gate]:
     other = "performance" if record.config["mode"] == "accuracy" else "accuracy"
     if partner is None:
         return [Gate(f"{other} run", "one of the same work", "none", False)]
-    ours, theirs = (run.performance.get("artifact_key") for run in (record, partner))
-    software = [{n: run.environment.get(n) for n in SOFTWARE} for run in (record, partner)]
-    hashes = [{i["index"]: i["sha256"] for i in run.images} for run in (record, partner)]
+    ours, theirs = (run.performance.artifact_key for run in (record, partner))
+    software = [{n: getattr(run.environment, n) for n in SOFTWARE} for run in (record, partner)]
+    hashes = [{i.index: i.sha256 for i in run.images} for run in (record, partner)]
     shared = hashes[0].keys() & hashes[1].keys()
     equal = sum(hashes[0][index] == hashes[1][index] for index in shared)
     return [
@@ -111,8 +112,8 @@ def pair_gates(record: Record, partner: Record | None) -> list[Gate]:
 
 def _run_gates(record: Record, detail: dict[str, Any], accuracy: bool) -> list[Gate]:
     """What makes a run INVALID, whatever the round."""
-    counts, errors = record.performance["counts"], detail.get("errors", [])
-    done, issued = counts["done"], counts["issued"]
+    counts, errors = record.performance.counts, detail.get("errors", [])
+    done, issued = counts.done, counts.issued
     told = "; ".join(f"LoadGen error: {message}" for message in errors) or "none"
     completed = f"{done:,} of {issued:,} samples"
     found = [
@@ -205,10 +206,10 @@ def _between(name: str, bounds: rounds.Bounds, score: Any) -> Gate:
     return Gate(name, required, f"{score:.6f}", min(below, above) >= 0, margin)
 
 
-def _official_scores(scores: dict[str, Any]) -> Gate:
+def _official_scores(scores: Scores) -> Gate:
     """Published networks and statistics, captions that belong to their pictures."""
-    fair = scores.get("comparable") is True
-    told = scores.get("comparable_reason") if scores else "not measured"
+    fair = scores.comparable
+    told = scores.comparable_reason if scores else "not measured"
     return Gate("official scores", "quality=mlperf", "yes" if fair else str(told), fair)
 
 

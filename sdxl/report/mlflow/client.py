@@ -18,6 +18,7 @@ from typing import Any
 from sdxl.config import schema
 from sdxl.core import records
 from sdxl.core.paths import ROOT
+from sdxl.report.mlflow import content, lineage
 
 RUN_STATUS = {"ok": "FINISHED", "invalid": "FINISHED", "skipped": "FINISHED"}
 MLFLOW_SETTINGS = {
@@ -66,8 +67,6 @@ def _later(record_path: Path, tracking: schema.Tracking, parent: str | None) -> 
 
 def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = None) -> str:
     """Log one record and what lies beside it; returns the run id. Logging twice finds the first."""
-    from sdxl.report.mlflow import content, lineage
-
     record = records.read(record_path)
     with opened(tracking) as (client, experiment):
         for run in client.search_runs([experiment], f"tags.record = '{record.id}'"):

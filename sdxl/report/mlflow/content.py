@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl.core.types import Record
+from sdxl.bench.probe import series
+from sdxl.core.record import Record
+from sdxl.report.plots import latencies
 
 PARAMS_A_BATCH = 100
 METRICS_A_BATCH = 1000
@@ -31,7 +33,7 @@ def name(record: Record) -> str:
 
 def tags(record: Record) -> dict[str, str]:
     """What runs are filtered by."""
-    config, git = record.config, record.environment.get("git", {})
+    config, git = record.config, record.environment.git
     return {
         "record": record.id,
         "key": record.key,
@@ -45,8 +47,8 @@ def tags(record: Record) -> dict[str, str]:
         "quant": config["quant"]["format"],
         "scenario": config["scenario"]["name"],
         "mode": config["mode"],
-        "git_commit": str(git.get("commit")),
-        "git_dirty": str(git.get("dirty")).lower(),
+        "git_commit": str(git.commit),
+        "git_dirty": str(git.dirty).lower(),
         "command": record.command[:LONGEST_TAG],
         **{f"artifact.{made['kind']}": made["key"] for made in record.artifacts},
         **{f"artifact.{made['kind']}.parents": " ".join(made["parents"])
@@ -70,23 +72,19 @@ def metrics(record: Record) -> dict[str, float]:
     """Key figures under stable names; no NaN or Inf, which MLflow would store as numbers."""
     found = record.performance
     numbers: dict[str, Any] = {
-        "images_per_second": found.get("images_per_second"),
-        "tflops": found.get("tflops"),
-        "peak_qps": (found.get("peak") or {}).get("qps"),
-        "speed_up": found.get("speed_up"),
-        **{
-            f"baseline_{n}": v
-            for n, v in record.quality.get("baseline", {}).items()
-            if n in BASELINE
-        },
-        **record.quality.get("scores", {}).get("metrics", {}),
+        "images_per_second": found.images_per_second,
+        "tflops": found.tflops,
+        "peak_qps": found.peak.qps,
+        "speed_up": found.speed_up,
+        **{f"baseline_{name}": getattr(record.quality.baseline, name) for name in BASELINE},
+        **record.quality.scores.metrics,
         "valid": float(record.status == "ok"),
-        **{f"latency_{name}_ms": v for name, v in (found.get("latency_ms") or {}).items()},
-        **_resources(record.resources),
+        **{f"latency_{name}_ms": v for name, v in found.latency_ms.items()},
+        **_resources(record.resources.to_json()),
         **record.durations,
     }
-    if found.get("metric"):
-        numbers[found["metric"]] = found["value"]
+    if found.metric:
+        numbers[found.metric] = found.value
     finite = {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
     return {k: v for k, v in finite.items() if v == v and abs(v) != float("inf")}
 
@@ -107,8 +105,6 @@ def _resources(found: dict[str, Any]) -> dict[str, Any]:
 def log_series(client: Any, run_id: str, record: Record, folder: Path) -> None:
     """The probe's samples as time series, where MLflow shows a system's metrics."""
     from mlflow.entities import Metric
-
-    from sdxl.bench.probe import series
 
     path = folder / "probe.jsonl"
     if not path.is_file():
@@ -143,22 +139,20 @@ def log_files(client: Any, run_id: str, record: Record, folder: Path) -> None:
         if (folder / file).is_file():
             client.log_artifact(run_id, str(folder / file), place)
     client.log_dict(run_id, record.config, "config.yaml")
-    client.log_dict(run_id, record.environment, "environment.json")
-    if rows := record.quality.get("layer_errors"):
+    client.log_dict(run_id, record.environment.to_json(), "environment.json")
+    if rows := [row.to_json() for row in record.quality.layer_errors]:
         columns = {column: [row.get(column) for row in rows] for column in rows[0]}
         client.log_table(run_id, columns, "layer_errors.json")
-    if record.performance.get("latency_histogram"):
-        from sdxl.report.plots import latencies
-
+    if record.performance.latency_histogram:
         with tempfile.TemporaryDirectory() as made:
             path = latencies(record.performance, name(record), Path(made) / "latency.png")
             client.log_artifact(run_id, str(path), "plots")
     for image in record.images[:IMAGES]:
-        path = folder / image["file"]
+        path = folder / image.file
         if path.is_file():
             with Image.open(path) as picture:
                 pixels = np.asarray(picture)
-            key = f"prompt_{image['index']:02d}"
+            key = f"prompt_{image.index:02d}"
             client.log_image(run_id, pixels, key=key, step=0, synchronous=True)
 
 

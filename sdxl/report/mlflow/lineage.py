@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 
 
 def log_datasets(client: Any, run_id: str, record: Record) -> None:
@@ -28,7 +28,7 @@ def datasets(record: Record) -> dict[str, dict[str, Any]]:
     """Context -> name, source and profile of each dataset that a record rests on."""
     config = record.config
     given, quant = config["dataset"], config["quant"]
-    profile = {"prompts": record.performance.get("prompts"), "limit": config["limit"],
+    profile = {"prompts": record.performance.prompts, "limit": config["limit"],
                "shuffle": given["shuffle"], "seed": config["seed"]}  # fmt: skip
     found = {
         "measurement": {

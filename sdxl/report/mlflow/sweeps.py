@@ -11,6 +11,8 @@ from typing import Any
 from sdxl.config import schema
 from sdxl.core.command import Outcome
 from sdxl.core.errors import INVALID, OK, UserError
+from sdxl.report import cells, plots, text
+from sdxl.report.choose import Limits
 from sdxl.report.mlflow.client import opened, reason
 
 
@@ -66,9 +68,6 @@ def _log_cells(client: Any, run_id: str, outcomes: Sequence[Outcome]) -> None:
 
 def _log_report(client: Any, run_id: str, folder: Path) -> None:
     """The report's summary, and its pictures: speed, and speed against quality."""
-    from sdxl.report import cells, plots, text
-    from sdxl.report.choose import Limits
-
     try:
         found = cells.load([folder])
     except UserError:  # no record in it: every cell was refused

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import Any
 
-from sdxl.core.types import Record
+from sdxl.core import terminal
+from sdxl.core.record import GateRow, Record
 
 OFFICIAL_MS = 600_000
 """From this duration on a run means to be an official one, and its gates are worth a table."""
@@ -15,7 +14,7 @@ OFFICIAL_MS = 600_000
 def summary(record: Record) -> str:
     """The verdict in one line: how many gates of the round pass."""
     rows = record.verdict
-    passed = sum(row["pass"] for row in rows)
+    passed = sum(row.passed for row in rows)
     text = f"{passed} of {len(rows)} gates of {record.config['round']}"
     return text if passed == len(rows) else f"{text}; python -m sdxl verdict lists them"
 
@@ -26,16 +25,13 @@ def wanted(record: Record) -> bool:
     return bool(record.verdict) and (official or bool(record.config.get("compliance")))
 
 
-def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
+def show(title: str, rows: Sequence[GateRow]) -> None:
     """Print the table on standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in ("gate", "required", "measured", "margin", "pass"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        passed = row["pass"]
-        cells = (row["gate"], row["required"], row["measured"], row["margin"])
-        table.add_row(*cells, "yes" if passed else "NO", style=None if passed else "red")
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    cells = [
+        (row.gate, row.required, row.measured, row.margin, "yes" if row.passed else "NO")
+        for row in rows
+    ]
+    shown = terminal.table(("gate", "required", "measured", "margin", "pass"), cells, title)
+    for row, line in zip(rows, shown.rows, strict=True):
+        line.style = None if row.passed else "red"
+    terminal.console().print(shown)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdxl.core import records
+from sdxl.core import records, terminal
 from sdxl.core.command import Outcome
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 
 RUNG = "+rung="
 HEADINGS = ("rung", "scenario", "batch", "images/s", "ms/image", "TFLOP/s", "of matrix peak",
@@ -25,16 +24,8 @@ def show(outcomes: Sequence[Outcome]) -> None:
     """At the end of a sweep over rungs: the table on standard output."""
     if not any(map(rung_of, outcomes)):
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(title="ladder", title_justify="left", title_style="bold")
-    for heading in HEADINGS:
-        left = heading in ("rung", "scenario", "")
-        shown.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for row in table(outcomes):
-        shown.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 150, highlight=False).print(shown)
+    numbers = {*HEADINGS} - {"rung", "scenario", ""}
+    terminal.console().print(terminal.table(HEADINGS, table(outcomes), "ladder", numbers))
 
 
 def table(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
@@ -48,26 +39,25 @@ def table(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
             found.append((rung_of(outcome), *[""] * 9, why))
             continue
         record = measured = records.read(Path(path))
-        if equal := record.performance.get("equal_to"):  # skipped: another cell did the same work
+        if equal := record.performance.equal_to:  # skipped: another cell did the same work
             measured = records.read(Path(equal))
         found.append((rung_of(outcome), *_figures(measured, first), _note(record)))
     return found
 
 
 def _figures(record: Record, first: dict[tuple[str, int], float]) -> tuple[str, ...]:
-    speed, memory = record.performance, record.resources
-    rate, work = speed["images_per_second"], (speed["scenario"], speed["batch_size"])
+    speed, memory, limit = record.performance, record.resources, record.performance.roofline
+    rate, work = speed.images_per_second or 0.0, (speed.scenario or "", speed.batch_size or 0)
     first.setdefault(work, rate)
-    limit = speed.get("roofline", {})
-    matrix = limit.get("matrix_tflops")
-    peak = memory.get("cuda_peak_bytes") or memory["peak_rss_bytes"]
+    tera, matrix = speed.tflops or 0.0, limit.matrix_tflops
+    peak = memory.cuda_peak_bytes or memory.peak_rss_bytes or 0
     return (
         *map(str, work),
         f"{rate:.3f}",
         f"{1e3 / rate:.1f}",
-        f"{speed['tflops']:.3g}",
-        f"{speed['tflops'] / matrix:.1%}" if matrix else "-",
-        f"{limit['share']:.1%}" if "share" in limit else "-",
+        f"{tera:.3g}",
+        f"{tera / matrix:.1%}" if matrix else "-",
+        "-" if limit.share is None else f"{limit.share:.1%}",
         f"{peak / 2**30:.2f}",
         f"{rate / first[work]:.3f}",
     )
@@ -77,7 +67,7 @@ def _note(record: Record) -> str:
     """What did not run as the rung asks."""
     if record.status != "ok":
         return f"{record.status}: {record.reason}"
-    executed = record.performance["generator"].get("execution") or {}
+    executed = record.performance.generator.execution
     kinds = (executed.get(kind, {}) for kind in ("fallbacks", "wide", "unfused"))
     reasons = {reason: count for each in kinds for reason, count in each.items()}
     return "; ".join(f"{count} x {reason}" for reason, count in reasons.items())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdxl.core import records
+from sdxl.core import records, terminal
 from sdxl.core.command import Outcome
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 
 EXPERIMENT = "experiment=latency_table"
 HEADINGS = ("batch", "what", "median ms", "mean ms", "x framework", "x floats", "encode",
@@ -18,7 +17,7 @@ PICTURES = 4
 
 
 @dataclass(frozen=True)
-class Cell:
+class Timed:
     """One batch size on one kind of execution."""
 
     batch: int
@@ -38,7 +37,7 @@ class Cell:
 
     def latency_ms(self, name: str = "p50") -> float | None:
         """LoadGen's figure of one query, which is one batch."""
-        return (self.record.performance.get("latency_ms") or {}).get(name)
+        return self.record.performance.latency_ms.get(name)
 
 
 def show(outcomes: Sequence[Outcome], folder: Path) -> None:
@@ -48,24 +47,17 @@ def show(outcomes: Sequence[Outcome], folder: Path) -> None:
     cells = _cells(outcomes)
     if not cells:
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    rows = table(cells)
-    shown = Table(title=_title(cells[0].record), title_justify="left", title_style="bold")
-    for heading in HEADINGS:
-        shown.add_column(heading, justify="left" if heading in ("what", "status") else "right")
-    for row in rows:
-        shown.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(shown)
+    rows, title = table(cells), _title(cells[0].record)
+    numbers = {*HEADINGS} - {"what", "status"}
+    terminal.console().print(terminal.table(HEADINGS, rows, title, numbers))
     lines = [HEADINGS, ("---",) * len(HEADINGS), *rows]
     text = "\n".join("| " + " | ".join(row) + " |" for row in lines)
-    (folder / "latency.md").write_text(f"{_title(cells[0].record)}\n\n{text}\n")
+    (folder / "latency.md").write_text(f"{title}\n\n{text}\n")
     if picture := _pictures(cells, folder / "latency.png"):
         print(f"pictures side by side: {picture}")
 
 
-def table(cells: list[Cell]) -> list[tuple[str, ...]]:
+def table(cells: list[Timed]) -> list[tuple[str, ...]]:
     """Rows under `HEADINGS`, by batch; speed-ups from medians, stages from the warm-up."""
     rows: list[tuple[str, ...]] = []
     for cell in sorted(cells, key=lambda each: each.batch):
@@ -80,14 +72,14 @@ def table(cells: list[Cell]) -> list[tuple[str, ...]]:
                 _number(cell.latency_ms("mean")),
                 _ratio(framework, cell),
                 _ratio(floats, cell) if cell.quant != "none" else "",
-                *_stages(cell.record.performance.get("stage_ms") or {}),
+                *_stages(cell.record.performance.stage_ms),
                 cell.record.status,
             )
         )
     return rows
 
 
-def _cells(outcomes: Sequence[Outcome]) -> list[Cell]:
+def _cells(outcomes: Sequence[Outcome]) -> list[Timed]:
     found = []
     for outcome in outcomes:
         if not outcome.record:
@@ -97,7 +89,7 @@ def _cells(outcomes: Sequence[Outcome]) -> list[Cell]:
         config = record.config
         batch = config["scenario"].get("samples_per_query", 1)
         quant = config["quant"]["format"]
-        found.append(Cell(batch, config["backend"]["name"], quant, record, path))
+        found.append(Timed(batch, config["backend"]["name"], quant, record, path))
     return found
 
 
@@ -117,7 +109,7 @@ def _number(ms: float | None) -> str:
     return "" if ms is None else f"{ms:,.1f}"
 
 
-def _ratio(base: Cell | None, cell: Cell) -> str:
+def _ratio(base: Timed | None, cell: Timed) -> str:
     if base is None or not (one := base.latency_ms()) or not (other := cell.latency_ms()):
         return ""
     return f"{one / other:.2f}"
@@ -125,16 +117,16 @@ def _ratio(base: Cell | None, cell: Cell) -> str:
 
 def _title(record: Record) -> str:
     """What one picture takes here: latencies of other steps, samplers or sizes do not compare."""
-    model, generator = record.config["model"], record.performance.get("generator", {})
+    model, generator = record.config["model"], record.performance.generator
     return (
         f"{model['name']}, {model['height']} x {model['width']}, {model['steps']} steps of "
-        f"{generator.get('scheduler', 'its scheduler')}, guidance {model['guidance']:g} "
-        f"({generator.get('unet_rows_per_image', 2)} UNet rows an image), "
-        f"on {generator.get('device_name', 'cpu')}; ms per batch"
+        f"{generator.scheduler or 'its scheduler'}, guidance {model['guidance']:g} "
+        f"({generator.unet_rows_per_image or 2} UNet rows an image), "
+        f"on {generator.device_name or 'cpu'}; ms per batch"
     )
 
 
-def _pictures(cells: list[Cell], target: Path) -> Path | None:
+def _pictures(cells: list[Timed], target: Path) -> Path | None:
     """The first pictures of each kind of execution, a row each, from its smallest batch."""
     from sdxl.model.images import sheet
 
@@ -143,8 +135,8 @@ def _pictures(cells: list[Cell], target: Path) -> Path | None:
         cell = min((c for c in cells if c.label == label), key=lambda each: each.batch)
         images = cell.record.images[:PICTURES]
         if len(images) == PICTURES:
-            paths += [cell.path.parent / image["file"] for image in images]
-            captions += [f"{label}: {image['caption']}" for image in images]
+            paths += [cell.path.parent / image.file for image in images]
+            captions += [f"{label}: {image.caption}" for image in images]
     if not paths:
         return None
     sheet(paths, captions, target)

@@ -7,9 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from sdxl.core import terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 
+RIGHT = ("#", "images/s", "PSNR dB", "seconds")
 FRAME = 8
 """Lines of the terminal that the table leaves to its frame and to messages."""
 
@@ -42,9 +44,6 @@ class View:
         self, ahead: list[tuple[str, float | None]], cached: int, baselines: int, more: str
     ) -> None:
         """What each cell will need, and the sum; `more` describes a search."""
-        from rich.console import Console
-        from rich.table import Table
-
         known = [seconds for _, seconds in ahead if seconds is not None]
         unknown = len(ahead) - len(known)
         total = f"about {sum(known):,.0f} s" + (f" + {unknown} unknown" if unknown else "")
@@ -54,29 +53,23 @@ class View:
             else ""
         )
         title = f"plan: {len(ahead)} cells, {cached} already done{extra}; {more or total}"
-        table = Table()
-        table.add_column("#", justify="right")
-        table.add_column("cell", overflow="fold")
-        table.add_column("what", overflow="fold")
-        table.add_column("seconds", justify="right")
-        for number, (what, seconds) in enumerate(ahead):
-            spent = "?" if seconds is None else f"{seconds:,.0f}"
-            table.add_row(str(number), self._label(number), what, spent)
-        width = None if sys.stderr.isatty() else 160
-        console = Console(stderr=True, width=width, highlight=False)
+        rows = [
+            (str(number), self._label(number), what, "?" if spent is None else f"{spent:,.0f}")
+            for number, (what, spent) in enumerate(ahead)
+        ]
+        console = terminal.console(stderr=True)
         console.print(title, style="bold")
         if ahead:
-            console.print(table)
+            console.print(terminal.table(("#", "cell", "what", "seconds"), rows, "", RIGHT))
 
     def start(self) -> None:
         """On a terminal: put the table there."""
         if not sys.stderr.isatty():
             return
-        from rich.console import Console
         from rich.live import Live
 
         self._live = Live(
-            get_renderable=self.table, console=Console(stderr=True), refresh_per_second=2,
+            get_renderable=self.table, console=terminal.console(stderr=True), refresh_per_second=2,
             transient=True, redirect_stdout=sys.stdout.isatty(),
         )  # fmt: skip
         self._live.start()
@@ -121,17 +114,12 @@ class View:
 
     def table(self) -> Any:
         """The cells around those that run now, as many as the terminal has lines for."""
-        from rich.table import Table
-
         ended = [row for row in self._rows.values() if row.took is not None]
         bad = sum(row.status in ("failed", "timeout") for row in ended)
         left = max(0.0, self._left - (time.monotonic() - self._left_at))
         title = f"{len(ended)} of {len(self.labels)} cells" + (f", {bad} failed" if bad else "")
         title += f"; about {left:,.0f} s left" if ended and self._left else ""
-        table = Table(title=title, title_justify="left", title_style="bold")
-        for name, right in (("#", 1), ("cell", 0), ("status", 0), ("images/s", 1), ("PSNR dB", 1),
-                            ("seconds", 1), ("", 0)):  # fmt: skip
-            table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        rows = []
         for number in self._window():
             row = self._rows.get(number, Row())
             took = row.took
@@ -139,9 +127,10 @@ class View:
                 took = time.monotonic() - row.since
             spent = "" if took is None else f"{took:,.0f}"
             note = row.note[:60]
-            table.add_row(str(number), self._label(number), row.status, row.speed, row.quality,
-                          spent, note)  # fmt: skip
-        return table
+            rows.append((str(number), self._label(number), row.status, row.speed, row.quality,
+                         spent, note))  # fmt: skip
+        head = ("#", "cell", "status", "images/s", "PSNR dB", "seconds", "")
+        return terminal.table(head, rows, title, RIGHT, fold=False)
 
     def _window(self) -> range:
         room = max(3, self._live.console.height - FRAME) if self._live else len(self.labels)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
+from sdxl.core import terminal
 from sdxl.core.command import Outcome
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 from sdxl.report.terminal import gates, profile
 
 Row = tuple[str, str]
@@ -32,41 +32,28 @@ def show(record: Record, out_dir: str) -> None:
 
 def show_cells(outcomes: Sequence[Outcome]) -> None:
     """The cells of a multirun, one line each, on standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{len(outcomes)} cells", title_justify="left", title_style="bold")
-    table.add_column("cell", overflow="fold")
-    table.add_column("status")
-    for heading in ("images/s", "speed-up", "PSNR dB"):
-        table.add_column(heading, justify="right")
-    table.add_column("reason", overflow="fold")
     spoken = [(outcome.command or "").split()[2:] for outcome in outcomes]
     shared = set.intersection(*(set(words) for words in spoken)) if len(spoken) > 1 else set()
+    rows = []
     for words, outcome in zip(spoken, outcomes, strict=True):
         numbers = (outcome.figures.get(n) for n in ("images_per_second", "speed_up", "psnr_db"))
-        table.add_row(
-            " ".join(word for word in words if word not in shared) or "-",
-            outcome.status,
-            *("" if number is None else f"{number:.3f}" for number in numbers),
-            outcome.reason or "",
+        rows.append(
+            (
+                " ".join(word for word in words if word not in shared) or "-",
+                outcome.status,
+                *("" if number is None else f"{number:.3f}" for number in numbers),
+                outcome.reason or "",
+            )
         )
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    right = ("images/s", "speed-up", "PSNR dB")
+    head = ("cell", "status", *right, "reason")
+    terminal.console().print(terminal.table(head, rows, f"{len(outcomes)} cells", right))
 
 
 def print_rows(title: str, rows: list[Row]) -> None:
     """Two columns on standard output; paths are never broken."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, Text(value))
-    width = None if sys.stdout.isatty() else max(60, *(len(v) + len(n) + 8 for n, v in rows))
-    Console(width=width, highlight=False).print(table)
+    width = max(60, *(len(value) + len(name) + 8 for name, value in rows))
+    terminal.console(width=width).print(terminal.table((), rows, title))
 
 
 def _verdict(record: Record) -> list[Row]:
@@ -87,45 +74,42 @@ def _verdict(record: Record) -> list[Row]:
 def _speed(record: Record) -> list[Row]:
     found = record.performance
     rows: list[Row] = []
-    if found.get("images_per_second"):
-        text = f"{found['images_per_second']:.3f} images/s"
-        if found.get("tflops"):
-            tera = found["tflops"]
+    if found.images_per_second:
+        text = f"{found.images_per_second:.3f} images/s"
+        if tera := found.tflops:
             text += f" = {tera:.1f} TFLOP/s" if tera >= 1 else f" = {tera * 1e3:.1f} GFLOP/s"
         rows.append(("throughput", text))
-    if limit := found.get("roofline"):
-        text = f"{limit['share']:.1%} of {limit['images_per_second']:.4g} images/s"
-        rows.append(("roofline", f"{text}: {limit['device']}"))
-    latency = found.get("latency_ms") or {}
-    if latency:
+    if limit := found.roofline:
+        text = f"{limit.share:.1%} of {limit.images_per_second:.4g} images/s"
+        rows.append(("roofline", f"{text}: {limit.device}"))
+    if latency := found.latency_ms:
         rows.append(("latency", ", ".join(f"{n} {v:,.1f} ms" for n, v in latency.items())))
-    if peak := found.get("peak"):
-        text = f"{peak['qps']:.4g} queries/s keep the limit, {peak['fails_at']:.4g} do not"
-        rows.append(("peak", f"{text}; {len(peak['probes'])} probes"))
-    if stages := found.get("stage_ms"):
-        rows.append(("stages", _stages(stages, min(found["batch_size"], found["prompts"]))))
-    if rates := found.get("repeats"):
-        each = " ".join(f"{rate:.3f}" for rate in rates)
-        rows.append(
-            ("repeats", f"{each} images/s; the median counts, spread {found['spread']:.1%}")
-        )
-    if found.get("speed_up"):
-        base = found["baseline_images_per_second"]
-        text = f"{found['speed_up']:.3f} x the unquantized {base:.3f} images/s"
-        if found["generator"].get("simulated"):
+    if peak := found.peak:
+        text = f"{peak.qps:.4g} queries/s keep the limit, {peak.fails_at:.4g} do not"
+        rows.append(("peak", f"{text}; {len(peak.probes)} probes"))
+    if found.stage_ms:
+        drawn = min(found.batch_size or 0, found.prompts or 0)
+        rows.append(("stages", _stages(found.stage_ms, drawn)))
+    if found.repeats:
+        each = " ".join(f"{rate:.3f}" for rate in found.repeats)
+        rows.append(("repeats", f"{each} images/s; the median counts, spread {found.spread:.1%}"))
+    if found.speed_up:
+        base = found.baseline_images_per_second
+        text = f"{found.speed_up:.3f} x the unquantized {base:.3f} images/s"
+        if found.generator.simulated:
             text += " (simulated: 8-bit numbers, wider arithmetic; its speed means nothing)"
         rows.append(("speed-up", text))
-    if executed := found.get("generator", {}).get("execution"):
+    if executed := found.generator.execution:
         kernels = ", ".join(f"{count} by {name}" for name, count in executed["kernels"].items())
         for reason, count in executed["fallbacks"].items():
             kernels += f"; {count} simulated: {reason}"
         for reason, count in executed.get("wide", {}).items():
             kernels += f"; {count} in 16 bits: {reason}"
         rows.append(("8-bit layers", kernels))
-    if found.get("unit") == "ms":
-        value = found["value"]
+    if found.unit == "ms":
+        value = found.value
         text = "too few queries for an estimate" if value is None else f"{value:,.4g} ms"
-        rows.append((found["metric"], text))
+        rows.append((str(found.metric), text))
     return rows
 
 
@@ -143,57 +127,56 @@ def _stages(stage_ms: dict[str, float], batch: int) -> str:
 
 def _quality(record: Record) -> list[Row]:
     rows: list[Row] = []
-    if baseline := record.quality.get("baseline"):
-        near = baseline.get("perceptual_scenes")
+    if baseline := record.quality.baseline:
+        near = baseline.perceptual_scenes
         own = f", perceptual_scenes {near:.4f} (our own, not LPIPS)" if near is not None else ""
-        psnr = "identical" if baseline["psnr_db"] is None else f"PSNR {baseline['psnr_db']:.1f} dB"
+        psnr = "identical" if baseline.psnr_db is None else f"PSNR {baseline.psnr_db:.1f} dB"
         rows.append(
             (
                 "against the baseline",
-                f"{psnr}, SSIM {baseline['ssim']:.4f}, "
-                f"largest deviation {baseline['max_deviation']}/255 "
-                f"over {baseline['images']} pictures{own}",
+                f"{psnr}, SSIM {baseline.ssim:.4f}, "
+                f"largest deviation {baseline.max_deviation}/255 "
+                f"over {baseline.images} pictures{own}",
             )
         )
-    if scores := record.quality.get("scores"):
-        text = ", ".join(f"{name} {value:,.5g}" for name, value in scores["metrics"].items())
-        text = f"{text} over {scores['images']} pictures" if text else "nothing could be scored"
-        rows.append((f"quality={scores['by']}", text))
-        for names, reason in scores.get("unscored", {}).items():
+    if scores := record.quality.scores:
+        text = ", ".join(f"{name} {value:,.5g}" for name, value in scores.metrics.items())
+        text = f"{text} over {scores.images} pictures" if text else "nothing could be scored"
+        rows.append((f"quality={scores.by}", text))
+        for names, reason in scores.unscored.items():
             rows.append(("", f"no {names}: {reason}"))
-        if scores["metrics"] and not scores["comparable"]:
-            rows.append(("", f"not comparable: {scores['comparable_reason']}"))
-    if errors := record.quality.get("layer_errors"):
-        worst = ", ".join(f"{row['layer']} {row['error']:.1%}" for row in errors[:3])
+        if scores.metrics and not scores.comparable:
+            rows.append(("", f"not comparable: {scores.comparable_reason}"))
+    if errors := record.quality.layer_errors:
+        worst = ", ".join(f"{row.layer} {row.error:.1%}" for row in errors[:3])
         rows.append((f"worst of {len(errors)} layers", worst))
     return rows
 
 
 def _profile(record: Record) -> list[Row]:
-    found = record.performance.get("profile")
+    found = record.performance.profile
     return profile.rows(found) if found else []
 
 
 def _work(record: Record) -> list[Row]:
     found, rows = record.performance, []
-    if found.get("batch_size"):
-        counts = found["counts"]
-        more = counts.get("padded", 0)  # older records have none
+    if found.batch_size:
+        counts = found.counts
         rows.append(
             (
                 "work",
-                f"{counts['done']} images in {counts['batches']} batches of at most "
-                f"{found['batch_size']}, {found['prompts']} prompts"
-                + (f", {more} more to fill prepared sizes" if more else ""),
+                f"{counts.done} images in {counts.batches} batches of at most "
+                f"{found.batch_size}, {found.prompts} prompts"
+                + (f", {counts.padded} more to fill prepared sizes" if counts.padded else ""),
             )
         )
-    memory = record.resources.get("peak_rss_bytes")
-    if memory:
-        text = f"{memory / 2**30:.2f} GiB resident"
-        if record.resources.get("cuda_peak_bytes"):
-            text += f", {record.resources['cuda_peak_bytes'] / 2**30:.2f} GiB on the GPU"
+    memory = record.resources
+    if memory.peak_rss_bytes:
+        text = f"{memory.peak_rss_bytes / 2**30:.2f} GiB resident"
+        if memory.cuda_peak_bytes:
+            text += f", {memory.cuda_peak_bytes / 2**30:.2f} GiB on the GPU"
         rows.append(("peak memory", text))
-    for warning in record.resources.get("probe", {}).get("warnings", []):
+    for warning in memory.probe.warnings:
         rows.append(("in doubt", warning))
     if record.durations:
         parts = ", ".join(f"{n.removesuffix('_s')} {v:.1f} s" for n, v in record.durations.items())

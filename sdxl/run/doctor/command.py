@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from sdxl.core import terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import FAILED, OK
 from sdxl.run.doctor import checks
@@ -41,10 +42,9 @@ def _run(argv: Sequence[str] | None) -> dict[str, Any]:
 
 def examine(checksums: bool = False) -> Iterator[Check]:
     """Run every check, showing each line as soon as it is known."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = terminal.console()
     for name, check in _all(checksums):
         try:
             lines = list(check())

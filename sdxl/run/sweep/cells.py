@@ -13,7 +13,7 @@ from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Format
 from sdxl.core.command import Outcome
 from sdxl.core.errors import ConfigError, UserError, one_line
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 from sdxl.model import prompts
 from sdxl.run import estimate, identity, ledger
 

@@ -9,7 +9,7 @@ import pytest
 
 from sdxl.bench.mlperf import compliance
 from sdxl.config.schema import Compliance
-from sdxl.core.types import Record
+from sdxl.core.record import Image, Record
 from sdxl.model import images
 
 STEADY = ("backend=fake", "backend.latency_ms=40", "backend.sample_ms=0", "limit=16",
@@ -89,7 +89,7 @@ def reference(tmp_path):
     for index in (0, 5, 7):
         path = tmp_path / f"{index}.png"
         digest = images.save(picture(index), path)
-        found.images.append({"index": index, "file": path.name, "sha256": digest})
+        found.images.append(Image(index, path.name, digest))
     return found, tmp_path
 
 

@@ -9,7 +9,7 @@ from sdxl.bench import logs
 from sdxl.bench.mlperf import rounds, verdict
 from sdxl.bench.mlperf.verdict import Gate
 from sdxl.config.schema import Round
-from sdxl.core.types import Record
+from sdxl.core.record import Environment, Image, Performance, Quality, Record, Scores
 from sdxl.report.verdict import main
 
 OFFICIAL = {"min_duration_ms", "duration, s"}
@@ -42,7 +42,7 @@ def record_of(detail, accuracy=False, **performance):
     }  # fmt: skip
     counts = {"issued": 7, "done": 7}
     found = {"counts": counts, "loadgen": {"detail": detail}, "artifact_key": "a", **performance}
-    return Record("key", config, "python run.py", "ok", performance=found)
+    return Record("key", config, "python run.py", "ok", performance=Performance.from_json(found))
 
 
 def failing(gates, own):
@@ -97,14 +97,18 @@ def test_other_seeds_are_noticed(data):
 def test_scores_have_two_bounds_and_margins(data, fid, clip, margins):
     detail = logs.read(data / "loadgen_samples/acc_Offline")["detail"]
     scores = {"metrics": {"fid": fid, "clip_score": clip}, "images": 5000}
-    gates = verdict.score_gates(record_of(detail, True), {"scores": scores})
+    gates = verdict.score_gates(record_of(detail, True), Quality.from_json({"scores": scores}))
     assert [gate.margin for gate in gates[:2]] == list(margins)
     assert [gate.passed for gate in gates[:2]] == ["+" in margin for margin in margins]
     assert gates[2].passed
     assert not gates[3].passed, "nobody said that these are the published networks'"
     scores["comparable"] = True
-    assert verdict.score_gates(record_of(detail, True), {"scores": scores})[3].passed
-    few = verdict.score_gates(record_of(detail, True), {"scores": {**scores, "images": 4999}})
+    assert verdict.score_gates(record_of(detail, True), Quality.from_json({"scores": scores}))[
+        3
+    ].passed
+    few = verdict.score_gates(
+        record_of(detail, True), Quality.from_json({"scores": {**scores, "images": 4999}})
+    )
     assert not few[2].passed and few[2].margin == "-1"
 
 
@@ -112,7 +116,7 @@ def test_no_score_and_no_number_are_no_pass(data):
     detail = logs.read(data / "loadgen_samples/acc_Offline")["detail"]
     for value in (None, float("nan"), "31.7"):
         gates = verdict.score_gates(
-            record_of(detail, True), {"scores": {"metrics": {"fid": value, "clip_score": value}}}
+            record_of(detail, True), Quality(scores=Scores({"fid": value, "clip_score": value}))
         )
         assert [gate.measured for gate in gates[:2]] == ["not measured"] * 2
         assert not any(gate.passed for gate in gates)
@@ -125,8 +129,8 @@ def pair(data):
     speed = record_of(logs.read(samples / "out_Offline")["detail"])
     accuracy = record_of(logs.read(samples / "acc_Offline")["detail"], True)
     for run in (speed, accuracy):
-        run.environment = {"python": "3.11", "packages": {"torch": "2.13", "numpy": "2.2"}}
-        run.images = [{"index": n, "sha256": f"hash {n}"} for n in range(8)]
+        run.environment = Environment("3.11", packages={"torch": "2.13", "numpy": "2.2"})
+        run.images = [Image(n, sha256=f"hash {n}") for n in range(8)]
     return speed, accuracy
 
 
@@ -138,10 +142,10 @@ def test_a_pair_of_one_thing_passes(pair):
 @pytest.mark.parametrize(
     ("change", "gate", "measured"),
     [
-        (lambda run: run.performance.update(artifact_key="b"), "same artifact", "b"),
-        (lambda run: run.environment["packages"].update(torch="2.12"), "same software",
+        (lambda run: vars(run.performance).update(artifact_key="b"), "same artifact", "b"),
+        (lambda run: run.environment.packages.update(torch="2.12"), "same software",
          "torch: 2.13 and 2.12"),
-        (lambda run: run.images[3].update(sha256="other"), "same images for the same index",
+        (lambda run: vars(run.images[3]).update(sha256="other"), "same images for the same index",
          "7 of 8"),
         (lambda run: run.images.clear(), "same images for the same index", "0 of 0"),
         (lambda run: vars(run).update(status="invalid"), "accuracy run", "invalid"),
@@ -156,7 +160,7 @@ def test_a_pair_of_two_things_does_not(pair, change, gate, measured):
 
 
 def test_a_gates_row_is_json_and_says_its_scope():
-    row = Gate("p99, ms", "at most 20,000", "19,000", True, "+1,000").row()
+    row = Gate("p99, ms", "at most 20,000", "19,000", True, "+1,000").row().to_json()
     assert json.loads(json.dumps(row)) == row
     assert row["pass"] is True and row["scope"] == "round"
 

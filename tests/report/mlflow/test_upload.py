@@ -27,9 +27,9 @@ def test_a_record_becomes_a_whole_run(store, measured):
     assert params["backend.name"] == "fake" and params["limit"] == "8"
     assert params["model.guidance"] == "8.0" and len(params) > 50
     metrics = run.data.metrics
-    assert metrics["images_per_second"] == record.performance["images_per_second"]
-    assert metrics["samples_per_second"] == record.performance["value"]
-    assert metrics["latency_p99_ms"] == record.performance["latency_ms"]["p99"]
+    assert metrics["images_per_second"] == record.performance.images_per_second
+    assert metrics["samples_per_second"] == record.performance.value
+    assert metrics["latency_p99_ms"] == record.performance.latency_ms["p99"]
     assert metrics["valid"] == 1 and metrics["peak_rss_gib"] > 0
     tags = run.data.tags
     assert tags["key"] == record.key and tags["status"] == "ok" and tags["comparable"] == "false"
@@ -119,9 +119,9 @@ def test_an_upload_that_broke_off_is_made_whole(store, measured, tmp_path):
 
 def test_numbers_that_mlflow_would_garble_are_left_out(measured):
     record = records.read(measured / "record.json")
-    record.performance["images_per_second"] = float("inf")
-    record.performance["latency_ms"]["p99"] = float("nan")
-    record.performance["tflops"] = None
+    record.performance.images_per_second = float("inf")
+    record.performance.latency_ms["p99"] = float("nan")
+    record.performance.tflops = None
     found = content.metrics(record)
     assert not {"images_per_second", "latency_p99_ms", "tflops"} & found.keys()
     assert "latency_p50_ms" in found

@@ -6,6 +6,7 @@ import pytest
 
 from sdxl.core import records
 from sdxl.core.command import Outcome
+from sdxl.core.record import Performance, Resources
 from sdxl.report.terminal import ladder
 from sdxl.run import identity
 from tests.conftest import ROOT
@@ -53,11 +54,11 @@ def outcome(folder, load, rung, rate, share=None, fallbacks=None):
     record = identity.new(load(f"+rung={rung}", "tracking=off"))
     record.status, record.command = "ok", f"python run.py +rung={rung} tracking=off"
     limit = {"matrix_tflops": 8.0, **({"share": share} if share else {})}
-    record.performance = {
+    record.performance = Performance.from_json({
         "scenario": "Offline", "batch_size": 8, "images_per_second": rate, "tflops": 2.0,
         "roofline": limit, "generator": {"execution": {"fallbacks": fallbacks or {}}},
-    }  # fmt: skip
-    record.resources = {"peak_rss_bytes": 2**31}
+    })  # fmt: skip
+    record.resources = Resources(peak_rss_bytes=2**31)
     path = records.write(dataclasses.replace(record), folder / rung)
     return Outcome(record=str(path), command=record.command, figures={"images_per_second": rate})
 
@@ -81,7 +82,7 @@ def test_a_rung_equal_to_another_shows_its_figures(load, tmp_path):
     first = outcome(tmp_path, load, "eager", 4.0)
     record = identity.new(load("+rung=eager", "tracking=off"))
     record.status, record.reason = "skipped", "the same work as 0"
-    record.performance = {"equal_to": first.record}
+    record.performance = Performance(equal_to=first.record)
     path = records.write(record, tmp_path / "again")
     equal = dataclasses.replace(first, status="skipped", record=str(path))
     rows = ladder.table([first, equal])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sdxl.bench import stage_clock
-from sdxl.core.types import Record
+from sdxl.core.record import Performance, Record
 from sdxl.report.terminal import latency
-from sdxl.report.terminal.latency import Cell
+from sdxl.report.terminal.latency import Timed
 
 
 class Slow:
@@ -61,11 +61,11 @@ def test_a_generator_without_stages_has_no_times():
 def cell(batch, backend, quant, median):
     config = {"precision": {"unet": "fp32"}}
     record = Record("key", config, "python run.py", status="ok")
-    record.performance = {
-        "latency_ms": {"p50": median, "mean": median + 1},
-        "stage_ms": {"encode": 1.0, "unet": 40.0, "decode": 3.0, "rest": 2.0, "unet_calls": 20},
-    }
-    return Cell(batch, backend, quant, record, Path("record.json"))
+    record.performance = Performance(
+        latency_ms={"p50": median, "mean": median + 1},
+        stage_ms={"encode": 1.0, "unet": 40.0, "decode": 3.0, "rest": 2.0, "unet_calls": 20},
+    )
+    return Timed(batch, backend, quant, record, Path("record.json"))
 
 
 def test_speed_ups_are_over_both_bases_of_the_same_batch():

@@ -84,6 +84,7 @@ def test_the_front_keeps_the_quality_bound(study, tmp_path, load):
     """Three measured cells: fast and bad, slower and good, slowest and worse."""
     from sdxl.core import records
     from sdxl.core.command import Outcome
+    from sdxl.core.record import Comparison, Performance, Quality
     from sdxl.run import identity
 
     found = study("quant=int8", "quant_level=1,2,2.5", min_psnr=25.0)
@@ -94,8 +95,8 @@ def test_the_front_keeps_the_quality_bound(study, tmp_path, load):
         speed, psnr = {1: (1.0, 26.0), 2: (2.0, 30.0), 2.5: (3.0, 20.0)}[config.quant.level]
         record = identity.new(config)
         record.status = "ok"
-        record.performance = {"images_per_second": speed, "generator": {}}
-        record.quality = {"baseline": {"psnr_db": psnr, "ssim": 0.9}}
+        record.performance = Performance(images_per_second=speed)
+        record.quality = Quality(baseline=Comparison(psnr_db=psnr, ssim=0.9))
         path = records.write(record, tmp_path / str(number))
         cell.outcome = Outcome(record=str(path))
         cells.append(cell)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sdxl.bench.mlperf.rounds import MODEL
 from sdxl.bench.mlperf.submission.gather import Result
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 
 TYPE_OF = {
     "int8": "int8",
@@ -64,7 +64,7 @@ def _formats(settings: Any) -> set[str]:
 def user_conf(record: Record) -> str:
     """user.conf: the settings that the round leaves to the submitter, as LoadGen had them."""
     scenario = record.config["scenario"]["name"]
-    seen = record.performance["settings"]
+    seen = record.performance.settings
     values: dict[str, Any] = {}
     if scenario == "Offline":
         values["target_qps"] = seen["offline_expected_qps"]
@@ -83,20 +83,20 @@ def user_conf(record: Record) -> str:
 def readme(result: Result) -> str:
     """README.md of one scenario: what was run, and the lines that run it again."""
     record = result.performance.record
-    config, packages = record.config, record.environment.get("packages", {})
+    config, packages = record.config, record.environment.packages
     runs = "\n".join(f"{role:<12} {run.record.command}" for role, run in result.runs.items())
     versions = "\n".join(f"- {name} {version}" for name, version in sorted(packages.items()))
-    batch = record.performance["batch_size"]
+    speed, batch = record.performance, record.performance.batch_size
     return f"""\
 # Stable Diffusion XL, {result.scenario}
 
 {config["model"]["name"]} on the {config["backend"]["name"]} backend, weights in
 {", ".join(weight_types(record))}, batches of at most {batch},
 {config["model"]["steps"]} Euler steps, guidance {config["model"]["guidance"]:g}.
-{record.performance["metric"]}: {record.performance["value"]} {record.performance["unit"]}.
+{speed.metric}: {speed.value} {speed.unit}.
 
 To run it again, with the source that comes with this submission (commit
-{record.environment.get("git", {}).get("commit")}):
+{record.environment.git.commit}):
 
 ```
 {runs}

@@ -11,7 +11,7 @@ from sdxl.bench.mlperf import rounds, verdict
 from sdxl.config.schema import Round
 from sdxl.core import records
 from sdxl.core.errors import ConfigError, Problem
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 
 STRICT_ONLY = "TEST01 every byte"
 """The gate of ours that the official TEST01 does not have."""
@@ -97,7 +97,7 @@ def gather(places: list[Path], asked: Asked) -> list[Result]:
 def _refused(run: Run, asked: Asked) -> Iterator[Problem]:
     """What is wrong with one run, by itself."""
     record = run.record
-    failing = {row["gate"] for row in record.verdict if not row["pass"] and row["scope"] == "run"}
+    failing = {row.gate for row in record.verdict if not row.passed and row.scope == "run"}
     forgiven = asked.rounding and record.status == "invalid" and failing == {STRICT_ONLY}
     if record.status != "ok" and not forgiven:
         yield Problem(f"{run.path} is {record.status}", record.reason, "a run that is ok")
@@ -113,11 +113,11 @@ def _refused(run: Run, asked: Asked) -> Iterator[Problem]:
         )  # fmt: skip
     if asked.draft:
         return
-    missed = [row for row in record.verdict if not row["pass"] and row["scope"] == "round"]
+    missed = [row for row in record.verdict if not row.passed and row.scope == "round"]
     paired = {gate.gate for gate in verdict.pair_gates(record, None)}
     for row in missed:
-        if row["gate"] not in paired and row["gate"] not in _JUDGED_IN_PAIRS:
-            yield Problem(f"{run.path}: {row['gate']}", row["measured"], row["required"])
+        if row.gate not in paired and row.gate not in _JUDGED_IN_PAIRS:
+            yield Problem(f"{run.path}: {row.gate}", row.measured, row.required)
     if not record.comparable:
         yield Problem(f"{run.path} is not the benchmark", record.comparable_reason)
 
@@ -179,4 +179,5 @@ def _whole(result: Result, asked: Asked) -> Iterator[Problem]:
 
 
 def _work(run: Run) -> Any:
-    return " ".join(str(run.record.performance.get(n)) for n in ("artifact_key", "pair_key"))
+    found = run.record.performance
+    return f"{found.artifact_key} {found.pair_key}"

@@ -75,7 +75,7 @@ def _performance(run: Run, place: Path) -> None:
 def _accuracy(run: Run, place: Path, rules: rounds.Rules) -> None:
     """Scores and hash, the truncated log, the pictures that some rounds ask for."""
     _performance(run, place)
-    scores = run.record.quality.get("scores", {}).get("metrics", {})
+    scores = run.record.quality.scores.metrics
     named = {"FID_SCORE": scores.get("fid"), "CLIP_SCORE": scores.get("clip_score")}
     told = {name: f"{value}" for name, value in named.items() if value is not None}
     digest = truncate(_whole_log(run), place / ACCURACY)
@@ -98,12 +98,12 @@ def _whole_log(run: Run) -> Path:
 def _images(run: Run, place: Path, wanted: tuple[int, ...]) -> None:
     """The round's pictures by their index, and their captions."""
     place.mkdir()
-    known = {image["index"]: image for image in run.record.images}
+    known = {image.index: image for image in run.record.images}
     captions = []
     for index in wanted:
         if image := known.get(index):
-            shutil.copyfile(run.folder / image["file"], place / f"{index}.png")
-            captions.append(f"{index}  {image['caption']}\n")
+            shutil.copyfile(run.folder / image.file, place / f"{index}.png")
+            captions.append(f"{index}  {image.caption}\n")
     (place / "captions.txt").write_text("".join(captions))
 
 

@@ -17,6 +17,7 @@ from sdxl.bench.mlperf import compliance, rounds, verdict
 from sdxl.bench.mlperf.submission import command
 from sdxl.config.schema import Compliance, Round
 from sdxl.core import records
+from sdxl.core.record import LoadGen, Scores
 from sdxl.core.store import write_json
 from tests.conftest import ROOT
 
@@ -97,18 +98,18 @@ def judge(place, which):
     record = records.read(place / "record.json")
     record.config["round"] = which.value
     record.comparable, record.comparable_reason = True, ""
-    record.performance["loadgen"] = logs.read(place / "loadgen")
+    record.performance.loadgen = LoadGen.from_json(logs.read(place / "loadgen"))
     if record.config["mode"] == "accuracy":
         scores = {"metrics": {"fid": 23.5, "clip_score": 31.75}, "images": 5000, "comparable": True}
-        record.quality["scores"] = scores
+        record.quality.scores = Scores.from_json(scores)
         for index in rounds.ROUNDS[which].image_ids:
             if index >= 16:
-                record.images.append({**record.images[index % 16], "index": index})
+                record.images.append(dataclasses.replace(record.images[index % 16], index=index))
     gates = verdict.gates(record)
     record.verdict = [gate.row() for gate in gates]
     record.reason = verdict.invalid_because(gates)
     record.status = "invalid" if record.reason else "ok"
-    write_json(place / "record.json", dataclasses.asdict(record))
+    write_json(place / "record.json", record.to_json())
 
 
 def audit(folder, role):
@@ -120,14 +121,14 @@ def audit(folder, role):
     record.verdict += [gate.row() for gate in gates]
     record.reason = verdict.invalid_because(gates)
     record.status = "invalid" if record.reason else "ok"
-    write_json(place / "record.json", dataclasses.asdict(record))
+    write_json(place / "record.json", record.to_json())
 
 
 def edit(path, change):
     """Change a record on disk."""
     record = records.read(path)
     change(record)
-    write_json(path, dataclasses.asdict(record))
+    write_json(path, record.to_json())
 
 
 def build(places, system, out, *words):

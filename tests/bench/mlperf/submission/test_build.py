@@ -12,7 +12,7 @@ from sdxl.bench.mlperf.submission import command, describe, systems
 from sdxl.bench.mlperf.submission import tree as tree_of
 from sdxl.bench.mlperf.submission.check import check
 from sdxl.bench.mlperf.submission.truncate import truncate
-from sdxl.core.types import Record
+from sdxl.core.record import Record
 from tests.bench.mlperf.submission.conftest import DATACENTER, EDGE
 from tests.bench.mlperf.submission.official import V51, V61, build, edit, words_only
 
@@ -105,13 +105,13 @@ REFUSED = [
     ("Offline/performance", lambda r: vars(r).update(status="invalid", reason="too slow"),
      "is invalid"),
     ("Offline/accuracy", lambda r: r.config.update(submission=False), "did not log its pictures"),
-    ("Offline/test01", lambda r: r.performance.update(artifact_key="x"), "of other work"),
-    ("Offline/accuracy", lambda r: r.performance.update(artifact_key="x"), "same artifact"),
-    ("SingleStream/accuracy", lambda r: r.images[0].update(sha256="x"), "same images"),
-    ("SingleStream/accuracy", lambda r: r.environment["packages"].update(numpy="9"),
+    ("Offline/test01", lambda r: vars(r.performance).update(artifact_key="x"), "of other work"),
+    ("Offline/accuracy", lambda r: vars(r.performance).update(artifact_key="x"), "same artifact"),
+    ("SingleStream/accuracy", lambda r: vars(r.images[0]).update(sha256="x"), "same images"),
+    ("SingleStream/accuracy", lambda r: r.environment.packages.update(numpy="9"),
      "same software"),
-    ("Offline/accuracy", lambda r: r.quality["scores"]["metrics"].update(fid=23.96), "FID"),
-    ("Offline/accuracy", lambda r: r.quality["scores"]["metrics"].update(clip_score=31.82), "CLIP"),
+    ("Offline/accuracy", lambda r: r.quality.scores.metrics.update(fid=23.96), "FID"),
+    ("Offline/accuracy", lambda r: r.quality.scores.metrics.update(clip_score=31.82), "CLIP"),
     ("Offline/performance", lambda r: vars(r).update(comparable=False, comparable_reason="tiny"),
      "is not the benchmark"),
 ]  # fmt: skip
@@ -153,7 +153,7 @@ def test_a_draft_lets_short_runs_in_but_no_invalid_ones(edge, system, tmp_path, 
     places = tmp_path / "runs"
     shutil.copytree(edge, places)
     edit(places / "Offline/accuracy/record.json",
-         lambda r: r.quality["scores"]["metrics"].update(fid=99.0))  # fmt: skip
+         lambda r: r.quality.scores.metrics.update(fid=99.0))  # fmt: skip
     assert build(places, system, tmp_path / "out", "--draft") == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["status"] == "draft" and "FID_SCORE 99.0" in last["complaints"][0]
@@ -168,7 +168,7 @@ def hashes_only(runs):
 
 def twice_as_fast(runs):
     def change(record):
-        record.performance["loadgen"]["detail"]["result_samples_per_second"] *= 2
+        record.performance.loadgen.detail["result_samples_per_second"] *= 2
 
     edit(runs / "Offline/test04/record.json", change)
 
