@@ -12,7 +12,7 @@ import pytest
 
 from sdxl.core import command, records
 from sdxl.core.record import Performance
-from sdxl.run import attempt, cell, identity, outcomes
+from sdxl.run import attempt, identity, outcomes
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "backend.sample_ms=0.2", "limit=32")
@@ -100,7 +100,7 @@ def test_a_fault_of_our_own_is_recorded_too(load, tmp_path, monkeypatch, capsys,
     def fail(*_):
         raise fault
 
-    monkeypatch.setattr(cell, "measure", fail)
+    monkeypatch.setattr(attempt, "measure", fail)
     config = load("backend=fake", "tracking=off")
     done = attempt.measure_one(config, tmp_path / "cell", identity.new(config), None)
     kept = records.read(tmp_path / "cell/record.json")

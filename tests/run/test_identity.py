@@ -3,9 +3,8 @@
 import pytest
 
 from sdxl.config.schema import Mode, Rerun
-from sdxl.core import records
+from sdxl.core import paths, records
 from sdxl.core.record import Performance
-from sdxl.quality import fast
 from sdxl.run import identity, ledger
 
 
@@ -18,7 +17,7 @@ def package(tmp_path, monkeypatch):
         for name, text in (("unet", unet), ("judge", judge)):
             (folder / name).mkdir(parents=True)
             (folder / name / "weights.safetensors").write_text(text)
-        monkeypatch.setattr(fast, "JUDGE", folder / "judge")
+        monkeypatch.setattr(paths, "JUDGE", folder / "judge")
 
     return put
 

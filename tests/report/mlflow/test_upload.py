@@ -150,11 +150,11 @@ def test_the_line_for_later_uploads_to_where_it_should_have_gone(
         client.log(folder / "record.json", store.settings, parent)
     line = capsys.readouterr().err.splitlines()[-1]
     words = shlex.split(line)
-    assert words[:4] == ["python", "-m", "sdxl", "mlflow", "upload"]
-    assert commands(words[3:]) == 0
+    assert words[:5] == ["python", "-m", "sdxl", "mlflow", "upload"]
+    assert commands(words[4:]) == 0
     run = next(run for run in store.runs() if run.info.run_id != parent)
     assert run.data.tags["mlflow.parentRunId"] == parent
-    assert json.loads(capsys.readouterr().out)["runs"] == {words[4]: run.info.run_id}
+    assert json.loads(capsys.readouterr().out)["runs"] == {words[5]: run.info.run_id}
 
 
 def test_the_line_for_later_is_short_and_has_no_secret(measured, monkeypatch, capsys):
