@@ -76,8 +76,10 @@ def draw(found: Cells, folder: Path) -> list[Path]:
             written.append(_save(axes, folder / f"speed-{count}.png"))
         scatter = scatter_of(cells)
         if scatter and scatter.judged:
+            judged = [cell for cell, _ in scatter.points]
             with _axes(title, WIDTH, HEIGHT) as axes:
                 _scatter(axes, scatter)
+                axes.set_xlabel(f"images/s{_doubt(judged)}")
                 key = "\n".join(f"{cell.number:>2}  {cell.label}" for cell, _ in scatter.points)
                 axes.text(1.03, 1, key, transform=axes.transAxes, va="top", linespacing=1.5)
             written.append(_save(axes, folder / f"pareto-{count}.png"))
@@ -250,6 +252,9 @@ def _speed(axes: Any, cells: Sequence[Cell]) -> None:
     )
     axes.bar_label(bars, fmt="%.4g", padding=3, fontsize=8)
     axes.margins(x=0.12)
+    axes.set_xlabel(f"images/s{_doubt(cells)}")
+
+
+def _doubt(cells: Sequence[Cell]) -> str:
     doubtful = any(cell.meaningless for cell in cells)
-    hollow = "   (hollow: simulated or no model, means nothing)" if doubtful else ""
-    axes.set_xlabel(f"images/s{hollow}")
+    return "   (hollow: simulated or no model, means nothing)" if doubtful else ""

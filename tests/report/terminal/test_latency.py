@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdxl.bench import stage_clock
+from sdxl.core.command import Outcome
 from sdxl.core.record import Performance, Record
 from sdxl.report.terminal import latency
 from sdxl.report.terminal.latency import Timed
@@ -85,6 +86,6 @@ def test_speed_ups_are_over_both_bases_of_the_same_batch():
 
 
 def test_other_multiruns_end_without_it(tmp_path, capsys):
-    latency.show([{"command": "python run.py seed=1", "record": None}], tmp_path)
+    latency.show([Outcome(command="python run.py seed=1")], tmp_path)
     assert not capsys.readouterr().out
     assert not list(tmp_path.iterdir())
