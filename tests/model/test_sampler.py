@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl.backends.torch.stages import BACKEND
+from sdxl.backends.torch import BACKEND
 from sdxl.core.errors import StageError, UserError
 from sdxl.core.types import Embeddings
 from sdxl.model import prompts

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdxl.backends.torch import attention, loop, real, rules, simulated
+from sdxl.backends.torch import compile as compiler
 from sdxl.backends.torch.config import Attention, Config, Execution, Graphs, Loop
 from sdxl.config import schema
 from sdxl.core.errors import ConfigError
+from sdxl.model import images, networks
+from sdxl.model.components import Source, torch_device, torch_dtype, unscale
+from sdxl.model.sources import open_source
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from sdxl.core.types import Embeddings, TokenIds
 
@@ -24,73 +28,70 @@ class TorchStages:
     """`Stages` on diffusers' and transformers' own modules."""
 
     def __init__(self, config: schema.Config, artifacts: dict[str, Path]) -> None:
-        import torch
-
-        from sdxl.model.components import torch_device, torch_dtype
-        from sdxl.model.sources import open_source
-
-        quantized = artifacts.get("unet")
-        assert quantized or config.quant.format is schema.Format.none, "a quantized UNet, but which"
-
         backend = config.backend
         assert isinstance(backend, Config)
         if backend.threads:
             torch.set_num_threads(backend.threads)
-        self.settings = backend
+        self.settings, self.precision = backend, config.precision
         self.device = torch_device(config.model.device)
-        self.precision = config.precision
         source = open_source(config.model, config.seed)
+        self.modules: dict[str, Any] = {}
+        self.choice: Any = None
+        self._load(config, source, artifacts.get("unet"))
+        self.attention = self._attention()
+        self._unet, self._decode = self.modules["unet"], self.modules["vae"].decode
+        self.compiled = self._compile()
+        self.overlap = backend.overlap
+        """Whether `decode` may run beside the next batch's loop: it has a stream of its own."""
+        self._aside = torch.cuda.Stream(self.device) if backend.overlap else None
+        self.steps = config.model.steps
+        self.loop = self.denoise = self._loop(config, source.scheduler())
+        """The whole denoise loop; None: the sampler's own."""
+
+    def _load(self, config: schema.Config, source: Source, quantized: Path | None) -> None:
+        """The networks in their dtypes and memory format; a quantized UNet from its checkpoint."""
+        assert quantized or config.quant.format is schema.Format.none, "a quantized UNet, but which"
+        self.quantization = config.quant.format.value if quantized else "none"
         wanted = {
             "text_encoder": config.precision.text_encoder,
             "text_encoder_2": config.precision.text_encoder,
             "unet": config.precision.unet,
             "vae": config.precision.vae,
         }
-        self.modules: dict[str, Any] = {
-            name: source.component(name, torch_dtype(dtype), self.device)
-            for name, dtype in wanted.items()
-            if name != "unet" or not quantized
-        }
-        self.choice: Any = None
-        if quantized:
-            dtype = torch_dtype(config.precision.unet)
-            self._restore(source.component("unet", dtype, torch.device("meta")), quantized, dtype)
-        self.quantization = config.quant.format.value if quantized else "none"
-        if backend.channels_last:
+        for name, dtype in wanted.items():
+            if name == "unet" and quantized:
+                shapes = source.component(name, torch_dtype(dtype), torch.device("meta"))
+                self._restore(shapes, quantized, torch_dtype(dtype))
+            else:
+                self.modules[name] = source.component(name, torch_dtype(dtype), self.device)
+        if self.settings.channels_last:
             for name in ("unet", "vae"):
                 self.modules[name].to(memory_format=torch.channels_last)
-        self.attention: Any = None
-        if backend.attention is not Attention.torch:
-            from sdxl.backends.torch import attention
 
-            networks = [self.modules["unet"]]
-            if not backend.overlap:  # PyTorch's choice of a kernel is the process's, not a thread's
-                networks.append(self.modules["vae"])
-            self.attention = attention.install(networks, backend.attention, self.device)
-        self._unet, self._decode = self.modules["unet"], self.modules["vae"].decode
-        self.compiled: Any = None
-        if self.device.type == "cuda" or backend.compile.value != "none":
-            from sdxl.backends.torch import compile as compiler
+    def _attention(self) -> attention.Choice | None:
+        """Attention's kernels as asked, put into the networks; None: PyTorch's own."""
+        if self.settings.attention is Attention.torch:
+            return None
+        chosen = [self.modules["unet"]]
+        if not self.settings.overlap:  # PyTorch's choice is the process's, not a thread's
+            chosen.append(self.modules["vae"])
+        return attention.install(chosen, self.settings.attention, self.device)
 
+    def _compile(self) -> compiler.Cache | None:
+        """UNet and VAE through torch.compile, if asked."""
+        mode = self.settings.compile.value
+        if self.device.type == "cuda" or mode != "none":
             compiler.use_store()
-        if backend.compile.value != "none":
-            self.compiled = compiler.Cache(backend.compile.value)
-            early = self.attention is not None
-            if self.choice is None:  # 8-bit layers choose their kernels by timing: eager
-                self._unet = self.compiled.compile("unet", self._unet, early)
-            self._decode = self.compiled.compile("vae", self._decode, early)
-        self.overlap = backend.overlap
-        """Whether `decode` may run beside the next batch's loop: it has a stream of its own."""
-        self._aside = torch.cuda.Stream(self.device) if backend.overlap else None
-        self.steps = config.model.steps
-        self.loop = self._loop(config, source.scheduler())
-        if self.loop:
-            self.denoise = self.loop
+        if mode == "none":
+            return None
+        cache, early = compiler.Cache(mode), self.attention is not None
+        if self.choice is None:  # 8-bit layers choose their kernels by timing: eager
+            self._unet = cache.compile("unet", self._unet, early)
+        self._decode = cache.compile("vae", self._decode, early)
+        return cache
 
     def _loop(self, config: schema.Config, scheduler: Any) -> Any:
         """The whole denoise loop, unless the sampler's own is to run."""
-        from sdxl.backends.torch import loop, rules
-
         kind, steps, guidance = self.settings.loop, config.model.steps, config.model.guidance
         if kind is Loop.pipeline:
             return loop.Pipeline(self.modules, scheduler, steps, guidance)
@@ -111,32 +112,28 @@ class TorchStages:
     @contextmanager
     def eager(self) -> Iterator[None]:
         """The sampler's own loop over modules that are not compiled: what hooks can watch."""
-        kept = self._unet, self._decode, self.__dict__.pop("denoise", None)
-        self._unet, self._decode = self.modules["unet"], self.modules["vae"].decode
+        kept = self._unet, self._decode, self.denoise
+        self._unet, self._decode, self.denoise = (
+            self.modules["unet"],
+            self.modules["vae"].decode,
+            None,
+        )
         try:
             yield
         finally:
-            self._unet, self._decode, loop = kept
-            if loop:
-                self.denoise = loop
+            self._unet, self._decode, self.denoise = kept
 
     def _restore(self, shapes: Any, folder: Path, dtype: torch.dtype) -> None:
         """The quantized UNet from its checkpoint, to compute as asked."""
         self.parameters = sum(p.numel() for p in shapes.parameters())
         if self.settings.execution is Execution.real:
-            from sdxl.backends.torch import real
-
             found = real.restore(shapes, folder, dtype, self.device, self.settings.fusion)
             self.modules["unet"], self.choice = found
         else:
-            from sdxl.backends.torch import simulated
-
             self.modules["unet"] = simulated.restore(shapes, folder, dtype, self.device)
 
     def encode(self, ids: TokenIds) -> Embeddings:
         """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
-        from sdxl.model import networks
-
         encoders = self.modules["text_encoder"], self.modules["text_encoder_2"]
         return networks.encode(*encoders, ids, self.modules["unet"].dtype)
 
@@ -144,8 +141,6 @@ class TorchStages:
         self, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings
     ) -> torch.Tensor:
         """Predicted noise (N, 4, h, w)."""
-        from sdxl.model import networks
-
         return networks.predict(self._unet, sample, timestep, embeddings)
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
@@ -153,11 +148,6 @@ class TorchStages:
 
         With `overlap` nothing on the current stream is waited for: the latents must have arrived.
         """
-        import torch
-
-        from sdxl.model import images
-        from sdxl.model.components import unscale
-
         vae = self.modules["vae"]
         size = self.settings.decode_batch_size or len(latents)
         aside = torch.cuda.stream(self._aside) if self._aside else nullcontext()
@@ -170,22 +160,17 @@ class TorchStages:
 
     def describe(self) -> dict[str, Any]:
         """Device, dtypes, parameter counts and what was chosen."""
-        from sdxl.backends.torch import stages
-
-        return stages.of(self)
+        return facts_of(self)
 
     def close(self) -> None:
         """Free the modules and the allocator's cache."""
-        import torch
-
         self.modules.clear()
-        self.__dict__.pop("denoise", None)
-        self.loop = self._unet = self._decode = None  # graphs and buffers with them
+        self.loop = self.denoise = self._unet = self._decode = None  # graphs and buffers with them
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def of(stages: TorchStages) -> dict[str, Any]:
+def facts_of(stages: TorchStages) -> dict[str, Any]:
     """Device, dtypes, parameter counts of the components, loop, attention, kernels chosen."""
     cuda = stages.device.type == "cuda"
     executed = stages.choice.describe() if stages.choice else {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sdxl.core import terminal
 from sdxl.core.command import Outcome
-from sdxl.core.record import Record
+from sdxl.core.record import Performance, Record
 from sdxl.report.terminal import gates, profile
 
 Row = tuple[str, str]
@@ -94,23 +95,31 @@ def _speed(record: Record) -> list[Row]:
         each = " ".join(f"{rate:.3f}" for rate in found.repeats)
         rows.append(("repeats", f"{each} images/s; the median counts, spread {found.spread:.1%}"))
     if found.speed_up:
-        base = found.baseline_images_per_second
-        text = f"{found.speed_up:.3f} x the unquantized {base:.3f} images/s"
-        if found.generator.simulated:
-            text += " (simulated: 8-bit numbers, wider arithmetic; its speed means nothing)"
-        rows.append(("speed-up", text))
-    if executed := found.generator.execution:
-        kernels = ", ".join(f"{count} by {name}" for name, count in executed["kernels"].items())
-        for reason, count in executed["fallbacks"].items():
-            kernels += f"; {count} simulated: {reason}"
-        for reason, count in executed.get("wide", {}).items():
-            kernels += f"; {count} in 16 bits: {reason}"
-        rows.append(("8-bit layers", kernels))
+        rows.append(("speed-up", _speed_up(found)))
+    if found.generator.execution:
+        rows.append(("8-bit layers", _kernels(found.generator.execution)))
     if found.unit == "ms":
         value = found.value
         text = "too few queries for an estimate" if value is None else f"{value:,.4g} ms"
         rows.append((str(found.metric), text))
     return rows
+
+
+def _speed_up(found: Performance) -> str:
+    text = f"{found.speed_up:.3f} x the unquantized {found.baseline_images_per_second:.3f} images/s"
+    if found.generator.simulated:
+        text += " (simulated: 8-bit numbers, wider arithmetic; its speed means nothing)"
+    return text
+
+
+def _kernels(executed: dict[str, Any]) -> str:
+    """Which kernels compute how many 8-bit layers, and why others do not run in 8 bits."""
+    kernels = ", ".join(f"{count} by {name}" for name, count in executed["kernels"].items())
+    for reason, count in executed["fallbacks"].items():
+        kernels += f"; {count} simulated: {reason}"
+    for reason, count in executed.get("wide", {}).items():
+        kernels += f"; {count} in 16 bits: {reason}"
+    return kernels
 
 
 def _stages(stage_ms: dict[str, float], batch: int) -> str:

@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from sdxl.backends.torch import memory as _torch_memory
-from sdxl.backends.torch import stages as backend
+from sdxl.backends.torch import BACKEND
+from sdxl.backends.torch import memory as needs
 from sdxl.core import gpu
 from sdxl.core.types import Embeddings
 from sdxl.model import architecture, networks
@@ -48,23 +48,23 @@ def test_the_estimate_is_above_what_the_networks_hold_and_not_twice_as_much():
     source = RandomSource(architecture.SDXL, 0, None, through_fp32=False)
     made = {n: source.component(n, torch.bfloat16, META) for n in ("unet", "vae")}
     for name, module in made.items():
-        assert sum(p.numel() for p in module.parameters()) == _torch_memory.PARAMETERS[name]
+        assert sum(p.numel() for p in module.parameters()) == needs.PARAMETERS[name]
     pixels, rows = 1024 * 1024, 4
     half = {"dtype": torch.bfloat16, "device": META}
     with Alive() as seen:
         made["vae"].decode(torch.empty(rows, 4, 128, 128, **half))
     values = seen.most / 2 / rows / pixels
-    assert values * 1.1 < _torch_memory.VAE_VALUES < values * 1.5, values
+    assert values * 1.1 < needs.VAE_VALUES < values * 1.5, values
     given = Embeddings(*(torch.empty(rows, *n, **half) for n in ((77, 2048), (1280,), (6,))))
     sample = torch.empty(rows, 4, 128, 128, **half)
     with Alive() as seen:
         networks.predict(made["unet"], sample, torch.zeros((), device=META), given)
     values = seen.most / 2 / rows / pixels
-    assert values * 1.1 < _torch_memory.UNET_VALUES < values * 1.5, values
+    assert values * 1.1 < needs.UNET_VALUES < values * 1.5, values
 
 
 def refusal(load, *words, memory=H100):
-    return [p.fix for p in _torch_memory.problems_of(load(*REAL, *words), memory)]
+    return [p.fix for p in needs.problems_of(load(*REAL, *words), memory)]
 
 
 def test_the_line_to_type(load):
@@ -78,16 +78,16 @@ def test_the_line_to_type(load):
     assert not refusal(load, *fix.split())
     (fix,) = refusal(load, "precision=fp32", memory=12 * 2**30)
     assert "precision=bf16" in fix
-    assert not list(_torch_memory.problems_of(load("backend.batch_size=512"), 2**20)), "miniature"
+    assert not list(needs.problems_of(load("backend.batch_size=512"), 2**20)), "miniature"
 
 
 def test_it_is_asked_before_the_run(load, monkeypatch):
     found = gpu.Gpu("H100", (9, 0), H100, "580")
     monkeypatch.setattr(gpu, "find", lambda: (found, ""))
     words = (*REAL, "backend.batch_size=64", "backend.decode_batch_size=null")
-    (problem,) = backend.missing(load(*words))
+    (problem,) = BACKEND.missing(load(*words))
     assert "will not fit" in problem.what and "79.2 there" in problem.got
-    assert not list(backend.missing(load(*words, "model.device=cpu")))
+    assert not list(BACKEND.missing(load(*words, "model.device=cpu")))
 
 
 @pytest.mark.parametrize("rung", ["fp8", "graphs", "overlap"])

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 SOURCES = [
     *sorted((ROOT / "sdxl/export/engine").glob("*.py")),
-    *sorted((ROOT / "sdxl/backends").glob("*trt*.py")),
+    *sorted((ROOT / "sdxl/backends/trt").glob("*.py")),
 ]
 OBJECTS = {  # what a name in the code stands for; where two libraries' classes differ, both
     "builder": "Builder",
