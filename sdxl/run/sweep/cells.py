@@ -19,7 +19,7 @@ from sdxl.run import estimate, identity, ledger
 
 
 @dataclass
-class Cell:
+class Planned:
     """One cell as planned and, later, as it ended."""
 
     number: int
@@ -53,7 +53,7 @@ class Cell:
         return (done, 0.0) if done else ("to measure", self.seconds)
 
 
-def look_ahead(cell: Cell, composer: Composer, seen: dict[str, int]) -> None:
+def look_ahead(cell: Planned, composer: Composer, seen: dict[str, int]) -> None:
     """Fill in what can be known before it runs; `seen`: key -> number, of the cells before."""
     try:
         cell.config = composer.config(cell.overrides)

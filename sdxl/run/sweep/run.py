@@ -24,7 +24,7 @@ from sdxl.core.types import now
 from sdxl.report.mlflow import sweeps
 from sdxl.report.terminal.sweep_view import View
 from sdxl.run import identity, outcomes, shared
-from sdxl.run.sweep.cells import Cell, baseline_key, combinations, differing, look_ahead, varying
+from sdxl.run.sweep.cells import Planned, baseline_key, combinations, differing, look_ahead, varying
 from sdxl.run.sweep.watch import Watch
 
 STOPPED = "not started: fail_fast=true and an earlier cell failed"
@@ -42,7 +42,7 @@ class Sweep:
         self.words, self.started = words, now()
         self._parent: sweeps.Parent | None = None
         self._parent_asked = False
-        self.cells: list[Cell] = []
+        self.cells: list[Planned] = []
         self._seen: dict[str, int] = {}
         fixed, points, self.space = combinations(self.composer, words)
         hydra = self.composer.hydra(fixed)
@@ -125,17 +125,17 @@ class Sweep:
         found: dict[str, Any] = {"sweep": self.name, "folder": str(self.folder)}
         return found | (self.search.summary() if self.search else {})
 
-    def command(self, cell: Cell) -> str:
+    def command(self, cell: Planned) -> str:
         """The line that measures one cell alone."""
         return shlex.join(["python", "run.py", *cell.overrides])
 
-    def _add(self, overrides: list[str]) -> Cell:
-        cell = Cell(len(self.cells), overrides)
+    def _add(self, overrides: list[str]) -> Planned:
+        cell = Planned(len(self.cells), overrides)
         self.cells.append(cell)
         look_ahead(cell, self.composer, self._seen)
         return cell
 
-    def _run(self, cells: Sequence[Cell], launch: Launch) -> None:
+    def _run(self, cells: Sequence[Planned], launch: Launch) -> None:
         found = {c.number: (self.folder / str(c.number), *c.found) for c in cells if c.found}
         staged = {number: outcomes.stage(place, path) for number, (place, path, _) in found.items()}
         for cell in cells:
@@ -159,7 +159,7 @@ class Sweep:
             if cell.equal is not None:
                 self._settle(cell, self._equal(cell))
 
-    def _open_parent(self, missing: Sequence[Cell]) -> None:
+    def _open_parent(self, missing: Sequence[Planned]) -> None:
         """MLflow's parent run, made once and here, before any cell needs it or its database."""
         wanted = [c.config.tracking for c in missing if c.config and c.config.tracking.enabled]
         if not wanted or self._parent_asked:
@@ -170,7 +170,7 @@ class Sweep:
         shared.begin(self.folder, shared.Shared(self.name, self.started, run_id))
 
     @contextmanager
-    def _watching(self, cells: Sequence[Cell]) -> Iterator[None]:
+    def _watching(self, cells: Sequence[Planned]) -> Iterator[None]:
         """While other processes work on `cells`: show each that begins or ends."""
         watch = Watch(self.folder, cells, self.started, self.view.running, self._ended)
         watch.start()
@@ -188,11 +188,11 @@ class Sweep:
                 if not cell.outcome:
                     self._settle(cell, dataclasses.replace(lost))
 
-    def _settle(self, cell: Cell, outcome: Outcome) -> None:
+    def _settle(self, cell: Planned, outcome: Outcome) -> None:
         cell.outcome = outcome
         self._ended(cell, 0.0)
 
-    def _ended(self, cell: Cell, took: float) -> None:
+    def _ended(self, cell: Planned, took: float) -> None:
         outcome = cell.outcome
         assert outcome
         outcome.command = self.command(cell)
@@ -211,7 +211,7 @@ class Sweep:
         total = more + sum(usual if seconds is None else seconds for seconds in left)
         return total / max(1, sum(cell.status == "running" for cell in self.cells))
 
-    def _equal(self, cell: Cell) -> Outcome:
+    def _equal(self, cell: Planned) -> Outcome:
         """A cell that could only repeat another one."""
         assert cell.equal is not None and cell.config is not None
         other = self.cells[cell.equal]
@@ -223,7 +223,7 @@ class Sweep:
         place = self.folder / str(cell.number)
         return outcomes.skip(cell.config, place, record, Path(found.record), other.number)
 
-    def _planned(self, cell: Cell) -> Outcome:
+    def _planned(self, cell: Planned) -> Outcome:
         """What `plan=true` says of a cell."""
         refused = bool(cell.problem)
         return Outcome(
@@ -248,7 +248,7 @@ def _skipped(reason: str) -> Outcome:
     return Outcome("skipped", OK, reason)
 
 
-def _batches(cells: list[Cell], size: int | None) -> Iterator[list[Cell]]:
+def _batches(cells: list[Planned], size: int | None) -> Iterator[list[Planned]]:
     size = size or max(1, len(cells))
     for start in range(0, len(cells), size):
         yield cells[start : start + size]

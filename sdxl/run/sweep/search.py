@@ -18,9 +18,9 @@ from sdxl.config.compose import Composer
 from sdxl.config.content_key import plain
 from sdxl.core import records
 from sdxl.core.errors import ConfigError, UserError
-from sdxl.report.cells import Cell as Measured
+from sdxl.report.cells import Cell
 from sdxl.run import identity, ledger
-from sdxl.run.sweep.cells import Cell, Space
+from sdxl.run.sweep.cells import Planned, Space
 
 TRIES = 200
 """Proposals in a row that are known or refused, after which the space counts as exhausted."""
@@ -79,7 +79,7 @@ class Search:
                 points.append(words)
         return points
 
-    def tell(self, cells: Sequence[Cell]) -> None:
+    def tell(self, cells: Sequence[Planned]) -> None:
         """What cells came to; the known ones are told as if they had been asked for."""
         for cell in cells:
             if not cell.key or cell.equal is not None:
@@ -153,7 +153,7 @@ class Search:
             for name in ignored:
                 del chosen[name]
 
-    def _objectives(self, cell: Cell, trial: Any) -> tuple[float, float] | None:
+    def _objectives(self, cell: Planned, trial: Any) -> tuple[float, float] | None:
         """(images per second, loss in percent) of a valid cell; notes how far it breaks the bound.
 
         Without a model there is nothing to lose.
@@ -161,7 +161,7 @@ class Search:
         if not cell.outcome or cell.outcome.status != "ok" or not cell.outcome.record:
             return None
         path = Path(cell.outcome.record)
-        found = Measured(path, records.read(path))
+        found = Cell(path, records.read(path))
         loss = 0.0 if found.setting("backend.name") == "fake" else found.loss
         if not found.speed or loss is None:
             return None

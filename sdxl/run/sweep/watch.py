@@ -10,7 +10,7 @@ from pathlib import Path
 from sdxl.core import records
 from sdxl.core.command import Outcome
 from sdxl.run import outcomes
-from sdxl.run.sweep.cells import Cell
+from sdxl.run.sweep.cells import Planned
 
 LOOK_EVERY_S = 0.5
 
@@ -21,10 +21,10 @@ class Watch:
     def __init__(
         self,
         folder: Path,
-        cells: Sequence[Cell],
+        cells: Sequence[Planned],
         since: str,
         begun: Callable[[int], None],
-        ended: Callable[[Cell, float], None],
+        ended: Callable[[Planned, float], None],
     ) -> None:
         self._folder, self._cells, self._since = folder, cells, since
         self._begun, self._ended = begun, ended

@@ -4,7 +4,7 @@ import pytest
 
 from sdxl.config.compose import Composer
 from sdxl.run.sweep import search
-from sdxl.run.sweep.cells import Cell, combinations
+from sdxl.run.sweep.cells import Planned, combinations
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1")
 
@@ -91,7 +91,7 @@ def test_the_front_keeps_the_quality_bound(study, tmp_path, load):
     cells = []
     for number, words in enumerate(found.ask(3)):
         config = load(*words)
-        cell = Cell(number, words, config, key=identity.identity(config))
+        cell = Planned(number, words, config, key=identity.identity(config))
         speed, psnr = {1: (1.0, 26.0), 2: (2.0, 30.0), 2.5: (3.0, 20.0)}[config.quant.level]
         record = identity.new(config)
         record.status = "ok"
