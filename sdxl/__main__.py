@@ -49,8 +49,13 @@ def _table() -> list[str]:
     told = EXPERIMENTS | {name: text for name, (_, text) in COMMANDS.items()}
     width = max(map(len, told))
     lines = [f"  {name:<{width}}  {text}" for name, text in told.items()]
-    return ["usage: sdxl COMMAND [WORDS], or python -m sdxl COMMAND [WORDS]", "", *lines, "",
-            "sdxl COMMAND --help says more."]  # fmt: skip
+    return [
+        "usage: sdxl COMMAND [WORDS], or python -m sdxl COMMAND [WORDS]",
+        "",
+        *lines,
+        "",
+        "sdxl COMMAND --help says more.",
+    ]
 
 
 def _unknown(word: str) -> int:

@@ -35,7 +35,7 @@ ROOM_OF = {
 }
 """By group of conf/: the room that reads it."""
 
-AT_MOST = {"dict[str, Any]": 350, "late imports": 102, "# fmt: skip": 221, "whole Config": 221}
+AT_MOST = {"dict[str, Any]": 346, "late imports": 69, "# fmt: skip": 218, "whole Config": 217}
 """Ratchets: lower them when they fall, never raise them."""
 
 

@@ -39,9 +39,16 @@ def text(name: str, words: list[str]) -> str:
         first = [next(expand(word)) for word in words if not word.startswith("-")]
         settings = compose(name, overrides=first)
     told: Any = OmegaConf.load(CONF / "hydra" / "help" / f"{name}.yaml")
-    parts = [told.header, "Groups (group=option):", *_groups(name), "",
-             "Settings (name=value), with their defaults:", *_settings(settings), "",
-             told.footer.rstrip()]  # fmt: skip
+    parts = [
+        told.header,
+        "Groups (group=option):",
+        *_groups(name),
+        "",
+        "Settings (name=value), with their defaults:",
+        *_settings(settings),
+        "",
+        told.footer.rstrip(),
+    ]
     return "\n".join(parts)
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
@@ -92,7 +92,7 @@ def shown(error: Exception) -> Outcome:
     return Outcome.failed(f"{type(error).__name__}: {error}", FAILED)
 
 
-def print_line(line: dict[str, Any]) -> None:
+def print_line(line: Mapping[str, object]) -> None:
     """Print the JSON line, after everything that went to standard error."""
     sys.stderr.flush()
     print(json.dumps(line, allow_nan=False, default=str), flush=True)

@@ -48,8 +48,9 @@ class JsonPart:
             read = name in self._order and name not in whole and value is not None
             if read or value != _default(attribute) or self._complete:
                 whole[name] = _plain(value)
-        return {name: whole[name] for name in dict.fromkeys((*self._order, *whole))
-                if name in whole}  # fmt: skip
+        return {
+            name: whole[name] for name in dict.fromkeys((*self._order, *whole)) if name in whole
+        }
 
     @property
     def _complete(self) -> bool:

@@ -82,8 +82,8 @@ class Performance(JsonPart):
     metric: str | None = None
     value: float | None = None
     unit: str | None = None
-    latency_ms: dict[str, Any] = field(default_factory=dict)
-    latency_histogram: dict[str, Any] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    latency_histogram: dict[str, list[float]] = field(default_factory=dict)
     tflop_per_image: float | None = None
     tflops: float | None = None
     roofline: Roofline = field(default_factory=Roofline)
@@ -102,7 +102,7 @@ class Performance(JsonPart):
 class Scores(JsonPart):
     """Scores of a quality option over all pictures."""
 
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     by: str | None = None
     images: int = 0
     unscored: dict[str, str] = field(default_factory=dict)  # what could not be, and why
@@ -204,7 +204,7 @@ class Environment(JsonPart):
     cpu: str | None = None
     cores: int | None = None
     memory_bytes: int | None = None
-    packages: dict[str, Any] = field(default_factory=dict)
+    packages: dict[str, str | None] = field(default_factory=dict)
     git: Git = field(default_factory=Git)
     accelerators: list[dict[str, Any]] = field(default_factory=list)
     cuda_visible_devices: str | None = None

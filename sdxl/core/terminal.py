@@ -19,8 +19,13 @@ def console(*, stderr: bool = False, width: int = WIDTH) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else width,
-                   highlight=False, markup=False, emoji=False)  # fmt: skip
+    return Console(
+        stderr=stderr,
+        width=None if stream.isatty() else width,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
 
 
 def table(
@@ -39,11 +44,18 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=Text(title, style="bold") if title else None, title_justify="left",
-                 show_header=bool(head))  # fmt: skip
+    made = Table(
+        title=Text(title, style="bold") if title else None,
+        title_justify="left",
+        show_header=bool(head),
+    )
     for name in head:
-        made.add_column(Text(name), justify="right" if name in right else "left",
-                        overflow="fold" if fold else "ellipsis", no_wrap=not fold)  # fmt: skip
+        made.add_column(
+            Text(name),
+            justify="right" if name in right else "left",
+            overflow="fold" if fold else "ellipsis",
+            no_wrap=not fold,
+        )
     if not head:
         made.add_column(style="cyan", no_wrap=True)
         made.add_column(overflow="fold")

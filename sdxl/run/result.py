@@ -15,7 +15,7 @@ class WorkerResult:
     0 without a model; environment: what only the worker sees; durations: seconds by stage.
     """
 
-    counts: dict[str, Any]
+    counts: dict[str, int]
     latency_histogram: dict[str, list[float]]
     warm_up: dict[str, Any]
     stage_ms: dict[str, float]

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,7 +83,7 @@ def rows_of(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.array([orders[p // count][p % count] for p in places], dtype=np.int64)
 
 
-def fixed(settings: Training, seed: int, identity: dict[str, Any]) -> dict[str, Any]:
+def fixed(settings: Training, seed: int, identity: Mapping[str, object]) -> dict[str, Any]:
     """What must be the same when a training goes on, JSON-ready."""
     plain = {**vars(settings), "arithmetic": settings.arithmetic.value}
     return {**{k: v for k, v in plain.items() if k not in _MAY_CHANGE}, "seed": seed, **identity}
@@ -111,8 +111,8 @@ def rate(step: int, settings: Training) -> float:
 
 def train(
     stage: Stage, settings: Training, seed: int, folder: Path, report: Report,
-    identity: dict[str, Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    identity: Mapping[str, object] | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Train until `settings.steps`, or `max_s`; returns the last figures.
 
     `identity`: what else must be the same when the training goes on.
@@ -135,7 +135,7 @@ class Trainer:
 
     def __init__(
         self, accelerator: Any, stage: Stage, settings: Training, seed: int, folder: Path,
-        report: Report, identity: dict[str, Any],
+        report: Report, identity: Mapping[str, object],
     ) -> None:  # fmt: skip
         self.accelerator, self.stage, self.settings = accelerator, stage, settings
         self.seed, self.folder, self.report = seed, folder, report
@@ -147,7 +147,7 @@ class Trainer:
         self.done = self.first = self._restored(optimizer)
         self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
         self.began = self.saved = time.monotonic()
-        self.figures: dict[str, Any] = {}
+        self.figures: dict[str, float] = {}
 
     def _restored(self, optimizer: torch.optim.Optimizer) -> int:
         """How many steps are done already."""
@@ -159,7 +159,7 @@ class Trainer:
             return checkpoint.load(file, self.module, self.average, optimizer, self.kept)
         return 0
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, float]:
         """Steps until `settings.steps`, or `max_s`; returns the last figures."""
         main, stop = self.accelerator.is_main_process, False
         if main and 0 < self.done >= self.settings.steps and not _exported(self.folder):

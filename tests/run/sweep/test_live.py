@@ -73,4 +73,4 @@ def test_a_long_sweep_shows_the_cells_around_the_running_one():
     shown = view._window()
     assert len(shown) == 20 - FRAME and 49 in shown and 50 in shown and 51 in shown
     table = view.table()
-    assert table.row_count == len(shown) and table.title.startswith("50 of 100 cells; about")
+    assert table.row_count == len(shown) and str(table.title).startswith("50 of 100 cells; about")
