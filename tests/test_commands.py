@@ -43,7 +43,7 @@ def test_what_is_ours_to_mend_has_a_json_line_too(capsys):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [('{"key": "a", ', "not JSON"), ("[]", "no object"), ('{"key": "a"}', "config"),
+    [('{"key": "a", ', "not JSON"), ("[]", "expected an object"), ('{"key": "a"}', "config"),
      (b"\xff\xfe\x00", "utf-8")],
 )  # fmt: skip
 def test_a_damaged_record_is_named(tmp_path, capsys, text, said):
