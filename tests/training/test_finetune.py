@@ -16,6 +16,7 @@ from sdxl.model import networks, prompts
 from sdxl.model.images import load, save
 from sdxl.model.scenes import captions, render, world
 from sdxl.model.sources import open_source
+from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training import loop
 from sdxl.training.data import embed, sharded, shards
 from sdxl.training.stages import finetune
@@ -74,7 +75,7 @@ def test_shards_hold_what_the_models_networks_make(config, pictures, written):
     vae = source.component("vae", torch.float32, CPU)
     picture = render.picture(world.training_scene(0, 19))[None]
     with torch.inference_mode():
-        mean = vae.encode(shards.tensor(picture)).latent_dist.mean * vae.config.scaling_factor
+        mean = vae.encode(to_tensor(picture)).latent_dist.mean * vae.config.scaling_factor
     assert torch.allclose(latents[0], mean[0], atol=1e-5)
     text = (pictures / "019.txt").read_text().strip()
     ids = prompts.tokenize([text], source.tokenizers())

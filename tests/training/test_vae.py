@@ -6,6 +6,7 @@ import torch
 
 from sdxl.config.schema_train import Training
 from sdxl.core.errors import UserError
+from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training.loop import Batch
 from sdxl.training.stages import vae
 
@@ -23,7 +24,7 @@ def test_whole_pictures_come_last_and_two_processes_share_them():
     whole = pixels(6, slice(0, 16))
     assert whole.shape == (4, 3, 128, 128)
     assert torch.equal(whole, torch.cat([pixels(6, slice(0, 8)), pixels(6, slice(8, 16))]))
-    assert torch.equal(whole[1], vae.tensor(np.array(stage.pictures[4:5]))[0])
+    assert torch.equal(whole[1], to_tensor(np.array(stage.pictures[4:5]))[0])
 
 
 def test_a_batch_whose_whole_pictures_cannot_be_shared_is_refused(monkeypatch):
