@@ -50,9 +50,7 @@ def test_it_holds_the_configuration_and_what_the_package_needs(wheel):
 
 
 def test_it_measures_below_the_current_folder(sdxl, tmp_path):
-    done = sdxl(
-        "run", "backend=fake", "limit=4", "scenario.min_duration_ms=0", "tracking=off", cwd=tmp_path
-    )
+    done = sdxl("run", "backend=fake", "limit=4", "tracking=off", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
     assert line["status"] == "ok"

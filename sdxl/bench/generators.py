@@ -11,7 +11,7 @@ from typing import Any
 
 from sdxl.bench import stage_clock
 from sdxl.bench.pool import Patience, Pool
-from sdxl.bench.sizes import warm_up_sizes
+from sdxl.bench.sizes import full_batch, warm_up_sizes
 from sdxl.config import schema
 from sdxl.config.derive import batch_size
 from sdxl.config.plugins import backend_of
@@ -95,8 +95,13 @@ def warm_up(
     by_shape = bool(facts.get("by_shape"))
     sizes = warm_up_sizes(config, count, by_shape)
 
-    def one(part: Any) -> tuple[float, dict[str, float]]:
-        return _one(part, config.scenario.warmup_batches, _batches(sizes, count, by_shape), link)
+    def one(part: Any) -> tuple[int, float, dict[str, float]]:
+        repeats, size = config.scenario.warmup_batches, sizes[-1]
+        seconds, stages = _one(part, repeats, _batches(sizes, count, by_shape), link)
+        if (full := full_batch(config, size, seconds)) > size:
+            size = full
+            seconds, stages = _one(part, repeats, _batches([full], count, by_shape), link)
+        return size, seconds, stages
 
     from sdxl.bench.loadgen import WarmUp
 
@@ -105,10 +110,9 @@ def warm_up(
     else:
         with ThreadPoolExecutor(len(parts)) as threads:
             found = list(threads.map(one, parts))
-    seconds = [each for each, _ in found]
-    rate = sum(sizes[-1] / each for each in seconds)
-    warm = WarmUp(max(seconds), rate, tuple(sizes), by_shape)
-    return warm, found[0][1] if len(parts) == 1 else {}
+    rate = sum(size / seconds for size, seconds, _ in found)
+    warm = WarmUp(max(seconds for _, seconds, _ in found), rate, tuple(sizes), by_shape)
+    return warm, found[0][2] if len(parts) == 1 else {}
 
 
 def _one(

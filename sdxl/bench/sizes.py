@@ -36,6 +36,18 @@ def warm_up_sizes(config: schema.Config, count: int, by_shape: bool) -> list[int
     return sorted({1 if server else count % most or most, most})
 
 
+def full_batch(config: schema.Config, size: int, seconds: float) -> int:
+    """The batch of an Offline test that asks for all prompts several times, else `size`.
+
+    A batch of `size` prompts, all there are, took `seconds`: a test that must last longer repeats
+    them, and fills batches that are faster per picture than what the warm-up has seen.
+    """
+    scenario = config.scenario
+    offline = isinstance(scenario, schema.Offline) and _may_repeat(config, size)
+    longer = seconds * 1e3 < scenario.min_duration_ms
+    return max(size, batch_size(config)) if offline and longer else size
+
+
 def prepared(most: int) -> list[int]:
     """1, 2, 3, 4, 6, 8, 12, ... up to `most`, which is always among them."""
     powers = [2**n for n in range(most.bit_length())]

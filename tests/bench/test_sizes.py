@@ -176,3 +176,24 @@ def test_what_tensorrt_prepares(flavor, cuda_graphs, static_batch, by_shape):
         cuda_graphs=cuda_graphs, static_batch=static_batch, weight_streaming=None
     )
     assert stages.describe()["by_shape"] is by_shape
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds", "drawn"),
+    [
+        ([], 0.01, [2, 2, 8, 8]),  # 1 s of it asks for both prompts many times
+        ([], 2.0, [2, 2]),  # slower than the test lasts: nothing comes twice
+        (["scenario.min_duration_ms=0"], 0.01, [2, 2]),
+        (["mode=accuracy"], 0.01, [2, 2]),
+    ],
+)
+def test_fewer_prompts_than_a_batch_are_measured_in_full_batches(
+    load, monkeypatch, words, seconds, drawn
+):
+    """Else LoadGen plans for too few samples, and the run is INVALID."""
+    part, clock = Drawing(), iter(x for n in range(99) for x in (n, n + seconds))
+    config = load("limit=2", *words)
+    monkeypatch.setattr(generators, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    warm, _ = generators.warm_up([part], config, 2, Silent())
+    assert [len(batch) for batch in part.batches] == drawn
+    assert warm.images_per_second == pytest.approx(drawn[-1] / seconds)
