@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sdxl.config import content_key, graphs
 from sdxl.config.schema import Config, DType
 from sdxl.core import environment, store
+from sdxl.core.progress import Report
 from sdxl.core.store import Artifact
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source
-
-Report = Callable[[dict[str, Any]], None]
-"""Takes `phase` and `text`."""
 
 KIND = "onnx"
 VERSION = 1

@@ -13,9 +13,9 @@ from sdxl.config.engines import ENGINE, KIND, LAYERS, LOG, Flavor
 from sdxl.config.schema import Config
 from sdxl.core import environment, gpu, store
 from sdxl.core.errors import ConfigError, SdxlError
+from sdxl.core.progress import Report
 from sdxl.core.store import Artifact
 from sdxl.export.engine import layers, library, listen, timing
-from sdxl.export.engine.listen import Report
 
 VERSION = 1
 """Bumped by hand when the same settings make another engine."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any, TextIO
 
-Report = Callable[[dict[str, Any]], None]
-"""Takes `phase`, `text` and, of a phase with steps, `done` and `expected`."""
+from sdxl.core.progress import Report
 
 LISTING = "Layers:\n"
 """How the one message begins that lists the finished engine's layers."""
