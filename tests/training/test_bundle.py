@@ -27,7 +27,7 @@ def folder_of(stage):
 @pytest.fixture
 def trained(monkeypatch):
     """A run of random networks, without the stage `unet` yet; the pair as its stage leaves it."""
-    monkeypatch.setattr(bundle.quick, "rendered_features", lambda size: np.ones((4, 1280)))
+    monkeypatch.setattr(bundle.fast_scorer, "rendered_features", lambda size: np.ones((4, 1280)))
     torch.manual_seed(0)
     AutoencoderKL(**architecture.SCENES["vae"]).save_pretrained(folder_of("vae"))
     pair = object.__new__(clip.Stage)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl.backends.torch import BACKEND, cpu, eight_bit
-from sdxl.backends.torch import real as _torch_real
+from sdxl.backends.torch import BACKEND, cpu, eight_bit, real
+from sdxl.backends.torch import simulated as simulation
 from sdxl.backends.torch.layer import Geometry, Simulated, read
 from sdxl.bench.profile import ModuleTimes
 from sdxl.config.derive import baseline_of
@@ -138,8 +138,8 @@ def restored(config, execution):
     shapes = open_source(config.model, config.seed).component("unet", torch.float32, CPU)
     shapes = shapes.to("meta")
     if execution == "real":
-        return _torch_real.restore(shapes, made.path, torch.float32, CPU)
-    return simulated.restore(shapes, made.path, torch.float32, CPU), None
+        return real.restore(shapes, made.path, torch.float32, CPU)
+    return simulation.restore(shapes, made.path, torch.float32, CPU), None
 
 
 def given(unet):
@@ -280,7 +280,7 @@ def test_the_vae_is_compiled_and_the_8_bit_unet_is_not(load, monkeypatch, tmp_pa
     monkeypatch.setattr(torch, "compile", lambda run, **words: seen.append(words) or run)
     config = load("quant=int8", "backend.execution=real", "backend.compile=default")
     unet = open_source(config.model, 0).component("unet", torch.float32, CPU)
-    monkeypatch.setattr(_torch_real, "restore", lambda *_: (unet, _torch_real.Choice(CPU)))
+    monkeypatch.setattr(real, "restore", lambda *_: (unet, eight_bit.Choice(CPU)))
     stages = BACKEND.open(config, {"unet": tmp_path})
     assert seen == [{"mode": "default", "dynamic": False}]
     assert stages.describe()["compile_cache"]["networks"] == ["vae"]
