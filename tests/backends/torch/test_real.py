@@ -169,11 +169,11 @@ def only_8_bit(monkeypatch):
 def test_every_layer_of_every_level(config, statistics, warm_store, only_8_bit, level, counts):
     """Layer by layer on the same inputs, then the whole network within the quantization noise."""
     recipe = with_quant(config, level=level)
-    real, choice = restored(recipe, "real")
+    ours, choice = restored(recipe, "real")
     rounding, _ = restored(recipe, "simulated")
     seen: dict[str, tuple] = {}
-    eight_bit = [name for name, m in real.named_modules() if isinstance(m, eight_bit.EightBit)]
-    for name in eight_bit:
+    names = [name for name, m in ours.named_modules() if isinstance(m, eight_bit.EightBit)]
+    for name in names:
         rounding.get_submodule(name).register_forward_hook(
             lambda module, args, out, name=name: seen.update({name: (args[0], out)})
         )
@@ -181,10 +181,10 @@ def test_every_layer_of_every_level(config, statistics, warm_store, only_8_bit, 
     sample = given(plain)
     with torch.inference_mode():
         expected = rounding(**sample)[0]
-        found = real(**sample)[0]
+        found = ours(**sample)[0]
         stored = Checkpoint(build.prepare(recipe).path)
-        for name in eight_bit:
-            module: Any = real.get_submodule(name)
+        for name in names:
+            module: Any = ours.get_submodule(name)
             layer = read(stored, name, rounding.get_submodule(name), torch.float32, CPU)
             bare = dataclasses.replace(layer, input=dataclasses.replace(layer.input, factors=None))
             rounded, out = seen[name]  # the input after smoothing and rounding
@@ -197,7 +197,7 @@ def test_every_layer_of_every_level(config, statistics, warm_store, only_8_bit, 
     kinds = [layer.kind for layer in stored.layers.values()]
     assert (kinds.count("conv"), kinds.count("linear")) == counts
     assert described["kernels"] == {"onednn_int8": sum(counts)} and not described["fallbacks"]
-    assert set(described["layers"]) == set(eight_bit) and len(eight_bit) == sum(counts)
+    assert set(described["layers"]) == set(names) and len(names) == sum(counts)
 
 
 def test_level_4_falls_back_and_says_so(warm_store):
