@@ -29,8 +29,11 @@ test: .venv/installed
 lint: .venv/installed
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
+QUICK := tests/config tests/core/test_command.py tests/core/test_json_part.py \
+	tests/core/test_terminal.py tests/test_house.py tests/test_layers.py tests/report/test_golden.py
+
 check: lint
-	@$(BIN)/python -m pytest -n 2 -q -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -q -m "not slow" $(QUICK) $(ARGS)
 
 ui: .venv/installed
 	@$(BIN)/python -m sdxl mlflow ui

@@ -29,7 +29,7 @@ def warm_up_sizes(config: schema.Config, count: int, by_shape: bool) -> list[int
     most = min(batch_size(config), count)
     server = isinstance(scenario, schema.Server)
     if by_shape:
-        if _may_repeat(config, count):
+        if _may_repeat(scenario, config.mode, count):
             most = batch_size(config)
         if server:
             return prepared(most)
@@ -43,7 +43,7 @@ def full_batch(config: schema.Config, size: int, seconds: float) -> int:
     them, and fills batches that are faster per picture than what the warm-up has seen.
     """
     scenario = config.scenario
-    offline = isinstance(scenario, schema.Offline) and _may_repeat(config, size)
+    offline = isinstance(scenario, schema.Offline) and _may_repeat(scenario, config.mode, size)
     longer = seconds * 1e3 < scenario.min_duration_ms
     return max(size, batch_size(config)) if offline and longer else size
 
@@ -54,8 +54,7 @@ def prepared(most: int) -> list[int]:
     return sorted({size for n in powers for size in (n, n * 3 // 2) if size < most} | {most})
 
 
-def _may_repeat(config: schema.Config, count: int) -> bool:
+def _may_repeat(scenario: schema.Scenario, mode: Mode, count: int) -> bool:
     """Whether LoadGen may ask for more samples than there are prompts."""
-    scenario = config.scenario
     longer = scenario.min_duration_ms > 0 or (scenario.min_query_count or 0) > count
-    return config.mode is Mode.performance and longer
+    return mode is Mode.performance and longer
