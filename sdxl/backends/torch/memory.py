@@ -1,7 +1,8 @@
 """GPU memory that a run of SDXL's shapes will need, estimated before it begins; no framework.
 
 Per-pixel figures count the values alive at the worst moment, seen by running the networks on
-PyTorch's meta device (tests/backends/torch/test_memory.py does it again); what libraries add is a guess.
+PyTorch's meta device (tests/backends/torch/test_memory.py does it again); what libraries add is a
+guess.
 """
 
 from __future__ import annotations
