@@ -10,10 +10,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdxl.config import plugins, schema, schema_train
+from sdxl.config import plugins, schema
 from sdxl.config.content_key import plain
 from sdxl.config.rules import problems_of
 from sdxl.config.schema import GROUPS, QUANT_KEYS, Config
+from sdxl.config.schema import train as schema_train
 from sdxl.core.errors import ConfigError, Problem, did_you_mean
 from sdxl.core.paths import ROOT
 

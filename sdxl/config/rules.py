@@ -7,14 +7,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sdxl.config import rules_quant, schema
-from sdxl.config.schema import Compliance, Config, Device, DType, Mode, Noise, Rules
+from sdxl.config import rules_model, rules_quant, schema
+from sdxl.config.schema import Compliance, Config, Mode
 from sdxl.core.errors import Problem
 
-MLPERF_STEPS = 20
-MLPERF_GUIDANCE = 8.0
-MLPERF_NEGATIVE_PROMPT = "normal quality, low quality, worst quality, low res, blurry, nsfw, nude"
-"""The benchmark's fixed work per image (MLCommons text_to_image reference)."""
 MLPERF_PROMPTS = 5000
 MLPERF_AUDITED_INDEX = 3
 """The prompt that TEST04 sends over and over."""
@@ -25,8 +21,7 @@ def problems_of(config: Config) -> list[Problem]:
     checks: list[Callable[[Config], Iterator[Problem]]] = [
         _finite,
         _numbers,
-        _model,
-        _division,
+        rules_model.problems_of,
         rules_quant.problems_of,
         _peak,
         _workers,
@@ -82,66 +77,6 @@ def _numbers(c: Config) -> Iterator[Problem]:
         yield Problem(
             "`scenario.target_latency_percentile` is a fraction", f"{share:g}", "between 0 and 1"
         )
-
-
-def _model(c: Config) -> Iterator[Problem]:
-    for name in ("height", "width"):
-        pixels = getattr(c.model, name)
-        if pixels <= 0 or pixels % 32:
-            yield Problem(
-                f"`model.{name}` does not fit the UNet", f"{pixels} pixels", "a multiple of 32"
-            )
-    if c.model.device is Device.meta and not c.plan:
-        yield Problem(
-            "the meta device holds no numbers", "model.device=meta", "plan=true", "plan=true"
-        )
-    if c.model.unet and getattr(c.model, "lora", None):
-        yield Problem(
-            "`model.lora` would be ignored by the UNet that `model.unet` brings",
-            "model.lora with model.unet",
-            "one of both",
-        )
-    if c.model.latents and c.model.noise is Noise.per_prompt:
-        yield Problem(
-            "`model.latents` would be ignored: noise is drawn for each prompt",
-            "model.noise=per_prompt",
-            "model.noise=shared",
-        )
-    if isinstance(c.model, schema.SdxlModel) and c.model.lora_scale != 1 and not c.model.lora:
-        yield Problem(
-            "`model.lora_scale` would be ignored", "model.lora=null", "model.lora=FILE.safetensors"
-        )
-    if isinstance(c.model, schema.SdxlModel) and c.precision.vae is DType.fp16:
-        yield Problem(
-            "SDXL's VAE overflows in fp16 and draws black images",
-            "precision.vae=fp16",
-            "fp32 or bf16",
-            "precision.vae=fp32",
-        )
-
-
-def _division(c: Config) -> Iterator[Problem]:
-    """Closed division: the work per image is MLPerf's, or the run says that it is open."""
-    if c.rules is Rules.open:
-        return
-    m = c.model
-    fixed: list[tuple[str, object, object]] = [
-        ("model.steps", m.steps, MLPERF_STEPS),
-        ("model.negative_prompt", m.negative_prompt, MLPERF_NEGATIVE_PROMPT),
-    ]
-    if not isinstance(m, schema.ScenesModel):  # trained by us, with settings of its own
-        fixed.append(("model.noise", m.noise.value, Noise.shared.value))
-        fixed.append(("model.guidance", m.guidance, MLPERF_GUIDANCE))
-    if not isinstance(m, schema.TinyModel | schema.ScenesModel):
-        fixed += [("model.height", m.height, 1024), ("model.width", m.width, 1024)]
-    for key, got, wanted in fixed:
-        if got != wanted:
-            yield Problem(
-                f"`{key}` is fixed in MLPerf's closed division",
-                str(got),
-                f"{wanted}, or the open division",
-                "rules=open",
-            )
 
 
 def _peak(c: Config) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sdxl.config.schema_train import Finetune
+from sdxl.config.schema.train import Finetune
 from sdxl.core.errors import UserError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

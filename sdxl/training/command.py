@@ -11,7 +11,7 @@ from typing import Any
 
 from sdxl.config.content_key import plain
 from sdxl.config.plugins import training_stage
-from sdxl.config.schema_train import TrainConfig
+from sdxl.config.schema.train import TrainConfig
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.report.mlflow.curves import Curves

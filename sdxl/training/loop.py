@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdxl.config.schema_train import Training
+from sdxl.config.schema.train import Training
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.training import checkpoint, machine
 

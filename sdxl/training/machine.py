@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import deterministic
 
 from sdxl.config.choices import DType
-from sdxl.config.schema_train import Training
+from sdxl.config.schema.train import Training
 from sdxl.core.errors import UserError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mlperf_logging.mllog import constants as key
 from mlperf_logging.mllog.mllog import MLLogger
 
-from sdxl.config.schema_train import Training
+from sdxl.config.schema.train import Training
 from sdxl.core.paths import PACKAGE
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sdxl.config.choices import DType
-from sdxl.config.schema_train import Finetune, Training, Tuning
+from sdxl.config.schema.train import Finetune, Training, Tuning
 from sdxl.core.errors import ConfigError, Problem
 
 STAGES = ("vae", "clip", "judge", "unet")

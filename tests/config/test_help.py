@@ -6,7 +6,8 @@ import time
 import pytest
 
 from sdxl.config import help as helping
-from sdxl.config import load, plugins, schema, schema_train
+from sdxl.config import load, plugins, schema
+from sdxl.config.schema import train as schema_train
 
 NODES = [
     schema.Config, schema_train.TrainConfig, schema_train.Training, schema_train.Tuning,

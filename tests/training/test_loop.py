@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from sdxl.config.choices import DType
-from sdxl.config.schema_train import Training
+from sdxl.config.schema.train import Training
 from sdxl.core.errors import UserError
 from sdxl.training import checkpoint, loop
 

@@ -5,7 +5,7 @@ import io
 
 from mlperf_logging.compliance_checker import mlp_parser
 
-from sdxl.config.schema_train import Training
+from sdxl.config.schema.train import Training
 from sdxl.training.mllog import Log
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl.config.schema_train import Training
+from sdxl.config.schema.train import Training
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
 from sdxl.model.scenes import world

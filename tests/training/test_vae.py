@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl.config.schema_train import Training
+from sdxl.config.schema.train import Training
 from sdxl.core.errors import UserError
 from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training.loop import Batch

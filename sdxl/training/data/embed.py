@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdxl.config import content_key
-from sdxl.config.schema_train import TrainConfig
+from sdxl.config.schema.train import TrainConfig
 from sdxl.core import store
 from sdxl.model.components import Source, torch_device
 from sdxl.model.scenes import world

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdxl.config.schema_train import TrainConfig, Tuning
+from sdxl.config.schema.train import TrainConfig, Tuning
 from sdxl.core.errors import UserError
 from sdxl.training.data.embed import Examples, encode_captions, time_ids
 from sdxl.training.data.sharded import Shards

@@ -11,8 +11,8 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from sdxl.config import content_key
-from sdxl.config.rules import MLPERF_NEGATIVE_PROMPT
-from sdxl.config.schema_train import TrainConfig
+from sdxl.config.rules_model import MLPERF_NEGATIVE_PROMPT
+from sdxl.config.schema.train import TrainConfig
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.model import prompts, tokenizer

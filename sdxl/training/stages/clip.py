@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdxl.config.plugins import TrainingStage
-from sdxl.config.schema_train import Training
+from sdxl.config.schema.train import Training
 from sdxl.model import architecture
 from sdxl.quality.scenes.encoder import FEATURES, PictureEncoder
 from sdxl.quality.scenes.networks import to_tensor

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdxl.config import content_key
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
-from sdxl.config.schema_train import Finetune, TrainConfig
+from sdxl.config.schema.train import Finetune, TrainConfig
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.model.sources import open_source, shapes_source

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdxl.config.plugins import TrainingStage
-from sdxl.config.schema_train import Training
+from sdxl.config.schema.train import Training
 from sdxl.model.scenes import captions, render, world
 from sdxl.quality.scenes import judge
 from sdxl.quality.scenes.encoder import GRID, Detector, resized

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
-from sdxl.config.schema_train import TrainConfig
+from sdxl.config.schema.train import TrainConfig
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.progress import Progress

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from sdxl.config import content_key
 from sdxl.config.plugins import TrainingStage
-from sdxl.config.rules import MLPERF_NEGATIVE_PROMPT
-from sdxl.config.schema_train import Training
+from sdxl.config.rules_model import MLPERF_NEGATIVE_PROMPT
+from sdxl.config.schema.train import Training
 from sdxl.core import store
 from sdxl.model import architecture
 from sdxl.model.scenes import captions, world

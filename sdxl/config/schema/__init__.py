@@ -26,69 +26,65 @@ from sdxl.config.choices import (
     Rules,
     Steps,
 )
+from sdxl.config.schema.model import (
+    SDXL_BASE,
+    Model,
+    Precision,
+    RandomModel,
+    ScenesModel,
+    SdxlModel,
+    TinyModel,
+)
+from sdxl.config.schema.scenario import (
+    MultiStream,
+    Offline,
+    Scenario,
+    Server,
+    SingleStream,
+)
 from sdxl.core.types import Build
 
+__all__ = [
+    "GROUPS",
+    "KEEP_IMAGES",
+    "QUANT_KEYS",
+    "SDXL_BASE",
+    "Backend",
+    "Calls",
+    "Compliance",
+    "Config",
+    "Convolutions",
+    "DType",
+    "Dataset",
+    "Device",
+    "Export",
+    "Foreign",
+    "Format",
+    "Mode",
+    "Model",
+    "MultiStream",
+    "Noise",
+    "Offline",
+    "Precision",
+    "Quality",
+    "Quant",
+    "RandomModel",
+    "Rerun",
+    "Round",
+    "Rules",
+    "Scenario",
+    "ScenesDataset",
+    "ScenesModel",
+    "SdxlModel",
+    "Server",
+    "SingleStream",
+    "Steps",
+    "TinyModel",
+    "Tracking",
+    "TsvDataset",
+]
+
 # OmegaConf reads annotations at run time and wants `Optional[X]`, hence the spelling below.
-
-
-SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
-"""The benchmark's model, by its hub id."""
-
-
-@dataclass
-class Model:
-    """What is generated: architecture, size, steps, guidance, noise."""
-
-    name: str = MISSING  # the option of `model=`
-    device: Device = Device.auto  # auto: CUDA, else MPS, else the CPU; meta: shapes only
-    height: int = MISSING  # pixels of a picture
-    width: int = MISSING  # pixels of a picture
-    steps: int = 20  # denoising steps
-    guidance: float = 8.0  # classifier-free guidance scale; 1: none
-    negative_prompt: str = MISSING  # what guidance leads away from
-    noise: Noise = Noise.shared  # first latents: one for all prompts (MLPerf), or one for each
-    latents: Optional[str] = None  # .npy (1, 4, height/8, width/8) float32; null: drawn from `seed`
-    unet: Optional[str] = None  # a folder with another UNet's weights (diffusers), in its place
-    diffusers_src: Optional[str] = None  # a diffusers checkout to use in place of the installed one
-
-
-@dataclass
-class TinyModel(Model):
-    """SDXL's architecture in miniature, random weights from `seed`."""
-
-    unet_config: Optional[str] = None  # a diffusers UNet config.json in place of the built-in one
-
-
-@dataclass
-class ScenesModel(Model):
-    """The miniature of SDXL trained on rendered scenes; its weights are in the package."""
-
-
-@dataclass
-class SdxlModel(Model):
-    """SDXL weights from a local directory or, failing that, the Hugging Face hub."""
-
-    path: str = MISSING  # diffusers folder, MLCommons layout, or hub id
-    variant: Optional[str] = None  # file variant, such as fp16
-    revision: Optional[str] = None  # hub revision
-    lora: Optional[str] = None  # .safetensors LoRA, fused before quantizing
-    lora_scale: float = 1.0  # strength of the LoRA
-
-
-@dataclass
-class RandomModel(Model):
-    """True SDXL base 1.0 shapes with random weights, made in the asked dtype and device."""
-
-    unet_config: Optional[str] = None  # a diffusers UNet config.json in place of SDXL's
-
-
-@dataclass
-class Precision:
-    """One dtype per component."""
-
-    text_encoder: DType = MISSING  # dtype of both text encoders
-    unet: DType = MISSING  # dtype of the UNet
-    vae: DType = MISSING  # dtype of the VAE decoder
 
 
 @dataclass
@@ -147,54 +143,6 @@ class Backend:
     batch_size: Optional[int] = None  # images per batch; null: what the scenario wants
     devices: Optional[list[int]] = None  # one worker process for each; null: no extra process
     restarts: int = 1  # how often a worker that dies is replaced before the run fails
-
-
-@dataclass
-class Scenario:
-    """LoadGen's settings; names are LoadGen's own where it has one."""
-
-    name: str = MISSING  # the option of `scenario=`
-    min_duration_ms: int = MISSING  # shortest measurement
-    min_query_count: Optional[int] = None  # null: every prompt once
-    performance_sample_count: Optional[int] = None  # null: all prompts
-    warmup_batches: int = 2  # batches drawn before the measurement
-    startup_s: float = 1800.0  # longest silence while loading and warming up
-    stall_s: float = 120.0  # longest silence while measuring
-
-
-@dataclass
-class Offline(Scenario):
-    """All samples at once; the figure is samples per second."""
-
-    target_qps: Optional[float] = None  # samples/s LoadGen plans for; null: from the warm-up
-
-
-@dataclass
-class Server(Scenario):
-    """Poisson arrivals; the figure is the rate that keeps the latency limit."""
-
-    target_qps: Optional[float] = None  # null: a share of the warm-up's rate
-    warmup_qps_share: float = 0.6  # that share
-    target_latency_ms: float = 20000.0  # the latency limit
-    target_latency_percentile: float = 0.99  # of the queries that must keep it
-    max_wait_ms: float = 50.0  # longest a query waits for its batch to fill
-
-
-@dataclass
-class SingleStream(Scenario):
-    """One query at a time; the figure is a latency percentile."""
-
-    target_latency_ms: Optional[float] = None  # expectation LoadGen plans for; null: warm-up
-    target_latency_percentile: float = 0.9  # which latency is the figure
-
-
-@dataclass
-class MultiStream(Scenario):
-    """One query of several samples at a time; the figure is a latency percentile."""
-
-    samples_per_query: int = 8  # prompts of one query
-    target_latency_ms: Optional[float] = None  # expectation LoadGen plans for; null: warm-up
-    target_latency_percentile: float = 0.99  # which latency is the figure
 
 
 KEEP_IMAGES = 8

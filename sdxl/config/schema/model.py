@@ -1,0 +1,69 @@
+"""Settings of the model: what is generated, and in which dtypes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from omegaconf import MISSING
+
+from sdxl.config.choices import Device, DType, Noise
+
+SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
+"""The benchmark's model, by its hub id."""
+
+
+@dataclass
+class Model:
+    """What is generated: architecture, size, steps, guidance, noise."""
+
+    name: str = MISSING  # the option of `model=`
+    device: Device = Device.auto  # auto: CUDA, else MPS, else the CPU; meta: shapes only
+    height: int = MISSING  # pixels of a picture
+    width: int = MISSING  # pixels of a picture
+    steps: int = 20  # denoising steps
+    guidance: float = 8.0  # classifier-free guidance scale; 1: none
+    negative_prompt: str = MISSING  # what guidance leads away from
+    noise: Noise = Noise.shared  # first latents: one for all prompts (MLPerf), or one for each
+    latents: Optional[str] = None  # .npy (1, 4, height/8, width/8) float32; null: drawn from `seed`
+    unet: Optional[str] = None  # a folder with another UNet's weights (diffusers), in its place
+    diffusers_src: Optional[str] = None  # a diffusers checkout to use in place of the installed one
+
+
+@dataclass
+class TinyModel(Model):
+    """SDXL's architecture in miniature, random weights from `seed`."""
+
+    unet_config: Optional[str] = None  # a diffusers UNet config.json in place of the built-in one
+
+
+@dataclass
+class ScenesModel(Model):
+    """The miniature of SDXL trained on rendered scenes; its weights are in the package."""
+
+
+@dataclass
+class SdxlModel(Model):
+    """SDXL weights from a local directory or, failing that, the Hugging Face hub."""
+
+    path: str = MISSING  # diffusers folder, MLCommons layout, or hub id
+    variant: Optional[str] = None  # file variant, such as fp16
+    revision: Optional[str] = None  # hub revision
+    lora: Optional[str] = None  # .safetensors LoRA, fused before quantizing
+    lora_scale: float = 1.0  # strength of the LoRA
+
+
+@dataclass
+class RandomModel(Model):
+    """True SDXL base 1.0 shapes with random weights, made in the asked dtype and device."""
+
+    unet_config: Optional[str] = None  # a diffusers UNet config.json in place of SDXL's
+
+
+@dataclass
+class Precision:
+    """One dtype per component."""
+
+    text_encoder: DType = MISSING  # dtype of both text encoders
+    unet: DType = MISSING  # dtype of the UNet
+    vae: DType = MISSING  # dtype of the VAE decoder
