@@ -35,8 +35,8 @@ ROOM_OF = {
 }
 """By group of conf/: the room that reads it."""
 
-AT_MOST = {"dict[str, Any]": 346, "late imports": 69, "# fmt: skip": 218, "whole Config": 217}
-"""Ratchets: lower them when they fall, never raise them."""
+AT_MOST = {"dict[str, Any]": 10.8, "late imports": 2.2, "# fmt: skip": 6.9, "whole Config": 5.6}
+"""Ratchets, a thousand lines of the package: lower them when they fall, never raise them."""
 
 
 def module(path: Path) -> str:
@@ -153,11 +153,15 @@ def late_imports(tree: ast.AST) -> int:
 
 
 def test_ratchets():
+    """Rules apart: what they judge is the whole configuration."""
     counts = Counter()
+    thousands = sum(path.read_text().count("\n") for path in TREES) / 1000
     for path, tree in TREES.items():
         text = path.read_text()
         counts["dict[str, Any]"] += text.count("dict[str, Any]")
         counts["# fmt: skip"] += text.count("# fmt: skip")
         counts["late imports"] += late_imports(tree)
-        counts["whole Config"] += sum(map(takes_config, ast.walk(tree)))
-    assert not {name: count for name, count in counts.items() if count > AT_MOST[name]}
+        if not path.stem.startswith("rules"):
+            counts["whole Config"] += sum(map(takes_config, ast.walk(tree)))
+    found = {name: round(count / thousands, 2) for name, count in counts.items()}
+    assert not {name: share for name, share in found.items() if share > AT_MOST[name]}

@@ -21,7 +21,8 @@ def problems_of(config: Config) -> list[Problem]:
     checks: list[Callable[[Config], Iterator[Problem]]] = [
         _finite,
         _numbers,
-        rules_model.problems_of,
+        rules_model.settings,
+        rules_model.division,
         rules_quant.problems_of,
         _peak,
         _workers,

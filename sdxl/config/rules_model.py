@@ -14,13 +14,8 @@ MLPERF_NEGATIVE_PROMPT = "normal quality, low quality, worst quality, low res, b
 """The benchmark's fixed work per image (MLCommons text_to_image reference)."""
 
 
-def problems_of(c: Config) -> Iterator[Problem]:
-    """Broken rules of the model's settings and of the division."""
-    yield from _settings(c)
-    yield from _division(c)
-
-
-def _settings(c: Config) -> Iterator[Problem]:
+def settings(c: Config) -> Iterator[Problem]:
+    """Broken rules of the model's own settings."""
     for name in ("height", "width"):
         pixels = getattr(c.model, name)
         if pixels <= 0 or pixels % 32:
@@ -56,7 +51,7 @@ def _settings(c: Config) -> Iterator[Problem]:
         )
 
 
-def _division(c: Config) -> Iterator[Problem]:
+def division(c: Config) -> Iterator[Problem]:
     """Closed division: the work per image is MLPerf's, or the run says that it is open."""
     if c.rules is Rules.open:
         return
