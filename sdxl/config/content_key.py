@@ -9,6 +9,11 @@ from enum import Enum
 from typing import Any
 
 
+def added(default: Any) -> Any:
+    """A setting that came after keys were in use: at its default it is no part of a key."""
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
 def plain(value: Any) -> Any:
     """A dataclass as JSON-ready builtins (enums by value)."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -22,7 +27,19 @@ def plain(value: Any) -> Any:
     return value
 
 
+def keyed(value: Any) -> Any:
+    """`plain` without `added` settings at their default."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        given = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {
+            f.name: keyed(found)
+            for f, found in given
+            if not (f.metadata.get("added") and found == f.default)
+        }
+    return plain(value)
+
+
 def key(*parts: Any) -> str:
     """Content key of resolved settings: 16 hex digits, independent of field order."""
-    text = json.dumps([plain(p) for p in parts], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([keyed(p) for p in parts], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sdxl.config.content_key import key, plain
+from sdxl.config.content_key import key, keyed
 from sdxl.config.derive import effective
 from sdxl.config.schema import QUANT_KEYS, Config, ScenesModel
 from sdxl.core import paths
@@ -49,7 +49,7 @@ def identity(config: Config) -> str:
 
     Two quantization settings with the same effect (alpha at level 1) have one key.
     """
-    measured = {name: value for name, value in plain(config).items() if name not in _NO_PART}
+    measured = {name: value for name, value in keyed(config).items() if name not in _NO_PART}
     del measured["export"]["parity"]  # looks, changes nothing
     quality = measured["quality"]
     quality["twin"] = quality.pop("baseline")  # its name before 0.2: keys stay what they were
@@ -64,7 +64,7 @@ def artifact_key(config: Config) -> str:
 
     How many images go into a batch is the scenario's affair.
     """
-    backend = {n: v for n, v in plain(config.backend).items() if n != "batch_size"}
+    backend = {n: v for n, v in keyed(config.backend).items() if n != "batch_size"}
     parts = (config.model, config.precision, effective(config), backend, config.seed)
     return key(*parts, _files(config), MEASURE_VERSION)
 

@@ -1,5 +1,7 @@
 """`load`: what it refuses, what it settles, and the keys it computes."""
 
+import dataclasses
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import given
@@ -169,3 +171,17 @@ def test_a_key_does_not_depend_on_the_order_of_fields(settings, random):
 @given(st.lists(st.integers(), unique=True, min_size=2, max_size=5))
 def test_different_settings_have_different_keys(numbers):
     assert len({content_key.key({"level": number}) for number in numbers}) == len(numbers)
+
+
+def test_a_later_setting_at_its_default_changes_no_key():
+    @dataclasses.dataclass
+    class Before:
+        width: int = 1
+
+    @dataclasses.dataclass
+    class After(Before):
+        vae: str | None = content_key.added(None)
+
+    assert content_key.key(After()) == content_key.key(Before())
+    assert content_key.key(After(vae="x")) != content_key.key(Before())
+    assert content_key.plain(After()) == {"width": 1, "vae": None}, "a record shows it"
