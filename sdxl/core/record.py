@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sdxl.core.json_part import JsonPart
+from sdxl.core.record_quality import Comparison as Comparison
+from sdxl.core.record_quality import GateRow as GateRow
+from sdxl.core.record_quality import LayerError as LayerError
+from sdxl.core.record_quality import Paired as Paired
+from sdxl.core.record_quality import PerPrompt as PerPrompt
+from sdxl.core.record_quality import Quality as Quality
+from sdxl.core.record_quality import Reference as Reference
+from sdxl.core.record_quality import Scores as Scores
 from sdxl.core.types import now
 
 RECORD_SCHEMA = 1
@@ -96,65 +104,6 @@ class Performance(JsonPart):
     speed_up: float | None = None
     compliance: dict[str, Any] = field(default_factory=dict)
     equal_to: str | None = None  # the record of a skipped cell's equal
-
-
-@dataclass
-class Scores(JsonPart):
-    """Scores of a quality option over all pictures."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    by: str | None = None
-    images: int = 0
-    unscored: dict[str, str] = field(default_factory=dict)  # what could not be, and why
-    comparable: bool = False
-    comparable_reason: str | None = None
-
-
-@dataclass
-class Comparison(JsonPart):
-    """The pictures beside the unquantized baseline's; `psnr_db` is None where none differs."""
-
-    record: str | None = None
-    images: int = 0
-    identical: int = 0
-    psnr_db: float | None = None
-    psnr_min_db: float | None = None
-    ssim: float | None = None
-    ssim_min: float | None = None
-    max_deviation: int | None = None  # of 255
-    mean_deviation: float | None = None
-    pairs: list[dict[str, Any]] = field(default_factory=list)
-    perceptual_scenes: float | None = None
-
-
-@dataclass
-class LayerError(JsonPart):
-    """Relative output error of a quantized layer."""
-
-    layer: str = "?"
-    error: float | None = None
-
-
-@dataclass
-class Quality(JsonPart):
-    """How good the pictures are."""
-
-    layer_errors: list[LayerError] = field(default_factory=list)
-    parity: dict[str, Any] = field(default_factory=dict)
-    scores: Scores = field(default_factory=Scores)
-    baseline: Comparison = field(default_factory=Comparison)
-
-
-@dataclass
-class GateRow(JsonPart):
-    """One gate of the verdict; `scope` is `run` (decides on `invalid`) or `round`."""
-
-    gate: str = ""
-    required: str = ""
-    measured: str = ""
-    margin: str = ""
-    passed: bool = field(default=False, metadata={"json": "pass"})
-    scope: str = ""
 
 
 @dataclass

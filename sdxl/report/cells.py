@@ -274,7 +274,8 @@ def surroundings(cell: Cell) -> dict[str, Any]:
 def other_scores(cell: Cell) -> dict[str, float]:
     """Quality scores beside PSNR and SSIM, such as FID or CLIP."""
     quality = cell.record.quality.to_json()
-    flat = flatten({k: v for k, v in quality.items() if k not in ("baseline", "layer_errors")})
+    apart = ("baseline", "layer_errors", "reference", "per_prompt")
+    flat = flatten({k: v for k, v in quality.items() if k not in apart})
     if near := cell.against_baseline.perceptual_scenes:
         flat["baseline.perceptual_scenes"] = near
     return {k: v for k, v in ((k, number(v)) for k, v in flat.items()) if v is not None}
