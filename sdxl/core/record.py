@@ -115,11 +115,22 @@ class ProbeSummary(JsonPart):
 
 
 @dataclass
+class Energy(JsonPart):
+    """Electricity while measuring, by the machine's own counters; empty where none can be read."""
+
+    joules: float | None = None
+    joules_per_image: float | None = None
+    watts: float | None = None  # mean
+    source: str | None = None  # which counters, of what
+
+
+@dataclass
 class Resources(JsonPart):
-    """Memory of the measuring process, and what the probe saw."""
+    """Memory of the measuring process, energy, and what the probe saw."""
 
     peak_rss_bytes: int | None = None
     cuda_peak_bytes: int | None = None
+    energy: Energy = field(default_factory=Energy)
     probe: ProbeSummary = field(default_factory=ProbeSummary)
 
 

@@ -1,50 +1,18 @@
-"""Which cell to ship: limits, the Pareto front, and an answer that does not claim too much."""
+"""Which cell to ship: the Pareto front, and an answer that does not claim too much."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from statistics import mean, median, stdev
+from dataclasses import dataclass, field
+from statistics import median
 
-from sdxl.report.cells import Cell
-from sdxl.report.values import number, rate
+from sdxl.report import apart
+from sdxl.report.cell import REFERENCE, Cell
+from sdxl.report.limits import BOUNDS, Limits
+from sdxl.report.values import decibels, rate
 
 LATENCY = ("SingleStream", "MultiStream")
 """Scenarios whose figure is a latency."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a cell must keep to be chosen; None asks nothing."""
-
-    min_psnr: float | None = None  # dB against the unquantized baseline
-    min_ssim: float | None = None
-    max_latency_ms: float | None = None  # of the 99th percentile
-    max_memory_gib: float | None = None
-
-    def broken(self, cell: Cell) -> list[str]:
-        """The limits that a cell breaks, in words; what was not measured cannot be kept."""
-        found = []
-        same = not cell.quantized or (cell.against_baseline and cell.psnr is None)
-        if self.min_psnr is not None and not same:
-            found += _least("PSNR", cell.psnr, self.min_psnr, " dB")
-        if self.min_ssim is not None and cell.quantized:
-            found += _least("SSIM", cell.ssim, self.min_ssim, "")
-        if self.max_latency_ms is not None:
-            found += _most("p99 latency", cell.latency.get("p99"), self.max_latency_ms, " ms")
-        if self.max_memory_gib is not None:
-            found += _most("memory", cell.memory_gib, self.max_memory_gib, " GiB")
-        return found
-
-    def __bool__(self) -> bool:
-        return any(getattr(self, each.name) is not None for each in fields(self))
-
-    def __str__(self) -> str:
-        texts = {"min_psnr": "PSNR at least {:g} dB", "min_ssim": "SSIM at least {:g}",
-                 "max_latency_ms": "p99 at most {:g} ms",
-                 "max_memory_gib": "memory at most {:g} GiB"}  # fmt: skip
-        given = ((text, getattr(self, name)) for name, text in texts.items())
-        return ", ".join(text.format(value) for text, value in given if value is not None)
 
 
 @dataclass
@@ -53,8 +21,21 @@ class Answer:
 
     sentence: str
     best: Cell | None = None
+    runner_up: Cell | None = None
+    margins: list[str] = field(default_factory=list)  # of the best cell to each limit
+    changes: list[str] = field(default_factory=list)  # what would make another cell the best
+    alike: list[str] = field(default_factory=list)  # what cannot be told apart
     notes: list[str] = field(default_factory=list)
     refused: list[tuple[Cell, str]] = field(default_factory=list)  # cells and the limits they break
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """(name, text) of what stands beneath the sentence in every view."""
+        found = [("margin", text) for text in self.margins]
+        if self.best and self.runner_up:
+            found.append(("runner-up", _beside(self.runner_up, self.best)))
+        found += [("would change it", text) for text in self.changes]
+        return found + [("cannot be told apart", text) for text in self.alike]
 
 
 def answer(cells: Sequence[Cell], limits: Limits) -> Answer:
@@ -62,33 +43,39 @@ def answer(cells: Sequence[Cell], limits: Limits) -> Answer:
     valid = [cell for cell in cells if cell.record.status == "ok"]
     broken = {cell.number: limits.broken(cell) for cell in cells}
     inside = [cell for cell in valid if not broken[cell.number]]
-    real = [cell for cell in inside if cell.speed and not cell.meaningless]
+    timed = [cell for cell in valid if cell.speed and not cell.meaningless]
+    real = [cell for cell in timed if cell in inside]
     found = Answer(_sentence(cells, valid, inside, real, limits), notes=_notes(cells, real))
     quantized_too = any(cell.quantized for cell in inside)
     if len(cells) > 1 and (any(cell.quantized for cell in real) or not quantized_too):
         found.best = fastest(real)
+    if best := found.best:
+        found.runner_up = fastest([cell for cell in real if cell is not best])
+        found.margins = limits.margins(best)
+        found.changes = _changes(best, timed, limits)
+    found.alike = _alike(inside, found.best, found.runner_up)
     found.refused = [(c, "; ".join(broken[c.number])) for c in cells if broken[c.number]]
     return found
 
 
 def fastest(cells: Sequence[Cell]) -> Cell | None:
     """Best by the scenario's own figure: least latency, or most images per second."""
-    return max(cells, key=_merit, default=None)
+    return max(cells, key=lambda cell: (_merit(cell), cell.psnr or 0.0), default=None)
 
 
 def closest(cells: Sequence[Cell]) -> Cell | None:
-    """The quantized cell whose pictures differ least from its baseline's."""
-    compared = [cell for cell in cells if cell.quantized and cell.loss is not None]
-    return min(compared, key=lambda cell: cell.loss or 0.0, default=None)
+    """The quantized cell whose pictures differ least from what they should be."""
+    compared = [cell for cell in cells if cell.quantized and cell.psnr is not None]
+    return max(compared, key=lambda cell: cell.psnr or 0.0, default=None)
 
 
 def front(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells that no other one beats in speed and loss at once, by falling speed."""
+    """Cells that no other one beats in speed and quality at once, by falling speed."""
     valid = (c for c in cells if c.record.status == "ok")
-    plotted = [c for c in valid if c.speed and c.loss is not None and not c.meaningless]
+    plotted = [c for c in valid if c.speed and c.psnr is not None and not c.meaningless]
     kept: list[Cell] = []
-    for cell in sorted(plotted, key=lambda c: (-(c.speed or 0.0), c.loss or 0.0)):
-        if not kept or (cell.loss or 0.0) < (kept[-1].loss or 0.0):
+    for cell in sorted(plotted, key=lambda c: (-(c.speed or 0.0), -(c.psnr or 0.0))):
+        if not kept or (cell.psnr or 0.0) > (kept[-1].psnr or 0.0):
             kept.append(cell)
     return kept
 
@@ -118,10 +105,9 @@ def _sentence(
     if any(cell.quantized for cell in inside) and not any(cell.quantized for cell in real):
         text = "No answer on speed yet: the quantized arithmetic was simulated."
         if near:
-            text += (
-                f" In quality, {near.label} stays closest to its baseline{decibels(near)}{within}"
-            )
-            count = sum(_tied(near, cell) for cell in inside if cell is not near)
+            text += f" In quality, {near.label} stays closest to its {near.compared_with}"
+            text += f"{quality(near)}{within}"
+            count = sum(apart.alike(near, each) for each in inside if each is not near)
             text += f"; {count} more cannot be told from it by these pictures." if count else "."
         return text
     best = fastest(real)
@@ -132,28 +118,46 @@ def _sentence(
     start = f"Fastest{within}" if limits else "Fastest valid cell"
     text = f"{start}: {best.label}, {figure(best)}"
     if best.quantized and best.speed_up:
-        text += f", {best.speed_up:.2f} times its unquantized baseline{decibels(best)}"
-    return text + "."
+        text += f", {best.speed_up:.2f} times its unquantized baseline"
+    return f"{text}{quality(best)}."
 
 
-def _tied(best: Cell, other: Cell) -> bool:
-    """Is the mean PSNR gap of two cells, picture by picture, inside twice its standard error?"""
-    both = [
-        [number(pair.get("psnr_db")) for pair in cell.against_baseline.pairs]
-        for cell in (best, other)
-    ]
-    if not both[0] or len(both[0]) != len(both[1]):
-        return False
-    gaps = [a - b for a, b in zip(*both, strict=True) if a is not None and b is not None]
-    if len(gaps) < 2:
-        return False
-    return mean(gaps) <= 2 * stdev(gaps) / len(gaps) ** 0.5
+def _changes(best: Cell, timed: Sequence[Cell], limits: Limits) -> list[str]:
+    """Which other cell each limit would choose if it were dropped, or stricter than the best."""
+    found: dict[int, str] = {}
+    for bound in BOUNDS:
+        rest = [(each, limit) for each, limit in limits.given() if each is not bound]
+        kept = [c for c in timed if all(each.keeps(c, limit) for each, limit in rest)]
+        limit = getattr(limits, bound.name)
+        other = fastest(kept) if limit is not None else None
+        if other and other is not best:
+            words = f"without {bound.asked(limit)}: {other.label}, {figure(other)}{quality(other)}"
+            found.setdefault(other.number, words)
+        given = [each for each in kept if limit is None or bound.keeps(each, limit)]
+        stricter = fastest([each for each in given if bound.better(each, best)])
+        mark = bound.measured(best)
+        if stricter and mark is not None:
+            side = "above" if bound.least else "below"
+            words = f"{bound.what} {side} {bound.form(mark)}: {stricter.label}, {figure(stricter)}"
+            found.setdefault(stricter.number, words + quality(stricter))
+    return list(found.values())
+
+
+def _alike(inside: Sequence[Cell], best: Cell | None, runner_up: Cell | None) -> list[str]:
+    """Cells that these pictures cannot tell from the best, or in speed from it."""
+    near = best if best and best.quantized else closest(inside)
+    found = []
+    if near:
+        same = [each.label for each in inside if each is not near and apart.alike(near, each)]
+        found += [f"in quality: {', '.join([near.label, *same])}"] if same else []
+    if best and runner_up and apart.alike_in_speed(best, runner_up):
+        found.append(f"in speed: {best.label}, {runner_up.label} (their repeats overlap)")
+    return found
 
 
 def _notes(cells: Sequence[Cell], real: Sequence[Cell]) -> list[str]:
     notes = []
-    simulated = [c for c in cells if c.meaningless.startswith("quantized")]
-    if simulated:
+    if simulated := [c for c in cells if c.meaningless.startswith("quantized")]:
         notes.append(
             f"Simulated: {len(simulated)} of {len(cells)} cells round to 8-bit numbers but compute "
             "in wider ones. Their pictures are true, their speed and speed-up mean nothing."
@@ -163,6 +167,7 @@ def _notes(cells: Sequence[Cell], real: Sequence[Cell]) -> list[str]:
             "Every cell was measured once, so the run-to-run spread is unknown; "
             "small differences in speed may be noise."
         )
+    notes += _measure(cells)
     reasons = {cell.record.comparable_reason for cell in cells if not cell.record.comparable}
     if len(reasons) == 1 and all(not cell.record.comparable for cell in cells):
         notes.append(f"Not comparable with published MLPerf results: {reasons.pop()}.")
@@ -179,6 +184,27 @@ def _notes(cells: Sequence[Cell], real: Sequence[Cell]) -> list[str]:
     return notes
 
 
+def _measure(cells: Sequence[Cell]) -> list[str]:
+    """What the quality figures are measured against, where that is not one thing for all."""
+    if any(cell.against == REFERENCE for cell in cells):
+        lacking: dict[str, list[str]] = {}
+        for cell in cells:
+            if cell.psnr is None:
+                why = cell.record.quality.reference.absent or "measured without one"
+                lacking.setdefault(why, []).append(str(cell.number))
+        return [
+            f"Not compared with the reference: {', '.join(numbers)} ({why})."
+            for why, numbers in lacking.items()
+        ]
+    baselines = {cell.baseline.label for cell in cells if cell.baseline}
+    if len(baselines) > 1:
+        return [
+            "Quality is the distance to each cell's own baseline, and the baselines "
+            f"({', '.join(sorted(baselines))}) are not compared with each other."
+        ]
+    return []
+
+
 def figure(cell: Cell) -> str:
     """The scenario's own figure with its unit."""
     performance = cell.record.performance
@@ -193,20 +219,15 @@ def machine(cell: Cell) -> str:
     return found.gpu_names[0] if found.gpu_names else found.cpu or "unknown processor"
 
 
-def decibels(cell: Cell) -> str:
-    """`, PSNR 24.1 dB` where it was compared."""
-    if not cell.against_baseline:
+def quality(cell: Cell) -> str:
+    """` at PSNR 24.1 dB`, `, identical pictures`; nothing where nothing was compared."""
+    if cell.psnr is None or not cell.comparison:
         return ""
-    return ", identical pictures" if cell.psnr is None else f" at PSNR {cell.psnr:.1f} dB"
+    return f" at PSNR {decibels(cell.psnr)}" if cell.psnr < float("inf") else ", identical pictures"
 
 
-def _least(what: str, value: float | None, limit: float, unit: str) -> list[str]:
-    if value is None:
-        return [f"{what} was not measured"]
-    return [f"{what} {value:.5g}{unit}, at least {limit:g}{unit} asked"] if value < limit else []
-
-
-def _most(what: str, value: float | None, limit: float, unit: str) -> list[str]:
-    if value is None:
-        return [f"{what} was not measured"]
-    return [f"{what} {value:.5g}{unit}, at most {limit:g}{unit} asked"] if value > limit else []
+def _beside(cell: Cell, best: Cell) -> str:
+    text = f"{cell.label}, {figure(cell)}{quality(cell)}"
+    if cell.speed and best.speed:
+        text += f", {cell.speed / best.speed:.2f} times the speed"
+    return text

@@ -5,17 +5,22 @@ python -m sdxl diff A B
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sdxl.core.command import Parser, ended
 from sdxl.core.store import disk_error
-from sdxl.report import cells, diff, plots, text
-from sdxl.report.choose import Limits
+from sdxl.report import cells, diff, plots, table_file, text
 from sdxl.report.html.page import page
+from sdxl.report.limits import Limits
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,32 +36,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(words: list[str]) -> dict[str, Any] | None:
     asked = _parser().parse_args(words)
-    limits = Limits(asked.min_psnr, asked.min_ssim, asked.max_latency_ms, asked.max_memory_gib)
+    limits = Limits(**{each.name: getattr(asked, each.name) for each in fields(Limits)})
     found = cells.load(asked.places)
+    if asked.per_hour is not None:
+        cells.set_price(found, asked.per_hour)
     whole = text.data(found, limits)
-    written: list[str] = []
-    if asked.html or not (asked.markdown or asked.json or asked.png):
-        target = asked.html or common_folder(found) / "report.html"
-        _write(target, page(found, limits, asked.prompts))
-        written.append(str(target))
+    written: list[Path] = []
+    quiet = asked.markdown or asked.json or asked.png or asked.csv
+    if asked.html or not quiet:
+        html = asked.html or own_folder(found) / "report.html"
+        _write(html, page(found, limits, asked.prompts))
+        written.append(html)
+    if not (asked.html or quiet):
+        _write(html.with_suffix(".csv"), table_file.of(whole))
+        _write(html.with_suffix(".json"), json.dumps(whole, indent=1))
+        written += [html.with_suffix(".csv"), html.with_suffix(".json")]
+    if asked.csv:
+        _write(asked.csv, table_file.of(whole))
+        written.append(asked.csv)
     if asked.png:
-        written += [str(path) for path in plots.draw(found, asked.png)]
+        written += plots.draw(found, asked.png)
     if asked.markdown:
         sys.stdout.write(text.markdown(found, limits))
     elif not asked.json:
         text.show(found, limits)
     for path in written:
         print(f"written: {path}", file=sys.stderr)
-    if asked.markdown:
-        return None
-    if asked.json:
+    return None if asked.markdown else _line(found, whole, [*map(str, written)], asked.json)
+
+
+def _line(
+    found: cells.Cells, whole: dict[str, Any], written: list[str], everything: bool
+) -> dict[str, Any]:
+    """The last line of the output: all that the page shows, or the answers and counts."""
+    if everything:
         return {**whole, "written": written}
     answers = {group["work"]: group["answer"] for group in whole["groups"]}
-    counts: dict[str, int] = {}
-    for cell in found.cells:
-        counts[cell.record.status] = counts.get(cell.record.status, 0) + 1
+    counts = Counter(cell.record.status for cell in found.cells)
     return {"status": "ok", "cells": counts, "answers": answers, "written": written,
             "exit_code": 0}  # fmt: skip
+
+
+def own_folder(found: cells.Cells) -> Path:
+    """A new folder for one report, beside the records: no report takes the place of another."""
+    place = common_folder(found) / "reports"
+    name = time.strftime("%Y-%m-%d-%H-%M-%S")
+    taken = (place / (f"{name}-{count}" if count else name) for count in itertools.count())
+    return next(folder for folder in taken if not folder.exists())
 
 
 def common_folder(found: cells.Cells) -> Path:
@@ -84,12 +110,23 @@ def _parser() -> Parser:
         help="records, or folders with some (default: the newest folder of multirun/)",
     )  # fmt: skip
     limits = parser.add_argument_group("limits: the best cell that keeps them is named")
-    limits.add_argument("--min-psnr", type=float, metavar="DB", help="against the baseline")
-    limits.add_argument("--min-ssim", type=float, metavar="X", help="against the baseline, 0 to 1")
+    what = "against the common reference, else the baseline"
+    limits.add_argument("--min-psnr", type=float, metavar="DB", help=what)
+    limits.add_argument("--min-ssim", type=float, metavar="X", help=f"{what}, 0 to 1")
     limits.add_argument("--max-latency-ms", type=float, metavar="MS", help="99th percentile")
-    limits.add_argument("--max-memory-gib", type=float, metavar="GIB", help="peak")
+    limits.add_argument("--max-memory-gib", "--max-memory", type=float, metavar="GIB", help="peak")
+    limits.add_argument("--max-joules", type=float, metavar="J", help="of an image")
+    limits.add_argument("--max-price", type=float, metavar="X", help="of 1,000 images")
+    parser.add_argument(
+        "--per-hour", type=float, metavar="X",
+        help="price of an hour of the machine, in place of the records' cost.per_hour",
+    )  # fmt: skip
     out = parser.add_argument_group("output")
-    out.add_argument("--html", type=Path, metavar="FILE", help="default: report.html beside them")
+    out.add_argument(
+        "--html", type=Path, metavar="FILE",
+        help="default: page, CSV and JSON in a new folder reports/TIME beside the records",
+    )  # fmt: skip
+    out.add_argument("--csv", type=Path, metavar="FILE", help="a line for each cell, no page")
     out.add_argument("--markdown", action="store_true", help="on standard output, no page")
     out.add_argument("--json", action="store_true", help="everything, as the one line of output")
     out.add_argument("--png", type=Path, metavar="DIR", help="plots by matplotlib, no page")

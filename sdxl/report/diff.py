@@ -14,9 +14,10 @@ from sdxl.core import terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import UserError
 from sdxl.quality.baseline import compare
-from sdxl.report.cells import Cell, load, other_scores, surroundings
+from sdxl.report.cell import Cell, other_scores, surroundings
+from sdxl.report.cells import load
 from sdxl.report.html.pictures import pixels
-from sdxl.report.values import flatten
+from sdxl.report.values import flatten, number
 
 NOT_SETTINGS = ("tracking.", "plan", "build", *QUANT_KEYS)
 """Settings that change no figure, or that stand in `quant.` too."""
@@ -98,7 +99,7 @@ def numbers(one: Cell, other: Cell) -> list[Number]:
     for name in ("p50", "p90", "p99"):
         found.append(_plain(f"latency {name}, ms", *(c.latency.get(name) for c in (one, other))))
     found.append(_plain("peak memory, GiB", one.memory_gib, other.memory_gib))
-    found.append(_exact("PSNR to the baseline, dB", one.psnr, other.psnr))
+    found.append(_exact("PSNR to the baseline, dB", *(number(c.psnr) for c in (one, other))))
     found.append(_exact("SSIM to the baseline", one.ssim, other.ssim))
     scores = (other_scores(one), other_scores(other))
     found += [_exact(n, *(s.get(n) for s in scores)) for n in sorted({*scores[0], *scores[1]})]

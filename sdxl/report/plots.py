@@ -12,7 +12,8 @@ from typing import Any
 
 from sdxl.core.record import Performance
 from sdxl.core.store import disk_error
-from sdxl.report.cells import Cell, Cells
+from sdxl.report.cell import Cell
+from sdxl.report.cells import Cells
 from sdxl.report.choose import front
 
 ACCENT, SOFT, WARM = "#0b5f5a", "#8a929a", "#a4481c"
@@ -35,31 +36,32 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Scatter:
-    """Cells by speed and by loss in percent or, where nothing was compared, by latency in ms."""
+    """Cells by speed and by PSNR in dB or, where nothing was compared, by latency in ms."""
 
     points: list[tuple[Cell, float]]
-    judged: bool  # y is the loss
+    judged: bool  # y is the PSNR, infinite where no pixel differs
     leading: list[Cell]  # the Pareto front
-    missing: list[Cell]  # not compared with a baseline
+    missing: list[Cell]  # not compared with anything
 
     @property
     def title(self) -> str:
         """What is drawn against what."""
-        return f"{'Quality loss' if self.judged else 'Latency'} against speed"
+        return f"{'Quality' if self.judged else 'Latency'} against speed"
 
     @property
     def y_name(self) -> str:
         """Of the axis, with its unit."""
-        judged = "RMS difference to the baseline, % of full scale"
-        return judged if self.judged else "p99 latency, ms"
+        if not self.judged:
+            return "p99 latency, ms"
+        return f"PSNR to the {self.points[0][0].compared_with}, dB"
 
 
 def scatter_of(cells: Sequence[Cell]) -> Scatter | None:
-    """What to draw of a group; None where there is no loss, and latency of fewer than two."""
+    """What to draw of a group; None where there is no quality, and latency of fewer than two."""
     timed = [cell for cell in cells if cell.speed]
-    judged = [(cell, cell.loss) for cell in timed if cell.loss is not None]
-    if any(cell.quantized for cell, _ in judged):
-        missing = [cell for cell in timed if cell.loss is None]
+    judged = [(cell, cell.psnr) for cell in timed if cell.psnr is not None]
+    if any(cell.comparison for cell, _ in judged):
+        missing = [cell for cell in timed if cell.psnr is None]
         return Scatter(judged, True, front(timed), missing)
     points = [(cell, cell.latency["p99"]) for cell in timed if cell.latency.get("p99")]
     return Scatter(points, False, [], []) if len(points) > 1 else None
@@ -155,7 +157,7 @@ def _scatter(axes: Any, scatter: Scatter) -> None:
     for cell, x, y, radius in marks:
         _mark(axes, cell, x, y, radius, cell in scatter.leading)
     stairs = sorted((x, y) for cell, x, y, _ in marks if cell in scatter.leading)
-    if len(stairs) > 1:  # the least loss that each speed costs
+    if len(stairs) > 1:  # the best quality at each speed
         axes.step(*zip(*stairs, strict=True), where="pre", color=ACCENT, alpha=0.6, zorder=2)
     spots = axes.transData.transform([(x, y) for _, x, y, _ in marks])
     placed = zip(marks, spots, strict=True)
@@ -176,9 +178,9 @@ def _mark(axes: Any, cell: Cell, x: float, y: float, radius: float, leading: boo
 
 
 def _scales(axes: Any, scatter: Scatter) -> Callable[[float], float]:
-    """Set both scales; returns where a loss or latency is drawn.
+    """Set both scales; returns where a PSNR or latency is drawn.
 
-    Where zero would flatten the others, the scale is broken between it and the least of them.
+    Identical pictures, whose PSNR is infinite, stand at the top, above a break in the scale.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -186,25 +188,25 @@ def _scales(axes: Any, scatter: Scatter) -> Callable[[float], float]:
     room = 0.07 * (high - low)
     axes.set_xlim(low - room, high + room)
     axes.xaxis.set_major_locator(MaxNLocator(max(4, axes.bbox.width // 90), steps=STEPS))
-    heights = [y for _, y in scatter.points]
-    above = [y for y in heights if y]
-    broken = len(above) < len(heights) and bool(above) and min(above) > max(above) / 2
-    low, high = _extent(above if broken else heights, 2)
+    finite = [y for _, y in scatter.points if math.isfinite(y)]
+    low, high = _extent(finite, 2)
     room = 0.08 * (high - low)
-    if not broken:
+    if len(finite) == len(scatter.points):
         axes.set_ylim(low - room, high + room)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
         return lambda y: y
-    zero = low - 3.5 * room
-    axes.set_ylim(zero - room, high + room)
+    top = high + 3.5 * room
+    axes.set_ylim(low - room, top + room)
     shown = [
-        tick for tick in MaxNLocator(5, steps=STEPS).tick_values(low, high) if low - room < tick
+        tick
+        for tick in MaxNLocator(5, steps=STEPS).tick_values(low, high)
+        if low - room < tick < high + room
     ]
-    axes.set_yticks([zero, *shown], ["0", *(f"{tick:g}" for tick in shown)])
-    axes.plot([0, 0], [low - 2.1 * room, low - 1.8 * room], linestyle="none", color=INK,
+    axes.set_yticks([*shown, top], [*(f"{tick:g}" for tick in shown), "same"])
+    axes.plot([0, 0], [high + 1.8 * room, high + 2.1 * room], linestyle="none", color=INK,
               marker=[(-1, -0.5), (1, 0.5)], transform=axes.get_yaxis_transform(),
               clip_on=False)  # fmt: skip
-    return lambda y: y or zero
+    return lambda y: y if math.isfinite(y) else top
 
 
 def _extent(values: Sequence[float], share: float) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from sdxl.report.cells import Cell, other_scores
+from sdxl.report.cell import Cell, other_scores
 from sdxl.report.values import flatten
 
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)

@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdxl.core import terminal
 from sdxl.report import seeds
-from sdxl.report.cells import Cell, Cells, other_scores
-from sdxl.report.choose import Limits, answer, front, machine
-from sdxl.report.values import DASH, STATUS_WORD, milliseconds, rate
+from sdxl.report.cell import BASELINE, Cell, other_scores, short
+from sdxl.report.cells import Cells
+from sdxl.report.choose import answer, front, machine
+from sdxl.report.limits import Limits
+from sdxl.report.terminal import wide
+from sdxl.report.values import DASH, STATUS_WORD, decibels, milliseconds, rate
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Table = tuple[list[str], list[list[str]]]
+WIDTH = 100
+"""Of the tables where standard output is no terminal."""
 
 
 def show(found: Cells, limits: Limits) -> None:
-    """The answer and one table per group of comparable cells, on standard output."""
-    console = terminal.console(width=140)
+    """The answer and the tables of each group of comparable cells, on standard output."""
+    console = terminal.console(width=WIDTH)
     for title, cells in found.groups.items():
         said = answer(cells, limits)
-        head, rows = results(cells, limits)
-        right = {*head} - {"setting", "status", "limits"}
         console.print(said.sentence, style="bold")
-        console.print(terminal.table(head, rows, title, right))
+        lines = [f"{name}: {text}" for name, text in said.facts]
+        _indented(console, lines)
+        for made in wide.tables(*results(cells), title, console.width):
+            console.print(made)
         over, spreads = seeds.table(cells)
-        if spreads:
-            console.print(terminal.table(over, spreads, seeds.NOTE))
-        for note in said.notes:
-            console.print(f"  {note}")
+        for made in wide.tables(over, spreads, seeds.NOTE, console.width):
+            console.print(made)
+        refused = [f"{cell.number} breaks a limit: {why}" for cell, why in said.refused]
+        _indented(console, [*refused, *said.notes])
         console.print()
     for name, reason in unfinished(found):
-        console.print(f"not measured: {name}: {reason}")
+        console.print(f"not measured: {name}: {reason}", soft_wrap=True)
+
+
+def _indented(console: Console, lines: Sequence[str]) -> None:
+    """Lines under a heading; what is too long goes on below its own beginning."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for line in lines:
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
 
 
 def markdown(found: Cells, limits: Limits) -> str:
@@ -39,8 +58,13 @@ def markdown(found: Cells, limits: Limits) -> str:
     parts = ["## Which setting should ship?"]
     for title, cells in found.groups.items():
         said = answer(cells, limits)
-        head, rows = results(cells, limits)
+        head, rows = results(cells)
+        if limits:
+            head = [*head, "limits"]
+            rows = [[*row, "; ".join(limits.broken(cell)) or "kept"]
+                    for row, cell in zip(rows, cells, strict=True)]  # fmt: skip
         parts += [f"**{escape(title)}.** {escape(said.sentence)}"]
+        parts.append("\n".join(f"- {escape(f'{name}: {text}')}" for name, text in said.facts))
         parts.append("\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)]))
         over, spreads = seeds.table(cells)
         if spreads:
@@ -67,6 +91,10 @@ def data(found: Cells, limits: Limits) -> dict[str, Any]:
                 "work": title,
                 "answer": said.sentence,
                 "best": said.best.number if said.best else None,
+                "runner_up": said.runner_up.number if said.runner_up else None,
+                "margins": said.margins,
+                "would_change_it": said.changes,
+                "cannot_be_told_apart": said.alike,
                 "pareto": [cell.number for cell in front(cells)],
                 "notes": said.notes,
                 "cells": [cell.number for cell in cells],
@@ -94,27 +122,49 @@ def data(found: Cells, limits: Limits) -> dict[str, Any]:
     }
 
 
-def results(cells: Sequence[Cell], limits: Limits) -> Table:
-    """(head, rows) of one group; a speed that means nothing stands in brackets."""
-    scores = sorted({name for cell in cells for name in other_scores(cell)})
-    compared = any(cell.against_baseline for cell in cells)
-    head = ["#", "setting", "status", "images/s", "speed-up", "p99 ms", "GiB"]
-    head += ["PSNR dB", "SSIM"] if compared else []
-    head += scores + (["limits"] if limits else [])
-    rows = []
-    for cell in cells:
-        p99 = cell.latency.get("p99")
-        row = [str(cell.number), cell.label, STATUS_WORD.get(cell.record.status, DASH)]
-        row += [_doubt(cell, rate(cell.speed) if cell.speed else DASH)]
-        row += [_doubt(cell, _form(cell.speed_up, ".2f"))]
-        row += [_doubt(cell, milliseconds(p99) if p99 else DASH), _form(cell.memory_gib, ".2f")]
-        if compared:
-            same = cell.against_baseline and cell.psnr is None
-            row += ["identical" if same else _form(cell.psnr, ".1f"), _form(cell.ssim, ".4f")]
-        row += [_form(other_scores(cell).get(name), ".4g") for name in scores]
-        row += ["; ".join(limits.broken(cell)) or "kept"] if limits else []
-        rows.append(row)
-    return head, rows
+def results(cells: Sequence[Cell]) -> Table:
+    """(head, rows) of one group; a speed that means nothing stands in brackets.
+
+    The first eight columns are what an answer rests on; scores, energy and price follow.
+    """
+    found = [_row(cell) for cell in cells]
+    for name in sorted({name for cell in cells for name in other_scores(cell)}):
+        for row, cell in zip(found, cells, strict=True):
+            row[short(name)] = _form(other_scores(cell).get(name), ".4g")
+    lacking = [name for name in MAY_LACK if all(row[name] == DASH for row in found)]
+    head = [name for name in found[0] if name not in lacking]
+    return head, [[row[name] for name in head] for row in found]
+
+
+MAIN = ("#", "setting", "status", "images/s", "speed-up", "p99 ms", "GiB", "PSNR dB")
+"""Columns that an answer rests on."""
+MAY_LACK = ("PSNR dB", "SSIM", "J/image", "price/1,000")
+"""Columns that are left out where no cell has a figure."""
+
+
+def _row(cell: Cell) -> dict[str, str]:
+    """The fixed columns of one cell."""
+    p99, psnr = cell.latency.get("p99"), cell.psnr
+    return {
+        "#": str(cell.number),
+        "setting": cell.label,
+        "status": STATUS_WORD.get(cell.record.status, DASH),
+        "images/s": _doubt(cell, rate(cell.speed) if cell.speed else DASH),
+        "speed-up": _doubt(cell, _form(cell.speed_up, ".2f")),
+        "p99 ms": _doubt(cell, milliseconds(p99) if p99 else DASH),
+        "GiB": _form(cell.memory_gib, ".2f"),
+        "PSNR dB": psnr_text(cell) if psnr is not None else DASH,
+        "SSIM": _form(cell.ssim, ".4f"),
+        "J/image": _doubt(cell, _form(cell.joules, ".4g")),
+        "price/1,000": _doubt(cell, _form(cell.price, ".4g")),
+    }
+
+
+def psnr_text(cell: Cell) -> str:
+    """The quality measure in a table: `24.1`, `identical`, `baseline`."""
+    if cell.is_baseline and not cell.comparison:
+        return BASELINE
+    return decibels(cell.psnr).removesuffix(" dB")
 
 
 def unfinished(found: Cells) -> list[tuple[str, str]]:
@@ -165,9 +215,13 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "speed_up": cell.speed_up,
         "latency_ms": cell.latency,
         "memory_gib": cell.memory_gib,
-        "psnr_db": cell.psnr,
+        "compared_with": cell.compared_with if cell.psnr is not None else None,
+        "psnr_db": None if cell.psnr is None or math.isinf(cell.psnr) else cell.psnr,
+        "identical": cell.psnr is not None and math.isinf(cell.psnr),
         "ssim": cell.ssim,
-        "rms_difference_percent": cell.loss,
+        "rms_difference_percent": cell.rms_percent,
+        "joules_per_image": cell.joules,
+        "price_per_thousand": cell.price,
         "scores": other_scores(cell),
         "comparable": cell.record.comparable,
         "baseline": cell.baseline.number if cell.baseline else None,

@@ -29,6 +29,13 @@ def rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}"
 
 
+def decibels(value: float | None, digits: int = 1) -> str:
+    """`24.1 dB`; `identical` where no pixel differs, a dash where nothing was compared."""
+    if value is None:
+        return DASH
+    return "identical" if value == float("inf") else f"{value:.{digits}f} dB"
+
+
 DASH = "-"
 
 

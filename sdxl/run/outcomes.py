@@ -13,8 +13,10 @@ from sdxl.core import records
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.core.record import Performance, Record
+from sdxl.report.cell import Cell
 from sdxl.report.mlflow import client
 from sdxl.report.terminal import table
+from sdxl.report.values import number
 from sdxl.run import ledger, shared
 from sdxl.run.shared import Shared
 
@@ -66,7 +68,7 @@ def outcome_of(record: Record, path: Path | None) -> Outcome:
         record.command,
         {
             **_figures(record),
-            "psnr_db": record.quality.baseline.psnr_db,
+            "psnr_db": number(Cell(Path(), record).psnr),
             "comparable": record.comparable,
         },
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sdxl.report.cells import Cells, load
-from sdxl.report.choose import Limits
 from sdxl.report.html.page import page
+from sdxl.report.limits import Limits
 from tests.sweep_of_records import sweep
 
 

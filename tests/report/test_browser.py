@@ -33,15 +33,30 @@ MEASURE = """<script>addEventListener('load', () => {
     broken: [...document.images].filter(i => !i.naturalWidth).length,
     wide: [...document.querySelectorAll('main *')].filter(e =>
       e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, svg')).length,
+    cut: [...document.querySelectorAll('.scroll:has(.cards)')].filter(
+      e => e.scrollWidth > e.clientWidth + 1).length,
+    headings: [...document.querySelectorAll('.cards thead th')].filter(
+      e => e.clientHeight > 0).map(e => {
+        const text = document.createRange(); text.selectNodeContents(e);
+        return new Set([...text.getClientRects()].map(r => Math.round(r.top))).size; }),
     plots: [...document.querySelectorAll('.plot svg')].filter(e => e.clientWidth).length,
   });
 });</script>"""
 
 
+PAPER = 718
+"""Pixels between the margins of a sheet of A4."""
+
+
 @browser
-@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("width", [390, PAPER, 1280, 1400])
 def test_layout_in_a_browser(html: str, tmp_path: Path, width: int):
-    """A frame of that width, since a headless window cannot be narrower than 500 pixels."""
+    """A frame of that width, since a headless window cannot be narrower than 500 pixels.
+
+    On paper the printer's rules are in force, and no box can be scrolled.
+    """
+    if width == PAPER:
+        html = html.replace("@media print", "@media all")
     measured = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
     (tmp_path / "page.html").write_text(measured.replace("</body>", f"{MEASURE}</body>"))
     (tmp_path / "frame.html").write_text(
@@ -61,6 +76,8 @@ def test_layout_in_a_browser(html: str, tmp_path: Path, width: int):
     assert found["wide"] == 0
     assert found["requests"] == []
     assert found["broken"] == 0
+    assert found["cut"] == 0, "a column of figures is cut off"
+    assert set(found["headings"]) == (set() if width == 390 else {1}), "a heading is broken"
     assert found["plots"] == 1  # the drawing of the other width is hidden
     assert "pwned" not in found["title"]
     assert "CONSOLE" not in done.stderr

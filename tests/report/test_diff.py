@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sdxl.report import command
-from sdxl.report.cells import Cell, load
+from sdxl.report.cell import Cell
+from sdxl.report.cells import load
 from sdxl.report.diff import diff, numbers, pictures
 from tests.sweep_of_records import put, quantized, record
 

@@ -16,8 +16,8 @@ import pytest
 from sdxl.core import records, store
 from sdxl.report import text
 from sdxl.report.cells import load
-from sdxl.report.choose import Limits
 from sdxl.report.html.page import page
+from sdxl.report.limits import Limits
 from sdxl.report.terminal import table
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -44,7 +44,7 @@ def test_an_old_sweep_is_reported():
     assert int8.baseline and int8.baseline.path == GOLDEN / "int8/twin/record.json"
     assert int8.psnr == pytest.approx(48.135, abs=1e-3)
     assert int8.speed_up == pytest.approx(0.662, abs=1e-3)
-    assert int8.loss == pytest.approx(0.4163, abs=1e-4)
+    assert int8.rms_percent == pytest.approx(0.4163, abs=1e-4)
     assert int8.meaningless == "quantized arithmetic was simulated"
     for written in (page(found, Limits()), text.markdown(found, Limits())):
         assert "48.1" in written and "0.66" in written

@@ -18,9 +18,9 @@ from markupsafe import Markup
 from sdxl.core.errors import UserError
 from sdxl.report import choose, command, plots, text
 from sdxl.report.cells import Cells, load, newest
-from sdxl.report.choose import Limits
 from sdxl.report.html.page import breakable, page, templates
 from sdxl.report.html.pictures import GAIN, difference
+from sdxl.report.limits import Limits
 from tests.sweep_of_records import EVIL, put, quantized, record
 
 

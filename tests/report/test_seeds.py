@@ -6,8 +6,8 @@ import pytest
 
 from sdxl.report import seeds, text
 from sdxl.report.cells import load
-from sdxl.report.choose import Limits
 from sdxl.report.html.page import page
+from sdxl.report.limits import Limits
 from sdxl.report.seeds import Spread
 from tests.sweep_of_records import CONFIG, record
 

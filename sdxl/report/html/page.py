@@ -11,10 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from sdxl.report import seeds
-from sdxl.report.cells import Cells, other_scores
-from sdxl.report.choose import Limits, answer
+from sdxl.report.cells import Cells
+from sdxl.report.choose import answer
 from sdxl.report.html import views
 from sdxl.report.html.pictures import GAIN
+from sdxl.report.html.plot import NO_BASELINE
+from sdxl.report.limits import Limits
+from sdxl.report.text import psnr_text
 from sdxl.report.values import DASH, STATUS_WORD, milliseconds
 
 HERE = Path(__file__).parent
@@ -40,6 +43,7 @@ def page(found: Cells, limits: Limits, prompts: int = 4) -> str:
         css=Markup((HERE / "page.css").read_text()),  # noqa: S704
         seeds_note=seeds.NOTE,
         gain=GAIN,
+        no_baseline=NO_BASELINE,
     )  # fmt: skip
 
 
@@ -57,7 +61,7 @@ def templates() -> Environment:
         "met": met,
         "milliseconds": milliseconds,
         "ms": lambda value: milliseconds(value) if value else DASH,
-        "scores": other_scores,
+        "psnr": lambda cell: DASH if cell.psnr is None else psnr_text(cell),
         "speed": views.speed,
         "status_word": lambda status: STATUS_WORD.get(status, status),
     }

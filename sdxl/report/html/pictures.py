@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sdxl.model.images import load
-from sdxl.report.cells import Cell
+from sdxl.report.cell import Cell
 
 THUMB = 224
 """Longest side of an embedded picture in pixels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from sdxl.report import plots
-from sdxl.report.cells import Cell
+from sdxl.report.cell import Cell
 from sdxl.report.plots import Scatter
+from sdxl.report.text import psnr_text
 from sdxl.report.values import rate
 
 _COLOURS = {plots.ACCENT: "var(--accent)", plots.SOFT: "var(--soft)", plots.WARM: "var(--warm)",
             plots.INK: "currentColor", plots.LINE: "var(--line)"}  # fmt: skip
-NO_BASELINE = "No quality axis: no cell was compared with an unquantized baseline."
+NO_BASELINE = "No quality axis: no cell was compared with a reference or a baseline."
 
 
 @dataclass(frozen=True)
@@ -70,26 +72,31 @@ def plot(cells: Sequence[Cell]) -> Plot | None:
         words.append(NO_BASELINE)
     if scatter.missing:
         numbers = ", ".join(str(cell.number) for cell in scatter.missing)
-        words.append(f"Not drawn, since not compared with a baseline: {numbers}.")
+        words.append(f"Not drawn, since not compared: {numbers}.")
     return Plot(scatter, words)
 
 
 def _title(cell: Cell) -> str:
     """What a pointer or a screen reader gets of a mark."""
     text = f"{cell.number} {cell.label}: {rate(cell.speed or 0.0)} images/s"
-    text += f", PSNR {cell.psnr:.1f} dB" if cell.psnr else ""
+    text += f", PSNR {psnr_text(cell)}" if cell.psnr is not None else ""
     text += f", {cell.memory_gib:.2f} GiB" if cell.memory_gib else ""
     return f"{text} ({cell.meaningless})" if cell.meaningless else text
 
 
 def _legend(scatter: Scatter) -> str:
     cells = [cell for cell, _ in scatter.points]
-    parts = ["Lower right is better; numbers are those of the table."]
+    side = "Upper" if scatter.judged else "Lower"
+    parts = [f"{side} right is better; numbers are those of the table."]
     sizes = [cell.memory_gib for cell in cells if cell.memory_gib]
     if sizes:
         parts.append(f"Area is peak memory, at most {max(sizes):.2f} GiB.")
     if any(not cell.quantized for cell in cells):
-        parts.append("Squares are unquantized: no loss by definition.")
+        parts.append("Squares are unquantized.")
+    if scatter.judged and any(math.isinf(y) for _, y in scatter.points):
+        parts.append(
+            f"At the top: no pixel differs from the {cells[0].compared_with}, or it is it."
+        )
     if any(cell.meaningless for cell in cells):
         parts.append("Dashed: simulated or without a model, so the speed means nothing.")
     if len(scatter.leading) > 1:

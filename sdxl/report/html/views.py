@@ -8,12 +8,15 @@ from functools import cached_property
 from typing import Any
 
 from sdxl.report import seeds
-from sdxl.report.cells import Cell, other_scores, surroundings
+from sdxl.report.cell import Cell, surroundings
 from sdxl.report.choose import Answer
 from sdxl.report.html.pictures import Grid, grid
 from sdxl.report.html.plot import Plot, plot
-from sdxl.report.values import DASH, flatten, number, rate
+from sdxl.report.text import MAIN, results
+from sdxl.report.values import DASH, decibels, flatten, number, rate
 
+ACROSS = 5
+"""Figures beside a setting's name that a printed page has room for."""
 LAYERS = 10
 """Rows of the table of the worst layers."""
 _POWER = ("power", "watt", "joule", "energy")
@@ -39,23 +42,22 @@ class Group:
 
     @property
     def compared(self) -> bool:
-        """Was any cell compared with its baseline?"""
-        return any(cell.against_baseline for cell in self.cells)
+        """Was any cell compared with a reference or its baseline?"""
+        return any(cell.comparison for cell in self.cells)
 
     @property
     def quantized(self) -> bool:
         """Is any cell quantized?"""
         return any(cell.quantized for cell in self.cells)
 
-    @property
-    def scores(self) -> list[str]:
-        """Names of scores beside PSNR and SSIM."""
-        return sorted({name for cell in self.cells for name in other_scores(cell)})
-
-    @property
-    def refused(self) -> dict[int, str]:
-        """The limits that cells break, by their numbers."""
-        return {cell.number: reason for cell, reason in self.answer.refused}
+    @cached_property
+    def more(self) -> list[tuple[list[str], list[list[str]]]]:
+        """(head, rows) of what stands beside the results, in tables that fit on paper."""
+        head, rows = results(self.cells)
+        places = [n for n, name in enumerate(head) if name not in MAIN]
+        parts = [places[start : start + ACROSS] for start in range(0, len(places), ACROSS)]
+        return [([head[n] for n in part], [[row[n] for n in part] for row in rows])
+                for part in parts]  # fmt: skip
 
     @property
     def longest_ms(self) -> float:
@@ -107,10 +109,15 @@ def key_figures(cell: Cell) -> list[tuple[str, str, str]]:
         found.append((f"{cell.speed_up:.2f}", "x", "over its unquantized baseline"))
     if cell.latency.get("p99") and cell.setting("scenario.name") != "Offline":
         found.append((f"{cell.latency['p99']:,.4g}", "ms", "99th percentile"))
-    if cell.psnr:
-        found.append((f"{cell.psnr:.1f}", "dB", "PSNR to the baseline"))
+    if cell.psnr is not None:
+        figure, _, unit = decibels(cell.psnr).partition(" ")
+        found.append((figure, unit, f"PSNR to the {cell.compared_with}"))
     if cell.memory_gib:
         found.append((f"{cell.memory_gib:.2f}", "GiB", f"peak memory, {cell.memory_kind}"))
+    if cell.joules:
+        found.append((f"{cell.joules:,.4g}", "J", "energy of an image"))
+    if cell.price:
+        found.append((f"{cell.price:,.4g}", "", "price of 1,000 images"))
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sdxl.bench.probe import series
 from sdxl.core.record import Record
+from sdxl.report.cell import Cell
 from sdxl.report.plots import latencies
 
 PARAMS_A_BATCH = 100
@@ -76,6 +77,7 @@ def metrics(record: Record) -> dict[str, float]:
         "tflops": found.tflops,
         "peak_qps": found.peak.qps,
         "speed_up": found.speed_up,
+        "psnr_db": Cell(Path(), record).psnr,
         **{f"baseline_{name}": getattr(record.quality.baseline, name) for name in BASELINE},
         **record.quality.scores.metrics,
         "valid": float(record.status == "ok"),

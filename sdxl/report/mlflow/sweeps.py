@@ -12,7 +12,7 @@ from sdxl.config import schema
 from sdxl.core.command import Outcome
 from sdxl.core.errors import INVALID, OK, UserError
 from sdxl.report import cells, plots, text
-from sdxl.report.choose import Limits
+from sdxl.report.limits import Limits
 from sdxl.report.mlflow.client import opened, reason
 
 

@@ -18,7 +18,8 @@ from sdxl.config.compose import Composer
 from sdxl.config.content_key import plain
 from sdxl.core import records
 from sdxl.core.errors import ConfigError, UserError
-from sdxl.report.cells import Cell
+from sdxl.report.apart import CEILING_DB
+from sdxl.report.cell import Cell
 from sdxl.run import identity, ledger
 from sdxl.run.sweep.cells import Planned, Space
 
@@ -29,7 +30,7 @@ STARTUP = 10
 
 
 class Search:
-    """One study: maximize images per second, minimize the difference to the baseline."""
+    """One study: maximize images per second and PSNR, the report's own quality measure."""
 
     def __init__(self, composer: Composer, fixed: list[str], space: Space, settings: Any) -> None:
         if not space:
@@ -124,7 +125,7 @@ class Search:
             constant_liar=True,  # several cells may be open at once
             n_startup_trials=min(STARTUP, max(1, self.trials // 2)),
         )
-        return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        return optuna.create_study(directions=["maximize", "maximize"], sampler=sampler)
 
     def _suggest(self, trial: Any) -> dict[str, Any]:
         """A value for every axis; numbers by their place, so that neighbours are neighbours."""
@@ -154,20 +155,23 @@ class Search:
                 del chosen[name]
 
     def _objectives(self, cell: Planned, trial: Any) -> tuple[float, float] | None:
-        """(images per second, loss in percent) of a valid cell; notes how far it breaks the bound.
+        """(images per second, PSNR in dB) of a valid cell; notes how far it breaks the bound.
 
-        Without a model there is nothing to lose.
+        Identical pictures, and those of no model, have the ceiling of 8-bit pictures; the speed of
+        simulated arithmetic counts as none.
         """
         if not cell.outcome or cell.outcome.status != "ok" or not cell.outcome.record:
             return None
         path = Path(cell.outcome.record)
         found = Cell(path, records.read(path))
-        loss = 0.0 if found.setting("backend.name") == "fake" else found.loss
-        if not found.speed or loss is None:
+        fake = found.setting("backend.name") == "fake"
+        whole = not found.quantized or fake
+        psnr = CEILING_DB if whole and found.psnr is None else found.psnr
+        if not found.speed or psnr is None:
             return None
-        if self.min_psnr is not None and found.psnr is not None:
-            trial.set_constraint("min_psnr", self.min_psnr - found.psnr)
-        return found.speed, loss
+        if self.min_psnr is not None:
+            trial.set_constraint("min_psnr", self.min_psnr - min(psnr, CEILING_DB))
+        return 0.0 if found.meaningless and not fake else found.speed, min(psnr, CEILING_DB)
 
     def _fail(self, trial: Any) -> None:
         self._study.tell(trial, state=self._failed)

@@ -1,0 +1,206 @@
+"""A cell: one record as a report sees it, and the one measure of its quality."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdxl.core.record import Comparison, Record
+from sdxl.report.values import flatten, number
+
+MEASURED = ("ok", "invalid")
+REFERENCE, BASELINE = "reference", "baseline"
+"""What the quality of a cell is its distance to."""
+
+
+@dataclass
+class Cell:
+    """One record with its place in the report; figures that it lacks are None."""
+
+    path: Path
+    record: Record
+    number: int = 0
+    label: str = ""
+    baseline: Cell | None = None
+    is_baseline: bool = False  # of another cell of the report
+    against: str = ""  # what the cells of its group are compared with; empty: whatever it has
+
+    def setting(self, dotted: str, default: Any = None) -> Any:
+        """A value of the configuration by its dotted name."""
+        node: Any = self.record.config
+        for part in dotted.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return default
+            node = node[part]
+        return node
+
+    @property
+    def measured(self) -> bool:
+        """Did LoadGen finish, validly or not?"""
+        return self.record.status in MEASURED
+
+    @property
+    def quantized(self) -> bool:
+        """Was the UNet asked to run in fewer bits?"""
+        return str(self.setting("quant.format", "none")) != "none"
+
+    @property
+    def speed(self) -> float | None:
+        """Images per second."""
+        return self.record.performance.images_per_second
+
+    @property
+    def speed_up(self) -> float | None:
+        """Throughput over the unquantized baseline's."""
+        return self.record.performance.speed_up
+
+    @property
+    def repeats(self) -> list[float]:
+        """Images per second of each repetition, if the cell was repeated."""
+        return [rate for rate in self.record.performance.repeats if rate]
+
+    @property
+    def meaningless(self) -> str:
+        """Why its speed says nothing about a product; empty if it does."""
+        if self.setting("backend.name") == "fake":
+            return "the fake backend runs no model"
+        if self.record.performance.generator.simulated:
+            return "quantized arithmetic was simulated"
+        return ""
+
+    @property
+    def latency(self) -> dict[str, float]:
+        """Milliseconds by `min`, `p50`, `p90`, `p95`, `p97`, `p99`, `p99.9`, `max`, `mean`."""
+        detail = self.record.performance.loadgen.detail
+        names = {"min": "min_latency", "mean": "mean_latency", "max": "max_latency"}
+        names |= {f"p{p:g}": f"{p:.2f}_percentile_latency" for p in (50, 90, 95, 97, 99, 99.9)}
+        found = {n: number(detail.get(f"result_{key}_ns")) for n, key in names.items()}
+        ours = {name: number(v) for name, v in self.record.performance.latency_ms.items()}
+        whole = {n: v / 1e6 for n, v in found.items() if v is not None}
+        return whole | {n: v for n, v in ours.items() if v is not None}
+
+    @property
+    def one_latency(self) -> bool:
+        """Did everything end at once, in one batch?"""
+        return self.latency.get("min") == self.latency.get("max")
+
+    @property
+    def queries(self) -> int:
+        """Queries that the latency percentiles rest on."""
+        return int(number(self.record.performance.loadgen.detail.get("result_query_count")) or 0)
+
+    @property
+    def memory_gib(self) -> float | None:
+        """Peak of the GPU's allocator, else of the resident memory."""
+        found = self.record.resources
+        size = found.cuda_peak_bytes or found.peak_rss_bytes
+        return size / 2**30 if size else None
+
+    @property
+    def memory_kind(self) -> str:
+        """Which memory `memory_gib` is."""
+        return "GPU" if self.record.resources.cuda_peak_bytes else "resident"
+
+    @property
+    def against_baseline(self) -> Comparison:
+        """The comparison with the baseline's pictures; empty (and false) where there is none."""
+        return self.record.quality.baseline
+
+    @property
+    def comparison(self) -> Comparison:
+        """The comparison that its quality is read from: with the reference, else the baseline."""
+        if self.compared_with == REFERENCE:
+            return reference_of(self.record)
+        return self.against_baseline
+
+    @property
+    def psnr(self) -> float | None:
+        """The quality measure of every view: mean dB to `against`, over the pictures that differ.
+
+        Infinite where no pixel differs, as the baseline itself; None where nothing was compared.
+        """
+        found = self.comparison
+        if found:
+            return math.inf if found.psnr_db is None else found.psnr_db
+        return math.inf if self.is_baseline and self.compared_with == BASELINE else None
+
+    @property
+    def compared_with(self) -> str:
+        """What its quality is the distance to: `reference` or `baseline`."""
+        return self.against or (REFERENCE if reference_of(self.record) else BASELINE)
+
+    @property
+    def joules(self) -> float | None:
+        """Energy of an image, as the machine's own counters have it."""
+        return self.record.resources.energy.joules_per_image
+
+    @property
+    def price(self) -> float | None:
+        """Of a thousand images, at `cost.per_hour` of its configuration."""
+        per_hour = number(self.setting("cost.per_hour"))
+        return None if per_hour is None or not self.speed else per_hour / self.speed / 3.6
+
+    @property
+    def pairs(self) -> list[float]:
+        """dB of each picture, by prompt; infinite where it is identical."""
+        found = (number(pair.get("psnr_db")) for pair in self.comparison.pairs)
+        return [math.inf if value is None else value for value in found]
+
+    @property
+    def ssim(self) -> float | None:
+        """Structural similarity to what `psnr` is measured to."""
+        return self.comparison.ssim
+
+    @property
+    def rms_percent(self) -> float | None:
+        """Root mean square difference over all pictures, percent of full scale; ranks nothing."""
+        found = self.comparison
+        if not found:
+            return None if self.psnr is None else 0.0
+        decibels = self.pairs or [found.psnr_db or math.inf]
+        return 100.0 * (sum(10 ** (-db / 10) for db in decibels) / len(decibels)) ** 0.5
+
+    @property
+    def group(self) -> str:
+        """Cells of one group did the same work and can be ranked; this is its title."""
+        size = f"{self.setting('model.width', '?')} x {self.setting('model.height', '?')}"
+        return (
+            f"{self.setting('model.name', 'unknown model')} {size}, "
+            f"{self.setting('model.steps', '?')} steps, {self.setting('scenario.name', '?')}"
+            + (", accuracy" if self.setting("mode") == "accuracy" else "")
+        )
+
+
+def surroundings(cell: Cell) -> dict[str, Any]:
+    """The environment as facts to compare, without a failure's traceback."""
+    found = {k: v for k, v in cell.record.environment.to_json().items() if k != "traceback"}
+    gpus = found.pop("accelerators", None)
+    if isinstance(gpus, list):
+        found["accelerators"] = ", ".join(cell.record.environment.gpu_names) or "none"
+    if number(found.get("memory_bytes")):
+        found["memory_bytes"] = f"{float(found['memory_bytes']) / 2**30:.1f} GiB"
+    return found
+
+
+def other_scores(cell: Cell) -> dict[str, float]:
+    """Quality scores beside PSNR and SSIM, such as FID or CLIP."""
+    quality = cell.record.quality.to_json()
+    apart = (BASELINE, REFERENCE, "layer_errors", "parity", "per_prompt")
+    flat = flatten({k: v for k, v in quality.items() if k not in apart})
+    flat = {k: v for k, v in flat.items() if not k.startswith(("scores.images", "scores.extra"))}
+    if near := cell.comparison.perceptual_scenes:
+        flat[f"{cell.compared_with}.perceptual_scenes"] = near
+    return {k: v for k, v in ((k, number(v)) for k, v in flat.items()) if v is not None}
+
+
+def short(score: str) -> str:
+    """A score's name without where it stands in a record."""
+    return score.removeprefix("scores.metrics.")
+
+
+def reference_of(record: Record) -> Comparison:
+    """The comparison with the common reference; empty (and false) where a record has none."""
+    found = record.quality.reference
+    return found if found.images else Comparison()
