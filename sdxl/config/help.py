@@ -120,7 +120,8 @@ def _takes(hint: Any) -> str:
         return f"list of {_takes(inner[0])}"
     if isinstance(hint, type) and issubclass(hint, Enum):
         return "|".join(str(member.value) for member in hint)
-    return {bool: "true|false", int: "integer", float: "number", str: "text"}.get(hint, "text")
+    words = {bool: "true|false", int: "integer", float: "number", Any: "text, list or null"}
+    return words.get(hint, "text")
 
 
 def meanings(node: type) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdxl.config import schema
+from sdxl.config import loras, schema
 from sdxl.config.schema import Config, Device, DType, Noise, Rules
 from sdxl.core.errors import Problem
 
@@ -38,10 +38,7 @@ def settings(c: Config) -> Iterator[Problem]:
             "model.noise=per_prompt",
             "model.noise=shared",
         )
-    if isinstance(c.model, schema.SdxlModel) and c.model.lora_scale != 1 and not c.model.lora:
-        yield Problem(
-            "`model.lora_scale` would be ignored", "model.lora=null", "model.lora=FILE.safetensors"
-        )
+    yield from loras.problems_of(c.model)
     if isinstance(c.model, schema.SdxlModel) and c.precision.vae is DType.fp16:
         yield Problem(
             "SDXL's VAE overflows in fp16 and draws black images",

@@ -1,42 +1,79 @@
-"""A LoRA fused into the weights, before anything is quantized.
+"""LoRAs fused into the weights, before anything is quantized.
 
-An 8-bit engine cannot take one later, so the file is part of every content key. PEFT knows what a
+An 8-bit engine cannot take one later, so the files are part of every content key. PEFT knows what a
 LoRA or DoRA does to a weight.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sdxl.config.loras import Lora
 from sdxl.core.errors import UserError
-from sdxl.model.lora_file import FIX, Change, listed, read
+from sdxl.model.lora_config import FIX
+from sdxl.model.lora_file import Change, listed, read
 
 Changes = dict[str, Change]
+Fitting = tuple[Lora, Changes]
+"""A LoRA, and its changes by the network's own names of the layers."""
 
 
-def fuse(network: nn.Module, component: str, file: Path, scale: float, unet_config: Any) -> int:
-    """Add `scale` times the LoRA's change to the weights of one component; returns how many.
+def fitting(
+    loras: Sequence[Lora], unet_config: Any, shapes_of: Callable[[str], nn.Module]
+) -> dict[str, list[Fitting]]:
+    """What each LoRA changes, by component; checked on the shapes of the networks alone.
 
-    Raises `UserError` if the file is no LoRA, holds a tensor that would not be used, or does not
-    fit the network.
+    Raises `UserError` if a file is no LoRA, holds a tensor that would not be used, or does not fit.
     """
-    every = read(file, unet_config)
-    ours = {name: change for (owner, name), change in every.items() if owner == component}
-    changes = _fitted(network, component, ours, file)
-    for dora in (False, True):
-        some = {n: c for n, c in changes.items() if (c.magnitude is not None) == dora}
-        try:
-            if some:
-                _merge(network, some, scale, dora)
-        except ValueError as error:  # a sum that is no number
-            raise UserError("`model.lora` cannot be fused", f"{file}: {error}", fix=FIX) from error
-    return len(changes)
+    found: dict[str, list[Fitting]] = {}
+    for each in loras:
+        every = read(each.path, unet_config)
+        for component in dict.fromkeys(owner for owner, _ in every):
+            ours = {name: change for (owner, name), change in every.items() if owner == component}
+            fitted = _fitted(shapes_of(component), component, ours, each.path)
+            found.setdefault(component, []).append((each, fitted))
+    return found
+
+
+def merge(network: nn.Module, fits: Sequence[Fitting]) -> int:
+    """Into the weights of one component, by PEFT; returns how many changed.
+
+    Equal to diffusers' `set_adapters` and `fuse_lora`, but in float32 until the last LoRA and then
+    rounded once.
+    """
+    changed = {name for _, changes in fits for name in changes}
+    with _in_float32([network.get_submodule(name) for name in changed]):
+        for each, changes in fits:
+            for dora in (False, True):
+                some = {n: c for n, c in changes.items() if (c.magnitude is not None) == dora}
+                try:
+                    if some:
+                        _merge(network, some, each.scale, dora)
+                except ValueError as error:  # a sum that is no number
+                    raise UserError(
+                        "`model.lora` cannot be fused", f"{each.path}: {error}", fix=FIX
+                    ) from error
+    return len(changed)
+
+
+@contextmanager
+def _in_float32(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Weights in float32 for a while: PEFT alone would round each change, and each sum."""
+    own: list[Any] = [(module, module.weight.dtype) for module in modules]
+    for module, _ in own:
+        module.float()
+    try:
+        yield
+    finally:
+        for module, dtype in own:
+            module.to(dtype)
 
 
 def _fitted(network: nn.Module, component: str, changes: Changes, file: Path) -> Changes:
@@ -66,7 +103,7 @@ def _fitted(network: nn.Module, component: str, changes: Changes, file: Path) ->
 
 @torch.no_grad()
 def _merge(network: nn.Module, changes: Changes, scale: float, dora: bool) -> None:
-    """Into the weights, by PEFT; summed in float32 whatever the weights are."""
+    """One LoRA's changes, all DoRA or none."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -98,21 +135,10 @@ def _merge(network: nn.Module, changes: Changes, scale: float, dora: bool) -> No
     try:
         for layer in model.modules():
             if isinstance(layer, BaseTunerLayer):
-                _add(layer)
+                layer.merge(safe_merge=True)
     finally:
         model.unload()
         vars(network).pop("peft_config", None)
-
-
-def _add(layer: Any) -> None:
-    """One layer's change into its weight; PEFT alone would round the change, then the sum."""
-    own = layer.get_base_layer()
-    dtype = own.weight.dtype
-    own.float()
-    try:
-        layer.merge(safe_merge=True)
-    finally:
-        own.to(dtype)
 
 
 def _own_name(modules: Mapping[str, nn.Module], name: str) -> str | None:

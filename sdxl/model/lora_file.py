@@ -17,13 +17,15 @@ import torch
 from safetensors.torch import load_file
 
 from sdxl.core.errors import UserError
-from sdxl.model.weight_files import check_safetensors
+from sdxl.model import lora_config
+from sdxl.model.lora_config import FIX, Alphas
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 _ENDING = re.compile(
     r"""[._](?:                      # an underscore in the old attention processors' to_q_lora
       (?P<down>lora_A|lora_down|lora\.down|lora_linear_layer\.down)\.weight
     | (?P<up>lora_B|lora_up|lora\.up|lora_linear_layer\.up)\.weight
+    | (?P<mid>lora_mid)\.weight      # LoCon's convolution between two of 1 x 1 (Tucker)
     | (?P<alpha>alpha)
     | (?P<dora>dora_scale)           # Kohya's name of DoRA's magnitude, and PEFT's
     | (?P<magnitude>lora_magnitude_vector(?:\.weight)?)
@@ -34,7 +36,6 @@ _ENDING = re.compile(
 _READS_TEXT = re.compile(r"attn2\.to_[kv]$")
 _OTHER_MODELS = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2"}
 """Models by the width of the text that their UNet reads."""
-FIX = "model.lora=null"
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,14 @@ class Change:
         )
 
 
-def existing(file: Path) -> Path:
-    """The file; raises `UserError` if it is not there."""
-    if not file.is_file():
-        raise UserError("`model.lora` is not there", str(file), "a .safetensors file")
-    return file
-
-
 def read(file: Path, unet_config: Any) -> dict[tuple[str, str], Change]:
     """(component, layer) -> what changes there.
 
     Raises `UserError` if a tensor of the file is no part of such a change, or if its UNet is
     another model's.
     """
-    check_safetensors(existing(file), FIX)
+    file = lora_config.existing(file)
+    alphas = lora_config.Alphas(file)
     state = load_file(file)
     layers = _layers(state, file)
     places = _places(layers, unet_config, file)
@@ -85,7 +80,9 @@ def read(file: Path, unet_config: Any) -> dict[tuple[str, str], Change]:
     _all_used([key for key in state if key.startswith(tuple(lost))], file)
     times = Counter(places.values())
     _all_used([stem for stem, place in places.items() if times[place] > 1], file)
-    changes = {places[stem]: _change(stem, parts, file) for stem, parts in layers.items()}
+    changes = {
+        places[stem]: _change(stem, parts, alphas, *places[stem]) for stem, parts in layers.items()
+    }
     _for_this_text(changes, getattr(unet_config, "cross_attention_dim", None), file)
     return changes
 
@@ -165,9 +162,17 @@ def _plain(owner: str, name: str) -> str:
     return name
 
 
-def _change(stem: str, parts: Mapping[str, torch.Tensor], file: Path) -> Change:
-    down, up = parts["down"].float(), parts["up"].float()
-    alpha = float(parts["alpha"]) if "alpha" in parts else float(down.shape[0])
+def _change(
+    stem: str, parts: Mapping[str, torch.Tensor], alphas: Alphas, component: str, layer: str
+) -> Change:
+    down, up, file = parts["down"].float(), parts["up"].float(), alphas.file
+    if "mid" in parts:
+        down = _through(parts["mid"].float(), down, f"{stem}.lora_mid.weight", file)
+    said = alphas.of(component, layer, down.shape[0])
+    if said is not None and "alpha" in parts:
+        _all_used([f"{stem}.alpha"], file)  # PEFT's settings say another, or the same again
+    rank = float(down.shape[0])
+    alpha = float(parts["alpha"]) if "alpha" in parts else rank if said is None else said
     magnitude = parts.get("magnitude", parts.get("dora"))
     if "dora" in parts and parts["dora"].shape[0] != parts["dora"].numel():
         shape = tuple(parts["dora"].shape)
@@ -180,12 +185,19 @@ def _change(stem: str, parts: Mapping[str, torch.Tensor], file: Path) -> Change:
     return Change(stem, down, up, alpha, None if magnitude is None else magnitude.float())
 
 
+def _through(mid: torch.Tensor, down: torch.Tensor, name: str, file: Path) -> torch.Tensor:
+    """The two first convolutions of a LoCon as one: (r, r', kh, kw) after (r', in, 1, 1)."""
+    if mid.ndim != 4 or down.ndim != 4 or down[0, 0].numel() != 1 or mid.shape[1] != len(down):
+        _all_used([name], file)
+    return torch.einsum("rskl,si->rikl", mid, down.flatten(1))
+
+
 def _all_used(strange: list[str], file: Path) -> None:
     if strange:
         raise UserError(
             f"{len(strange)} tensors of the LoRA would not be used",
             f"{file}: {listed(strange)}",
-            "LoRA or DoRA: lora_down, lora_up, alpha and dora_scale, or their other names",
+            "LoRA or DoRA: lora_down, lora_mid, lora_up, alpha, dora_scale, or their other names",
             FIX,
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdxl.config import schema
+from sdxl.config import loras, schema
 from sdxl.config.schema import Noise, Rules
 from sdxl.core import store
 from sdxl.core.errors import StageError, UserError
@@ -41,6 +41,7 @@ class Sampler:
         self.ids = prompting.tokenize([prompt.text for prompt in prompts], tokenizers)
         self.negative = prompting.tokenize([model.negative_prompt], tokenizers)
         self.guided = model.guidance > 1
+        self.fused = loras.describe(model, config.quant.format)
         # Closed division: nothing is cached across queries, not even the negative prompt.
         self.keep_negative = config.rules is Rules.open
         self._kept: Embeddings | None = None
@@ -80,6 +81,7 @@ class Sampler:
             **self.stages.describe(),
             "scheduler": type(self.scheduler).__name__,
             "unet_rows_per_image": 2 if self.guided else 1,
+            **self.fused,
         }
 
     def close(self) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
-from sdxl.config import schema
+from sdxl.config import loras, schema
 from sdxl.core import store
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.core.paths import BUNDLED
+from sdxl.model import lora, lora_config
 from sdxl.model.components import COMPONENTS
 from sdxl.model.weight_files import check_safetensors
 
@@ -58,6 +58,7 @@ class WeightSource:
         import transformers
 
         folder = self._part(name)
+        fits = self._loras.get(name, [])  # refused before anything is loaded, in a plan too
         if device.type == "meta":
             return nn.Module.to(self._shapes(name, folder), dtype).eval()
         options: dict[str, Any] = {"variant": self.model.variant}
@@ -70,13 +71,7 @@ class WeightSource:
             load, options["dtype"] = getattr(transformers, kind).from_pretrained, dtype
         fix = "model.variant=fp16 or model.variant=null"
         module = _loaded(name, folder, load, options, fix, _HOW)
-        if self.model.lora and name != "vae":
-            from sdxl.model import lora
-
-            unet = self._part("unet")
-            with _readable("the shapes of `unet`", unet, "its config.json", _HOW):
-                shapes = SimpleNamespace(**json.loads((unet / "config.json").read_text()))
-            lora.fuse(module, name, store.resolve(self.model.lora), self.model.lora_scale, shapes)
+        lora.merge(module, fits)
         return module.to(device).eval().requires_grad_(False)
 
     def identity(self) -> dict[str, Any]:
@@ -85,12 +80,19 @@ class WeightSource:
         identity: dict[str, Any] = {
             str(file.relative_to(self.folder)): store.fingerprint(file) for file in files
         }
-        if self.model.lora:
-            from sdxl.model import lora_file
-
-            file = lora_file.existing(store.resolve(self.model.lora))
-            identity["lora"] = [store.sha256(file), self.model.lora_scale]
+        fused = [[*lora_config.identity(each.path), each.scale] for each in loras.of(self.model)]
+        if fused:
+            identity["lora"] = fused if len(fused) > 1 else fused[0]
         return identity
+
+    @cached_property
+    def _loras(self) -> dict[str, list[lora.Fitting]]:
+        """What each LoRA changes in each component, known to fit."""
+        asked = loras.of(self.model)
+        if not asked:
+            return {}
+        shapes_of = cache(lambda name: self._shapes(name, self._part(name)))
+        return lora.fitting(asked, shapes_of("unet").config, shapes_of)
 
     def _part(self, name: str) -> Path:
         folder = self.folder / name

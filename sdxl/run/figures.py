@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdxl.config import schema
+from sdxl.config import loras, schema
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Mode, Rules
 from sdxl.core.record import Performance
@@ -79,6 +79,8 @@ def incomparable(config: Config, prompt_count: int) -> list[str]:
         reasons.append(f"weights from {model.path}: are they SDXL base 1.0's?")
     if model.unet:
         reasons.append(f"another UNet: {model.unet}")
+    if fused := loras.of(model):
+        reasons.append(f"LoRA fused: {', '.join(each.path.name for each in fused)}")
     if config.rules is Rules.open:
         reasons.append("rules=open")
     if model.latents or config.seed:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sdxl.config import loras
 from sdxl.config.content_key import key, keyed
 from sdxl.config.derive import effective
 from sdxl.config.schema import QUANT_KEYS, Config, ScenesModel
@@ -25,9 +26,7 @@ _NO_PART = {
 """Settings that change no figure, or that do so only through the effective quantization."""
 
 
-_PATHS = (
-    *("path", "latents", "unet", "unet_config", "lora", "diffusers_src", "statistics", "tuned"),
-)
+_PATHS = (*("path", "latents", "unet", "unet_config", "diffusers_src", "statistics", "tuned"),)
 """Settings that name a file or a folder."""
 _SCORING = ("inception", "statistics", "clip", "vocabulary", "reference")
 """Those of a quality option: they change scores, not pictures."""
@@ -79,6 +78,10 @@ def _files(config: Config) -> dict[str, str]:
     """What the files behind the settings hold: a path alone would hide a change."""
     groups = {"model": config.model, "dataset": config.dataset, "quant": config.quant}
     found = _named(groups, _PATHS)
+    fused = loras.of(config.model)
+    for number, each in enumerate(fused):
+        name = f"model.lora.{number}" if len(fused) > 1 else "model.lora"
+        found[name] = fingerprint(each.path)
     if isinstance(config.model, ScenesModel):
         parts = sorted(part for part in paths.JUDGE.parent.glob("*") if part != paths.JUDGE)
         found |= {f"model.{part.name}": _bundled(part) for part in parts}

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sdxl.config.loras import Lora
 from sdxl.config.schema import SdxlModel
 from sdxl.core.errors import UserError
 from sdxl.model import architecture, lora, lora_file
@@ -29,6 +30,14 @@ def tiny(name="unet"):
     return RandomSource(architecture.TINY, 0).component(name, torch.float32, CPU)
 
 
+def fuse(network, component, file, scale, unet_config):
+    """One LoRA into one component."""
+    fits = lora.fitting(
+        [Lora(file, scale)], unet_config, lambda name: network if name == component else tiny(name)
+    )
+    return lora.merge(network, fits.get(component, []))
+
+
 @pytest.fixture(params=list(NAMES))
 def file(request, tmp_path):
     down, up, alpha = NAMES[request.param]
@@ -40,7 +49,7 @@ def file(request, tmp_path):
 def test_the_weight_moves_by_the_product(file):
     path, share = file
     unet, plain = tiny(), tiny()
-    assert lora.fuse(unet, "unet", path, 0.7, unet.config) == 1
+    assert fuse(unet, "unet", path, 0.7, unet.config) == 1
     moved = unet.get_submodule(LAYER).weight - plain.get_submodule(LAYER).weight
     assert torch.allclose(moved, 0.7 * share * UP @ DOWN, atol=1e-5)
     changed = [
@@ -64,7 +73,7 @@ def test_convolutions_output_projections_and_text_encoders(tmp_path):
         tmp_path / "peft.safetensors",
     )
     unet, plain = tiny(), tiny()
-    assert lora.fuse(unet, "unet", tmp_path / "peft.safetensors", 1.0, unet.config) == 2
+    assert fuse(unet, "unet", tmp_path / "peft.safetensors", 1.0, unet.config) == 2
     moved = unet.get_submodule(conv).weight - plain.get_submodule(conv).weight
     assert torch.allclose(moved, torch.full_like(moved, 2.0), atol=1e-5)
     save_file(
@@ -76,7 +85,7 @@ def test_convolutions_output_projections_and_text_encoders(tmp_path):
         tmp_path / "text.safetensors",
     )
     encoder, before = tiny("text_encoder"), tiny("text_encoder")
-    lora.fuse(encoder, "text_encoder", tmp_path / "text.safetensors", 1.0, unet.config)
+    fuse(encoder, "text_encoder", tmp_path / "text.safetensors", 1.0, unet.config)
     name = next(n for n, _ in encoder.named_modules() if n.endswith("layers.0.self_attn.out_proj"))
     moved = encoder.get_submodule(name).weight - before.get_submodule(name).weight
     assert torch.allclose(moved, torch.full_like(moved, 2.0), atol=1e-5)
@@ -85,14 +94,14 @@ def test_convolutions_output_projections_and_text_encoders(tmp_path):
 def test_files_that_do_not_fit(tmp_path):
     unet = tiny()
     with pytest.raises(UserError, match="is not there"):
-        lora.fuse(unet, "unet", tmp_path / "none.safetensors", 1.0, unet.config)
+        fuse(unet, "unet", tmp_path / "none.safetensors", 1.0, unet.config)
     save_file({"weight": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="no LoRA for SDXL"):
-        lora.fuse(unet, "unet", tmp_path / "other.safetensors", 1.0, unet.config)
+        fuse(unet, "unet", tmp_path / "other.safetensors", 1.0, unet.config)
     foreign = {"unet.nowhere.lora_A.weight": DOWN, "unet.nowhere.lora_B.weight": UP}
     save_file(foreign, tmp_path / "foreign.safetensors")
     with pytest.raises(UserError, match="does not have"):
-        lora.fuse(unet, "unet", tmp_path / "foreign.safetensors", 1.0, unet.config)
+        fuse(unet, "unet", tmp_path / "foreign.safetensors", 1.0, unet.config)
 
 
 def test_the_model_has_it_fused_and_in_its_identity(tmp_path):
@@ -126,7 +135,7 @@ def fused(tensors, tmp_path, scale=1.0, dtype=torch.float32):
     """The UNet before and after."""
     save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "x.safetensors")
     unet, plain = tiny().to(dtype), tiny().to(dtype)
-    lora.fuse(unet, "unet", tmp_path / "x.safetensors", scale, unet.config)
+    fuse(unet, "unet", tmp_path / "x.safetensors", scale, unet.config)
     return plain, unet
 
 
@@ -227,7 +236,7 @@ def test_a_file_of_which_something_would_be_left_is_refused(tmp_path, more, name
     unet, plain = tiny(), tiny()
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(UserError) as caught:
-        lora.fuse(unet, "unet", tmp_path / "x.safetensors", 1.0, unet.config)
+        fuse(unet, "unet", tmp_path / "x.safetensors", 1.0, unet.config)
     assert named in str(caught.value) and "model.lora=null" in str(caught.value)
     for new, old in zip(unet.parameters(), plain.parameters(), strict=True):
         assert torch.equal(new, old), "nothing is changed before all of it is known to fit"
@@ -266,7 +275,7 @@ def test_a_lora_for_another_model_is_named(tmp_path, width, component):
         tmp_path / "x.safetensors",
     )  # fmt: skip
     with pytest.raises(UserError, match=f"the LoRA is for {WIDE[width]}") as caught:
-        lora.fuse(tiny(component), component, tmp_path / "x.safetensors", 1.0, tiny().config)
+        fuse(tiny(component), component, tmp_path / "x.safetensors", 1.0, tiny().config)
     assert f"width {width}" in str(caught.value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 from omegaconf import MISSING
 
@@ -49,8 +49,8 @@ class SdxlModel(Model):
     path: str = MISSING  # diffusers folder, MLCommons layout, or hub id
     variant: Optional[str] = None  # file variant, such as fp16
     revision: Optional[str] = None  # hub revision
-    lora: Optional[str] = None  # .safetensors LoRA, fused before quantizing
-    lora_scale: float = 1.0  # strength of the LoRA
+    lora: Any = None  # LoRAs, fused before quantizing: FILE or FOLDER, or a list [A,B@0.7]
+    lora_scale: float = 1.0  # strength of those without one of their own
 
 
 @dataclass
