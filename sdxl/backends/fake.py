@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sdxl.config import schema
 from sdxl.config.plugins import Backend
+from sdxl.config.ranges import LATENCY_MS, Range
 from sdxl.core.errors import Problem
 
 
@@ -51,6 +52,12 @@ class Config(schema.Backend):
     fail: Fault = Fault.none  # what goes wrong, on purpose
     fail_at: int = 40  # at which picture, those of the warm-up counted
     answers: Answers = Answers.honest  # pictures as they should be, or not
+
+    RANGES: ClassVar[dict[str, Range]] = {
+        "latency_ms": LATENCY_MS,
+        "sample_ms": LATENCY_MS,
+        "fail_at": Range(1, 1_000_000_000),
+    }
 
 
 def problems_of(config: schema.Config) -> list[Problem]:

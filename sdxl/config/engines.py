@@ -12,10 +12,11 @@ import platform
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Optional
+from typing import ClassVar, Optional
 
 from sdxl.config import graphs, schema
 from sdxl.config.derive import batch_size
+from sdxl.config.ranges import BATCH, GIB, Range
 from sdxl.config.schema import Config, DType, Format
 from sdxl.core import gpu
 
@@ -81,6 +82,15 @@ class Settings(schema.Backend):
     cuda_graphs: bool = False  # replay each batch size as one recorded CUDA graph
     runtime_cache: bool = True  # keep what RTX compiles on this GPU in the store; rtx only
     decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
+
+    RANGES: ClassVar[dict[str, Range]] = {
+        **dict.fromkeys(
+            ("min_batch_size", "opt_batch_size", "max_batch_size", "decode_batch_size"), BATCH
+        ),
+        "builder_optimization_level": Range(0, 5, what="has no such level"),
+        "workspace_gib": GIB,
+        "weight_streaming_budget_gib": Range(0, GIB.most),
+    }
 
 
 def settings_of(config: Config) -> Settings:

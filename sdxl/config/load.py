@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdxl.config import plugins, schema
+from sdxl.config import plugins, ranges, schema
 from sdxl.config.content_key import plain
 from sdxl.config.rules import problems_of
 from sdxl.config.schema import GROUPS, QUANT_KEYS, Config
@@ -24,6 +25,10 @@ BUILTIN_PROMPTS = 64
 
 RENAMED = {"quality.twin": "quality.baseline"}
 """Keys of earlier versions, by their name now."""
+
+
+_LISTS: dict[Any, type] = {list[str]: str, list[int]: int}
+"""Types of settings that are lists, and of their items."""
 
 
 def register() -> None:
@@ -58,11 +63,14 @@ def load(cfg: DictConfig) -> Config:
         if problems:
             raise ConfigError(problems)
         config: Any = OmegaConf.to_object(cfg)
+        if problems := [*_other_names(config), *_other_items(config)]:
+            raise ConfigError(problems)
     except OmegaConfBaseException as error:  # an interpolation `${x}` that leads nowhere
         name = getattr(error, "full_key", None) or "the configuration"
         raise ConfigError([Problem(f"`{name}`: {str(error).splitlines()[0]}")]) from error
-    _settle_captions(config)
     problems = _settle_quant(config)
+    problems += ranges.problems_of(config)
+    _settle_captions(config)
     problems += problems_of(config)
     backend = plugins.backend_of(config)
     problems += backend.problems_of(config)
@@ -107,6 +115,39 @@ def _settle_quant(config: Config) -> list[Problem]:
     for key, value in given.items():
         setattr(quant, QUANT_KEYS[key], value)
     return []
+
+
+def _other_names(config: Config) -> Iterator[Problem]:
+    """Names that say another option than the one that was chosen."""
+    nodes: dict[str, dict[str, type]] = {
+        "scenario": GROUPS["scenario"],
+        "backend": {name: each.config for name, each in plugins.backends().items()},
+        "quality": {
+            "none": schema.Quality,
+            **{name: each.config for name, each in plugins.quality_options().items()},
+        },
+    }
+    for group, options in nodes.items():
+        node = getattr(config, group)
+        if options.get(node.name) is not type(node):
+            close = node.name if node.name in options else "OPTION"
+            yield Problem(
+                f"`{group}.name` is no setting", node.name, "an option", f"{group}={close}"
+            )
+
+
+def _other_items(node: Any, prefix: str = "") -> Iterator[Problem]:
+    """Lists of something else than they are made for: OmegaConf lets lists of lists through."""
+    hints = typing.get_type_hints(type(node))
+    for field in dataclasses.fields(node):
+        key, value = f"{prefix}{field.name}", getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _other_items(value, f"{key}.")
+        elif isinstance(value, list):
+            (kind,) = {*typing.get_args(hints[field.name]), hints[field.name]} & _LISTS.keys()
+            if wrong := [each for each in value if not isinstance(each, _LISTS[kind])]:
+                said = f"a list of {_LISTS[kind].__name__}"
+                yield Problem(f"`{key}` has the wrong type", str(wrong[0]), said, f"{key}=[...]")
 
 
 def _unprofiled(config: Config, able: bool) -> list[Problem]:

@@ -2,82 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from sdxl.config import rules_model, rules_quant, schema
+from sdxl.config.ranges import SECONDS
 from sdxl.config.schema import Compliance, Config, Mode
 from sdxl.core.errors import Problem
 
 MLPERF_PROMPTS = 5000
 MLPERF_AUDITED_INDEX = 3
 """The prompt that TEST04 sends over and over."""
+MOST_SAMPLES = 100_000_000
+"""Of one LoadGen test: about 5 GB."""
 
 
 def problems_of(config: Config) -> list[Problem]:
     """All broken rules of `config`, in the order of its groups."""
     checks: list[Callable[[Config], Iterator[Problem]]] = [
-        _finite,
-        _numbers,
         rules_model.settings,
         rules_model.division,
         rules_quant.problems_of,
         _peak,
         _workers,
         _scenario,
+        _work,
         _compliance,
         _ignored,
     ]
     return [problem for check in checks for problem in check(config)]
-
-
-def _finite(node: Any, prefix: str = "") -> Iterator[Problem]:
-    """`nan` passes every comparison below, and neither it nor `inf` can be written as JSON."""
-    for field in dataclasses.fields(node):
-        name, value = f"{prefix}{field.name}", getattr(node, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _finite(value, f"{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            yield Problem(f"`{name}` must be a finite number", f"{value}", "a number")
-
-
-def _numbers(c: Config) -> Iterator[Problem]:
-    s, m = c.scenario, c.model
-    at_least: list[tuple[str, float | None, float]] = [
-        ("limit", c.limit, 1),
-        ("dataset.prompts", getattr(c.dataset, "prompts", None), 1),
-        ("repeat", c.repeat, 1),
-        ("timeout_s", c.timeout_s, 1),
-        ("seed", c.seed, 0),
-        ("model.steps", m.steps, 1),
-        ("model.guidance", m.guidance, 0),
-        ("backend.batch_size", c.backend.batch_size, 1),
-        ("backend.restarts", c.backend.restarts, 0),
-        ("scenario.min_duration_ms", s.min_duration_ms, 0),
-        ("scenario.min_query_count", s.min_query_count, 1),
-        ("scenario.performance_sample_count", s.performance_sample_count, 1),
-        ("scenario.warmup_batches", s.warmup_batches, 1),
-        ("scenario.samples_per_query", getattr(s, "samples_per_query", None), 1),
-        ("scenario.max_wait_ms", getattr(s, "max_wait_ms", None), 0),
-        ("quality.keep_images", c.quality.keep_images, 1),
-    ]
-    for key, number, least in at_least:
-        if number is not None and number < least:
-            yield Problem(f"`{key}` is too small", f"{number:g}", f"at least {least:g}")
-    if c.seed >= 1 << 32:
-        yield Problem("`seed` is too large", str(c.seed), f"less than {1 << 32}")
-    positive = ["target_qps", "warmup_qps_share", "target_latency_ms", "startup_s", "stall_s"]
-    for name in positive:
-        number = getattr(s, name, None)
-        if number is not None and number <= 0:
-            yield Problem(f"`scenario.{name}` must be positive", f"{number:g}", "more than 0")
-    share = getattr(s, "target_latency_percentile", None)
-    if share is not None and not 0 < share < 1:
-        yield Problem(
-            "`scenario.target_latency_percentile` is a fraction", f"{share:g}", "between 0 and 1"
-        )
 
 
 def _peak(c: Config) -> Iterator[Problem]:
@@ -139,6 +91,27 @@ def _scenario(c: Config) -> Iterator[Problem]:
                 str(batch),
                 f"at most scenario.samples_per_query={samples}",
             )
+
+
+def _work(c: Config) -> Iterator[Problem]:
+    """LoadGen keeps every sample in memory, and draws Server's arrivals beforehand."""
+    qps = getattr(c.scenario, "target_qps", None)
+    if qps is None or c.mode is Mode.accuracy:
+        return
+    samples = qps * c.scenario.min_duration_ms / 1e3
+    if samples > MOST_SAMPLES:
+        yield Problem(
+            "the test would have more samples than LoadGen can keep in memory",
+            f"{samples:.2g}: scenario.target_qps={qps:g} for {c.scenario.min_duration_ms} ms",
+            f"at most {MOST_SAMPLES:.2g}",
+        )
+    least_s = (c.scenario.min_query_count or 1) / qps
+    if isinstance(c.scenario, schema.Server) and least_s > SECONDS.most:
+        yield Problem(
+            "the queries would take years to arrive",
+            f"{c.scenario.min_query_count or 1} at scenario.target_qps={qps:g} a second",
+            f"at most {SECONDS.most} s in all",
+        )
 
 
 def _compliance(c: Config) -> Iterator[Problem]:

@@ -29,7 +29,6 @@ INSTALL = "python -m pip install -c constraints.txt -e '.[{}]'"
 
 def problems_of(config: Config) -> Iterator[Problem]:
     """Rules of the settings, whatever machine this is."""
-    yield from _numbers(config)
     yield from _batches(config)
     yield from _targets(config)
     yield from _ignored(config)
@@ -111,24 +110,6 @@ def _unfit(config: Config, flavor: Flavor, found: gpu.Gpu | None) -> Iterator[Pr
             "both false, or a GPU",
             "backend.refit=false backend.strip_plan=false",
         )
-
-
-def _numbers(config: Config) -> Iterator[Problem]:
-    wanted = settings_of(config)
-    for name in ("min_batch_size", "opt_batch_size", "max_batch_size", "decode_batch_size"):
-        value = getattr(wanted, name)
-        if value is not None and value < 1:
-            yield Problem(f"`backend.{name}` is too small", str(value), "at least 1")
-    if not 0 <= wanted.builder_optimization_level <= 5:
-        yield Problem("`backend.builder_optimization_level` has no such level",
-                      str(wanted.builder_optimization_level), "0 to 5")  # fmt: skip
-    if wanted.workspace_gib is not None and wanted.workspace_gib <= 0:
-        yield Problem("`backend.workspace_gib` must be positive", f"{wanted.workspace_gib:g}",
-                      "more than 0, or null")  # fmt: skip
-    budget = wanted.weight_streaming_budget_gib
-    if budget is not None and budget < 0:
-        yield Problem("`backend.weight_streaming_budget_gib` is too small", f"{budget:g}",
-                      "at least 0, or null")  # fmt: skip
 
 
 def _batches(config: Config) -> Iterator[Problem]:

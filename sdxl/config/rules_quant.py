@@ -9,15 +9,12 @@ from sdxl.config import schema
 from sdxl.config.schema import Calls, Config, Format
 from sdxl.core.errors import Problem
 
-LEVELS = (1.0, 2.0, 2.5, 3.0, 4.0)
-
 WEIGHT_ONLY = (Format.int8_weight_only, Format.int4_weight_only)
 
 
 def problems_of(c: Config) -> Iterator[Problem]:
     """Broken rules of `config.quant` and of the top-level keys that override it."""
     rules: list[Callable[[Config], Iterator[Problem]]] = [
-        _numbers,
         _calibration,
         _patterns,
         _level,
@@ -32,35 +29,14 @@ def problems_of(c: Config) -> Iterator[Problem]:
         yield from rule(c)
 
 
-def _numbers(c: Config) -> Iterator[Problem]:
-    q = c.quant
-    if q.level not in LEVELS:
-        allowed = ", ".join(f"{level:g}" for level in LEVELS)
-        yield Problem("`quant_level` does not exist", f"{q.level:g}", f"one of {allowed}")
-    if not 0 <= q.alpha <= 1:
-        yield Problem("`alpha` is out of range", f"{q.alpha:g}", "0 to 1")
-
-
 def _calibration(c: Config) -> Iterator[Problem]:
     q = c.quant
-    if not 0 < q.percentile <= 1:
-        yield Problem(
-            "`percentile` is a fraction of the denoising steps", f"{q.percentile:g}", "(0, 1]"
-        )
-    elif q.format is not Format.none and int(q.percentile * c.model.steps) < 1:
+    if q.format is not Format.none and int(q.percentile * c.model.steps) < 1:
         yield Problem(
             "`percentile` leaves no denoising step to calibrate on",
             f"{q.percentile:g} of {c.model.steps} steps",
             f"at least {1 / c.model.steps:g}",
         )
-    at_least = [
-        ("calib_size", q.calib_size, 1),
-        ("quant.block_size", q.block_size, 1),
-        ("quant.report_prompts", q.report_prompts, 0),
-    ]
-    for key, number, least in at_least:
-        if number < least:
-            yield Problem(f"`{key}` is too small", str(number), f"at least {least}")
 
 
 def _patterns(c: Config) -> Iterator[Problem]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from sdxl.config.choices import DType
 from sdxl.config.schema.train import Finetune, Training, Tuning
@@ -14,19 +13,6 @@ TUNING = ("qat", "finetune")
 """Stages that go on from a model: they have the whole configuration and a folder of their own."""
 _READ = ("train", "tracking", "seed", "plan", "hydra")
 """What the stages of the bundled model read."""
-_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(
-        ("scenes", "size", "steps", "batch", "evaluate_every"),
-        (lambda value: value >= 1, "at least 1"),
-    ),
-    **dict.fromkeys(("lr", "clip_norm"), (lambda value: value > 0, "more than 0")),
-    **dict.fromkeys(
-        ("warmup_steps", "weight_decay", "checkpoint_s"), (lambda value: value >= 0, "at least 0")
-    ),
-    "max_s": (lambda value: value is None or value >= 0, "at least 0, or null"),
-    "decay_share": (lambda value: 0 <= value <= 1, "0 to 1"),
-    "ema": (lambda value: 0 <= value < 1, "at least 0, less than 1"),
-}
 
 
 def check(settings: Training, typed: Sequence[str] = ()) -> None:
@@ -44,10 +30,6 @@ def _problems(settings: Training) -> Iterator[Problem]:
             "`train.name` is not of the chosen file", f"train.name={name}",
             "a file's own name", f"train={name}",
         )  # fmt: skip
-    for key, (fits, expected) in _LIMITS.items():
-        value = getattr(settings, key)
-        if not fits(value):
-            yield Problem(f"`train.{key}` is out of range", str(value), expected)
     if settings.size % 8:
         yield Problem("`train.size` must be a multiple of 8 pixels", str(settings.size), "64")
     if settings.arithmetic is DType.fp16:

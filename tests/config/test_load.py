@@ -89,6 +89,8 @@ def test_a_quantization_key_without_quantization_is_refused(load, word):
         (["scenario.target_qps=-2"], "`scenario.target_qps` must be positive"),
         (["scenario.target_qps=nan"], "`scenario.target_qps` must be a finite number"),
         (["rules=open", "model.guidance=inf"], "`model.guidance` must be a finite number"),
+        (["scenario.target_qps=1e6", "scenario.min_duration_ms=600000"], "keep in memory"),
+        (["scenario=Server", "scenario.target_qps=2e-6"], "would take years to arrive"),
         (["scenario.warmup_batches=0"], "`scenario.warmup_batches` is too small"),
         (["scenario.min_query_count=0"], "`scenario.min_query_count` is too small"),
         (["mode=accuracy", "scenario.target_qps=5"], "`scenario.target_qps` would be ignored"),
@@ -185,3 +187,25 @@ def test_a_later_setting_at_its_default_changes_no_key():
     assert content_key.key(After()) == content_key.key(Before())
     assert content_key.key(After(vae="x")) != content_key.key(Before())
     assert content_key.plain(After()) == {"width": 1, "vae": None}, "a record shows it"
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "fix"),
+    [
+        (["backend=fake", "backend.name=torch"], "backend.name", "backend=torch"),
+        (["backend.name=x"], "backend.name", "backend=OPTION"),
+        (["scenario.name=Server"], "scenario.name", "scenario=Server"),
+        (["quality=none", "quality.name=full"], "quality.name", "quality=full"),
+    ],
+)
+def test_names_are_no_settings(load, words, key, fix):
+    (problem,) = problems(load, *words)
+    assert key in problem.what and problem.fix == fix
+
+
+@pytest.mark.parametrize(
+    "word", ["quant.include=[[a],[b]]", "backend.devices=[[0],[1]]", "quant.exclude=[{a:1}]"]
+)
+def test_a_list_of_lists_is_the_wrong_type(load, word):
+    (problem,) = problems(load, "quant=int8", word)
+    assert problem.what == f"`{word.partition('=')[0]}` has the wrong type"

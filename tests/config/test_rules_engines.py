@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from sdxl.config import engines, graphs, rules_engines
+from sdxl.config import engines, graphs, ranges, rules_engines
 from sdxl.config.choices import Convolutions
 from sdxl.config.engines import Flavor
 from sdxl.core import gpu
@@ -63,7 +63,8 @@ def said(problems):
     ],
 )
 def test_a_setting_that_cannot_be_is_named(trt, settings, what):
-    (problem, *_) = rules_engines.problems_of(trt(**settings))
+    config = trt(**settings)
+    (problem, *_) = [*ranges.problems_of(config), *rules_engines.problems_of(config)]
     assert what in problem.what
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Optional
+from typing import ClassVar, Optional
 
 from sdxl.config import schema
+from sdxl.config.ranges import BATCH, Range
 
 
 class Provider(str, Enum):
@@ -39,3 +40,5 @@ class Config(schema.Backend):
     arena: bool = True  # keep freed memory for the next call
     prepack: bool = True  # store weights a second time as the kernels like them: faster, larger
     decode_batch_size: Optional[int] = None  # images per VAE call; null: all of a batch
+
+    RANGES: ClassVar[dict[str, Range]] = {"threads": Range(1, 4096), "decode_batch_size": BATCH}

@@ -16,11 +16,6 @@ def problems_of(config: schema.Config) -> list[Problem]:
     backend = config.backend
     assert isinstance(backend, Config)
     problems = graphs.problems_of(config)
-    problems += [
-        Problem(f"`backend.{name}` is too small", str(value), "at least 1")
-        for name in ("threads", "decode_batch_size")
-        if (value := getattr(backend, name)) is not None and value < 1
-    ]
     if _fuses_fp8(config, backend):
         problems.append(
             Problem(

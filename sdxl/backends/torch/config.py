@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Optional
+from typing import ClassVar, Optional
 
 from sdxl.config import schema
-
-if TYPE_CHECKING:
-    pass
-
+from sdxl.config.ranges import BATCH, Range
 
 # OmegaConf matches an enum by its members' names, and torch's modes have hyphens.
 Compile = Enum(
@@ -81,3 +78,5 @@ class Config(schema.Backend):
     loop: Loop = Loop.static  # who goes through the denoising steps
     graphs: Graphs = Graphs.auto  # what one CUDA graph holds
     overlap: bool = False  # CUDA: the VAE decodes a batch while the UNet denoises the next
+
+    RANGES: ClassVar[dict[str, Range]] = {"threads": Range(1, 4096), "decode_batch_size": BATCH}

@@ -23,10 +23,6 @@ def problems_of(config: schema.Config) -> Iterator[Problem]:
     """Broken rules."""
     backend = config.backend
     assert isinstance(backend, Config)
-    for name in ("threads", "decode_batch_size"):
-        value = getattr(backend, name)
-        if value is not None and value < 1:
-            yield Problem(f"`backend.{name}` is too small", str(value), "at least 1")
     if backend.execution is Execution.real:
         yield from _of_real(config, backend)
     elif not backend.fusion:
