@@ -11,10 +11,12 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
+from sdxl.config import guard
 from sdxl.config.load import load
 from sdxl.config.schema import Config
+from sdxl.core import secrets, streams
 from sdxl.core.command import Outcome, print_line, shown, summary
-from sdxl.core.errors import FAILED, OK, USER
+from sdxl.core.errors import FAILED, OK, USER, SdxlError
 from sdxl.core.paths import CONF
 from sdxl.core.progress import Say, silent
 from sdxl.run import shared
@@ -45,11 +47,11 @@ def job(action: Action, cfg: DictConfig) -> None:
 
 def _outcome(action: Action, cfg: DictConfig, out_dir: Path, say: Say | None) -> Outcome:
     """The action's outcome, or the failure as one; Ctrl-C goes on up."""
-    from sdxl.run.command_line import forget_credentials
+    from sdxl.run.command_line import forget_secrets
 
     try:
+        forget_secrets(out_dir)
         config = load(cfg)
-        forget_credentials(config.tracking, out_dir)
         return action(config, out_dir, say)
     except Exception as error:  # the multirun must go on
         return shown(error)
@@ -57,10 +59,23 @@ def _outcome(action: Action, cfg: DictConfig, out_dir: Path, say: Say | None) ->
 
 def command(main: Callable[[], None]) -> None:
     """Run a Hydra entry point, print the JSON line, leave with the right exit code."""
+    with streams.guarded():
+        code = _command(main)
+    if code is not None:
+        sys.exit(code)
+
+
+def _command(main: Callable[[], None]) -> int | None:
+    """The exit code; None where only information was asked for."""
+    try:
+        sys.argv[1:] = secrets.withhold(sys.argv[1:])
+        guard.refuse_pickles(sys.argv[1:])
+    except SdxlError as error:
+        return _ended(shown(error).line())
     with current.begun(sys.argv) as this:
         if this.asks_hydra:
             main()
-            return
+            return None
         # Hydra would print its own message and exit 1; we want the exception.
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")
         try:
@@ -68,7 +83,7 @@ def command(main: Callable[[], None]) -> None:
                 from sdxl.config import help as helping
 
                 print(helping.text(this.name, sys.argv[1:]))
-                return
+                return None
             this.run(main)
         except KeyboardInterrupt:
             this.interrupted = True
@@ -78,10 +93,13 @@ def command(main: Callable[[], None]) -> None:
             this.failure = Outcome.failed("Hydra could not start", USER) if stop.code else None
         except Exception as error:
             this.failure = _explained(error)
-        line = _line(this)
+        return _ended(_line(this))
+
+
+def _ended(line: dict[str, Any]) -> int:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
         print_line(line)
-    sys.exit(line["exit_code"])
+    return int(line["exit_code"])
 
 
 def _line(this: Command) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdxl.config import plugins, ranges, schema
+from sdxl.config import guard, plugins, ranges, schema
 from sdxl.config.content_key import plain
 from sdxl.config.rules import problems_of
 from sdxl.config.schema import GROUPS, QUANT_KEYS, Config
@@ -33,6 +33,7 @@ _LISTS: dict[Any, type] = {list[str]: str, list[int]: int}
 
 def register() -> None:
     """Put every schema node into Hydra's config store; imports no torch, no mlflow."""
+    guard.install()
     OmegaConf.register_new_resolver("sdxl_root", lambda: str(ROOT), replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 from sdxl.config import rules_model, rules_quant, schema
@@ -154,8 +155,12 @@ def _ignored(c: Config) -> Iterator[Problem]:
             "a number of prompts",
             "limit=64",
         )
-    if not c.tracking.enabled and c.tracking.uri:
-        yield Problem("`tracking.uri` would be ignored", "tracking=off", "tracking=mlflow")
+    if not c.tracking.enabled:
+        usual = dataclasses.asdict(schema.Tracking(c.tracking.name, enabled=False))
+        for name, value in dataclasses.asdict(c.tracking).items():
+            if value != usual[name]:
+                key = f"`tracking.{name}` would be ignored"
+                yield Problem(key, "tracking=off", "tracking=mlflow")
     if c.submission and c.mode is not Mode.accuracy:
         yield Problem(
             "`submission` would be ignored: LoadGen logs pictures in accuracy mode only",

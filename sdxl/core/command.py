@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
+from sdxl.core import streams
 from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
+from sdxl.core.secrets import hidden, hide
 
 STATUSES = ("ok", "invalid", "failed", "timeout", "skipped", "planned")
 
@@ -72,15 +74,16 @@ def ended(work: Callable[[], dict[str, Any] | None]) -> int:
 
     Its facts, or what went wrong, become the JSON line on standard output; None prints no line.
     """
-    try:
-        facts = work()
-        if facts is None:
-            return OK
-        line = {**Outcome().line(record=False), **facts}
-    except Exception as error:
-        line = shown(error).line(record=False)
-    print_line(line)
-    return int(line["exit_code"])
+    with streams.guarded():
+        try:
+            facts = work()
+            if facts is None:
+                return OK
+            line = {**Outcome().line(record=False), **facts}
+        except Exception as error:
+            line = shown(error).line(record=False)
+        print_line(line)
+        return int(line["exit_code"])
 
 
 def shown(error: Exception) -> Outcome:
@@ -89,13 +92,13 @@ def shown(error: Exception) -> Outcome:
         show(error)
         return Outcome.failed(one_line(error.problems), error.exit_code)
     traceback.print_exception(error)
-    return Outcome.failed(f"{type(error).__name__}: {error}", FAILED)
+    return Outcome.failed(hide(f"{type(error).__name__}: {error}"), FAILED)
 
 
 def print_line(line: Mapping[str, object]) -> None:
     """Print the JSON line, after everything that went to standard error."""
     sys.stderr.flush()
-    print(json.dumps(line, allow_nan=False, default=str), flush=True)
+    print(json.dumps(hidden(line), allow_nan=False, default=str), flush=True)
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:

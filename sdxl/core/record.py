@@ -169,6 +169,7 @@ class Environment(JsonPart):
     accelerators: list[dict[str, Any]] = field(default_factory=list)
     cuda_visible_devices: str | None = None
     diffusers: dict[str, Any] = field(default_factory=dict)
+    outside: list[str] = field(default_factory=list)  # configuration and code of others that ran
     traceback: str | None = None
 
     @property

@@ -6,25 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from sdxl.core.errors import UserError
 from sdxl.core.record import Record
 from sdxl.core.store import disk_error, write_json
-
-
-def without_credentials(uri: str) -> str:
-    """`http://user:secret@host/x` -> `http://host/x`."""
-    return uri.replace(credentials(uri), "", 1)
-
-
-def credentials(uri: str) -> str:
-    """`http://user:secret@host/x` -> `user:secret@`; empty where there are none."""
-    try:
-        user, at, _ = urlsplit(uri).netloc.rpartition("@")
-    except ValueError:
-        return ""
-    return user + at
 
 
 def write(record: Record, folder: Path) -> Path:

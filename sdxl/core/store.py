@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.core.errors import SdxlError, UserError
+from sdxl.core.secrets import hidden
 from sdxl.core.types import Build, Manifest
 
 _WHOLE, _PIECES, _PIECE = 64 << 20, 256, 64 << 10
@@ -157,7 +158,9 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+        temporary.write_text(
+            json.dumps(hidden(value), indent=2, allow_nan=False, default=str) + "\n"
+        )
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

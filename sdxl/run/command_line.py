@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from sdxl.config.content_key import plain
-from sdxl.config.schema import Config, Tracking
-from sdxl.core.paths import program
-from sdxl.core.records import credentials, without_credentials
+from sdxl.config.schema import Config
+from sdxl.core import secrets
+from sdxl.core.paths import CONF, program
 
 
 def public(config: Config) -> dict[str, Any]:
-    """The configuration for records and MLflow, credentials removed from URIs."""
-    found: dict[str, Any] = plain(config)
-    if uri := found["tracking"]["uri"]:
-        found["tracking"]["uri"] = without_credentials(uri)
+    """The configuration for records and MLflow, without secrets."""
+    found: dict[str, Any] = secrets.hidden(plain(config))
     return found
 
 
-def forget_credentials(tracking: Tracking, folder: Path) -> None:
-    """Hydra wrote the command's words into the output folder before we ran: take secrets out."""
-    if credentials(tracking.uri or ""):
-        for path in [*folder.glob(".hydra/*.yaml"), folder.parent / "multirun.yaml"]:
-            if path.is_file():
-                path.write_text(scrub(path.read_text(), tracking))
-
-
-def scrub(text: str, tracking: Tracking) -> str:
-    """`text` without the tracking server's credentials, plain or as Hydra escapes them."""
-    secret = credentials(tracking.uri or "")
-    return text.replace(secret, "").replace(re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", secret), "")
+def forget_secrets(folder: Path) -> None:
+    """Hydra wrote the composition into the output folder before we ran: take secrets out."""
+    for path in [*folder.glob(".hydra/*.yaml"), folder.parent / "multirun.yaml"]:
+        if path.is_file():
+            text = path.read_text()
+            if (clean := secrets.hide(text)) != text:
+                path.write_text(clean)
 
 
 def in_multirun() -> bool:
@@ -49,6 +41,18 @@ def command_line() -> str:
     from hydra.core.hydra_config import HydraConfig
 
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
-    split = (word.partition("=") for word in words)
-    safe = [f"{name}{sign}{without_credentials(value)}" for name, sign, value in split]
-    return shlex.join([*program(Path(sys.argv[0]).stem), *safe])
+    return shlex.join([*program(Path(sys.argv[0]).stem), *map(secrets.hide, words)])
+
+
+def outside(config: Config) -> list[str]:
+    """What did not come with this project and decides what runs: configuration, code."""
+    from hydra.core.hydra_config import HydraConfig
+
+    found = []
+    if HydraConfig.initialized():
+        for source in HydraConfig.get().runtime.config_sources:
+            if source.schema == "file" and Path(source.path) != CONF:
+                found.append(f"configuration from {source.path}")
+    if code := config.model.diffusers_src:
+        found.append(f"code of diffusers from {code} (model.diffusers_src)")
+    return found

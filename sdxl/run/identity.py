@@ -14,7 +14,7 @@ from sdxl.core import paths
 from sdxl.core.record import Record
 from sdxl.core.store import fingerprint, resolve
 from sdxl.quality import needs
-from sdxl.run.command_line import command_line, public, scrub
+from sdxl.run.command_line import command_line, outside, public
 
 MEASURE_VERSION = 1
 """Bumped by hand when the sampler or the harness changes what a figure means."""
@@ -40,7 +40,9 @@ _CAPTIONS = {
 
 def new(config: Config) -> Record:
     """A record that has not been measured yet."""
-    return Record(identity(config), public(config), scrub(command_line(), config.tracking))
+    record = Record(identity(config), public(config), command_line())
+    record.environment.outside = outside(config)
+    return record
 
 
 def identity(config: Config) -> str:

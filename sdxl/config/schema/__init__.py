@@ -176,6 +176,7 @@ class Tracking:
     enabled: bool = True  # log to MLflow
     uri: Optional[str] = None  # null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the project
     experiment: str = "sdxl"  # MLflow experiment that the runs belong to
+    timeout_s: float = 60.0  # seconds that MLflow may take; the record is uploaded later otherwise
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """Records into MLflow; the only package that imports it.
 
 A record is logged whole, or kept for later. A multirun is one parent run with a child per cell.
-`python -m sdxl mlflow` has the commands.
+`python -m sdxl mlflow` has the commands. `log` and `asked` belong to the command's own process;
+what opens a store runs in the helper (`process`), which a deadline ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import shlex
@@ -14,50 +16,70 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sdxl.config import schema
-from sdxl.core import records
+from sdxl.core import records, secrets
+from sdxl.core.errors import SdxlError
 from sdxl.core.paths import ROOT
-from sdxl.report.mlflow import content, lineage
+from sdxl.report.mlflow import content, database, lineage, process
 
 RUN_STATUS = {"ok": "FINISHED", "invalid": "FINISHED", "skipped": "FINISHED"}
 MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # a busy server may ask for an hour
     "MLFLOW_DISABLE_TELEMETRY": "true",  # it reports usage to its makers otherwise
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the address's password
 }
-SQLITE = "sqlite:///"
-DEFAULT_URI = f"{SQLITE}{ROOT / 'mlflow.db'}"
+DEFAULT_URI = f"sqlite:///{ROOT / 'mlflow.db'}"
+LONGEST_NAME = 200
+"""Characters of a folder's name; experiments may have longer ones."""
 
 
 def resolve_uri(tracking: schema.Tracking) -> str:
     """The store's address: configuration, then MLFLOW_TRACKING_URI, then the project's database."""
-    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    return secrets.know(secrets.restored(uri))
 
 
 def log(record_path: Path, tracking: schema.Tracking, parent: str | None = None) -> dict[str, Any]:
     """Log one record; on any failure warn, name the line that uploads it later, and go on.
 
-    With `parent`, a run id, the run becomes its child.
+    With `parent`, a run id, the run becomes its child. Takes `tracking.timeout_s` at most.
     """
     try:
-        return {"mlflow_run": upload(record_path, tracking, parent)}
-    except Exception as error:  # a dead server must not cost a measurement
-        print(
-            f"warning: MLflow did not take the record: {reason(error, tracking)}\n"
-            f"  it is safe in {record_path}; later type\n"
-            f"  {_later(record_path, tracking, parent)}",
-            file=sys.stderr,
+        run = asked("upload", tracking, record_path=str(record_path), parent=parent)
+    except SdxlError as error:  # a dead server must not cost a measurement
+        later = (
+            f"it is safe in {record_path}; later type\n  {_later(record_path, tracking, parent)}"
         )
-        return {"mlflow_run": None}
+        warn("MLflow did not take the record", error, later)
+        run = None
+    return {"mlflow_run": run}
+
+
+def asked(job: str, tracking: schema.Tracking, **words: Any) -> Any:
+    """What a job of the helper returns, within `tracking.timeout_s`; raises `SdxlError`."""
+    uri = database.absolute(resolve_uri(tracking))
+    if uri == DEFAULT_URI and not (ROOT / "mlflow.db").exists():
+        print("creating mlflow.db", file=sys.stderr)
+    return process.ask(job, uri, tracking.timeout_s, experiment=tracking.experiment, **words)
+
+
+def warn(what: str, error: SdxlError, later: str = "") -> None:
+    """One warning: why, the line that helps, and what can be done later."""
+    problem = error.problems[0]
+    got = f" ({problem.got})" if problem.got else ""
+    lines = [f"warning: {what}: {problem.what}{got}", problem.fix and f"fix: {problem.fix}", later]
+    print(secrets.hide("\n  ".join(filter(None, lines))), file=sys.stderr)
 
 
 def _later(record_path: Path, tracking: schema.Tracking, parent: str | None) -> str:
     """The line that uploads a record to where it should have gone; credentials left out."""
     words = ["python", "-m", "sdxl", "mlflow", "upload", str(record_path)]
     if tracking.uri:
-        words += ["--uri", records.without_credentials(tracking.uri)]
+        words += ["--uri", secrets.hide(tracking.uri)]
     if tracking.experiment != schema.Tracking.experiment:
         words += ["--experiment", tracking.experiment]
     if parent:
@@ -95,25 +117,28 @@ def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = No
 def opened(tracking: schema.Tracking) -> Iterator[tuple[Any, str]]:
     """(client, experiment id) of the tracking store; one writer at a time on a SQLite file."""
     uri = resolve_uri(tracking)
-    with _alone(uri):
+    _prepare()
+    with database.ready(uri):
         client = _client(uri)
         yield client, _experiment(client, tracking.experiment, uri)
 
 
-def _client(uri: str) -> Any:
+def _prepare() -> None:
     for name, value in MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if uri == DEFAULT_URI and not (ROOT / "mlflow.db").exists():
-        print("creating mlflow.db", file=sys.stderr)
+
+
+def _client(uri: str) -> Any:
+    _prepare()
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
-def ask(uri: str, timeout_s: int) -> None:
+def search(uri: str, timeout_s: int) -> None:
     """One question to a server, with the login of its address or of MLFLOW_TRACKING_*.
 
     Raises what MLflow raises, after `timeout_s` at the latest: nothing is tried again.
@@ -130,29 +155,24 @@ def ask(uri: str, timeout_s: int) -> None:
                 os.environ[name] = value
 
 
-@contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """One writer at a time for a SQLite file: its first use by two processes corrupts it."""
-    if not uri.startswith(SQLITE):
-        yield
-        return
-    from filelock import FileLock
-
-    with FileLock(f"{uri.removeprefix(SQLITE)}.lock"):
-        yield
-
-
 def _experiment(client: Any, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        number = found.experiment_id
+        shown = shlex.quote(secrets.hide(uri))
+        raise SdxlError(
+            f"the experiment `{name}` was deleted",
+            expected="one that is there, or another tracking.experiment=NAME",
+            fix=f"MLFLOW_TRACKING_URI={shown} python -m mlflow experiments restore -x {number}",
+        )
     if found:
         return str(found.experiment_id)
     place = None  # a server decides for itself
-    if uri.startswith(SQLITE):
+    if path := database.file_of(uri):
         # MLflow's default would be ./mlruns of whatever folder we run in: beside the database.
-        database = Path(uri.removeprefix(SQLITE)).resolve()
-        place = (database.parent / "mlruns" / name).as_uri()
+        place = (path.parent / "mlruns" / folder_of(name)).as_uri()
     elif not uri.startswith("http"):  # another database, without a server
-        place = (ROOT / "mlruns" / name).as_uri()
+        place = (ROOT / "mlruns" / folder_of(name)).as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=place))
     except Exception:  # another process was faster
@@ -162,7 +182,17 @@ def _experiment(client: Any, name: str, uri: str) -> str:
         return str(found.experiment_id)
 
 
-def reason(error: Exception, tracking: schema.Tracking) -> str:
+def folder_of(experiment: str) -> str:
+    """A folder's name for an experiment of any name: one level, no way up, not too long."""
+    name = quote(experiment, safe=" ")
+    if name.startswith("."):
+        name = f"%2E{name[1:]}"
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(experiment.encode()).hexdigest()[:16]}"
+
+
+def reason(error: Exception) -> str:
     """Why MLflow failed, in one line without credentials."""
-    text = str(error).replace(records.credentials(resolve_uri(tracking)), "")
-    return text.splitlines()[0][:300] if text else type(error).__name__
+    text = secrets.hide(str(error))
+    return text.splitlines()[0][:300] if text.strip() else type(error).__name__

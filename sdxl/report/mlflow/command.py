@@ -6,6 +6,7 @@ python -m sdxl mlflow ui
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config import schema
-from sdxl.core import records
+from sdxl.core import secrets
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import FAILED, OK, USER, SdxlError, UserError, show
 from sdxl.core.paths import ROOT
-from sdxl.report.mlflow import client
+from sdxl.report.mlflow import client, database
 
 
 def main(words: list[str]) -> int:
@@ -34,10 +35,12 @@ def _run(words: list[str]) -> dict[str, Any]:
     uploading.add_argument("--uri", help="in place of MLFLOW_TRACKING_URI or mlflow.db")
     uploading.add_argument("--experiment", default=schema.Tracking.experiment)
     uploading.add_argument("--parent", metavar="RUN", help="the sweep's run that they belong to")
+    uploading.add_argument("--timeout", type=float, default=schema.Tracking.timeout_s,
+                           metavar="SECONDS", help="for each record")  # fmt: skip
     chosen = parser.parse_args(words)
     if chosen.command == "ui":
         return ui()
-    target = schema.Tracking("mlflow", True, chosen.uri, chosen.experiment)
+    target = schema.Tracking("mlflow", True, chosen.uri, chosen.experiment, chosen.timeout)
     return upload(chosen.records, target, chosen.parent)
 
 
@@ -59,25 +62,27 @@ def upload(paths: list[Path], target: schema.Tracking, parent: str | None) -> di
 def ui() -> dict[str, Any]:
     """Serve MLflow's pages for this machine only, on a free port, until Ctrl-C."""
     mlflow = schema.Tracking("mlflow")
-    uri = client.resolve_uri(mlflow)
+    uri = database.absolute(client.resolve_uri(mlflow))
     try:
-        with client.opened(mlflow):  # creates or upgrades the database, under its lock
-            pass
-    except Exception as error:  # many kinds: no server, no database, another program's database
+        client.asked("open", mlflow)
+    except SdxlError as error:  # no server, no database, another program's database
+        problem = error.problems[0]
         raise SdxlError(
             "MLflow's store cannot be opened",
-            f"{records.without_credentials(uri)}: {client.reason(error, mlflow)}",
+            f"{secrets.hide(uri)}: {problem.what}",
             "a database, or a server that answers",
-            "MLFLOW_TRACKING_URI=sqlite:///FILE python -m sdxl mlflow ui",
+            problem.fix or "MLFLOW_TRACKING_URI=sqlite:///FILE python -m sdxl mlflow ui",
         ) from error
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     print(f"MLflow on http://127.0.0.1:{port}   (Ctrl-C ends it)", flush=True)
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", uri]
+    words = ["server", "--host", "127.0.0.1", "--port", str(port)]
     words += ["--default-artifact-root", (ROOT / "mlruns").as_uri()]
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}  # in no list of processes
+    line = [sys.executable, "-m", "mlflow", *words]
     try:
-        code = subprocess.run([sys.executable, "-m", "mlflow", *words], check=False).returncode
+        code = subprocess.run(line, env=environment, check=False).returncode
     except KeyboardInterrupt:
         return {}
     if code:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 from sdxl.config import schema
 from sdxl.core.command import Outcome
-from sdxl.core.errors import INVALID, OK, UserError
+from sdxl.core.errors import INVALID, OK, SdxlError, UserError
 from sdxl.report import cells, plots, text
 from sdxl.report.limits import Limits
-from sdxl.report.mlflow.client import opened, reason
+from sdxl.report.mlflow.client import asked, warn
 
 
 @dataclass
@@ -30,48 +29,69 @@ class Parent:
         if self.ended:
             return
         self.ended = True
+        bad = any(outcome.exit_code not in (OK, INVALID) for outcome in outcomes)
+        status = "KILLED" if interrupted else "FAILED" if bad else "FINISHED"
+        summary, pictures = _report(self.folder)
         try:
-            with opened(self.tracking) as (client, _):
-                _log_cells(client, self.run_id, outcomes)
-                _log_report(client, self.run_id, self.folder)
-                bad = any(outcome.exit_code not in (OK, INVALID) for outcome in outcomes)
-                status = "KILLED" if interrupted else "FAILED" if bad else "FINISHED"
-                client.set_terminated(self.run_id, status)
-        except Exception as error:
-            said = reason(error, self.tracking)
-            print(f"warning: MLflow did not take the sweep's table: {said}", file=sys.stderr)
+            asked(
+                "end_sweep",
+                self.tracking,
+                run_id=self.run_id,
+                lines=[outcome.line() for outcome in outcomes],
+                summary=summary,
+                pictures=pictures,
+                status=status,
+            )
+        except SdxlError as error:
+            warn("MLflow did not take the sweep's table", error)
 
 
 def begin(name: str, tracking: schema.Tracking, folder: Path) -> Parent | None:
     """The parent run of a sweep, made now; None, with a warning, if MLflow cannot."""
     try:
-        with opened(tracking) as (client, experiment):
-            tags = {"sweep": "true", "folder": str(folder)}
-            run = client.create_run(experiment, tags=tags, run_name=name)
-    except Exception as error:  # a dead server must not cost a sweep
-        print(f"warning: MLflow did not take the sweep: {reason(error, tracking)}", file=sys.stderr)
+        run_id = asked("begin_sweep", tracking, name=name, folder=str(folder))
+    except SdxlError as error:  # a dead server must not cost a sweep
+        warn("MLflow did not take the sweep", error)
         return None
-    return Parent(tracking, str(run.info.run_id), folder)
+    return Parent(tracking, run_id, folder)
 
 
-def _log_cells(client: Any, run_id: str, outcomes: Sequence[Outcome]) -> None:
-    """The table of the cells, and how many ended how."""
-    columns = ("command", "status", "images_per_second", "speed_up", "psnr_db", "reason", "record")
-    lines = [outcome.line() for outcome in outcomes]
-    table = {column: [line.get(column) for line in lines] for column in columns}
-    client.log_table(run_id, table, "cells.json")
-    for status in sorted({outcome.status for outcome in outcomes}):
-        count = sum(outcome.status == status for outcome in outcomes)
-        client.log_metric(run_id, f"cells_{status}", count)
-    client.log_metric(run_id, "cells", len(outcomes))
-
-
-def _log_report(client: Any, run_id: str, folder: Path) -> None:
+def _report(folder: Path) -> tuple[str, list[str]]:
     """The report's summary, and its pictures: speed, and speed against quality."""
     try:
         found = cells.load([folder])
     except UserError:  # no record in it: every cell was refused
-        return
-    client.log_text(run_id, text.markdown(found, Limits()), "summary.md")
-    for path in plots.draw(found, folder):
-        client.log_artifact(run_id, str(path), "plots")
+        return "", []
+    return text.markdown(found, Limits()), [str(path) for path in plots.draw(found, folder)]
+
+
+def _begin(client: Any, experiment: str, name: str, folder: str) -> str:
+    tags = {"sweep": "true", "folder": folder}
+    return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+
+
+def _end(
+    client: Any,
+    _: str,
+    run_id: str,
+    lines: list[dict[str, Any]],
+    summary: str,
+    pictures: list[str],
+    status: str,
+) -> None:
+    """The table of the cells, how many ended how, the report's summary and pictures."""
+    columns = ("command", "status", "images_per_second", "speed_up", "psnr_db", "reason", "record")
+    table = {column: [line.get(column) for line in lines] for column in columns}
+    client.log_table(run_id, table, "cells.json")
+    for ended in sorted({line["status"] for line in lines}):
+        count = sum(line["status"] == ended for line in lines)
+        client.log_metric(run_id, f"cells_{ended}", count)
+    client.log_metric(run_id, "cells", len(lines))
+    if summary:
+        client.log_text(run_id, summary, "summary.md")
+    for path in pictures:
+        client.log_artifact(run_id, path, "plots")
+    client.set_terminated(run_id, status)
+
+
+JOBS = {"begin_sweep": _begin, "end_sweep": _end}

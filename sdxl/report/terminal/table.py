@@ -69,6 +69,7 @@ def _verdict(record: Record) -> list[Row]:
         )
     if record.verdict:
         rows.append(("verdict", gates.summary(record)))
+    rows += [("from outside", each) for each in record.environment.outside]
     return rows
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from sdxl.config import schema
-from sdxl.core.records import without_credentials
-from sdxl.report.mlflow.client import ask, reason, resolve_uri
+from sdxl.core.errors import SdxlError
+from sdxl.core.secrets import hide
+from sdxl.report.mlflow import database, process
+from sdxl.report.mlflow.client import reason, resolve_uri
 from sdxl.run.doctor.checks import Check
 from sdxl.run.doctor.preflight import existing
 
@@ -26,17 +27,17 @@ def mlflow_store(uri: str | None = None) -> Iterator[Check]:
     """The tracking address: configuration's default, or MLFLOW_TRACKING_URI."""
     uri = uri or resolve_uri(schema.Tracking("mlflow"))
     kind = urlsplit(uri).scheme.partition("+")[0]
-    if kind == "sqlite":
-        yield _sqlite(Path(unquote(uri.partition(":///")[2])))
+    if path := database.file_of(uri):
+        yield _sqlite(path)
     elif kind in ("http", "https"):
         yield _server(uri)
     elif kind in PATIENCE:
         yield _database(uri, PATIENCE[kind])
     elif kind in ("", "file"):
-        yield Check(NAME, "warning", f"{uri}: MLflow 3 refuses folders of files as a store",
+        yield Check(NAME, "warning", f"{hide(uri)}: MLflow 3 refuses folders of files as a store",
                     "mlflow migrate-filestore, or unset MLFLOW_TRACKING_URI")  # fmt: skip
     else:
-        yield Check(NAME, "warning", f"{without_credentials(uri)}: not a kind that can be checked")
+        yield Check(NAME, "warning", f"{hide(uri)}: not a kind that can be checked")
 
 
 def _sqlite(path: Path) -> Check:
@@ -47,34 +48,29 @@ def _sqlite(path: Path) -> Check:
         return Check(NAME, "ok", f"{path} is made by the first run")
     if not os.access(path, os.W_OK):
         return Check(NAME, "warning", f"{path} cannot be written", f"chmod u+w {path}")
-    try:
-        opened = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=TIMEOUT_S)
-        try:
-            runs = opened.execute("SELECT count(*) FROM runs").fetchone()[0]
-            stale = opened.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()
-        finally:
-            opened.close()
-    except sqlite3.DatabaseError as error:
-        return Check(NAME, "warning", f"{path} is no MLflow database: {error}",
-                     f"mv {path} {path}.broken")  # fmt: skip
-    note = f", {stale[0]} of them unfinished" if stale[0] else ""
+    if path.stat().st_size and (broken := database.problem_of(path)):
+        problem = broken.problems[0]
+        got = f" ({problem.got})" if problem.got else ""
+        return Check(NAME, "warning", problem.what + got, problem.fix or LATER)
+    runs, unfinished = database.runs(path) if path.stat().st_size else (0, 0)
+    note = f", {unfinished} of them unfinished" if unfinished else ""
     return Check(NAME, "ok", f"{path}: {runs} runs{note}")
 
 
 def _server(uri: str) -> Check:
-    shown = without_credentials(uri)
+    shown = hide(uri)
     try:
-        ask(uri, TIMEOUT_S)
-    except Exception as error:  # MLflow's own kinds, and those of the library below it
-        said = reason(error, schema.Tracking("mlflow", uri=uri))
-        if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        process.ask("search", uri, 2 * TIMEOUT_S, experiment="", patience_s=TIMEOUT_S)
+    except SdxlError as error:
+        said = error.problems[0].what
+        if getattr(error, "code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
             return Check(NAME, "warning", f"{shown} refuses the login: {said}", LOGIN)
         return Check(NAME, "warning", f"{shown} cannot be asked: {said}", LATER)
     return Check(NAME, "ok", f"{shown} answers")
 
 
 def _database(uri: str, patience: str) -> Check:
-    shown = without_credentials(uri)
+    shown = hide(uri)
     try:
         import sqlalchemy  # MLflow's own way in; its store would make the tables at once
 
@@ -87,6 +83,6 @@ def _database(uri: str, patience: str) -> Check:
         fix = "python -m pip install -e '.[postgres]'" if error.name == "psycopg2" else LATER
         return Check(NAME, "warning", f"{shown}: no module {error.name}", fix)
     except Exception as error:  # the driver's own kinds, wrapped or not
-        said = reason(getattr(error, "orig", None) or error, schema.Tracking("mlflow", uri=uri))
+        said = reason(getattr(error, "orig", None) or error)
         return Check(NAME, "warning", f"{shown} cannot be used: {said}", LATER)
     return Check(NAME, "ok", f"{shown}: {runs} runs")

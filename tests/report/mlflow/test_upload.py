@@ -11,11 +11,16 @@ import pytest
 from sdxl.config import schema
 from sdxl.core import records
 from sdxl.core.command import Outcome
+from sdxl.core.errors import SdxlError
 from sdxl.report.mlflow import client, content, sweeps
 from sdxl.report.mlflow.command import main as commands
 from tests import sweep_of_records
 from tests.conftest import ROOT
 from tests.report.mlflow.mlflow_store import files, runs
+
+
+def lost(*_, **__):
+    raise SdxlError("lost")
 
 
 def test_a_record_becomes_a_whole_run(store, measured):
@@ -147,7 +152,7 @@ def test_the_line_for_later_uploads_to_where_it_should_have_gone(
     experiment = store.client.create_experiment("trial", (tmp_path / "artifacts").as_uri())
     parent = store.client.create_run(experiment).info.run_id
     with monkeypatch.context() as dead:
-        dead.setattr(client, "upload", lambda *_: {}["lost"])
+        dead.setattr(client, "asked", lost)
         client.log(folder / "record.json", store.settings, parent)
     line = capsys.readouterr().err.splitlines()[-1]
     words = shlex.split(line)
@@ -159,7 +164,7 @@ def test_the_line_for_later_uploads_to_where_it_should_have_gone(
 
 
 def test_the_line_for_later_is_short_and_has_no_secret(measured, monkeypatch, capsys):
-    monkeypatch.setattr(client, "upload", lambda *_: {}["lost"])
+    monkeypatch.setattr(client, "asked", lost)
     path = measured / "record.json"
     for settings, end in [
         (schema.Tracking("mlflow"), f" {path}"),

@@ -6,6 +6,7 @@ import base64
 import http.server
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -118,15 +119,15 @@ def test_store_by_size_and_by_checksum(tmp_path: Path, monkeypatch):
     assert "2 bytes in place of 3" in one(checks.downloads(catalogue=catalogue)).text
 
 
-def test_mlflow_database(tmp_path: Path):
+def test_mlflow_database(tmp_path: Path, empty_database: Path):
     path = tmp_path / "mlflow.db"
     assert "made by the first run" in one(mlflow_store(f"sqlite:///{path}")).text
     path.write_text("no database at all, but long enough to be read as one" * 20)
-    assert one(mlflow_store(f"sqlite:///{path}")).state == "warning"
-    path.unlink()
+    broken = one(mlflow_store(f"sqlite:///{path}"))
+    assert broken.state == "warning" and broken.fix.startswith(f"mv {path} ")
+    shutil.copy(empty_database, path)
     with sqlite3.connect(path) as opened:
-        opened.execute("CREATE TABLE runs (status TEXT)")
-        opened.execute("INSERT INTO runs VALUES ('RUNNING')")
+        opened.execute("INSERT INTO runs (run_uuid, status) VALUES ('a', 'RUNNING')")
     opened.close()
     found = one(mlflow_store(f"sqlite:///{path}"))
     assert (found.state, "1 runs, 1 of them unfinished" in found.text) == ("ok", True)
