@@ -134,7 +134,7 @@ def write_networks(folder: Path, layers: int) -> None:
     from safetensors.torch import save_file
     from transformers import CLIPConfig, CLIPModel
 
-    from sdxl.quality.clip import MERGES, vocabulary_of
+    from sdxl.model.clip_vocabulary import MERGES, vocabulary_of
 
     torch.manual_seed(0)
     torch.save(Inception().state_dict(), folder / "inception.pth")

@@ -39,12 +39,42 @@ def settings(c: Config) -> Iterator[Problem]:
             "model.noise=shared",
         )
     yield from loras.problems_of(c.model)
-    if isinstance(c.model, schema.SdxlModel) and c.precision.vae is DType.fp16:
+    if isinstance(c.model, schema.SdxlModel):
+        yield from _single_file(c.model)
+        # Of any other VAE its own config.json, and the first picture, will tell.
+        if c.model.path == schema.SDXL_BASE and not c.model.vae and c.precision.vae is DType.fp16:
+            yield Problem(
+                "SDXL's VAE overflows in fp16 and draws black images",
+                "precision.vae=fp16",
+                "fp32 or bf16, or a VAE made for fp16",
+                "precision.vae=fp32   # or model.vae=FOLDER",
+            )
+
+
+def _single_file(model: schema.SdxlModel) -> Iterator[Problem]:
+    """What a folder or a hub id has by itself, and a file has not."""
+    if not model.path.endswith(".safetensors"):
+        if model.config:
+            yield Problem(
+                "`model.config` would be ignored: only a single file needs one",
+                f"model.path={model.path}",
+                "model.path=FILE.safetensors, or model.config=null",
+                "model.config=null",
+            )
+        return
+    if model.variant and not model.config:
         yield Problem(
-            "SDXL's VAE overflows in fp16 and draws black images",
-            "precision.vae=fp16",
-            "fp32 or bf16",
-            "precision.vae=fp32",
+            "`model.variant` would be ignored: a single file has no variants",
+            f"model.variant={model.variant}",
+            "model.variant=null",
+            "model.variant=null",
+        )
+    if model.revision:
+        yield Problem(
+            "`model.revision` would be ignored: a file is not read from the hub",
+            f"model.revision={model.revision}",
+            "model.revision=null",
+            "model.revision=null",
         )
 
 

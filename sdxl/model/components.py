@@ -20,6 +20,11 @@ class Source(Protocol):
         """The tokenizers of the two text encoders."""
         ...
 
+    @property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The configuration of each component, as in its config.json."""
+        ...
+
     def scheduler(self) -> Any:
         """An Euler scheduler with the model's settings."""
         ...
@@ -31,6 +36,12 @@ class Source(Protocol):
     def identity(self) -> dict[str, Any]:
         """What decides the weights, for content keys."""
         ...
+
+
+def notes_of(source: Any) -> list[str]:
+    """What a record should say of where the weights come from; mostly nothing."""
+    notes = getattr(source, "notes", None)
+    return list(notes()) if notes else []
 
 
 def torch_dtype(dtype: DType) -> torch.dtype:

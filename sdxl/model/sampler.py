@@ -17,7 +17,7 @@ from sdxl.core import store
 from sdxl.core.errors import StageError, UserError
 from sdxl.core.types import Embeddings, Prompt, Stages, TokenIds
 from sdxl.model import prompts as prompting
-from sdxl.model.components import Source
+from sdxl.model.components import Source, notes_of
 from sdxl.model.latents import SHAPE as MLPERF_SHAPE
 from sdxl.model.latents import mlperf as mlperf_latent
 
@@ -36,7 +36,7 @@ class Sampler:
     ) -> None:
         model = config.model
         self.stages, self.model, self.seed = stages, model, config.seed
-        self.scheduler = source.scheduler()
+        self.scheduler, self.notes = source.scheduler(), notes_of(source)
         tokenizers = source.tokenizers()
         self.ids = prompting.tokenize([prompt.text for prompt in prompts], tokenizers)
         self.negative = prompting.tokenize([model.negative_prompt], tokenizers)
@@ -82,6 +82,7 @@ class Sampler:
             "scheduler": type(self.scheduler).__name__,
             "unet_rows_per_image": 2 if self.guided else 1,
             **self.fused,
+            **({"weights": self.notes} if self.notes else {}),
         }
 
     def close(self) -> None:

@@ -6,9 +6,7 @@ layout, OpenAI's preprocessing (bicubic, center crop) and OpenAI's cleaning of c
 
 from __future__ import annotations
 
-import gzip
 import html
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +16,12 @@ import numpy as np
 import torch
 
 from sdxl.core.errors import UserError
+from sdxl.model.clip_vocabulary import read_vocabulary
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD = 64
 """Channels of an attention head in every CLIP of OpenAI's."""
-MERGES = 49152 - 256 - 2
-"""Lines of bpe_simple_vocab_16e6.txt that make tokens, after its first."""
-SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 _NAMES = (
     ("attn.out_proj.", "self_attn.out_proj."),
@@ -243,37 +239,3 @@ def _is_archive(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as opened:
         return any("/code/" in name or name.endswith("constants.pkl") for name in opened.namelist())
-
-
-def read_vocabulary(path: Path) -> Any:
-    """transformers' CLIPTokenizer from OpenAI's merges (.txt or .txt.gz) or a tokenizer's folder.
-
-    A folder is what SDXL keeps in `tokenizer/`: vocab.json and merges.txt, the same vocabulary.
-    """
-    from transformers import CLIPTokenizer
-
-    expected = "bpe_simple_vocab_16e6.txt.gz, or a folder with vocab.json and merges.txt"
-    try:
-        if path.is_dir():
-            lines = (path / "merges.txt").read_text(encoding="utf-8").splitlines()
-            merges = [tuple(line.split()) for line in lines[1:] if line]
-            vocab = json.loads((path / "vocab.json").read_text(encoding="utf-8"))
-        else:
-            raw = path.read_bytes()
-            text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
-            merges = [tuple(line.split()) for line in text.split("\n")[1 : MERGES + 1] if line]
-            vocab = vocabulary_of(merges)
-        pairs: Any = [(left, right) for left, right in merges]
-        return CLIPTokenizer(vocab=vocab, merges=pairs)
-    except Exception as error:  # the tokenizers library raises plain ones
-        raise UserError(f"{path} is no CLIP vocabulary", str(error), expected) from error
-
-
-def vocabulary_of(merges: Sequence[tuple[str, ...]]) -> dict[str, int]:
-    """Token numbers in OpenAI's order: printable bytes, the others, all at a word's end, merges."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [chr(byte) for byte in printable]
-    letters += [chr(256 + number) for number in range(256 - len(printable))]
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
-    tokens += ["".join(pair) for pair in merges]
-    return {token: number for number, token in enumerate([*tokens, *SPECIAL])}

@@ -26,7 +26,10 @@ _NO_PART = {
 """Settings that change no figure, or that do so only through the effective quantization."""
 
 
-_PATHS = (*("path", "latents", "unet", "unet_config", "diffusers_src", "statistics", "tuned"),)
+_PATHS = (
+    *("path", "config", "latents", "unet", "vae", "unet_config", "diffusers_src"),
+    *("statistics", "tuned"),
+)
 """Settings that name a file or a folder."""
 _SCORING = ("inception", "statistics", "clip", "vocabulary", "reference")
 """Those of a quality option: they change scores, not pictures."""

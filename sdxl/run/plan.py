@@ -13,6 +13,8 @@ from sdxl.config.plugins import backend_of
 from sdxl.config.schema import KEEP_IMAGES, Compliance, Config, Mode
 from sdxl.core.command import Outcome
 from sdxl.model import cost, prompts
+from sdxl.model.components import notes_of
+from sdxl.model.sources import shapes_source
 from sdxl.quant import build
 from sdxl.report.terminal.table import Row, print_rows
 from sdxl.run import estimate
@@ -58,7 +60,9 @@ def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
         roofline_images_per_second=limits,
     )
     precision = plain(config.precision)
+    notes = notes_of(shapes_source(config.model, config.seed))
     return [
+        *(("weights", note) for note in notes),
         ("parameters", ", ".join(f"{n} {v:,}" for n, v in found.parameters.items())),
         ("precision", ", ".join(f"{n} {v}" for n, v in precision.items())),
         (

@@ -11,8 +11,9 @@ from sdxl.config import schema
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
 from sdxl.model.components import COMPONENTS
+from sdxl.model.replaced import Replaced
 from sdxl.model.seeded import RandomSource
-from sdxl.model.weights import OtherUnet, WeightSource
+from sdxl.model.weights import WeightSource
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -161,7 +162,7 @@ def test_another_unet_that_is_none_is_named_with_its_setting(folder, number):
     spoil, device, said = BAD_UNETS[number]
     spoil(folder / "unet")
     with pytest.raises(UserError) as caught:
-        OtherUnet(RandomSource(architecture.TINY, 0), str(folder / "unet")).component(
+        Replaced(RandomSource(architecture.TINY, 0), "unet", str(folder / "unet")).component(
             "unet", torch.float32, device
         )
     assert said in str(caught.value) and str(folder / "unet") in str(caught.value)
@@ -318,10 +319,10 @@ SHARDS = "unet/diffusion_pytorch_model-00001-of-00002.safetensors"
 def test_the_hub_is_asked_only_for_what_is_used(variant, wanted, unwanted):
     from huggingface_hub.utils import filter_repo_objects
 
-    from sdxl.model import weights
+    from sdxl.model import locate
 
     files = ["model_index.json", "tokenizer/vocab.json", "tokenizer/merges.txt", *wanted]
     extra = ["sd_xl_base_1.0.safetensors", "unet/model.onnx", "unet/diffusion_pytorch_model.bin"]
-    patterns = weights.hub_patterns(variant)
+    patterns = locate.hub_patterns(variant)
     found = set(filter_repo_objects([*files, *unwanted, *extra], allow_patterns=patterns))
     assert found == set(files)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl.quality.clip import vocabulary_of
+from sdxl.model.clip_vocabulary import vocabulary_of
 from sdxl.quality.inception import Inception
 
 VISION, TEXT, LAYERS, PATCH, GRID, SHARED, CONTEXT = 128, 64, 2, 8, 4, 32, 77

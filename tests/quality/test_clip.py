@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from sdxl.core.errors import UserError
+from sdxl.model import clip_vocabulary
 from sdxl.quality import clip
 from tests.quality.conftest import GRID, LAYERS, MERGES, PATCH, clip_state
 
@@ -166,7 +167,7 @@ def test_pictures_are_prepared_as_transformers_does():
 
 def test_tokens_are_openais(network):
     """Bytes, merges, begin and end of text; cleaned; cut to the context with the end kept."""
-    numbers = clip.vocabulary_of(MERGES)
+    numbers = clip_vocabulary.vocabulary_of(MERGES)
     begin, end = numbers["<|startoftext|>"], numbers["<|endoftext|>"]
     assert (begin, end) == (517, 518)
     assert numbers["!"] == 0 and numbers["a</w>"] == 256 + ord("a") - ord("!")
@@ -191,13 +192,13 @@ def test_a_vocabulary_is_read_from_each_of_its_forms(tmp_path, metric_files, net
         import json
 
         (folder / "merges.txt").write_text("#v\n" + "\n".join(" ".join(m) for m in MERGES))
-        (folder / "vocab.json").write_text(json.dumps(clip.vocabulary_of(MERGES)))
+        (folder / "vocab.json").write_text(json.dumps(clip_vocabulary.vocabulary_of(MERGES)))
     wanted = clip.tokenize(TEXTS, network.tokenizer, 77)
     for path in (tmp_path / "bpe.txt.gz", folder):
-        found = clip.tokenize(TEXTS, clip.read_vocabulary(path), 77)
+        found = clip.tokenize(TEXTS, clip_vocabulary.read_vocabulary(path), 77)
         assert np.array_equal(found, wanted)
     with pytest.raises(UserError, match="no CLIP vocabulary"):
-        clip.read_vocabulary(tmp_path / "missing.txt")
+        clip_vocabulary.read_vocabulary(tmp_path / "missing.txt")
 
 
 def test_weights_and_vocabulary_must_fit(metric_files, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any, Optional
 from omegaconf import MISSING
 
 from sdxl.config.choices import Device, DType, Noise
+from sdxl.config.content_key import added
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 """The benchmark's model, by its hub id."""
@@ -26,7 +27,10 @@ class Model:
     negative_prompt: str = MISSING  # what guidance leads away from
     noise: Noise = Noise.shared  # first latents: one for all prompts (MLPerf), or one for each
     latents: Optional[str] = None  # .npy (1, 4, height/8, width/8) float32; null: drawn from `seed`
-    unet: Optional[str] = None  # a folder with another UNet's weights (diffusers), in its place
+    unet: Optional[str] = None  # another UNet in its place: a folder (diffusers), or a .safetensors
+    vae: Optional[str] = added(
+        None
+    )  # another VAE, AutoencoderTiny too: a folder, or a .safetensors
     diffusers_src: Optional[str] = None  # a diffusers checkout to use in place of the installed one
 
 
@@ -46,8 +50,9 @@ class ScenesModel(Model):
 class SdxlModel(Model):
     """SDXL weights from a local directory or, failing that, the Hugging Face hub."""
 
-    path: str = MISSING  # diffusers folder, MLCommons layout, or hub id
-    variant: Optional[str] = None  # file variant, such as fp16
+    path: str = MISSING  # diffusers folder, MLCommons layout, single .safetensors file, or hub id
+    config: Optional[str] = added(None)  # a diffusers folder that completes and describes the file
+    variant: Optional[str] = None  # file variant, such as fp16; plain files where there is none
     revision: Optional[str] = None  # hub revision
     lora: Any = None  # LoRAs, fused before quantizing: FILE or FOLDER, or a list [A,B@0.7]
     lora_scale: float = 1.0  # strength of those without one of their own

@@ -149,15 +149,17 @@ def _weights(config: Config) -> list[Problem]:
         return []
     path = store.resolve(model.path)
     folders = [path] if path.exists() else [path, store.root() / "sdxl"]
-    if any((f / n).exists() for f in folders for n in ("model_index.json", "checkpoint_pipe")):
+    if path.is_file() or any(
+        (f / n).exists() for f in folders for n in ("model_index.json", "checkpoint_pipe")
+    ):
         return []
     if not path.exists() and not model.path.startswith(("store:", "/", ".", "~")):
         return []  # a name on the hub: only the loader knows whether its cache has it
     return [
         Problem(
-            "there is no folder with SDXL's weights",
+            "there is no folder or file with SDXL's weights",
             str(path),
-            "a diffusers folder or the MLCommons layout",
+            "a diffusers folder, the MLCommons layout, or a .safetensors file",
             "python -m sdxl download sdxl",
         )
     ]

@@ -1,0 +1,42 @@
+"""What libraries say of bad files, as messages that name the folder and the line to type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sdxl.core.errors import SdxlError, UserError
+
+
+@contextmanager
+def readable(what: str, place: Path, expected: str, fix: str) -> Iterator[None]:
+    """Whatever a library says of a bad folder or file, as a `UserError` that names it."""
+    try:
+        yield
+    except SdxlError:
+        raise
+    except Exception as error:  # of every kind: files missing, no JSON, another shape, ...
+        said = str(error).strip() or type(error).__name__
+        raise UserError(
+            f"{what} cannot be loaded: {said.splitlines()[0]}", listing(place), expected, fix
+        ) from error
+
+
+def listing(place: Path) -> str:
+    """A folder with the names in it; a file by its own."""
+    if not place.is_dir():
+        return str(place)
+    found = " ".join(sorted(file.name for file in place.iterdir()))
+    return f"{place} with {found or 'no files'}"
+
+
+def read_config(name: str, folder: Path, fix: str, file: str = "config.json") -> dict[str, Any]:
+    """A component's config.json."""
+    with readable(f"the shapes of `{name}`", folder, f"its {file}", fix):
+        found = json.loads((folder / file).read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"{file} holds no settings")
+        return found
