@@ -74,10 +74,12 @@ class WeightFile:
         told = {key: derived[key] for key in ("in_channels", "out_channels") if key in derived}
         tried = [{**each, **told} for each in candidates]
         tried.append(derived or dict(architecture.SDXL[name]))
+        wrongs = []
         for each in tried:
-            if not _differences(name, each, shapes):
+            if not (found := _differences(name, each, shapes)):
                 return each
-        said = _differences(name, tried[-1], shapes)
+            wrongs.append(found)
+        said = min(wrongs, key=lambda found: sum(map(len, found.values())))
         wrong = "lacks weights" if "missing" in said else "holds other weights than its shapes tell"
         raise UserError(
             f"{self.file} is an SDXL file whose `{name}` {wrong}",
@@ -126,7 +128,7 @@ def _differences(name: str, config: Mapping[str, Any], shapes: Shapes) -> dict[s
     try:
         state = loading.on_meta(name, config).state_dict()
     except Exception as error:  # of every kind: numbers that do not go together
-        return {"no such network": [str(error)]}
+        return {"no such network": [str(error)] * len(shapes)}
     prefix = ""
     # Where little is there to tell by, it is a single file: those have the original layout.
     if _is_original(name, shapes) or not set(state) & set(shapes):

@@ -84,7 +84,7 @@ def test_as_a_command_ends_with_json(root):
 
 def test_the_catalogue_is_complete():
     targets = catalogue.load()
-    assert list(targets) == ["sdxl", "coco", "calibration", "latents", "metrics"]
+    assert list(targets) == ["sdxl", "vocabulary", "coco", "calibration", "latents", "metrics"]
     for target in targets.values():
         for file in target.files + [each for one in target.files for each in one.inputs]:
             assert file.urls or file.make
