@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
-from sdxl.config import guard
+from sdxl.config import guard, shorthand
 from sdxl.config.load import load
 from sdxl.config.schema import Config
 from sdxl.core import secrets, streams
@@ -47,11 +47,13 @@ def job(action: Action, cfg: DictConfig) -> None:
 
 def _outcome(action: Action, cfg: DictConfig, out_dir: Path, say: Say | None) -> Outcome:
     """The action's outcome, or the failure as one; Ctrl-C goes on up."""
+    from hydra.core.hydra_config import HydraConfig
+
     from sdxl.run.command_line import forget_secrets
 
     try:
         forget_secrets(out_dir)
-        config = load(cfg)
+        config = load(cfg, HydraConfig.get().overrides.task)
         return action(config, out_dir, say)
     except Exception as error:  # the multirun must go on
         return shown(error)
@@ -70,6 +72,7 @@ def _command(main: Callable[[], None]) -> int | None:
     try:
         sys.argv[1:] = secrets.withhold(sys.argv[1:])
         guard.refuse_pickles(sys.argv[1:])
+        sys.argv[1:] = shorthand.quoted(sys.argv[1:])
     except SdxlError as error:
         return _ended(shown(error).line())
     with current.begun(sys.argv) as this:

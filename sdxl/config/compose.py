@@ -56,7 +56,7 @@ class Composer:
         name = tuple(words)
         if name not in self._loaded:
             try:
-                self._loaded[name] = load(self.composed(words))
+                self._loaded[name] = load(self.composed(words), words)
             except ConfigError as error:
                 self._loaded[name] = error
         found = self._loaded[name]

@@ -62,7 +62,7 @@ def problems_in(config_name: str, overrides: list[str]) -> list[Problem]:
                 good.append(override)
         with contextlib.suppress(Exception):
             try:
-                load(compose(config_name, overrides=good))
+                load(compose(config_name, overrides=good), good)
             except ConfigError as error:
                 problems += error.problems
     return problems

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdxl.config import guard, plugins, ranges, schema
+from sdxl.config import guard, plugins, ranges, schema, shorthand
 from sdxl.config.content_key import plain
 from sdxl.config.rules import problems_of
 from sdxl.config.schema import GROUPS, QUANT_KEYS, Config
@@ -50,8 +50,8 @@ def register() -> None:
         store.store(group="schema/quality", name=name, node=option.config)
 
 
-def load(cfg: DictConfig) -> Config:
-    """Turn a composed configuration into a checked `Config`.
+def load(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
+    """Turn a composed configuration into a checked `Config`; `typed`: the words that made it.
 
     Raises `ConfigError` with all problems at once: unknown keys, missing values, broken rules.
     """
@@ -69,7 +69,8 @@ def load(cfg: DictConfig) -> Config:
     except OmegaConfBaseException as error:  # an interpolation `${x}` that leads nowhere
         name = getattr(error, "full_key", None) or "the configuration"
         raise ConfigError([Problem(f"`{name}`: {str(error).splitlines()[0]}")]) from error
-    problems = _settle_quant(config)
+    problems = shorthand.settle(config, typed)
+    problems += _settle_quant(config)
     problems += ranges.problems_of(config)
     _settle_captions(config)
     problems += problems_of(config)

@@ -47,6 +47,7 @@ class GeneratorFacts(JsonPart):
     scheduler: str | None = None
     simulated: bool | None = None  # quantized numbers in wider arithmetic: its speed says nothing
     unet_rows_per_image: int | None = None
+    warnings: list[str] = field(default_factory=list)  # where settings and weights do not agree
     execution: dict[str, Any] = field(default_factory=dict)  # 8-bit kernels, fallbacks, fusions
     deaths: list[Any] = field(default_factory=list)  # of workers
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.paths import PROMPTS
 from sdxl.core.types import Prompt, TokenIds
+from sdxl.model import caption_files
 from sdxl.model.scenes import captions
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 BUILTIN = PROMPTS
 MAX_TOKENS = 77
-REPORTED_ROWS = 10
 
 
 def load(dataset: schema.Dataset, limit: int | None = None, seed: int = 0) -> list[Prompt]:
@@ -29,12 +28,7 @@ def load(dataset: schema.Dataset, limit: int | None = None, seed: int = 0) -> li
     `limit` takes the first rows, or with `dataset.shuffle` a subset drawn with `seed`, in file
     order. Raises `UserError` for a missing or malformed file, naming the lines.
     """
-    if isinstance(dataset, schema.TsvDataset):
-        rows = read_tsv(store.resolve(dataset.path), dataset.name)
-    elif isinstance(dataset, schema.ScenesDataset):
-        rows = [(caption.text, "") for caption in captions.held_out(dataset.prompts)]
-    else:
-        rows = [(text, "") for text in BUILTIN.read_text().splitlines() if text]
+    rows = _rows(dataset)
     if limit is not None and limit > len(rows):
         raise UserError(
             f"`limit` is larger than dataset={dataset.name}",
@@ -48,57 +42,59 @@ def load(dataset: schema.Dataset, limit: int | None = None, seed: int = 0) -> li
     return [Prompt(index, rows[row][0], row, rows[row][1]) for index, row in enumerate(chosen)]
 
 
-def read_tsv(path: Path, name: str) -> list[tuple[str, str]]:
-    """(caption, id) of each row of a tab-separated file with a header.
+def _rows(dataset: schema.Dataset) -> list[caption_files.Row]:
+    """Every caption of a dataset, with its id where it has one."""
+    if isinstance(dataset, schema.TsvDataset):
+        return caption_files.read_tsv(_existing(dataset))
+    if isinstance(dataset, schema.LinesDataset):
+        return caption_files.read(_existing(dataset))
+    if isinstance(dataset, schema.TextDataset):
+        return [(dataset.text, "")]
+    if isinstance(dataset, schema.ScenesDataset):
+        return [(caption.text, "") for caption in captions.held_out(dataset.prompts)]
+    return [(text, "") for text in BUILTIN.read_text().splitlines() if text]
 
-    The MLPerf files' columns: `id image_id caption height width file_name [coco_url]`; `caption`
-    is needed, `id` used if there.
-    """
-    if not path.is_file():
+
+def _existing(dataset: schema.TsvDataset | schema.LinesDataset) -> Path:
+    """The file of a dataset; raises `UserError` if it is not there."""
+    path, name = store.resolve(dataset.path), dataset.name
+    if path.is_file():
+        return path
+    if isinstance(dataset, schema.LinesDataset):
         raise UserError(
-            f"the captions of dataset={name} are missing",
+            "the file of `prompts` is not there",
             str(path),
-            "a tab-separated file with a `caption` column",
-            f"dataset.path=FILE, or: python -m sdxl download "
-            f"{'calibration' if 'calibration' in name else 'coco'}",
+            "one caption a line",
+            "prompts=FILE.txt",
         )
-    rows: list[tuple[str, str]] = []
-    bad: list[str] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t")
-            header = next(reader, [])
-            if "caption" not in header:
-                raise UserError(
-                    f"{path}, line 1: no `caption` column",
-                    " ".join(header)[:120] or "an empty file",
-                    "id image_id caption height width file_name [coco_url], tab-separated",
-                )
-            caption_at = header.index("caption")
-            id_at = header.index("id") if "id" in header else None
-            line = reader.line_num + 1
-            for row in reader:
-                if len(row) != len(header):
-                    bad.append(f"line {line}: {len(row)} columns of {len(header)}")
-                elif not row[caption_at].strip():
-                    bad.append(f"line {line}: empty caption")
-                else:
-                    rows.append((row[caption_at], row[id_at] if id_at is not None else ""))
-                line = reader.line_num + 1  # a quoted caption may span lines
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text", str(error), "UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
-    if bad:
-        more = f"; and {len(bad) - REPORTED_ROWS} more" if len(bad) > REPORTED_ROWS else ""
-        raise UserError(
-            f"{path} has malformed rows",
-            "; ".join(bad[:REPORTED_ROWS]) + more,
-            f"{len(header)} tab-separated columns and a caption in each row",
-        )
-    if not rows:
-        raise UserError(f"{path} has no captions", "a header only", "at least one row")
-    return rows
+    raise UserError(
+        f"the captions of dataset={name} are missing",
+        str(path),
+        "a tab-separated file with a `caption` column",
+        f"dataset.path=FILE, or: python -m sdxl download "
+        f"{'calibration' if 'calibration' in name else 'coco'}",
+    )
+
+
+def truncated(prompts: Sequence[Prompt], tokenizers: Sequence[Any]) -> list[Prompt]:
+    """Those that are longer than what the text encoders read: their ends are not drawn."""
+    found: set[int] = set()
+    for tokenizer in tokenizers:
+        ids = tokenizer([prompt.text for prompt in prompts], verbose=False)["input_ids"]
+        found |= {place for place, each in enumerate(ids) if len(each) > MAX_TOKENS}
+    return [prompts[place] for place in sorted(found)]
+
+
+def doubts(long: Sequence[Prompt], count: int) -> list[str]:
+    """One line about prompts that are cut, for people."""
+    if not long:
+        return []
+    rows = ", ".join(str(prompt.row) for prompt in long[:5])
+    more = f" and {len(long) - 5} more" if len(long) > 5 else ""
+    return [
+        f"{len(long)} of {count} prompts are longer than {MAX_TOKENS} tokens, the rest of them is "
+        f"not read: rows {rows}{more}"
+    ]
 
 
 def tokenize(texts: Sequence[str], tokenizers: Sequence[PreTrainedTokenizerBase]) -> TokenIds:

@@ -38,6 +38,7 @@ class Sampler:
         self.stages, self.model, self.seed = stages, model, config.seed
         self.scheduler, self.notes = source.scheduler(), notes_of(source)
         tokenizers = source.tokenizers()
+        self.long = prompting.truncated(prompts, tokenizers)
         self.ids = prompting.tokenize([prompt.text for prompt in prompts], tokenizers)
         self.negative = prompting.tokenize([model.negative_prompt], tokenizers)
         self.guided = model.guidance > 1
@@ -83,6 +84,8 @@ class Sampler:
             "unet_rows_per_image": 2 if self.guided else 1,
             **self.fused,
             **({"weights": self.notes} if self.notes else {}),
+            "prompts_truncated": len(self.long),
+            "warnings": prompting.doubts(self.long, len(self.rows)),
         }
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from sdxl.config import shorthand
 from sdxl.config.schema import Config
 from sdxl.core import terminal
 from sdxl.core.command import Outcome
@@ -19,6 +20,7 @@ from sdxl.quant import build, layer_errors
 
 def run(config: Config, _out_dir: Path, say: Say | None = None) -> Outcome:
     """Quantize as `config` says; the tables go to standard error."""
+    shorthand.unread(config, "quantize.py")
     console = terminal.console(stderr=True)
     if config.plan:
         rows = build.plan(config)

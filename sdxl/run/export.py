@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl.config import rules_engines
+from sdxl.config import rules_engines, shorthand
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config
 from sdxl.core import terminal
@@ -21,6 +21,7 @@ from sdxl.run.doctor.preflight import preflight
 
 def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
     """Make what `config` names; the table of it goes to standard error."""
+    shorthand.unread(config, "export.py")
     loads = backend_of(config).loads
     if loads not in ("graphs", "engines"):
         raise ConfigError(

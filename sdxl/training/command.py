@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sdxl.config import shorthand
 from sdxl.config.content_key import plain
 from sdxl.config.plugins import training_stage
 from sdxl.config.schema.train import TrainConfig
@@ -27,6 +28,7 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
     assert isinstance(config, TrainConfig)
     settings = config.train
     rules.check(settings, _typed())
+    shorthand.unread(config, "train.py")
 
     chosen = training_stage(settings.name)
     folder = chosen.folder_of(config)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sdxl.config import schema
 from sdxl.core.errors import UserError
+from sdxl.core.types import Prompt
 from sdxl.model import prompts, tokenizer
 
 HEADER = "id\timage_id\tcaption\theight\twidth\tfile_name\tcoco_url"
@@ -151,3 +152,20 @@ def test_any_text_can_be_tokenized(text):
     ids = prompts.tokenize([text], tokenizer.tokenizers())
     size = len(tokenizer.vocabulary()[0])
     assert ids.first.shape == (1, 77) and ids.first.min() >= 0 and ids.first.max() < size
+
+
+def test_prompts_whose_ends_are_not_read_are_counted():
+    texts = ["A cat.", "word " * 200, "word " * 100]
+    every = [Prompt(n, text, 10 * n) for n, text in enumerate(texts)]
+    long = prompts.truncated(every, tokenizer.tokenizers())
+    assert [prompt.row for prompt in long] == [10, 20]
+    (line,) = prompts.doubts(long, 3)
+    assert line.startswith("2 of 3 prompts are longer than 77 tokens") and "rows 10, 20" in line
+    assert prompts.doubts([], 3) == []
+
+
+def test_77_tokens_are_not_too_many():
+    """75 words of one token between the two marks."""
+    words = ["a"] * 75
+    ends = [Prompt(0, " ".join(words), 0), Prompt(1, " ".join([*words, "a"]), 1)]
+    assert prompts.truncated(ends, tokenizer.tokenizers()) == ends[1:]

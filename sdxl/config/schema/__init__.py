@@ -26,6 +26,7 @@ from sdxl.config.choices import (
     Rules,
     Steps,
 )
+from sdxl.config.content_key import added
 from sdxl.config.schema.model import (
     SDXL_BASE,
     Model,
@@ -60,6 +61,7 @@ __all__ = [
     "Export",
     "Foreign",
     "Format",
+    "LinesDataset",
     "Mode",
     "Model",
     "MultiStream",
@@ -79,6 +81,7 @@ __all__ = [
     "Server",
     "SingleStream",
     "Steps",
+    "TextDataset",
     "TinyModel",
     "Tracking",
     "TsvDataset",
@@ -133,6 +136,20 @@ class ScenesDataset(Dataset):
     """Captions of rendered scenes that no training has seen."""
 
     prompts: int = 2048  # captions drawn
+
+
+@dataclass
+class TextDataset(Dataset):
+    """The one caption of `prompt`."""
+
+    text: str = MISSING  # the caption
+
+
+@dataclass
+class LinesDataset(Dataset):
+    """The file of `prompts`."""
+
+    path: str = MISSING  # one caption a line, or a TSV
 
 
 @dataclass
@@ -197,6 +214,9 @@ class Config:
     percentile: Optional[float] = None  # quant.percentile; null: the recipe's own
     calib_size: Optional[int] = None  # quant.calib_size; null: the recipe's own
     target: Optional[float] = None  # quant.target; null: the recipe's own
+    prompt: Optional[str] = added(None)  # one caption in place of `dataset`: a quick look
+    prompts: Optional[str] = added(None)  # a file of them, one a line (or a TSV), in its place
+    size: Optional[str] = added(None)  # WIDTHxHEIGHT, in place of model.width and model.height
     limit: Optional[int] = None  # prompts used; null: all
     seed: int = 0  # of noise, random weights, subsets and, with round=custom, LoadGen
     mode: Mode = Mode.performance  # LoadGen's mode

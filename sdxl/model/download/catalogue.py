@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from sdxl.core import store
 from sdxl.core.errors import UserError, one_line
 from sdxl.core.paths import CONF
-from sdxl.model import latents, prompts
+from sdxl.model import caption_files, latents
 
 CATALOGUE = CONF / "download.yaml"
 COLUMNS = ("id", "image_id", "caption", "height", "width", "file_name")
@@ -163,7 +163,7 @@ def _sha1(path: Path) -> str:
 def _ids_sha256(path: Path) -> str:
     """Of the caption ids, one a line: the same for the list of ids and for a TSV with them."""
     if path.suffix == ".tsv":
-        ids = [id_ for _, id_ in prompts.read_tsv(path, "calibration")]
+        ids = [id_ for _, id_ in caption_files.read_tsv(path)]
     else:
         ids = path.read_text(errors="replace").split()
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()

@@ -186,7 +186,7 @@ def _work(record: Record) -> list[Row]:
         if memory.cuda_peak_bytes:
             text += f", {memory.cuda_peak_bytes / 2**30:.2f} GiB on the GPU"
         rows.append(("peak memory", text))
-    for warning in memory.probe.warnings:
+    for warning in [*found.generator.warnings, *memory.probe.warnings]:
         rows.append(("in doubt", warning))
     if record.durations:
         parts = ", ".join(f"{n.removesuffix('_s')} {v:.1f} s" for n, v in record.durations.items())

@@ -161,7 +161,7 @@ def _configuration(overrides: list[str]) -> Config:
     register()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return load(compose("run", overrides=overrides))
+            return load(compose("run", overrides=overrides), overrides)
     except HydraException as error:
         problems = problems_in("run", overrides)
         raise ConfigError(problems or [Problem(str(error).strip())]) from error

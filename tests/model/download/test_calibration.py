@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sdxl.core.errors import OK, USER, UserError
-from sdxl.model import prompts
+from sdxl.model import caption_files
 from sdxl.model.download import catalogue
 from tests.model.download.conftest import Server, left, offered
 
@@ -64,7 +64,7 @@ def test_calibration_is_made_of_the_annotations(server, command, root, tmp_path)
     assert (code, outcome["files"][0]["state"]) == (OK, "made")
     with (root / "things/c.tsv").open(newline="") as file:
         assert list(csv.reader(file, delimiter="\t")) == [list(catalogue.COLUMNS), *ROWS]
-    assert prompts.read_tsv(root / "things/c.tsv", "x")[0] == ('A "red" bus, late.', "7")
+    assert caption_files.read_tsv(root / "things/c.tsv")[0] == ('A "red" bus, late.', "7")
     assert left(root) == ["c.tsv", "c.zip", "ids.txt"]
     assert run()[1]["files"][0]["state"] == "there"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sdxl.core.errors import OK, USER
-from sdxl.model import latents, prompts
+from sdxl.model import caption_files, latents
 from sdxl.model.download import catalogue, command
 
 
@@ -24,7 +24,7 @@ def test_the_real_files_are_accepted(shared, root, capsys, what, folder):
     assert file.target.read_bytes() == (shared / file.name).read_bytes()
     rows = {"coco": 5000, "calibration": 500}
     if what in rows:
-        assert len(prompts.read_tsv(file.target, what)) == rows[what]
+        assert len(caption_files.read_tsv(file.target)) == rows[what]
 
 
 def test_the_latent_is_mlperfs_to_the_bit(shared):

@@ -1,0 +1,106 @@
+"""Keys at the top for a quick look: `prompt`, `prompts`, `size` stand for settings of a group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from sdxl.config import schema
+from sdxl.config.schema import Config
+from sdxl.core.errors import ConfigError, Problem
+
+_PLAIN = re.compile(r"[\w .-]*")
+"""What Hydra reads as it stands."""
+_SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+
+
+def settle(config: Config, typed: Sequence[str] = ()) -> list[Problem]:
+    """Put what they stand for into its group; `typed`: the words of the command."""
+    words = {word.lstrip("+~").partition("=")[0] for word in typed}
+    return [*_prompts(config, words), *_size(config, words)]
+
+
+def quoted(words: Sequence[str]) -> list[str]:
+    """The words of a command, a `prompt` with commas and the like quoted as Hydra wants it.
+
+    Not in a multirun, where commas part values.
+    """
+    if {"-m", "--multirun"} & set(words):
+        return list(words)
+    return [_quoted(word) if word.startswith("prompt=") else word for word in words]
+
+
+def _quoted(word: str) -> str:
+    text = word.partition("=")[2]
+    if _PLAIN.fullmatch(text) or (text[:1] in "\"'" and text[-1:] == text[:1]):
+        return word
+    escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", r"\'")
+    return f"prompt='{escaped}'"
+
+
+def unread(config: Config, command: str) -> None:
+    """Raise `ConfigError` for prompts where no picture is drawn."""
+    given = [name for name in ("prompt", "prompts") if getattr(config, name) is not None]
+    if given:
+        raise ConfigError(
+            [
+                Problem(
+                    f"`{name}` would be ignored: {command} draws no pictures",
+                    fix=f"python run.py {name}=...",
+                )
+                for name in given
+            ]
+        )
+
+
+def _prompts(config: Config, words: set[str]) -> Iterator[Problem]:
+    """A dataset of their own."""
+    given = [name for name in ("prompt", "prompts") if getattr(config, name) is not None]
+    if not given:
+        return
+    if len(given) == 2:
+        yield Problem("`prompt` and `prompts` are two datasets", expected="one of them")
+        return
+    (name,) = given
+    if "dataset" in words or config.dataset.name != "builtin":
+        yield Problem(
+            f"`dataset` would be ignored: `{name}` is a dataset of its own",
+            f"dataset={config.dataset.name}",
+            "one of both",
+            f"{name}=... without dataset=",
+        )
+        return
+    if not getattr(config, name).strip():
+        yield Problem(f"`{name}` is empty", expected="words" if name == "prompt" else "a file")
+    shuffle = config.dataset.shuffle
+    if config.prompt is not None:
+        config.dataset = schema.TextDataset("prompt", shuffle, config.prompt)
+        if shuffle:
+            yield Problem(
+                "`dataset.shuffle` would be ignored: there is one prompt",
+                fix="dataset.shuffle=false",
+            )
+    elif config.prompts is not None:
+        config.dataset = schema.LinesDataset("prompts", shuffle, config.prompts)
+
+
+def _size(config: Config, words: set[str]) -> Iterator[Problem]:
+    """Width and height of a picture."""
+    if config.size is None:
+        return
+    found = _SIZE.fullmatch(config.size)
+    if not found:
+        yield Problem(
+            "`size` cannot be read", config.size, "WIDTHxHEIGHT in pixels", "size=1152x896"
+        )
+        return
+    width, height = map(int, found.groups())
+    for name in ("model.width", "model.height"):
+        if name in words:
+            yield Problem(
+                f"`{name}` would be ignored beside `size`",
+                f"size={config.size}",
+                "one of both",
+                f"size={config.size} without {name}",
+            )
+    config.model.width, config.model.height = width, height
