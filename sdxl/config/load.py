@@ -145,7 +145,9 @@ def _other_items(node: Any, prefix: str = "") -> Iterator[Problem]:
         key, value = f"{prefix}{field.name}", getattr(node, field.name)
         if dataclasses.is_dataclass(value):
             yield from _other_items(value, f"{key}.")
-        elif isinstance(value, list):
+        elif (
+            isinstance(value, list) and hints[field.name] is not Any
+        ):  # which has a rule of its own
             (kind,) = {*typing.get_args(hints[field.name]), hints[field.name]} & _LISTS.keys()
             if wrong := [each for each in value if not isinstance(each, _LISTS[kind])]:
                 said = f"a list of {_LISTS[kind].__name__}"
