@@ -15,7 +15,9 @@ from sdxl.core import streams
 from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
 from sdxl.core.secrets import hidden, hide
 
-STATUSES = ("ok", "invalid", "failed", "timeout", "skipped", "planned")
+NOT_STARTED = "not_started"
+"""A multirun's cell that Ctrl-C or a failure of the launcher came before."""
+STATUSES = ("ok", "invalid", "failed", "timeout", "skipped", "planned", NOT_STARTED)
 
 
 @dataclass

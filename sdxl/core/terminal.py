@@ -39,7 +39,7 @@ def table(
     """A table with a title at its left; the columns named in `right` hold numbers.
 
     Without `head` there is none, and the first column is a name. Long text is broken into lines
-    or, without `fold`, cut off.
+    or, without `fold`, cut off; headings and numbers stay whole.
     """
     from rich.table import Table
     from rich.text import Text
@@ -54,7 +54,8 @@ def table(
             Text(name),
             justify="right" if name in right else "left",
             overflow="fold" if fold else "ellipsis",
-            no_wrap=not fold,
+            no_wrap=not fold or name in right,
+            min_width=len(name),
         )
     if not head:
         made.add_column(style="cyan", no_wrap=True)

@@ -62,11 +62,16 @@ class Cell:
         return [rate for rate in self.record.performance.repeats if rate]
 
     @property
+    def simulated(self) -> bool:
+        """Was quantized arithmetic simulated in wider numbers?"""
+        return bool(self.record.performance.generator.simulated)
+
+    @property
     def meaningless(self) -> str:
         """Why its speed says nothing about a product; empty if it does."""
         if self.setting("backend.name") == "fake":
             return "the fake backend runs no model"
-        if self.record.performance.generator.simulated:
+        if self.simulated:
             return "quantized arithmetic was simulated"
         return ""
 

@@ -157,7 +157,7 @@ def _alike(inside: Sequence[Cell], best: Cell | None, runner_up: Cell | None) ->
 
 def _notes(cells: Sequence[Cell], real: Sequence[Cell]) -> list[str]:
     notes = []
-    if simulated := [c for c in cells if c.meaningless.startswith("quantized")]:
+    if simulated := [c for c in cells if c.simulated]:
         notes.append(
             f"Simulated: {len(simulated)} of {len(cells)} cells round to 8-bit numbers but compute "
             "in wider ones. Their pictures are true, their speed and speed-up mean nothing."

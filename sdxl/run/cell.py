@@ -37,7 +37,7 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
     if config.plan:
         from sdxl.run.plan import show_plan
 
-        return show_plan(config)
+        return show_plan(config, out_dir)
     if threading.current_thread() is threading.main_thread():  # a launcher may have others
         signal.signal(signal.SIGTERM, _interrupt)
     record = identity.new(config)

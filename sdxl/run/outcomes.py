@@ -60,6 +60,7 @@ def finish(
 
 def outcome_of(record: Record, path: Path | None) -> Outcome:
     """What a record says."""
+    cell = Cell(path or Path(), record)
     return Outcome(
         record.status,
         EXIT_CODES.get(record.status, FAILED),
@@ -68,8 +69,9 @@ def outcome_of(record: Record, path: Path | None) -> Outcome:
         record.command,
         {
             **_figures(record),
-            "psnr_db": number(Cell(Path(), record).psnr),
+            "psnr_db": number(cell.psnr),
             "comparable": record.comparable,
+            **({"speed_means_nothing": cell.meaningless} if cell.simulated else {}),
         },
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 from sdxl.bench import roofline
@@ -11,17 +13,22 @@ from sdxl.config.content_key import plain
 from sdxl.config.derive import batch_size
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import KEEP_IMAGES, Compliance, Config, Mode
-from sdxl.core.command import Outcome
+from sdxl.core.command import Outcome, shown
+from sdxl.core.errors import ConfigError
 from sdxl.model import cost, prompts
 from sdxl.model.components import notes_of
 from sdxl.model.sources import shapes_source
 from sdxl.quant import build
 from sdxl.report.terminal.table import Row, print_rows
 from sdxl.run import estimate
+from sdxl.run.doctor.preflight import preflight
 
 
-def show_plan(config: Config) -> Outcome:
-    """Print parameters, operations, memory and a time estimate; measure nothing."""
+def show_plan(config: Config, folder: Path | None = None) -> Outcome:
+    """Print parameters, operations, memory, a time estimate and what is missing; measure nothing.
+
+    Where something is missing it ends as the run would.
+    """
     count = len(prompts.load(config.dataset, config.limit, config.seed))
     batch = batch_size(config)
     images = estimate.images(config, count)
@@ -38,8 +45,13 @@ def show_plan(config: Config) -> Outcome:
         rows.append(("search", "find_peak=true: about 8 such runs, one after the other"))
     rows.append(_disk(config, count, facts))
     rows.append(("round", f"{config.round.value}: {rules_of(config.round, config.seed).status}"))
+    lacking = preflight(config, folder)
+    rows += [("missing", problem.what) for problem in lacking]
     print_rows(f"plan: {config.model.name} on {config.backend.name}", rows)
-    return Outcome(figures={"plan": facts})
+    if not lacking:
+        return Outcome(figures={"plan": facts})
+    facts["missing"] = [problem.what for problem in lacking]
+    return dataclasses.replace(shown(ConfigError(lacking)), figures={"plan": facts})
 
 
 def _kind(config: Config) -> str:

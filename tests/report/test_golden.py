@@ -56,7 +56,7 @@ def test_an_old_record_has_its_table(name, capsys):
     table.show(record, "out")
     said = capsys.readouterr().out
     assert f"{record.performance.images_per_second:.3f} images/s" in said
-    assert "gates of v6.1" in said
+    assert "gates of v6.1" not in said, "nobody asked for MLPerf's verdict"
 
 
 def _names(node: Any) -> Any:

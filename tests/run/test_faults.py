@@ -194,6 +194,8 @@ def test_an_interrupted_multirun_stops_and_counts(tmp_path):
     assert not (out_dir / "1/record.json").exists(), "the next cell was not begun"
     last = json.loads(out.splitlines()[-1])
     assert last["status"] == "failed" and last["exit_code"] == 1
+    assert (last["cells"], last["failed"], last["not_started"]) == (3, 1, 2), "all are counted"
+    assert "0 of 3 cells are done and kept; to go on, type the same command again" in err
 
 
 def test_the_worker_follows_a_killed_command(tmp_path):

@@ -24,7 +24,8 @@ from sdxl.core.errors import SdxlError
 from sdxl.core.paths import ROOT
 from sdxl.report.mlflow import content, database, lineage, process
 
-RUN_STATUS = {"ok": "FINISHED", "invalid": "FINISHED", "skipped": "FINISHED"}
+RUN_STATUS = {"ok": "FINISHED", "skipped": "FINISHED"}
+"""Of a record's status; MLflow calls all others FAILED, LoadGen's INVALID with them."""
 MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -98,7 +99,8 @@ def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = No
         tags = content.tags(record)
         if parent:
             tags["mlflow.parentRunId"] = parent
-        run = client.create_run(experiment, tags=tags, run_name=content.name(record))
+        began_ms, ended_ms = content.times(record)
+        run = client.create_run(experiment, began_ms, tags, content.name(record))
         run_id = str(run.info.run_id)
         status = "FAILED"
         try:
@@ -109,7 +111,7 @@ def upload(record_path: Path, tracking: schema.Tracking, parent: str | None = No
             client.set_tag(run_id, "whole", "true")
             status = RUN_STATUS.get(record.status, "FAILED")
         finally:
-            client.set_terminated(run_id, status)
+            client.set_terminated(run_id, status, ended_ms)
     return run_id
 
 

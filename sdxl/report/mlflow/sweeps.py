@@ -12,6 +12,7 @@ from sdxl.core.command import Outcome
 from sdxl.core.errors import INVALID, OK, SdxlError, UserError
 from sdxl.report import cells, plots, text
 from sdxl.report.limits import Limits
+from sdxl.report.mlflow import content
 from sdxl.report.mlflow.client import asked, warn
 
 
@@ -66,7 +67,7 @@ def _report(folder: Path) -> tuple[str, list[str]]:
 
 
 def _begin(client: Any, experiment: str, name: str, folder: str) -> str:
-    tags = {"sweep": "true", "folder": folder}
+    tags = {"sweep": "true", "folder": folder, **content.origin("run.py")}
     return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
 
 
@@ -80,7 +81,8 @@ def _end(
     status: str,
 ) -> None:
     """The table of the cells, how many ended how, the report's summary and pictures."""
-    columns = ("command", "status", "images_per_second", "speed_up", "psnr_db", "reason", "record")
+    columns = ("command", "status", "images_per_second", "speed_up", "speed_means_nothing",
+               "psnr_db", "reason", "record")  # fmt: skip
     table = {column: [line.get(column) for line in lines] for column in columns}
     client.log_table(run_id, table, "cells.json")
     for ended in sorted({line["status"] for line in lines}):

@@ -10,10 +10,13 @@ from typing import Any
 from sdxl.core import terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
+from sdxl.report.terminal.table import doubted, three
 
 RIGHT = ("#", "images/s", "PSNR dB", "seconds")
-FRAME = 8
+FRAME = 9
 """Lines of the terminal that the table leaves to its frame and to messages."""
+NOTED = 120
+"""Columns of the terminal from which notes have a column; else the running cells' stand beneath."""
 
 
 @dataclass
@@ -97,15 +100,15 @@ class View:
 
     def ended(self, number: int, outcome: Outcome, took: float, eta: float) -> None:
         """A cell is over."""
-        speed, psnr = (outcome.figures.get(name) for name in ("images_per_second", "psnr_db"))
         note = outcome.cached or outcome.reason or ""
         row = Row(outcome.status, note=note, took=took)
-        row.speed = "" if speed is None else f"{speed:.3f}"
-        row.quality = "" if psnr is None else f"{psnr:.3f}"
+        row.speed = doubted(outcome.figures, "images_per_second")
+        row.quality = three(outcome.figures.get("psnr_db"))
         self._rows[number] = row
         self._left, self._left_at = eta, time.monotonic()
         facts = [row.status]
         facts += [f"{row.speed} images/s"] if row.speed else []
+        facts += ["simulated"] if row.speed.startswith("(") else []
         facts += [f"{row.quality} dB to the baseline"] if row.quality else []
         facts += [note] if note else []
         left = f"; about {eta:,.0f} s left" if number + 1 < len(self.labels) else ""
@@ -126,11 +129,25 @@ class View:
             if row.status == "running":
                 took = time.monotonic() - row.since
             spent = "" if took is None else f"{took:,.0f}"
-            note = row.note[:60]
             rows.append((str(number), self._label(number), row.status, row.speed, row.quality,
-                         spent, note))  # fmt: skip
+                         spent, row.note[:60]))  # fmt: skip
         head = ("#", "cell", "status", "images/s", "PSNR dB", "seconds", "")
-        return terminal.table(head, rows, title, RIGHT, fold=False)
+        wide = self._width() >= NOTED
+        shown = terminal.table(
+            head if wide else head[:-1], rows if wide else [row[:-1] for row in rows], title,
+            RIGHT, fold=False,
+        )  # fmt: skip
+        shown.columns[2].min_width = len("running")
+        if not wide:
+            shown.caption = "\n".join(
+                f"{number}: {row.note}" for number, row in self._rows.items()
+                if row.status == "running" and row.note
+            ) or None  # fmt: skip
+            shown.caption_justify = "left"
+        return shown
+
+    def _width(self) -> int:
+        return self._live.console.width if self._live else terminal.WIDTH
 
     def _window(self) -> range:
         room = max(3, self._live.console.height - FRAME) if self._live else len(self.labels)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sdxl.core import terminal
 from sdxl.core.command import Outcome
 from sdxl.core.record import Performance, Record
+from sdxl.report.cell import BASELINE
 from sdxl.report.terminal import gates, profile
 
 Row = tuple[str, str]
@@ -16,8 +18,7 @@ Row = tuple[str, str]
 def show(record: Record, out_dir: str) -> None:
     """Print what was measured, the verdict, and where to look."""
     print_rows(
-        f"{record.config['model']['name']} on {record.config['backend']['name']}, "
-        f"{record.config['scenario']['name']}",
+        _title(record, out_dir),
         [
             *_verdict(record),
             *_speed(record),
@@ -31,30 +32,59 @@ def show(record: Record, out_dir: str) -> None:
         gates.show(f"verdict by the rules of {record.config['round']}", record.verdict)
 
 
+def _title(record: Record, out_dir: str) -> str:
+    """What was measured, and for what: a baseline's table is not taken for the cell's."""
+    config = record.config
+    title = (
+        f"{config['model']['name']} on {config['backend']['name']}, {config['scenario']['name']}"
+    )
+    quant = config["quant"]
+    if quant["format"] != "none":
+        title += f", {quant['format']} level {quant['level']:g}"
+    return f"the unquantized baseline: {title}" if Path(out_dir).name == BASELINE else title
+
+
 def show_cells(outcomes: Sequence[Outcome]) -> None:
     """The cells of a multirun, one line each, on standard output."""
     spoken = [(outcome.command or "").split()[2:] for outcome in outcomes]
     shared = set.intersection(*(set(words) for words in spoken)) if len(spoken) > 1 else set()
     rows = []
     for words, outcome in zip(spoken, outcomes, strict=True):
-        numbers = (outcome.figures.get(n) for n in ("images_per_second", "speed_up", "psnr_db"))
+        found = outcome.figures
         rows.append(
             (
                 " ".join(word for word in words if word not in shared) or "-",
                 outcome.status,
-                *("" if number is None else f"{number:.3f}" for number in numbers),
+                *(doubted(found, name) for name in ("images_per_second", "speed_up")),
+                three(found.get("psnr_db")),
                 outcome.reason or "",
             )
         )
     right = ("images/s", "speed-up", "PSNR dB")
     head = ("cell", "status", *right, "reason")
-    terminal.console().print(terminal.table(head, rows, f"{len(outcomes)} cells", right))
+    console = terminal.console()
+    console.print(terminal.table(head, rows, f"{len(outcomes)} cells", right))
+    if any(outcome.figures.get("speed_means_nothing") for outcome in outcomes):
+        console.print("(in brackets: the arithmetic was simulated, the speed means nothing)")
+
+
+def doubted(figures: Mapping[str, Any], name: str) -> str:
+    """A figure of speed with three digits, in brackets where it means nothing."""
+    text = three(figures.get(name))
+    return f"({text})" if text and figures.get("speed_means_nothing") else text
+
+
+def three(value: float | None) -> str:
+    """A figure with three digits; nothing where there is none."""
+    return "" if value is None else f"{value:.3f}"
 
 
 def print_rows(title: str, rows: list[Row]) -> None:
     """Two columns on standard output; paths are never broken."""
-    width = max(60, *(len(value) + len(name) + 8 for name, value in rows))
-    terminal.console(width=width).print(terminal.table((), rows, title))
+    width = max(60, len(title), *(len(value) + len(name) + 8 for name, value in rows))
+    made = terminal.table((), rows, title)
+    made.min_width = len(title)
+    terminal.console(width=width).print(made)
 
 
 def _verdict(record: Record) -> list[Row]:
@@ -67,7 +97,7 @@ def _verdict(record: Record) -> list[Row]:
         rows.append(
             ("comparable", "yes" if record.comparable else f"no: {record.comparable_reason}")
         )
-    if record.verdict:
+    if gates.wanted(record):
         rows.append(("verdict", gates.summary(record)))
     rows += [("from outside", each) for each in record.environment.outside]
     return rows
@@ -78,6 +108,7 @@ def _speed(record: Record) -> list[Row]:
     rows: list[Row] = []
     if found.images_per_second:
         text = f"{found.images_per_second:.3f} images/s"
+        text += " (simulated: means nothing)" if found.generator.simulated else ""
         if tera := found.tflops:
             text += f" = {tera:.1f} TFLOP/s" if tera >= 1 else f" = {tera * 1e3:.1f} GFLOP/s"
         rows.append(("throughput", text))

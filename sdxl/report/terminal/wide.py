@@ -29,14 +29,8 @@ def tables(
         return
     for count, places in enumerate(_parts(head, rows, width)):
         names = [head[place] for place in places]
-        made = terminal.table(
-            names, [[row[place] for place in places] for row in rows], title if not count else "",
-            {*names} - {*WORDS},
-        )  # fmt: skip
-        for column, name in zip(made.columns, names, strict=True):
-            column.min_width = len(name)
-            column.no_wrap = name not in WORDS
-        yield made
+        part = [[row[place] for place in places] for row in rows]
+        yield terminal.table(names, part, "" if count else title, {*names} - {*WORDS})
 
 
 def _parts(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:

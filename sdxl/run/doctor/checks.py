@@ -109,7 +109,9 @@ def gpu() -> Iterator[Check]:
 def tensorrt() -> Iterator[Check]:
     """Which TensorRT is installed; there are three families with one API."""
     kinds = {"tensorrt": "data centre", "tensorrt-rtx": "RTX", "tensorrt-llm": "LLM"}
-    names = {str(each.metadata["Name"] or "").lower() for each in metadata.distributions()}
+    # Wheels write their names with `_` as often as with `-`.
+    told = (str(each.metadata["Name"] or "") for each in metadata.distributions())
+    names = {re.sub(r"[-_.]+", "-", name).lower() for name in told}
     found = sorted(name for name in names if re.fullmatch(r"tensorrt(-rtx)?(-cu\d+)?", name))
     if not found:
         text = "not installed; only backend=trt and export.py need it"

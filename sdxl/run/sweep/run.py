@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config.compose import Composer
-from sdxl.core.command import Outcome
-from sdxl.core.errors import FAILED, INVALID, OK, USER, UserError
+from sdxl.core.command import NOT_STARTED, Outcome
+from sdxl.core.errors import FAILED, INVALID, OK, USER, UserError, one_line
 from sdxl.core.paths import ROOT
 from sdxl.core.progress import Say
 from sdxl.core.types import now
 from sdxl.report.mlflow import sweeps
 from sdxl.report.terminal.sweep_view import View
 from sdxl.run import identity, outcomes, shared
+from sdxl.run.doctor.preflight import preflight
 from sdxl.run.sweep.cells import Planned, baseline_key, combinations, differing, look_ahead, varying
 from sdxl.run.sweep.watch import Watch
 
@@ -110,15 +112,19 @@ class Sweep:
             self._ended(cell, time.monotonic() - began)
 
     def outcomes(self) -> list[Outcome]:
-        """What the cells came to, from their records where they ran elsewhere."""
+        """What each cell came to, from their records where they ran elsewhere."""
         if self.only_plan:
             return [self._planned(cell) for cell in self.cells]
-        return [cell.outcome for cell in self.cells if cell.outcome]
+        return [cell.outcome or self._not_started(cell) for cell in self.cells]
 
     def end(self, cells: Sequence[Outcome], interrupted: bool) -> None:
-        """Close MLflow's parent run, if there is one."""
+        """Close MLflow's parent run, if there is one; after Ctrl-C say how to go on."""
         if self._parent:
             self._parent.end(cells, interrupted)
+        if interrupted:
+            done = sum(cell.exit_code in (OK, INVALID) for cell in cells)
+            print(f"{done} of {len(cells)} cells are done and kept; to go on, type the same "
+                  "command again: it measures only what is missing", file=sys.stderr)  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
         """What the JSON line says of the sweep beside its counts."""
@@ -224,15 +230,19 @@ class Sweep:
         return outcomes.skip(cell.config, place, record, Path(found.record), other.number)
 
     def _planned(self, cell: Planned) -> Outcome:
-        """What `plan=true` says of a cell."""
-        refused = bool(cell.problem)
+        """What `plan=true` says of a cell, which ends as the cell would."""
+        lacking = one_line(preflight(cell.config)) if cell.config and not cell.done else ""
         return Outcome(
-            "failed" if refused else "planned",
-            USER if refused else OK,
-            cell.problem or cell.ahead()[0],
+            "failed" if cell.problem or lacking else "planned",
+            USER if cell.problem or lacking else OK,
+            cell.problem or lacking or cell.ahead()[0],
             command=self.command(cell),
             figures={"seconds": cell.seconds},
         )
+
+    def _not_started(self, cell: Planned) -> Outcome:
+        reason = "the sweep ended before it began"
+        return Outcome(NOT_STARTED, FAILED, reason, command=self.command(cell))
 
     def _labels(self) -> list[str]:
         return [" ".join(words) for words in differing([cell.overrides for cell in self.cells])]

@@ -1,10 +1,12 @@
 """Records in MLflow: whole, once, and as what they are."""
 
+import getpass
 import json
 import shlex
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
@@ -141,8 +143,35 @@ def test_other_outcomes_are_logged_as_what_they_are(store, measured, tmp_path, s
         record |= {"performance": {}, "images": [], "resources": {}, "durations": {}}
     (folder / "record.json").write_text(json.dumps(record))
     run = store.client.get_run(client.upload(folder / "record.json", store.settings))
-    assert run.info.status == ("FAILED" if status in ("failed", "timeout") else "FINISHED")
+    assert run.info.status == ("FINISHED" if status == "skipped" else "FAILED")
     assert (run.data.tags["status"], run.data.tags["reason"]) == (status, "because")
+
+
+def test_a_run_lasts_as_long_as_its_measurement_whenever_it_is_uploaded(store, measured):
+    record = records.read(measured / "record.json")
+    run = store.client.get_run(client.upload(measured / "record.json", store.settings))
+    lasted_ms = run.info.end_time - run.info.start_time
+    assert lasted_ms == round(1e3 * record.durations["total_s"]) > 100
+    began = datetime.fromtimestamp(run.info.start_time / 1e3, UTC)
+    assert f"{began:%Y-%m-%dT%H:%M:%SZ}" == record.started
+    assert run.data.tags["mlflow.source.name"] == "run.py"
+    assert run.data.tags["mlflow.source.type"] == "LOCAL"
+    assert run.data.tags["mlflow.user"] == getpass.getuser()
+    assert run.data.tags["mlflow.source.git.commit"] == record.environment.git.commit
+
+
+def test_simulated_speed_has_names_of_its_own(measured):
+    """So that no chart or filter ranks it beside a real one."""
+    record = records.read(measured / "record.json")
+    real = content.metrics(record)
+    record.config["backend"]["name"] = "torch"
+    record.performance.generator.simulated = True
+    found = content.metrics(record)
+    fast = {"images_per_second", "samples_per_second", "latency_p99_ms", "latency_mean_ms"}
+    assert fast <= real.keys() and not fast & found.keys()
+    assert {f"simulated_{name}" for name in fast} <= found.keys()
+    assert found["peak_rss_gib"] == real["peak_rss_gib"]
+    assert content.tags(record)["simulated"] == "true"
 
 
 def test_the_line_for_later_uploads_to_where_it_should_have_gone(

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -51,6 +52,17 @@ def test_this_machine_can_measure(capsys: pytest.CaptureFixture):
     names = {check["name"] for check in summary["checks"]}
     assert {"Python", "packages", "LoadGen", "GPU", "TensorRT", "MLflow"} <= names
     assert summary["missing"] == 0
+
+
+@pytest.mark.parametrize("name", ["tensorrt_rtx_cu12", "tensorrt-rtx", "TensorRT"])
+def test_an_installed_tensorrt_is_found_however_its_wheel_is_named(monkeypatch, name):
+    wheel = SimpleNamespace(metadata={"Name": name})
+    monkeypatch.setattr(checks.metadata, "distributions", lambda: [wheel])
+    monkeypatch.setattr(checks, "version", lambda _: "1.7.1")
+    monkeypatch.setattr(checks.engines, "installed", lambda _: False)
+    found = one(checks.tensorrt())
+    assert found.state == "ok" and "1.7.1" in found.text
+    assert ("(RTX)" in found.text) == ("rtx" in name)
 
 
 def test_engines_of_either_library(monkeypatch):

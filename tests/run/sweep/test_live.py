@@ -1,6 +1,7 @@
 """The table that stays in place while a sweep runs, in a real terminal; lines elsewhere."""
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -9,7 +10,13 @@ import struct
 import subprocess
 import sys
 import termios
+from types import SimpleNamespace
 
+import pytest
+from rich.console import Console
+
+from sdxl.core.command import Outcome
+from sdxl.report.terminal.sweep_view import View
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1")
@@ -62,7 +69,7 @@ def test_a_long_sweep_shows_the_cells_around_the_running_one():
 
     class Live:
         class console:  # noqa: N801
-            height = 20
+            height, width = 20, 140
 
     view = View([f"seed={n}" for n in range(100)])
     view._live = Live()
@@ -74,3 +81,26 @@ def test_a_long_sweep_shows_the_cells_around_the_running_one():
     assert len(shown) == 20 - FRAME and 49 in shown and 50 in shown and 51 in shown
     table = view.table()
     assert table.row_count == len(shown) and str(table.title).startswith("50 of 100 cells; about")
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_the_table_is_readable_at_every_width(columns):
+    """Status, speed, quality and time left whole; a simulated speed in brackets; nothing cut."""
+    view = View([f"quant_level={n} alpha=0.5" for n in (1, 2.5, 3)])
+    console = Console(width=columns, height=40, file=io.StringIO(), markup=False)
+    view._live = SimpleNamespace(console=console)
+    view.running(0)
+    figures = {"images_per_second": 12.3456, "psnr_db": 41.98}
+    view.ended(0, Outcome(figures=figures), 61.0, 125.0)
+    doubtful = {**figures, "speed_means_nothing": "quantized arithmetic was simulated"}
+    view.running(1)
+    view.ended(1, Outcome(figures=doubtful), 1.0, 125.0)
+    view.running(2)
+    view.listener(2)("measuring 17/64 images")
+    console.print(view.table())
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= columns
+    for whole in ("quant_level=2.5 alpha=0.5", " status ", " images/s ", " PSNR dB ", " seconds ",
+                  " 12.346 ", "(12.346)", " 41.980 ", "running", "2 of 3 cells; about 125 s left",
+                  "measuring 17/64 images"):  # fmt: skip
+        assert whole in shown, whole

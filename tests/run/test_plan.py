@@ -1,0 +1,48 @@
+"""`plan=true`: what is missing, and the exit code that the run would have."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from sdxl.core.errors import OK, USER
+from sdxl.run.plan import show_plan
+
+
+def test_missing_weights_are_said_and_end_it_as_they_would_end_the_run(load, tmp_path, capsys):
+    config = load("model=sdxl", f"model.path={tmp_path}/nowhere", "limit=4", "plan=true")
+    outcome = show_plan(config, tmp_path)
+    out, err = capsys.readouterr()
+    assert (outcome.status, outcome.exit_code) == ("failed", USER)
+    assert outcome.figures["plan"]["missing"] == ["there is no folder or file with SDXL's weights"]
+    assert "missing" in out and "TFLOP" in out, "the plan itself is shown all the same"
+    assert "python -m sdxl download sdxl" in err
+
+
+def test_a_missing_package_is_said(load, monkeypatch, capsys):
+    module = importlib.import_module("sdxl.run.doctor.preflight")  # its function has its name
+    monkeypatch.setattr(module, "installed", lambda name: name != "mlperf_loadgen")
+    outcome = show_plan(load("backend=fake", "plan=true"))
+    assert outcome.exit_code == USER and "LoadGen" in (outcome.reason or "")
+    assert "pip install" in capsys.readouterr().err
+
+
+def test_a_missing_gpu_is_said(load, capsys):
+    from sdxl.core import gpu
+
+    if gpu.find()[0]:
+        pytest.skip("there is a GPU")
+    outcome = show_plan(load("backend=trt", "plan=true"))
+    assert outcome.exit_code == USER and "GPU" in (outcome.reason or "")
+
+
+def test_nothing_missing_is_a_plan(load):
+    outcome = show_plan(load("backend=fake", "plan=true"))
+    assert outcome.exit_code == OK and "missing" not in outcome.figures["plan"]
+
+
+def test_a_sweeps_plan_says_what_each_cell_lacks(cli, tmp_path):
+    done = cli("-m", "model=sdxl", f"model.path={tmp_path},{tmp_path}/nowhere", "limit=2",
+               "plan=true")  # fmt: skip
+    assert done.code == 2 and (done.json["failed"], done.json["planned"]) == (2, 0)
