@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sdxl.config.choices import DType
-from sdxl.config.schema.train import Finetune, Training, Tuning
+from sdxl.config.schema.train import Distill, Finetune, Training, Tuning
 from sdxl.core.errors import ConfigError, Problem
 
 STAGES = ("vae", "clip", "judge", "unet")
-TUNING = ("qat", "finetune")
+TUNING = ("qat", "finetune", "distill")
 """Stages that go on from a model: they have the whole configuration and a folder of their own."""
+_KINDS = {"qat": Tuning, "finetune": Finetune, "distill": Distill}
 _READ = ("train", "tracking", "seed", "plan", "hydra")
 """What the stages of the bundled model read."""
 
@@ -25,7 +26,7 @@ def _problems(settings: Training) -> Iterator[Problem]:
     name = settings.name
     if name not in (*STAGES, *TUNING):
         yield Problem("there is no such stage", f"train.name={name}", " ".join((*STAGES, *TUNING)))
-    elif type(settings) is not {"qat": Tuning, "finetune": Finetune}.get(name, Training):
+    elif type(settings) is not _KINDS.get(name, Training):
         yield Problem(
             "`train.name` is not of the chosen file", f"train.name={name}",
             "a file's own name", f"train={name}",

@@ -52,6 +52,15 @@ class Finetune(Tuning):
 
 
 @dataclass
+class Distill(Training):
+    """A student of few steps; the teacher is the model as `model=` has it, guidance included."""
+
+    student_steps: int = 4  # steps that the student draws in
+    teacher_steps: int = 20  # steps of the teacher, a multiple of them
+    captions: Optional[str] = None  # a text file, a caption a line; null: of rendered scenes
+
+
+@dataclass
 class TrainConfig(Config):
     """What `train.py` takes: a stage beside the groups of the other commands."""
 
