@@ -16,6 +16,7 @@ EXPERIMENTS = {
 COMMANDS = {
     "report": ("sdxl.report.command", "what was measured, and which setting to ship"),
     "diff": ("sdxl.report.diff", "what differs between two records, and what of it is noise"),
+    "generate": ("sdxl.run.generate", "pictures of a prompt, by the setting of a record"),
     "doctor": ("sdxl.run.doctor.command", "is everything there that a run needs"),
     "download": ("sdxl.model.download.command", "published files into the store"),
     "mlflow": ("sdxl.report.mlflow.command", "its pages, and uploading what a dead server missed"),

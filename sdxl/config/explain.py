@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,13 @@ from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError
 from sdxl.core.paths import CONF
 
 
-def explain(error: Exception) -> SdxlError:
-    """A Hydra failure as our own: every bad override is found and named, not only the first."""
+def explain(
+    error: Exception, name: str | None = None, words: Sequence[str] | None = None
+) -> SdxlError:
+    """A Hydra failure as our own: every bad override is found and named, not only the first.
+
+    name and words: of the command; by default this process's own.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -32,8 +37,9 @@ def explain(error: Exception) -> SdxlError:
             "hydra.run.dir=FOLDER (one run) or hydra.sweep.dir=FOLDER (multirun)",
         )
     if isinstance(error, HydraException | OmegaConfBaseException):
-        overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
-        problems = problems_in(Path(sys.argv[0]).stem, overrides)
+        typed = sys.argv[1:] if words is None else words
+        overrides = [word for word in typed if not word.startswith("-")]
+        problems = problems_in(name or Path(sys.argv[0]).stem, overrides)
         return ConfigError(problems or [Problem(str(error).strip())])
     traceback.print_exc()
     return SdxlError(f"{type(error).__name__}: {error}")

@@ -22,7 +22,7 @@ from sdxl.model.sources import open_source
 from sdxl.training.data import encoded, scene_data
 from sdxl.training.data.embed import text_encoders, time_ids
 
-PIECE = 256
+PIECE = 128
 """Captions of one artifact: what a killed preparation can lose."""
 _BATCH = 32
 
