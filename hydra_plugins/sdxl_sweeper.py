@@ -44,11 +44,12 @@ class SdxlSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the cells; their outcomes are in their records."""
+        from sdxl.core.secrets import hide
         from sdxl.run.sweep import current
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        (folder / "multirun.yaml").write_text(hide(OmegaConf.to_yaml(self.config)))
         current.sweep().run(lambda jobs: self.launcher.launch(jobs, initial_job_idx=0))
 
 

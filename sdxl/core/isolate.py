@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sdxl.core import streams
 from sdxl.core.errors import Problem, SdxlError
 from sdxl.core.paths import PACKAGE
 
@@ -173,6 +174,7 @@ def _child(
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    streams.guard()
     no_shared_locks()
     link = Link(theirs)
 

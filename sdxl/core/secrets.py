@@ -25,12 +25,12 @@ _WORD = (
     r"|(?:api|access|secret|private|account|shared)[_-]?key)"
 )
 _NAMED = re.compile(rf"(?:^|[_.-]){_WORD}(?:$|[_.-](?:id|key|value)?$)", re.IGNORECASE)
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*:\\?/\\?/"  # as Hydra escapes it, too
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*\\?:\\?/\\?/"  # as Hydra escapes it, too
 _ADDRESS = re.compile(rf"({_SCHEME})((?:(?!,{_SCHEME})[^\s'\"<>|])*)")
 _LOGIN = re.compile(r"^[^/?#]*@")
 _QUERY = re.compile(r"[?&;]([^=&;?#\s]+)=([^&;#\s]*)")
 _ASSIGNED = re.compile(
-    rf"((?:^|[\s,{{'\"(_.-]){_WORD}['\"]?\s?[=:]\s?(?:(?:basic|bearer) )?)"
+    rf"((?:^|[\s,{{'\"(_.?&;-]){_WORD}['\"]?\s?[=:]\s?(?:(?:basic|bearer) )?)"
     r"(['\"]?)([^\s'\",;&})]+)\2",
     re.IGNORECASE,
 )
@@ -127,13 +127,19 @@ def _values(environment: Mapping[str, str]) -> Iterable[str]:
     for name, value in environment.items():
         if is_secret(name) and not value.startswith("/"):
             yield from _telling(value)
-        elif "://" in value and "@" in value:
-            for found in _ADDRESS.finditer(value.replace("\\/", "/")):
-                login = _LOGIN.match(found[2])
-                if login:
-                    password = login[0].removesuffix("@").partition(":")[2]
-                    yield from _telling(password)
-                    yield from _telling(unquote(password))
+        elif "://" in value:
+            for found in _ADDRESS.finditer(value):
+                for secret in _secrets_in(found[2]):
+                    yield from _telling(secret)
+                    yield from _telling(unquote(secret))
+
+
+def _secrets_in(rest: str) -> Iterable[str]:
+    """The password and the secret parameters of an address without its scheme."""
+    if login := _LOGIN.match(rest):
+        yield login[0].removesuffix("@").partition(":")[2]
+    _, mark, query = rest.partition("?")
+    yield from (each[2] for each in _QUERY.finditer(mark + query) if is_secret(each[1]))
 
 
 def _telling(value: str) -> Iterable[str]:

@@ -106,14 +106,26 @@ def get(
             _publish(target, kind, key, build, settings, parents or [])
     except OSError as error:
         raise disk_error(error, root()) from error
+    except Exception as error:
+        if is_full(error):  # safetensors' own kind of error
+            raise disk_error(OSError(errno.ENOSPC, str(error)), root()) from error
+        raise
     found = find(kind, key)
     assert found, f"{target} vanished after it was published"
     return dataclasses.replace(found, built=True)
 
 
+def is_full(error: Exception) -> bool:
+    """Whether a disk or a quota is full, also where a library says it in words of its own."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(
+        f"os error {n})" in str(error) for n in full
+    )
+
+
 def disk_error(error: OSError, place: Path, fix: str = "SDXL_STORE=FOLDER python ...") -> SdxlError:
     """A full or unwritable disk, said plainly; `fix` is the line that chooses another place."""
-    if error.errno == errno.ENOSPC:
+    if is_full(error):
         return SdxlError(f"no space left on the disk of {place}", expected="free space")
     if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return UserError(

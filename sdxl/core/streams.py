@@ -62,6 +62,11 @@ def fill() -> None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
+def guard() -> None:
+    """Both streams of this process as `Stream`s, for good."""
+    sys.stdout, sys.stderr = Stream(sys.stdout), Stream(sys.stderr)
+
+
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """Both streams of this process as `Stream`s, until the end of the block."""

@@ -10,8 +10,8 @@ from typing import Any
 from rich.table import Table
 
 from sdxl.config import shorthand
-from sdxl.config.schema import Config
-from sdxl.core import terminal
+from sdxl.config.schema import Config, Model, ScenesModel, TinyModel
+from sdxl.core import disk, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Progress, Say
 from sdxl.core.store import Artifact
@@ -22,6 +22,7 @@ def run(config: Config, _out_dir: Path, say: Say | None = None) -> Outcome:
     """Quantize as `config` says; the tables go to standard error."""
     shorthand.unread(config, "quantize.py")
     console = terminal.console(stderr=True)
+    disk.store_ready(0 if config.plan else _needed(config.model))
     if config.plan:
         rows = build.plan(config)
         console.print(plan_table(config, rows))
@@ -49,6 +50,11 @@ def run(config: Config, _out_dir: Path, say: Say | None = None) -> Outcome:
             "seconds": seconds,
         }
     )
+
+
+def _needed(model: Model) -> int:
+    small = isinstance(model, TinyModel | ScenesModel)
+    return disk.SMALL_BYTES if small else disk.CHECKPOINT_BYTES
 
 
 def _size(made: Artifact) -> int:

@@ -35,14 +35,6 @@ class Context:
     say: Say | None = None
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C after the record was written; `outcome` is the JSON line."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__("interrupted")
-        self.outcome = outcome
-
-
 @contextmanager
 def turn(key: str, context: Context) -> Iterator[tuple[Path, Record] | None]:
     """The record that stands for a measurement; None: it is this process's turn to make one."""
@@ -121,7 +113,7 @@ def measure_one(
     interrupted = isinstance(error, KeyboardInterrupt)
     outcome = outcomes.finish(config, folder, record, exit_code, context.sweep, interrupted)
     if interrupted:
-        raise Interrupted(outcome)
+        raise outcomes.Interrupted(outcome)
     return outcome
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from sdxl.config.derive import baseline_of, quantized_only
 from sdxl.config.schema import QUANT_KEYS, Config, Format
+from sdxl.core import disk
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.run import identity, ledger, outcomes, shared
@@ -40,6 +41,7 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
         return show_plan(config, out_dir)
     if threading.current_thread() is threading.main_thread():  # a launcher may have others
         signal.signal(signal.SIGTERM, _interrupt)
+    disk.store_ready()
     record = identity.new(config)
     sweep = shared.of_cell(out_dir)
     context = Context(ledger.policy_of(config.rerun, multirun=sweep is not None), sweep, say)

@@ -10,7 +10,7 @@ from typing import Any
 from sdxl.config import rules_engines, shorthand
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config
-from sdxl.core import terminal
+from sdxl.core import disk, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.errors import ConfigError, Problem
 from sdxl.core.progress import Progress, Say
@@ -34,6 +34,7 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
                 )
             ]
         )
+    disk.store_ready(0 if config.plan else disk.NOTES_BYTES)
     if config.plan:
         return _plan(config)
     problems = preflight(config, out_dir, runs=False)

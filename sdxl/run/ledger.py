@@ -6,8 +6,10 @@ measured; the place says where: code version, processor, GPUs. Nothing is reused
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -34,9 +36,12 @@ def remember(record: Record, path: Path) -> None:
     if pair and not record.config["compliance"]:
         entries.append(_paired(pair, record.config["mode"]))
     facts = {"record": str(path), "status": record.status, "started": record.started}
-    for entry in entries:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        store.write_json(entry, facts)
+    try:
+        for entry in entries:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            store.write_json(entry, facts)
+    except OSError as error:  # a later sweep measures again: nothing of this record is lost
+        _warn("a later sweep will measure this again", error)
 
 
 def partner(pair: str, mode: Mode) -> tuple[Path, Record] | None:
@@ -66,15 +71,27 @@ def recall(wanted: str, policy: Rerun, since: str = "") -> tuple[Path, Record] |
     return (path, found) if found.key == wanted and reusable else None
 
 
+def _warn(what: str, error: OSError) -> None:
+    print(f"warning: the ledger in {store.root()} cannot be used, {what}: {error}", file=sys.stderr)
+
+
 @contextmanager
 def turn(wanted: str) -> Iterator[None]:
     """One process at a time measures a key of a sweep; the others wait, then find its record."""
     from filelock import FileLock
 
     lock = _entry(wanted).with_suffix(".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    held = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    except OSError as error:  # two processes may measure the same then, which is no loss
+        _warn("its lock cannot be taken", error)
+    try:
         yield
+    finally:
+        with contextlib.suppress(OSError):
+            held.release()
 
 
 def known() -> Iterator[tuple[Path, Record]]:

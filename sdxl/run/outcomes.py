@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from sdxl.config.schema import Config
 from sdxl.core import records
 from sdxl.core.command import Outcome
-from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
+from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, one_line, show
 from sdxl.core.record import Performance, Record
 from sdxl.report.cell import Cell
 from sdxl.report.mlflow import client
@@ -26,6 +27,14 @@ _LINKED = ("images", "images.png", "baseline.png", "twins.png", "loadgen", "trac
 """Files of a cell that a sweep which takes it over links into its folder (`twins.png`: old)."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after the record was written; `outcome` is the JSON line."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__("interrupted")
+        self.outcome = outcome
+
+
 def finish(
     config: Config,
     folder: Path,
@@ -34,28 +43,44 @@ def finish(
     sweep: Shared | None,
     interrupted: bool = False,
 ) -> Outcome:
-    """Record first, then the table, then MLflow; returns the outcome.
+    """Record first, then the table, then MLflow; returns the outcome, which is the record's.
 
-    A record that cannot be kept makes the measurement `failed`; its figures are still shown.
+    A record that cannot be kept makes the measurement `failed`; its figures are still shown. What
+    goes wrong afterwards is a warning, and Ctrl-C comes too late to change the outcome.
     """
     path: Path | None = None
     try:
         path = records.write(record, folder)
-        if not interrupted and record.status != "skipped":
-            ledger.remember(record, path)
-    except (SdxlError, OSError) as error:  # a full disk
-        lost = error if isinstance(error, SdxlError) else SdxlError(f"the ledger: {error}")
+    except SdxlError as lost:  # a full disk
         show(lost)
         record.reason = "; ".join(filter(None, [record.reason, one_line(lost.problems)]))
         record.status, exit_code = "failed", FAILED
-    if not interrupted and not sweep:
+    outcome = dataclasses.replace(outcome_of(record, path), exit_code=exit_code)
+    if interrupted:
+        return outcome
+    try:
+        if path and record.status != "skipped":
+            ledger.remember(record, path)
+        if not sweep:
+            _show(record, folder)
+        if path and config.tracking.enabled and exit_code != USER:
+            outcome.tracked = client.log(
+                path, config.tracking, sweep.mlflow_parent if sweep else None
+            )
+            if outcome.tracked["mlflow_run"] and not sweep:
+                print(f"MLflow run {outcome.tracked['mlflow_run']}; to look: make ui")
+    except KeyboardInterrupt as stop:
+        raise Interrupted(outcome) from stop
+    return outcome
+
+
+def _show(record: Record, folder: Path) -> None:
+    """The table, which may fail without harm to what was measured."""
+    try:
         table.show(record, str(folder))
-    tracked: dict[str, Any] = {}
-    if path and not interrupted and config.tracking.enabled and exit_code != 2:
-        tracked = client.log(path, config.tracking, sweep.mlflow_parent if sweep else None)
-        if tracked["mlflow_run"] and not sweep:
-            print(f"MLflow run {tracked['mlflow_run']}; to look: make ui")
-    return dataclasses.replace(outcome_of(record, path), tracked=tracked, exit_code=exit_code)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        print(f"warning: the table cannot be shown: {said}", file=sys.stderr)
 
 
 def outcome_of(record: Record, path: Path | None) -> Outcome:

@@ -13,6 +13,7 @@ from sdxl.config import shorthand
 from sdxl.config.content_key import plain
 from sdxl.config.plugins import training_stage
 from sdxl.config.schema.train import TrainConfig
+from sdxl.core import disk
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.report.mlflow.curves import Curves
@@ -29,7 +30,7 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
     settings = config.train
     rules.check(settings, _typed())
     shorthand.unread(config, "train.py")
-
+    disk.store_ready(0 if config.plan else disk.SMALL_BYTES)
     chosen = training_stage(settings.name)
     folder = chosen.folder_of(config)
     done = checkpoint.steps_done(folder / loop.FILE)

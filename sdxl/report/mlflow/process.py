@@ -122,12 +122,14 @@ def ask(job: str, uri: str, timeout_s: float, **words: Any) -> Any:
     environment = {name: v for name, v in os.environ.items() if _matters(name)}
     if _helpers and (_helpers[0].environment != environment or _helpers[0].ended):
         stop()
-    if not _helpers:
-        _helpers.append(_Helper(environment))
     try:
+        if not _helpers:
+            _helpers.append(_Helper(environment))
         return _helpers[0].ask({"job": job, "words": {"uri": uri, **words}}, timeout_s)
     except Refused:
         raise
+    except OSError as error:  # no process could be started
+        raise NoAnswer(f"MLflow's process cannot be started: {error}") from error
     except NoAnswer:
         _missed[uri] = time.monotonic() + PAUSE_S
         stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 import re
 import shutil
@@ -19,11 +18,12 @@ from sdxl.config import engines
 from sdxl.config.engines import Flavor
 from sdxl.core import gpu as gpus
 from sdxl.core import store
+from sdxl.core.disk import existing, room
 from sdxl.core.errors import UserError
 from sdxl.core.gpu import find as find_gpu
 from sdxl.core.paths import CONSTRAINTS, DISTRIBUTION, IN_CHECKOUT, ROOT
 from sdxl.model.download import catalogue as published
-from sdxl.run.doctor.preflight import INSTALL, existing
+from sdxl.run.doctor.preflight import INSTALL
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 LITTLE, NOTHING = 10e9, 1e9
@@ -128,15 +128,13 @@ def disk() -> Iterator[Check]:
     """Free space and permission of the project's and the store's disks."""
     fixes = {"project": "hydra.run.dir=FOLDER", "store": "export SDXL_STORE=FOLDER"}
     for name, folder in (("project", ROOT), ("store", store.root())):
-        place = existing(folder)
-        free = shutil.disk_usage(place).free
-        text = f"{folder}: {free / 1e9:,.0f} GB free"
-        if not os.access(place, os.W_OK | os.X_OK):
-            state, text = "missing", f"{place} cannot be written"
-        elif free < NOTHING:
-            state = "missing"
-        else:
-            state = "warning" if free < LITTLE else "ok"
+        if silent := room(folder, 0, ""):
+            yield Check(f"disk, {name}", "missing", silent[0].what, fixes[name])
+            continue
+        free = shutil.disk_usage(existing(folder)).free
+        state, text = "warning" if free < LITTLE else "ok", f"{folder}: {free / 1e9:,.0f} GB free"
+        if problems := room(folder, int(NOTHING), ""):
+            state, text = "missing", f"{problems[0].what}: {problems[0].got}"
         yield Check(f"disk, {name}", state, text, "" if state == "ok" else fixes[name])
 
 

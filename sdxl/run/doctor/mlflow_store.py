@@ -8,12 +8,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sdxl.config import schema
+from sdxl.core.disk import existing
 from sdxl.core.errors import SdxlError
 from sdxl.core.secrets import hide
 from sdxl.report.mlflow import database, process
 from sdxl.report.mlflow.client import reason, resolve_uri
 from sdxl.run.doctor.checks import Check
-from sdxl.run.doctor.preflight import existing
 
 TIMEOUT_S = 3
 PATIENCE = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql": "timeout"}

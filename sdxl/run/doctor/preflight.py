@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 from pathlib import Path
 
 from sdxl.bench.mlperf.compliance import SAMPLED
@@ -19,7 +17,7 @@ from sdxl.config.schema import (
     SdxlModel,
     TinyModel,
 )
-from sdxl.core import gpu, store
+from sdxl.core import disk, gpu, store
 from sdxl.core.errors import Problem
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
@@ -30,10 +28,8 @@ EXPORT_MODULES = {
     "onnxscript": "onnxscript, which the exporter needs",
     "onnxruntime": "ONNX Runtime",
 }
-LOGS_BYTES = 64 << 20
+LOGS_BYTES = disk.SMALL_BYTES
 """LoadGen's trace and the rest of a cell's folder."""
-CHECKPOINT_BYTES = 4 << 30
-"""A quantized SDXL UNet with its statistics; the miniature's is a few megabytes."""
 GRAPH_BYTES = 8 << 30
 """SDXL's four graphs in 16 bits, the VAE in 32."""
 MOST_PROMPTS = 5000
@@ -66,11 +62,11 @@ def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) ->
     if runs:
         problems += backend.missing(config)
     if out_dir:
-        problems += _room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
-    needed = graphs * GRAPH_BYTES + (config.quant.format is not Format.none) * CHECKPOINT_BYTES
-    if needed:
-        size = LOGS_BYTES if isinstance(config.model, TinyModel | ScenesModel) else needed
-        problems += _room(store.root(), size, "SDXL_STORE=FOLDER python ...")
+        problems += disk.room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
+    needed = graphs * GRAPH_BYTES + (config.quant.format is not Format.none) * disk.CHECKPOINT_BYTES
+    if needed and isinstance(config.model, TinyModel | ScenesModel):
+        needed = LOGS_BYTES
+    problems += disk.room(store.root(), needed or disk.NOTES_BYTES, disk.STORE_FIX)
     return problems
 
 
@@ -92,29 +88,6 @@ def output_bytes(config: Config) -> int:
         return LOGS_BYTES + (3 if config.submission else 1) * picture * prompts
     logged = 2 * SAMPLED * picture if config.compliance is Compliance.test01 else 0
     return LOGS_BYTES + logged + picture * min(config.quality.keep_images or KEEP_IMAGES, prompts)
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    folder = folder.absolute()
-    return next((each for each in (folder, *folder.parents) if each.is_dir()), Path("/"))
-
-
-def _room(folder: Path, needed: int, fix: str) -> list[Problem]:
-    place = existing(folder)
-    if not os.access(place, os.W_OK | os.X_OK):
-        return [Problem(f"{place} cannot be written", None, "a writable folder", fix)]
-    free = shutil.disk_usage(place).free
-    if free >= needed:
-        return []
-    return [
-        Problem(
-            f"the disk of {place} is too full",
-            f"{free / 1e9:.2f} GB free",
-            f"about {needed / 1e9:.2f} GB",
-            fix,
-        )
-    ]
 
 
 def _devices(config: Config) -> list[Problem]:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config.compose import Composer
+from sdxl.core import disk
 from sdxl.core.command import NOT_STARTED, Outcome
-from sdxl.core.errors import FAILED, INVALID, OK, USER, UserError, one_line
+from sdxl.core.errors import FAILED, INVALID, OK, USER, ConfigError, UserError, one_line
 from sdxl.core.paths import ROOT
 from sdxl.core.progress import Say
 from sdxl.core.types import now
@@ -40,6 +41,7 @@ class Sweep:
     """The cells of one multirun and how far they are."""
 
     def __init__(self, config_name: str, words: list[str]) -> None:
+        disk.store_ready(0)
         self.composer = Composer(config_name)
         self.words, self.started = words, now()
         self._parent: sweeps.Parent | None = None
@@ -79,6 +81,9 @@ class Sweep:
         if self.elsewhere:  # the launcher's processes import our modules
             paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
             os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        disk.store_ready()
+        if problems := disk.room(self.folder, disk.NOTES_BYTES, "hydra.sweep.dir=FOLDER"):
+            raise ConfigError(problems)
         shared.begin(self.folder, shared.Shared(self.name, self.started))
         self.view.start()
         try:
@@ -108,6 +113,9 @@ class Sweep:
         try:
             halted = shared.stopped(self.folder)
             cell.outcome = _skipped(STOPPED) if halted else work(self.view.listener(cell.number))
+        except KeyboardInterrupt as stop:
+            cell.outcome = getattr(stop, "outcome", cell.outcome)
+            raise
         finally:
             self._ended(cell, time.monotonic() - began)
 
