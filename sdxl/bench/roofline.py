@@ -67,7 +67,7 @@ class Work:
     """A batch: the products of one UNet forward, and what stands around it."""
 
     images: int
-    steps: int
+    calls: int
     products: list[Product]
     decode_flop: float
     encode_flop: float
@@ -83,7 +83,7 @@ class Work:
             )
             for each in self.products
         )
-        seconds = self.steps * unet + self.encode_flop / peaks.sixteen_bit
+        seconds = self.calls * unet + self.encode_flop / peaks.sixteen_bit
         return self.images / (seconds + self.decode_flop / (VAE_SHARE * peaks.sixteen_bit))
 
 
@@ -93,7 +93,7 @@ def work_of(config: schema.Config, batch: int, counted: cost.Cost | None = None)
     rows = batch * counted.rows_per_image
     return Work(
         batch,
-        config.model.steps,
+        counted.unet_calls,
         _products(config, rows),
         batch * counted.decode_flop,
         rows * counted.encode_flop,

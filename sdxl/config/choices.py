@@ -30,6 +30,22 @@ class Noise(str, Enum):
     per_prompt = "per_prompt"
 
 
+class Spacing(str, Enum):
+    """Which of the trained timesteps are taken (diffusers' `timestep_spacing`)."""
+
+    leading = "leading"
+    trailing = "trailing"
+    linspace = "linspace"
+
+
+class Prediction(str, Enum):
+    """What a UNet predicts: the noise, a velocity, or the picture itself."""
+
+    epsilon = "epsilon"
+    v_prediction = "v_prediction"
+    sample = "sample"
+
+
 class Mode(str, Enum):
     """LoadGen's two modes."""
 

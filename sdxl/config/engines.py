@@ -135,13 +135,13 @@ def images(config: Config) -> tuple[int, int, int]:
     return wanted.min_batch_size or 1, usual, wanted.max_batch_size or max(batch, usual)
 
 
-def rows(config: Config, graph: str) -> tuple[int, int, int]:
-    """(min, opt, max) of the first dimension of a graph's inputs."""
+def rows(config: Config, graph: str, per_image: int) -> tuple[int, int, int]:
+    """(min, opt, max) of the first dimension of a graph's inputs; `per_image`: UNet rows."""
     least, usual, most = images(config)
     wanted = settings_of(config)
     if graph == "vae_decoder" and wanted.decode_batch_size:
         least, usual, most = (min(n, wanted.decode_batch_size) for n in (least, usual, most))
-    found = graphs.row_range(config, graph, least, usual, most)
+    found = graphs.row_range(graph, (least, usual, most), per_image)
     return (found[2],) * 3 if wanted.static_batch else (found[0], found[1], found[2])
 
 

@@ -21,6 +21,8 @@ INPUTS = {
     "unet": ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids"),
     "vae_decoder": ("latents",),
 }
+GUIDANCE = "timestep_cond"
+"""Last input of a UNet that takes the guidance scale, an embedding of it."""
 OUTPUTS = {
     "text_encoder": ("hidden",),
     "text_encoder_2": ("hidden", "pooled"),
@@ -48,43 +50,42 @@ def dtype_of(config: Config, graph: str) -> DType:
     return chosen.get(graph, precision.text_encoder)
 
 
-def guided(config: Config) -> bool:
-    """Whether the UNet sees every image twice, without and with its prompt."""
-    return config.model.guidance > 1
+def rows(graph: str, images: int, per_image: int) -> int:
+    """First dimension of the graph's inputs for a batch of `images`.
+
+    `per_image`: UNet rows of an image (`sdxl.model.guidance`); guidance counts here only.
+    """
+    return images if graph == "vae_decoder" else per_image * images
 
 
-def rows(config: Config, graph: str, images: int) -> int:
-    """First dimension of the graph's inputs for a batch of `images`: guidance counts here only."""
-    return images if graph == "vae_decoder" or not guided(config) else 2 * images
-
-
-def row_range(config: Config, graph: str, least: int, usual: int, most: int) -> Shape:
-    """(min, opt, max) rows for batches of `least` to `most` images.
+def row_range(graph: str, images: Shape, per_image: int) -> Shape:
+    """(min, opt, max) rows for the smallest, usual and largest batch.
 
     Text encoders take single rows too: with `rules=open` the negative prompt is encoded apart.
     """
-    low, opt, high = (rows(config, graph, images) for images in (least, usual, most))
+    low, opt, high = (rows(graph, count, per_image) for count in images)
     return (1 if graph.startswith("text_encoder") else low), opt, high
 
 
 def input_shapes(
-    config: Config, graph: str, images: int, widths: tuple[int, int]
+    config: Config, graph: str, count: int, widths: tuple[int, int, int]
 ) -> dict[str, Shape]:
-    """Shapes of the graph's inputs for a batch of `images`.
+    """Shapes of the graph's inputs for `count` rows.
 
-    `widths`: of `encoder_hidden_states` and `text_embeds`, which depend on the weights.
+    `widths`: of `encoder_hidden_states`, `text_embeds` and the guidance scale's embedding (0:
+    none), which depend on the weights.
     """
-    count = rows(config, graph, images)
     latent = (LATENT_CHANNELS, config.model.height // LATENT_SCALE,
               config.model.width // LATENT_SCALE)  # fmt: skip
     if graph == "unet":
-        hidden, pooled = widths
+        hidden, pooled, scale = widths
         return {
             "sample": (count, *latent),
             "timestep": (1,),
             "encoder_hidden_states": (count, TOKENS, hidden),
             "text_embeds": (count, pooled),
             "time_ids": (count, TIME_IDS),
+            **({GUIDANCE: (count, scale)} if scale else {}),
         }
     if graph == "vae_decoder":
         return {"latents": (count, *latent)}

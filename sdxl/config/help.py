@@ -53,10 +53,10 @@ def text(name: str, words: list[str]) -> str:
 
 
 def _groups(name: str) -> Iterator[str]:
-    last = ["train"] if name == "train" else ["experiment", "sweep"]
+    last = ["train"] if name == "train" else ["experiment", "sweep", "preset"]
     for group in (*GROUPS, "backend", *last):
         options = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
-        yield f"  {'+' if group in ('experiment', 'sweep') else ''}{group}: {options}"
+        yield f"  {'+' if group in ('experiment', 'sweep', 'preset') else ''}{group}: {options}"
 
 
 def _settings(cfg: DictConfig) -> Iterator[str]:

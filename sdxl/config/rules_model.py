@@ -39,6 +39,7 @@ def settings(c: Config) -> Iterator[Problem]:
             "model.noise=shared",
         )
     yield from loras.problems_of(c.model)
+    yield from _scheduler(c.scheduler)
     if isinstance(c.model, schema.SdxlModel):
         yield from _single_file(c.model)
         # Of any other VAE its own config.json, and the first picture, will tell.
@@ -49,6 +50,17 @@ def settings(c: Config) -> Iterator[Problem]:
                 "fp32 or bf16, or a VAE made for fp16",
                 "precision.vae=fp32   # or model.vae=FOLDER",
             )
+
+
+def _scheduler(s: schema.Scheduler) -> Iterator[Problem]:
+    """Numbers of the scheduler that do not go together."""
+    low, high = (getattr(s, name, None) for name in ("sigma_min", "sigma_max"))
+    if low and high and low >= high:
+        yield Problem(
+            "`scheduler.sigma_min` must be below `scheduler.sigma_max`",
+            f"{low:g} and {high:g}",
+            "such as 0.002 and 80",
+        )
 
 
 def _single_file(model: schema.SdxlModel) -> Iterator[Problem]:
@@ -92,6 +104,13 @@ def division(c: Config) -> Iterator[Problem]:
         fixed.append(("model.guidance", m.guidance, MLPERF_GUIDANCE))
     if not isinstance(m, schema.TinyModel | schema.ScenesModel):
         fixed += [("model.height", m.height, 1024), ("model.width", m.width, 1024)]
+    if c.scheduler.name != "auto":  # the model's own is looked at when it is opened
+        fixed.append(("scheduler", c.scheduler.name, "euler"))
+        fixed += [
+            (f"scheduler.{name}", value.value, usual)
+            for name, usual in (("spacing", "leading"), ("prediction_type", "epsilon"))
+            if (value := getattr(c.scheduler, name, None))
+        ]
     for key, got, wanted in fixed:
         if got != wanted:
             yield Problem(

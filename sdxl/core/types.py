@@ -27,12 +27,14 @@ class Embeddings:
     """Conditioning of the UNet for N rows.
 
     hidden: (N, 77, D) penultimate states of both encoders; pooled: (N, P) of the second;
-    time_ids: (N, 6) original size, crop corner, target size in pixels.
+    time_ids: (N, 6) original size, crop corner, target size in pixels; guidance: (N, W) embedding
+    of the guidance scale, None for a UNet that takes none.
     """
 
     hidden: Array
     pooled: Array
     time_ids: Array
+    guidance: Array = None
 
 
 @dataclass(frozen=True)

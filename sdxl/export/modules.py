@@ -12,7 +12,7 @@ from torch import nn
 
 from sdxl.config import graphs
 from sdxl.config.schema import Config
-from sdxl.model import components
+from sdxl.model import components, guidance
 from sdxl.model.components import Source
 
 EXAMPLE_IMAGES = 2
@@ -25,6 +25,7 @@ class Exportable:
 
     graph: str
     module: nn.Module
+    names: tuple[str, ...]
     inputs: tuple[torch.Tensor, ...]
     dynamic: tuple[dict[int, Any], ...]
 
@@ -56,8 +57,10 @@ def prepare(config: Config, source: Source, graph: str, images: int) -> Exportab
         module.encoder = module.quant_conv = None  # half of the weights, never used here
     else:
         module.set_attn_implementation("eager")
-    inputs = _inputs(config, module, graph, dtype, images)
-    return Exportable(graph, module, inputs, _dynamic(config, graph))
+    rows = graphs.rows(graph, images, guidance.rows_per_image(config.model, source))
+    inputs = _inputs(config, module, graph, dtype, rows)
+    free = _dynamic(config, graph, tuple(inputs))
+    return Exportable(graph, module, tuple(inputs), tuple(inputs.values()), free)
 
 
 def _unet(
@@ -67,6 +70,7 @@ def _unet(
     encoder_hidden_states: torch.Tensor,
     text_embeds: torch.Tensor,
     time_ids: torch.Tensor,
+    timestep_cond: torch.Tensor | None = None,
 ) -> torch.Tensor:
     added = {"text_embeds": text_embeds, "time_ids": time_ids}
     return type(self).forward(
@@ -74,6 +78,7 @@ def _unet(
         sample,
         timestep,
         encoder_hidden_states=encoder_hidden_states,
+        timestep_cond=timestep_cond,
         added_cond_kwargs=added,
         return_dict=False,
     )[0]
@@ -93,16 +98,16 @@ def _encode_pooled(self: Any, input_ids: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def _inputs(
-    config: Config, module: Any, graph: str, dtype: torch.dtype, images: int
-) -> tuple[torch.Tensor, ...]:
+    config: Config, module: Any, graph: str, dtype: torch.dtype, rows: int
+) -> dict[str, torch.Tensor]:
     """Random inputs in the range of real ones; the same for the same seed."""
-    widths = (0, 0)
+    widths = (0, 0, 0)
     if graph == "unet":
         hidden = module.config.cross_attention_dim
         pooled = module.config.projection_class_embeddings_input_dim
         pooled -= graphs.TIME_IDS * module.config.addition_time_embed_dim
-        widths = (hidden, pooled)
-    shapes = graphs.input_shapes(config, graph, images, widths)
+        widths = (hidden, pooled, module.config.time_cond_proj_dim or 0)
+    shapes = graphs.input_shapes(config, graph, rows, widths)
     random = torch.Generator().manual_seed(0)
     found = {name: torch.randn(shape, generator=random).to(dtype) for name, shape in shapes.items()}
     if "input_ids" in shapes:
@@ -115,13 +120,13 @@ def _inputs(
         size = [config.model.height, config.model.width]
         ids = torch.tensor([*size, 0, 0, *size], dtype=dtype)
         found["time_ids"] = ids.expand(shapes["time_ids"]).contiguous()
-    return tuple(found[name] for name in graphs.INPUTS[graph])
+    return {name: found[name] for name in shapes}
 
 
-def _dynamic(config: Config, graph: str) -> tuple[dict[int, Any], ...]:
+def _dynamic(config: Config, graph: str, names: tuple[str, ...]) -> tuple[dict[int, Any], ...]:
     """Free dimensions by input: the rows, and with `export.dynamic_size` height and width."""
     free: list[dict[int, Any]] = []
-    for name in graphs.INPUTS[graph]:
+    for name in names:
         found: dict[int, Any] = {} if name == "timestep" else {0: "rows"}
         if name in ("sample", "latents") and config.export.dynamic_size:
             step = 4 if graph == "unet" else 1  # the UNet halves its sample twice

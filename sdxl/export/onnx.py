@@ -12,6 +12,7 @@ from sdxl.config.schema import Config, DType
 from sdxl.core import environment, store
 from sdxl.core.progress import Report
 from sdxl.core.store import Artifact
+from sdxl.model import guidance
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source
 
@@ -55,7 +56,9 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
 def key(config: Config, graph: str, source: Source | None = None) -> str:
     """Content key over `settings` and the weights, a fused LoRA included."""
     source = source or open_source(config.model, config.seed)
-    return content_key.key(KIND, settings(config, graph), source.identity())
+    width = guidance.width(source) if graph == "unet" else None
+    embedded = [width] if width else []  # older keys have none
+    return content_key.key(KIND, settings(config, graph), source.identity(), *embedded)
 
 
 def versions() -> dict[str, str]:

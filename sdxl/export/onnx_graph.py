@@ -39,7 +39,7 @@ def build(source: Exportable, opset: int, tell: Callable[[str], None] = lambda _
             source.inputs,
             dynamo=True,
             opset_version=TORCH_OPSET,
-            input_names=graphs.INPUTS[source.graph],
+            input_names=source.names,
             output_names=graphs.OUTPUTS[source.graph],
             dynamic_shapes=source.dynamic,
             optimize=False,

@@ -116,8 +116,9 @@ def run(path: Path, network: Exportable, extra: list[str]) -> list[np.ndarray]:
         )
         model = tapped.SerializeToString()
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    names = graphs.INPUTS[network.graph]
-    feed = {name: tensor.numpy() for name, tensor in zip(names, network.inputs, strict=True)}
+    feed = {
+        name: tensor.numpy() for name, tensor in zip(network.names, network.inputs, strict=True)
+    }
     return session.run(None, feed)
 
 

@@ -10,6 +10,9 @@ from torch import nn
 from sdxl.config.schema import Device, DType
 from sdxl.core.errors import UserError
 
+Settings = dict[str, Any]
+"""What a part's own JSON file says."""
+
 COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 
@@ -26,7 +29,11 @@ class Source(Protocol):
         ...
 
     def scheduler(self) -> Any:
-        """An Euler scheduler with the model's settings."""
+        """The model's own scheduler: its class and its settings."""
+        ...
+
+    def settings(self, part: str) -> Settings:
+        """What scheduler_config.json (`scheduler`) or model_index.json (`pipeline`) says."""
         ...
 
     def component(self, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdxl.config import schema
-from sdxl.model import networks
+from sdxl.model import guidance, networks, schedulers
 from sdxl.model.components import COMPONENTS, torch_dtype
 from sdxl.model.prompts import MAX_TOKENS
 from sdxl.model.sampler import LATENT_SCALE
@@ -26,8 +26,9 @@ class Cost:
 
     parameters and bytes: per component. unet_flop, decode_flop, encode_flop: of one row, one
     image, one prompt (2 operations per multiply-add). image_flop: the whole image, guidance and
-    both prompts included. peak_bytes: most activations alive at once in an eager forward of a
-    batch, UNet or VAE; weights and workspaces come on top.
+    both prompts included. unet_calls: of a batch; a scheduler of second order has two a step.
+    peak_bytes: most activations alive at once in an eager forward of a batch, UNet or VAE; weights
+    and workspaces come on top.
     """
 
     parameters: dict[str, int]
@@ -37,6 +38,7 @@ class Cost:
     encode_flop: int
     image_flop: int
     rows_per_image: int
+    unet_calls: int
     peak_bytes: int
 
 
@@ -70,15 +72,17 @@ def count(config: schema.Config, batch: int) -> Cost:
         encode_flop = sum(
             _forward(modules[n], tokens)[0] for n in ("text_encoder", "text_encoder_2")
         )
-    rows = 2 if model.guidance > 1 else 1
+    rows, calls = guidance.rows_per_image(model, source), schedulers.chosen(config, source).calls
+    encoded = 1 if guidance.zero_negative(model, source) else rows
     return Cost(
         parameters,
         weight_bytes,
         unet_flop,
         decode_flop,
         encode_flop,
-        rows * (model.steps * unet_flop + encode_flop) + decode_flop,
+        rows * calls * unet_flop + encoded * encode_flop + decode_flop,
         rows,
+        calls,
         peak_bytes=batch * max(rows * unet_peak, decode_peak),
     )
 

@@ -33,6 +33,7 @@ def predict(
         sample,
         timestep,
         encoder_hidden_states=embeddings.hidden,
+        timestep_cond=embeddings.guidance,
         added_cond_kwargs=added,
         return_dict=False,
     )[0]
@@ -46,7 +47,9 @@ def empty_inputs(unet: Any, rows: int, height: int, width: int) -> dict[str, Any
     def empty(*shape: int, dtype: torch.dtype = unet.dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
+    length = config.time_cond_proj_dim
     return {
+        "timestep_cond": empty(rows, length) if length else None,
         "sample": empty(rows, config.in_channels, height // LATENT_SCALE, width // LATENT_SCALE),
         "timestep": empty(dtype=torch.float32),
         "encoder_hidden_states": empty(rows, MAX_TOKENS, config.cross_attention_dim),

@@ -29,6 +29,7 @@ class Replaced:
     def __init__(self, source: Any, name: str, where: str) -> None:
         self.source, self.name, self.place = source, name, store.resolve(where)
         self.tokenizers, self.scheduler = source.tokenizers, source.scheduler
+        self.settings = source.settings
         if self.place.is_file():
             self._file = WeightFile(self.place, self._how)
             return

@@ -16,6 +16,7 @@ from sdxl.config.schema import Noise, Rules
 from sdxl.core import store
 from sdxl.core.errors import StageError, UserError
 from sdxl.core.types import Embeddings, Prompt, Stages, TokenIds
+from sdxl.model import guidance, schedulers
 from sdxl.model import prompts as prompting
 from sdxl.model.components import Source, notes_of
 from sdxl.model.latents import SHAPE as MLPERF_SHAPE
@@ -36,12 +37,18 @@ class Sampler:
     ) -> None:
         model = config.model
         self.stages, self.model, self.seed = stages, model, config.seed
-        self.scheduler, self.notes = source.scheduler(), notes_of(source)
+        self.schedule = schedulers.chosen(config, source)
+        self.scheduler = self.schedule.scheduler
+        self.warnings = schedulers.doubts(config, source, self.scheduler)
+        self.notes = notes_of(source)
         tokenizers = source.tokenizers()
         self.long = prompting.truncated(prompts, tokenizers)
         self.ids = prompting.tokenize([prompt.text for prompt in prompts], tokenizers)
-        self.negative = prompting.tokenize([model.negative_prompt], tokenizers)
-        self.guided = model.guidance > 1
+        self.negative = prompting.tokenize([model.negative_prompt or ""], tokenizers)
+        self.zeros = guidance.zero_negative(model, source)
+        self.guided = guidance.rows_per_image(model, source) == 2
+        width = guidance.width(source)
+        self.embedded = guidance.embedding(model.guidance, width) if width else None
         self.fused = loras.describe(model, config.quant.format)
         # Closed division: nothing is cached across queries, not even the negative prompt.
         self.keep_negative = config.rules is Rules.open
@@ -62,11 +69,13 @@ class Sampler:
         with torch.inference_mode():
             embeddings = self._embeddings(np.asarray(indices))
             noise = self._noise(indices).to(embeddings.hidden.device, embeddings.hidden.dtype)
+            seeds = [schedulers.seed_of(self.seed, self.rows[i]) for i in indices]
             whole_loop = getattr(self.stages, "denoise", None)
             if whole_loop and on_step is None:
-                latents = whole_loop(embeddings, noise)
+                noisy = [seeds] if self.schedule.noisy else []
+                latents = whole_loop(embeddings, noise, *noisy)
             else:
-                latents = self._loop(embeddings, noise, on_step)
+                latents = self._loop(embeddings, noise, seeds, on_step)
             if not torch.isfinite(latents).all():
                 raise StageError(
                     "the UNet produced NaN or Inf",
@@ -81,11 +90,12 @@ class Sampler:
         return {
             **self.stages.describe(),
             "scheduler": type(self.scheduler).__name__,
+            "schedule": self.schedule.describe(),
             "unet_rows_per_image": 2 if self.guided else 1,
             **self.fused,
             **({"weights": self.notes} if self.notes else {}),
             "prompts_truncated": len(self.long),
-            "warnings": prompting.doubts(self.long, len(self.rows)),
+            "warnings": [*self.warnings, *prompting.doubts(self.long, len(self.rows))],
         }
 
     def close(self) -> None:
@@ -93,21 +103,24 @@ class Sampler:
         self.stages.close()
 
     def _loop(
-        self, embeddings: Embeddings, noise: torch.Tensor, on_step: OnStep | None
+        self,
+        embeddings: Embeddings,
+        noise: torch.Tensor,
+        seeds: Sequence[int],
+        on_step: OnStep | None,
     ) -> torch.Tensor:
-        scheduler = self.scheduler
-        scheduler.set_timesteps(self.model.steps, device=noise.device)
-        latents = noise * scheduler.init_noise_sigma
-        for number, timestep in enumerate(scheduler.timesteps):
+        walk = self.schedule.begin(noise.device, seeds)
+        latents = noise * walk.start
+        for number, timestep in enumerate(walk.timesteps):
             if on_step:
                 on_step(number, float(timestep))
             doubled = torch.cat([latents, latents]) if self.guided else latents
-            sample = scheduler.scale_model_input(doubled, timestep)
+            sample = walk.scaled(doubled, timestep)
             predicted = self.stages.unet(sample, timestep, embeddings)
             if self.guided:
                 negative, positive = predicted.chunk(2)
                 predicted = negative + self.model.guidance * (positive - negative)
-            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+            latents = walk.step(predicted, timestep, latents)
         return latents
 
     def _embeddings(self, index: np.ndarray) -> Embeddings:
@@ -116,6 +129,9 @@ class Sampler:
         positive = self.ids.rows(index)
         if not self.guided:
             found = self.stages.encode(positive)
+        elif self.zeros:
+            found = self.stages.encode(positive)
+            found = _join(_zeros(found), found)
         elif self.keep_negative:
             if self._kept is None:
                 self._kept = self.stages.encode(self.negative)
@@ -135,7 +151,10 @@ class Sampler:
         time_ids = torch.tensor(
             [*size, 0, 0, *size], dtype=found.hidden.dtype, device=found.hidden.device
         )
-        return Embeddings(found.hidden, found.pooled, time_ids.repeat(len(found.hidden), 1))
+        rows, scale = len(found.hidden), None
+        if self.embedded is not None:
+            scale = self.embedded.to(found.hidden.device, found.hidden.dtype).repeat(rows, 1)
+        return Embeddings(found.hidden, found.pooled, time_ids.repeat(rows, 1), scale)
 
     def _noise(self, indices: Sequence[int]) -> torch.Tensor:
         """Initial noise (B, 4, h, w) of unit variance, float32 on the CPU."""
@@ -152,6 +171,10 @@ def _join(first: Embeddings, second: Embeddings) -> Embeddings:
 
 def _repeat(one: Embeddings, count: int) -> Embeddings:
     return Embeddings(one.hidden.repeat(count, 1, 1), one.pooled.repeat(count, 1), None)
+
+
+def _zeros(one: Embeddings) -> Embeddings:
+    return Embeddings(torch.zeros_like(one.hidden), torch.zeros_like(one.pooled), None)
 
 
 def _draw(shape: tuple[int, ...], seed: int) -> torch.Tensor:

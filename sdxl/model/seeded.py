@@ -12,6 +12,7 @@ from torch import nn
 
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
+from sdxl.model.components import Settings
 from sdxl.model.tokenizer import tokenizers, vocabulary
 
 
@@ -43,6 +44,10 @@ class RandomSource:
         from diffusers import EulerDiscreteScheduler
 
         return EulerDiscreteScheduler(**architecture.SCHEDULER)
+
+    def settings(self, part: str) -> Settings:
+        """What the scheduler's file would say; nothing of the pipeline."""
+        return architecture.SCHEDULER if part == "scheduler" else {}
 
     def component(self, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """One network in evaluation mode; `name` as in diffusers' model_index.json."""

@@ -13,8 +13,15 @@ from sdxl.config import schema
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.paths import BUNDLED
-from sdxl.model import architecture, clip_vocabulary, original, tokenizer, weight_files
-from sdxl.model.components import COMPONENTS
+from sdxl.model import (
+    architecture,
+    clip_vocabulary,
+    original,
+    schedulers,
+    tokenizer,
+    weight_files,
+)
+from sdxl.model.components import COMPONENTS, Settings
 from sdxl.model.fused import Loras
 from sdxl.model.locate import layout
 from sdxl.model.original_file import WeightFile, kind_of
@@ -48,10 +55,14 @@ class SingleFile:
         return tokenizer.tokenizers_of(clip_vocabulary.words(clip_vocabulary.find()))
 
     def scheduler(self) -> Any:
-        """Euler with the settings that the file's marks tell of."""
-        from diffusers import EulerDiscreteScheduler
+        """The folder's own, or Euler with the settings that the file's marks tell of."""
+        return schedulers.own(self.scheduler_config)
 
-        return EulerDiscreteScheduler.from_config(self.scheduler_config)
+    def settings(self, part: str) -> Settings:
+        """What the scheduler's file would say, and what the folder that goes with it does."""
+        if part == "scheduler":
+            return self.scheduler_config
+        return self.rest.settings(part) if self.rest else {}
 
     @cached_property
     def scheduler_config(self) -> dict[str, Any]:

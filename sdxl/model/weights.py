@@ -14,8 +14,8 @@ from sdxl.config import schema
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.paths import BUNDLED
-from sdxl.model import loading, weight_files
-from sdxl.model.components import COMPONENTS
+from sdxl.model import loading, schedulers, weight_files
+from sdxl.model.components import COMPONENTS, Settings
 from sdxl.model.fused import Loras
 from sdxl.model.locate import HOW, locate
 from sdxl.model.readable import listing, read_config, readable
@@ -45,12 +45,20 @@ class WeightSource:
         return first, second
 
     def scheduler(self) -> Any:
-        """Euler with the settings of the model's own scheduler."""
-        from diffusers import EulerDiscreteScheduler
-
+        """The model's own scheduler, whatever its class."""
+        settings = self.settings("scheduler")
         folder = self.scheduler_folder or self._part("scheduler")
         with readable("the scheduler", folder, "scheduler_config.json", HOW):
-            return EulerDiscreteScheduler.from_pretrained(folder)
+            return schedulers.own(settings)
+
+    def settings(self, part: str) -> Settings:
+        """What scheduler_config.json or model_index.json says."""
+        if part == "scheduler":
+            folder = self.scheduler_folder or self._part("scheduler")
+            with readable("the scheduler", folder, "scheduler_config.json", HOW):
+                return read_config("scheduler", folder, HOW, "scheduler_config.json")
+        there = (self.folder / "model_index.json").is_file()
+        return read_config("pipeline", self.folder, HOW, "model_index.json") if there else {}
 
     def component(self, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """One network with its weights; every file is checked to be whole first."""

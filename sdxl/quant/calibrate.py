@@ -21,8 +21,8 @@ from sdxl.core.errors import UserError
 from sdxl.core.progress import Count, Report, silent
 from sdxl.core.store import Artifact
 from sdxl.core.types import Build, Embeddings, TokenIds
-from sdxl.model import networks, prompts
-from sdxl.model.components import Source, torch_device, torch_dtype
+from sdxl.model import guidance, networks, prompts, schedulers
+from sdxl.model.components import Settings, Source, torch_device, torch_dtype
 from sdxl.model.prompts import Prompt
 from sdxl.model.sampler import Sampler
 from sdxl.model.scenes import captions
@@ -114,7 +114,7 @@ def settings_of(config: Config, attention: bool) -> dict[str, Any]:
     """What the statistics depend on, except the prompts; never level, alpha or percentile."""
     model = config.model
     source = open_source(model, config.seed)
-    scheduler = source.scheduler()
+    scheduler = schedulers.scheduler_of(config.scheduler, source)
     latents = store.sha256(store.resolve(model.latents)) if model.latents else None
     return {
         "version": statistics.VERSION,
@@ -130,7 +130,23 @@ def settings_of(config: Config, attention: bool) -> dict[str, Any]:
         ],
         "dtypes": [config.precision.text_encoder.value, config.precision.unet.value],
         "attention": attention,
+        **_beyond_euler(config, source, type(scheduler).__name__),
     }
+
+
+def _beyond_euler(config: Config, source: Source, scheduler: str) -> Settings:
+    """What else the inputs follow from; nothing for a guided Euler, whose keys are older."""
+    found: Settings = {}
+    if scheduler != "EulerDiscreteScheduler":
+        schedule = schedulers.schedule_of(config.scheduler, config.model.steps, source)
+        found = {"timesteps": schedule.timesteps, **schedule.words}
+        if schedule.noisy:
+            found["seed"] = config.seed
+    if width := guidance.width(source):
+        found["guidance_width"] = width
+    if guidance.zero_negative(config.model, source):
+        found["negative_prompt"] = "zeros"
+    return found
 
 
 def model_settings(source: Source, config: Config) -> dict[str, Any]:

@@ -85,7 +85,8 @@ class Watch:
         self.calibration = calibrate.Calibration(config, texts)
         self.unet = self.calibration.unet
         self.prompts, self._phase, self._report = prompts, phase, report
-        self.steps = {0, config.model.steps // 2, config.model.steps - 1}
+        calls = self.calibration.sampler.schedule.calls
+        self.steps = {0, calls // 2, calls - 1}
 
     def compare(self, outputs: dict[str, dict[str, Output]]) -> dict[str, dict[str, float]]:
         """layer -> alternative -> ||alternative - output|| / ||output||."""

@@ -11,6 +11,7 @@ from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Format, Quant
 from sdxl.core import store
 from sdxl.core.errors import UserError
+from sdxl.model import guidance
 
 UNKNOWN = None
 """A key that cannot be told: of weights that are not here, or of a graph that is not made yet."""
@@ -91,7 +92,7 @@ def _quantized(config: Config, graph: str | None, checkpoint: str | None) -> dic
 def _engine(config: Config, source: dict[str, Any]) -> dict[str, Any]:
     """An engine; its `there` is None also where this machine lacks what its key is made of."""
     graph = source["graph"]
-    least, usual, most = engines.rows(config, graph)
+    least, usual, most = engines.rows(config, graph, guidance.rows_of(config))
     flavor = engines.choose(config)
     words = f"{flavor.value}, rows {most}"
     if least < most:

@@ -9,10 +9,11 @@ from typing import Any
 from sdxl.config import loras
 from sdxl.config.content_key import key, keyed
 from sdxl.config.derive import effective
-from sdxl.config.schema import QUANT_KEYS, Config, ScenesModel
+from sdxl.config.schema import QUANT_KEYS, Config, Model, ScenesModel, Spaced
 from sdxl.core import paths
 from sdxl.core.record import Record
 from sdxl.core.store import fingerprint, resolve
+from sdxl.model import folder_words
 from sdxl.quality import needs
 from sdxl.run.command_line import command_line, outside, public
 
@@ -20,12 +21,14 @@ MEASURE_VERSION = 1
 """Bumped by hand when the sampler or the harness changes what a figure means."""
 
 _NO_PART = {
-    *("tracking", "plan", "build", "rerun", "fail_fast", "timeout_s", "quant"),
+    *("tracking", "preset", "plan", "build", "rerun", "fail_fast", "timeout_s", "quant"),
     *("prompt", "prompts", "size"),  # what they stand for is
     *QUANT_KEYS,
 }
 """Settings that change no figure, or that do so only through the effective quantization."""
 
+
+EULER = "EulerDiscreteScheduler"
 
 _PATHS = (
     *("path", "config", "latents", "unet", "vae", "unet_config", "diffusers_src"),
@@ -56,6 +59,8 @@ def identity(config: Config) -> str:
     """
     measured = {name: value for name, value in keyed(config).items() if name not in _NO_PART}
     del measured["export"]["parity"]  # looks, changes nothing
+    if not _scheduler(config):
+        del measured["scheduler"]
     quality = measured["quality"]
     quality["twin"] = quality.pop("baseline")  # its name before 0.2: keys stay what they were
     files = {**_files(config), **_named({"quality": config.quality}, _SCORING)}
@@ -71,7 +76,13 @@ def artifact_key(config: Config) -> str:
     """
     backend = {n: v for n, v in keyed(config.backend).items() if n != "batch_size"}
     parts = (config.model, config.precision, effective(config), backend, config.seed)
-    return key(*parts, _files(config), MEASURE_VERSION)
+    return key(*parts, *_scheduler(config), _files(config), MEASURE_VERSION)
+
+
+def _scheduler(config: Config) -> list[Any]:
+    """The scheduler where it is not the model's own as it stands: older keys have none."""
+    chosen = keyed(config.scheduler)
+    return [chosen] if chosen != keyed(Spaced("auto")) else []
 
 
 def pair_key(config: Config) -> str:
@@ -88,6 +99,7 @@ def _files(config: Config) -> dict[str, str]:
     for number, each in enumerate(fused):
         name = f"model.lora.{number}" if len(fused) > 1 else "model.lora"
         found[name] = fingerprint(each.path)
+    found |= _drawn_anew(config.model)
     if isinstance(config.model, ScenesModel):
         parts = sorted(part for part in paths.JUDGE.parent.glob("*") if part != paths.JUDGE)
         found |= {f"model.{part.name}": _bundled(part) for part in parts}
@@ -96,6 +108,17 @@ def _files(config: Config) -> dict[str, str]:
         if path := _CAPTIONS.get(name, name):
             found["quant.calib_dataset"] = fingerprint(resolve(path))
     return found
+
+
+def _drawn_anew(model: Model) -> dict[str, str]:
+    """What of a folder earlier versions did not look at: another scheduler than Euler, and a UNet
+    that takes the guidance scale. Their figures are not of the same pictures.
+    """
+    said = {
+        "model.scheduler": folder_words.word(model, folder_words.SCHEDULER, "_class_name"),
+        "model.guidance_width": folder_words.word(model, folder_words.UNET, "time_cond_proj_dim"),
+    }
+    return {name: str(each) for name, each in said.items() if each not in (None, EULER)}
 
 
 @cache

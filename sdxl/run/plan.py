@@ -79,7 +79,7 @@ def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
         ("precision", ", ".join(f"{n} {v}" for n, v in precision.items())),
         (
             "per image",
-            f"{found.image_flop / 1e12:,.4g} TFLOP = {found.rows_per_image} x {config.model.steps} "
+            f"{found.image_flop / 1e12:,.4g} TFLOP = {found.rows_per_image} x {found.unet_calls} "
             f"UNet forwards of {found.unet_flop / 1e12:.4g}, VAE {found.decode_flop / 1e12:.4g}, "
             f"{found.rows_per_image} encodings of {found.encode_flop / 1e12:.4g}",
         ),

@@ -19,10 +19,15 @@ NEEDS = {  # what an option asks of others
     "model/sdxl": ("precision=fp16",),
     "model/sdxl_random": ("precision=bf16",),
     "quality/mlperf": ("mode=accuracy",),
+    **{
+        f"scheduler/{path.stem}": ("rules=open",)  # the closed division has Euler
+        for path in (CONF / "scheduler").glob("*.yaml")
+        if path.stem not in ("auto", "euler")
+    },
 }
 
 
-OVERLAYS = ("experiment", "sweep", "latency", "rung")
+OVERLAYS = ("experiment", "sweep", "latency", "rung", "preset")
 """Groups that are added to a command and change others."""
 
 

@@ -10,6 +10,7 @@ from sdxl.config.engines import Flavor
 from sdxl.core import gpu
 from sdxl.core.errors import ConfigError
 from sdxl.core.gpu import Gpu
+from sdxl.model import guidance
 
 RTX4090 = Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24 << 30, "580.1")
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 80 << 30, "580.1")
@@ -86,14 +87,22 @@ def test_nemos_names_are_accepted_on_the_command_line(load):
 
 def test_guidance_is_counted_once(trt):
     config = trt(batch_size=4)
-    assert engines.rows(config, "unet") == (2, 8, 8)
-    assert engines.rows(config, "vae_decoder") == (1, 4, 4)
-    assert engines.rows(config, "text_encoder") == (1, 8, 8)  # the negative prompt may come alone
+    assert engines.rows(config, "unet", guidance.rows_of(config)) == (2, 8, 8)
+    assert engines.rows(config, "vae_decoder", guidance.rows_of(config)) == (1, 4, 4)
+    assert engines.rows(config, "text_encoder", guidance.rows_of(config)) == (
+        1,
+        8,
+        8,
+    )  # the negative prompt may come alone
     config.model.guidance = 1.0
-    assert engines.rows(config, "unet") == (1, 4, 4)
+    assert engines.rows(config, "unet", guidance.rows_of(config)) == (1, 4, 4)
     static = trt(batch_size=4, static_batch=True)
-    assert engines.rows(static, "unet") == engines.rows(static, "text_encoder") == (8, 8, 8)
-    assert engines.rows(trt(batch_size=4, decode_batch_size=2), "vae_decoder") == (1, 2, 2)
+    assert (
+        engines.rows(static, "unet", guidance.rows_of(static))
+        == engines.rows(static, "text_encoder", guidance.rows_of(static))
+        == (8, 8, 8)
+    )
+    assert engines.rows(trt(batch_size=4, decode_batch_size=2), "vae_decoder", 2) == (1, 2, 2)
 
 
 def test_auto_takes_what_is_installed_and_fits(trt, machine):

@@ -13,6 +13,7 @@ from sdxl.config.load import load as check
 from sdxl.config.schema import Export
 from sdxl.core.errors import ConfigError, SdxlError, UserError
 from sdxl.export import modules, onnx, onnx_check, parity
+from sdxl.model import guidance
 from sdxl.model.sources import open_source
 from sdxl.run import export
 
@@ -107,10 +108,10 @@ def test_the_batch_is_free(exported, asked, graph, images):
 
 def test_the_rows_of_a_profile(asked):
     guided, plain = asked(), asked("model.guidance=1")
-    assert graphs.row_range(guided, "unet", 1, 2, 4) == (2, 4, 8)
-    assert graphs.row_range(plain, "unet", 1, 2, 4) == (1, 2, 4)
-    assert graphs.row_range(guided, "text_encoder", 1, 2, 4) == (1, 4, 8)
-    assert graphs.row_range(guided, "vae_decoder", 1, 2, 4) == (1, 2, 4)
+    assert graphs.row_range("unet", (1, 2, 4), guidance.rows_of(guided)) == (2, 4, 8)
+    assert graphs.row_range("unet", (1, 2, 4), guidance.rows_of(plain)) == (1, 2, 4)
+    assert graphs.row_range("text_encoder", (1, 2, 4), guidance.rows_of(guided)) == (1, 4, 8)
+    assert graphs.row_range("vae_decoder", (1, 2, 4), guidance.rows_of(guided)) == (1, 2, 4)
 
 
 def test_sixteen_bits_are_one_type_throughout(asked, tmp_path):

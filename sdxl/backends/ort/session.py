@@ -95,9 +95,10 @@ class Graph:
         self._folder = tempfile.TemporaryDirectory(prefix="sdxl-ort-")
         self._session = runtime.session(path, Path(self._folder.name) / name)
         inputs, self._outputs = self._session.get_inputs(), self._session.get_outputs()
-        assert tuple(each.name for each in inputs) == graphs.INPUTS[name], f"inputs of {path}"
+        self._names = tuple(each.name for each in inputs)
+        known = graphs.INPUTS[name]
+        assert self._names in (known, (*known, graphs.GUIDANCE)), f"inputs of {path}"
         self.dtypes = [TYPES[each.type] for each in inputs]
-        self._names = graphs.INPUTS[name]
         self.kernels: dict[str, Any] = {}
 
     def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:

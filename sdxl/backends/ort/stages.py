@@ -46,7 +46,8 @@ class OrtStages:
         self, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings
     ) -> torch.Tensor:
         """Predicted noise (N, 4, h, w)."""
-        added = embeddings.pooled, embeddings.time_ids
+        scale = [] if embeddings.guidance is None else [embeddings.guidance]
+        added = embeddings.pooled, embeddings.time_ids, *scale
         when = timestep.reshape(1).float()
         (noise,) = self.sessions["unet"](sample, when, embeddings.hidden, *added)
         return noise

@@ -7,8 +7,9 @@ between the steps; the sampler's own loop rounds them to the UNet's dtype after 
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,22 @@ import torch
 from sdxl.backends.torch.config import Graphs
 from sdxl.backends.torch.kernels import reference
 from sdxl.core.types import Embeddings
+from sdxl.model.schedulers import Schedule
 
 Tensor = torch.Tensor
 Unet = Callable[[Tensor, Tensor, Embeddings], Tensor]
 
 WARM_STEPS = 3
 """Before a capture: kernels are chosen, tuned and compiled, and libraries take their workspaces."""
+
+
+def unfit(schedule: Schedule) -> str:
+    """Why a scheduler is not for the static loop; empty if it is."""
+    name = type(schedule.scheduler).__name__
+    predicted = schedule.scheduler.config.prediction_type
+    if name != "EulerDiscreteScheduler":
+        return f"{name} has no table of steps"
+    return "" if predicted == "epsilon" else f"its scheduler says prediction_type={predicted}"
 
 
 @dataclass
@@ -44,6 +55,7 @@ class Denoiser:
         device: torch.device, graphs: Graphs,
     ) -> None:  # fmt: skip
         assert scheduler.config.prediction_type == "epsilon", scheduler.config.prediction_type
+        scheduler = copy.deepcopy(scheduler)
         scheduler.set_timesteps(steps)
         sigmas = scheduler.sigmas.float()
         rows = (scheduler.timesteps.float(), sigmas[:-1], sigmas[1:])
@@ -56,7 +68,7 @@ class Denoiser:
         self.captured: list[dict[str, Any]] = []
 
     @torch.inference_mode()
-    def __call__(self, embeddings: Embeddings, noise: Tensor) -> Tensor:
+    def __call__(self, embeddings: Embeddings, noise: Tensor, _seeds: Sequence[int] = ()) -> Tensor:
         """Latents (B, 4, h, w) in the embeddings' dtype, for noise of unit variance."""
         buffers = self._for(embeddings, noise)
         self._fill(buffers, embeddings, noise)
@@ -90,8 +102,10 @@ class Denoiser:
                 torch.empty(rows, dtype=embeddings.hidden.dtype, device=device),
                 Embeddings(
                     *(
-                        torch.empty_like(part, memory_format=torch.contiguous_format)
-                        for part in (embeddings.hidden, embeddings.pooled, embeddings.time_ids)
+                        part
+                        if part is None
+                        else torch.empty_like(part, memory_format=torch.contiguous_format)
+                        for part in vars(embeddings).values()
                     )
                 ),
                 torch.zeros(1, dtype=torch.int64, device=device),
@@ -100,8 +114,11 @@ class Denoiser:
 
     def _fill(self, buffers: _Buffers, embeddings: Embeddings, noise: Tensor) -> None:
         """A new batch into the buffers; everything stays on the device's queue."""
-        for name in ("hidden", "pooled", "time_ids"):
-            getattr(buffers.embeddings, name).copy_(getattr(embeddings, name))
+        for kept, given in zip(
+            vars(buffers.embeddings).values(), vars(embeddings).values(), strict=True
+        ):
+            if kept is not None:
+                kept.copy_(given)
         buffers.at.zero_()
         buffers.latents.copy_(noise).mul_(self.start)
         sigma = self.table[0, 1]
@@ -160,19 +177,21 @@ def plain_step(
 class Pipeline:
     """diffusers' own pipeline in place of the loop: what everything else is compared with."""
 
-    def __init__(
-        self, modules: dict[str, Any], scheduler: Any, steps: int, guidance: float
-    ) -> None:
+    def __init__(self, modules: dict[str, Any], schedule: Schedule, guidance: float) -> None:
         from diffusers import StableDiffusionXLPipeline
 
         found: Any = StableDiffusionXLPipeline(
-            **modules, tokenizer=None, tokenizer_2=None, scheduler=scheduler, add_watermarker=False
+            **modules,
+            tokenizer=None,
+            tokenizer_2=None,
+            scheduler=schedule.scheduler,
+            add_watermarker=False,
         )
         found.set_progress_bar_config(disable=True)
-        self.pipeline, self.steps, self.guidance = found, steps, guidance
+        self.pipeline, self.schedule, self.guidance = found, schedule, guidance
 
     @torch.inference_mode()
-    def __call__(self, embeddings: Embeddings, noise: Tensor) -> Tensor:
+    def __call__(self, embeddings: Embeddings, noise: Tensor, seeds: Sequence[int] = ()) -> Tensor:
         """Latents (B, 4, h, w) for noise of unit variance."""
         guided = len(embeddings.hidden) != len(noise)
         hidden, pooled = embeddings.hidden, embeddings.pooled
@@ -181,10 +200,12 @@ class Pipeline:
             negative["negative_prompt_embeds"], hidden = hidden.chunk(2)
             negative["negative_pooled_prompt_embeds"], pooled = pooled.chunk(2)
         height, width = (int(pixels) for pixels in embeddings.time_ids[0, :2].tolist())
+        walk = self.schedule.begin(noise.device, seeds)
+        self.pipeline.scheduler = walk.scheduler
         return self.pipeline(
             prompt_embeds=hidden, pooled_prompt_embeds=pooled, **negative,
-            num_inference_steps=self.steps, guidance_scale=self.guidance,
-            height=height, width=width, latents=noise, output_type="latent",
+            num_inference_steps=self.schedule.steps, guidance_scale=self.guidance,
+            height=height, width=width, latents=noise, output_type="latent", **walk.words,
         ).images  # fmt: skip
 
     def describe(self) -> dict[str, Any]:

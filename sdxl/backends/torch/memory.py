@@ -15,6 +15,7 @@ from sdxl.config import schema
 from sdxl.config.derive import batch_size
 from sdxl.config.schema import DType
 from sdxl.core.errors import Problem
+from sdxl.model import folder_words
 
 PARAMETERS = {"text_encoder": 817_782_784, "unet": 2_567_463_684, "vae": 83_653_863}
 """SDXL base 1.0; both text encoders together."""
@@ -47,7 +48,8 @@ def needed_bytes(config: schema.Config) -> dict[str, int]:
     stored = dict(size)
     if backend.execution is Execution.real:
         stored["unet"] = 1
-    rows = batch * (2 if config.model.guidance > 1 else 1)
+    embedded = folder_words.word(config.model, folder_words.UNET, "time_cond_proj_dim")
+    rows = batch * (2 if config.model.guidance > 1 and not embedded else 1)
     decoded = min(backend.decode_batch_size or batch, batch)
     return {
         "weights": sum(PARAMETERS[name] * stored[name] for name in PARAMETERS),

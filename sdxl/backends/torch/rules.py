@@ -97,18 +97,18 @@ def _of_overlap(config: schema.Config, backend: Config) -> Iterator[Problem]:
         )
 
 
-def of_prediction(backend: Config, predicted: str) -> Iterator[Problem]:
-    """What the loop with buffers that stay would have to do for a model that predicts no noise."""
+def of_schedule(backend: Config, reason: str) -> Iterator[Problem]:
+    """What needs the loop with buffers that stay, where a scheduler is not for it."""
     asked = {
         "backend.overlap=true": backend.overlap,
         f"backend.graphs={backend.graphs.value}": backend.graphs in (Graphs.step, Graphs.loop),
     }
-    words = [word for word, wanted in asked.items() if wanted and predicted != "epsilon"]
+    words = [word for word, wanted in asked.items() if wanted and reason]
     if words:
         yield Problem(
-            f"`{' '.join(words)}` needs a model whose UNet predicts the noise",
-            f"its scheduler says prediction_type={predicted}",
-            "epsilon, as SDXL",
+            f"`{' '.join(words)}` needs a scheduler that the static loop has as a table",
+            reason,
+            "scheduler=euler, for one",
             "backend.graphs=auto backend.overlap=false",
         )
 

@@ -14,7 +14,7 @@ from sdxl.backends.torch import compile as compiler
 from sdxl.backends.torch.config import Attention, Config, Execution, Graphs, Loop
 from sdxl.config import schema
 from sdxl.core.errors import ConfigError
-from sdxl.model import images, networks
+from sdxl.model import images, networks, schedulers
 from sdxl.model.components import Source, torch_device, torch_dtype, unscale
 from sdxl.model.sources import open_source
 
@@ -36,6 +36,8 @@ class TorchStages:
         self.device = torch_device(config.model.device)
         source = open_source(config.model, config.seed)
         self.modules: dict[str, Any] = {}
+        self.why = ""
+        """Why the sampler's loop draws though the static one was asked for."""
         self.choice: Any = None
         self._load(config, source, artifacts.get("unet"))
         self.attention = self._attention()
@@ -44,8 +46,10 @@ class TorchStages:
         self.overlap = backend.overlap
         """Whether `decode` may run beside the next batch's loop: it has a stream of its own."""
         self._aside = torch.cuda.Stream(self.device) if backend.overlap else None
-        self.steps = config.model.steps
-        self.loop = self.denoise = self._loop(config, source.scheduler())
+        schedule = schedulers.chosen(config, source)
+        self.steps = schedule.calls
+        """UNet calls of a batch."""
+        self.loop = self.denoise = self._loop(config, schedule)
         """The whole denoise loop; None: the sampler's own."""
 
     def _load(self, config: schema.Config, source: Source, quantized: Path | None) -> None:
@@ -90,15 +94,16 @@ class TorchStages:
         self._decode = cache.compile("vae", self._decode, early)
         return cache
 
-    def _loop(self, config: schema.Config, scheduler: Any) -> Any:
+    def _loop(self, config: schema.Config, schedule: schedulers.Schedule) -> Any:
         """The whole denoise loop, unless the sampler's own is to run."""
-        kind, steps, guidance = self.settings.loop, config.model.steps, config.model.guidance
+        kind, guidance = self.settings.loop, config.model.guidance
         if kind is Loop.pipeline:
-            return loop.Pipeline(self.modules, scheduler, steps, guidance)
-        predicted = scheduler.config.prediction_type
-        if kind is Loop.scheduler or predicted != "epsilon":
-            if problems := list(rules.of_prediction(self.settings, predicted)):
+            return loop.Pipeline(self.modules, schedule, guidance)
+        reason = loop.unfit(schedule)
+        if kind is Loop.scheduler or reason:
+            if problems := list(rules.of_schedule(self.settings, reason)):
                 raise ConfigError(problems)
+            self.why = reason if kind is Loop.static else ""
             return None
         graphs = self.settings.graphs
         if graphs is Graphs.auto:
@@ -106,7 +111,12 @@ class TorchStages:
             cuda = self.device.type == "cuda"
             graphs = Graphs.step if cuda and not theirs else Graphs.none
         return loop.Denoiser(
-            lambda *given: self.unet(*given), scheduler, steps, guidance, self.device, graphs
+            lambda *given: self.unet(*given),
+            schedule.scheduler,
+            schedule.steps,
+            guidance,
+            self.device,
+            graphs,
         )
 
     @contextmanager
@@ -184,7 +194,7 @@ def facts_of(stages: TorchStages) -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name(stages.device) if cuda else stages.device.type,
         "compile": stages.settings.compile.value,
         "compile_cache": stages.compiled.describe() if stages.compiled else {},
-        "loop": stages.loop.describe() if stages.loop else {"kind": "scheduler"},
+        "loop": stages.loop.describe() if stages.loop else _shared_loop(stages),
         "by_shape": _by_shape(stages),
         "overlap": stages.overlap,
         "attention": stages.attention.describe() if stages.attention else {"wanted": "torch"},
@@ -196,6 +206,11 @@ def facts_of(stages: TorchStages) -> dict[str, Any]:
         "precision": {name: str(m.dtype).removeprefix("torch.") for name, m in modules},
         "parameters": counts,
     }
+
+
+def _shared_loop(stages: TorchStages) -> dict[str, str]:
+    """The sampler's own loop; why, where another was asked for."""
+    return {"kind": "scheduler", **({"because": stages.why} if stages.why else {})}
 
 
 def _by_shape(stages: TorchStages) -> bool:

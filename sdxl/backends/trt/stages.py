@@ -100,6 +100,8 @@ class TrtStages:
             "text_embeds": embeddings.pooled,
             "time_ids": embeddings.time_ids,
         }
+        if embeddings.guidance is not None:
+            inputs[graphs.GUIDANCE] = embeddings.guidance
         if not self.settings.cuda_graphs:
             return self._run("unet", inputs)["noise"]
         engine = self.engines["unet"]

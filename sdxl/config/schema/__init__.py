@@ -21,9 +21,11 @@ from sdxl.config.choices import (
     Format,
     Mode,
     Noise,
+    Prediction,
     Rerun,
     Round,
     Rules,
+    Spacing,
     Steps,
 )
 from sdxl.config.content_key import added
@@ -43,6 +45,7 @@ from sdxl.config.schema.scenario import (
     Server,
     SingleStream,
 )
+from sdxl.config.schema.scheduler import Ddim, Edm, Lcm, Scheduler, Spaced, Tcd
 from sdxl.core.types import Build
 
 __all__ = [
@@ -57,10 +60,13 @@ __all__ = [
     "Convolutions",
     "DType",
     "Dataset",
+    "Ddim",
     "Device",
+    "Edm",
     "Export",
     "Foreign",
     "Format",
+    "Lcm",
     "LinesDataset",
     "Mode",
     "Model",
@@ -68,6 +74,7 @@ __all__ = [
     "Noise",
     "Offline",
     "Precision",
+    "Prediction",
     "Quality",
     "Quant",
     "RandomModel",
@@ -77,10 +84,14 @@ __all__ = [
     "Scenario",
     "ScenesDataset",
     "ScenesModel",
+    "Scheduler",
     "SdxlModel",
     "Server",
     "SingleStream",
+    "Spaced",
+    "Spacing",
     "Steps",
+    "Tcd",
     "TextDataset",
     "TinyModel",
     "Tracking",
@@ -202,6 +213,7 @@ class Config:
 
     model: Model = MISSING
     precision: Precision = MISSING
+    scheduler: Scheduler = MISSING
     quant: Quant = MISSING
     dataset: Dataset = MISSING
     backend: Backend = MISSING
@@ -232,6 +244,7 @@ class Config:
     fail_fast: bool = False  # a failed cell ends the multirun
     timeout_s: Optional[float] = None  # longest a measurement may take; null: only `stall_s`
     profile: bool = False  # after the measurement: time by module and kernel, and a trace
+    preset: Optional[str] = None  # whose steps and scheduler these are; set by +preset=NAME
     plan: bool = False  # say what would run, and run nothing
 
 
@@ -243,6 +256,14 @@ GROUPS: dict[str, dict[str, type]] = {
         "sdxl_random": RandomModel,
     },
     "precision": {"base": Precision},
+    "scheduler": {
+        "plain": Scheduler,
+        "spaced": Spaced,
+        "ddim": Ddim,
+        "lcm": Lcm,
+        "tcd": Tcd,
+        "edm": Edm,
+    },
     "quant": {"base": Quant},
     "dataset": {"builtin": Dataset, "tsv": TsvDataset, "scenes": ScenesDataset},
     "scenario": {

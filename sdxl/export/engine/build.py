@@ -16,6 +16,7 @@ from sdxl.core.errors import ConfigError, SdxlError
 from sdxl.core.progress import Report
 from sdxl.core.store import Artifact
 from sdxl.export.engine import layers, library, listen, timing
+from sdxl.model import guidance
 
 VERSION = 1
 """Bumped by hand when the same settings make another engine."""
@@ -68,7 +69,7 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
         "flavor": flavor.value,
         "tensorrt": library.version(flavor),
         "host": engines.host(),
-        "rows": list(engines.rows(config, graph)),
+        "rows": list(engines.rows(config, graph, guidance.rows_of(config))),
         "builder_optimization_level": wanted.builder_optimization_level,
         "workspace_gib": wanted.workspace_gib,
         "tf32": wanted.tf32,
@@ -106,7 +107,7 @@ def build(
         library.configure(trt, target, config)
         progress = listen.monitor(trt, log, phase, on_progress)
         target.progress_monitor = progress
-        _set_profile(builder, target, network, graph, config)
+        _set_profile(builder, target, network, described, config)
         place = _timing(config, described)
         cache = timing.attach(target, place) if place else None
         parsed = time.perf_counter()
@@ -155,9 +156,11 @@ def _parse(trt: Any, network: Any, log: Any, model: Path) -> None:
     )
 
 
-def _set_profile(builder: Any, target: Any, network: Any, graph: str, config: Config) -> None:
-    """The range of shapes: rows as configured, height and width fixed to the model's."""
-    least, usual, most = engines.rows(config, graph)
+def _set_profile(
+    builder: Any, target: Any, network: Any, described: dict[str, Any], config: Config
+) -> None:
+    """The range of shapes: rows as described, height and width fixed to the model's."""
+    graph, (least, usual, most) = described["graph"], described["rows"]
     size = (config.model.height // graphs.LATENT_SCALE, config.model.width // graphs.LATENT_SCALE)
     profile = builder.create_optimization_profile()
     free = False

@@ -48,7 +48,7 @@ def text_encoders(source: Source, device: torch.device) -> tuple[Any, Any]:
 
 def encode_captions(config: TrainConfig, count: int, size: int) -> Path:
     source = open_source(config.model, config.seed)
-    none = ["", config.model.negative_prompt]
+    none = ["", config.model.negative_prompt or ""]
     settings = {
         "weights": source.identity(), "seed": config.seed, "count": count, "size": size,
         "look": world.LOOK, "none": none,

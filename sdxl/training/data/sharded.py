@@ -63,7 +63,7 @@ class Shards:
         self._source = open_source(config.model, config.seed)
         self._device = torch_device(config.model.device)
         self._encoders: tuple[Any, Any] | None = None
-        self.none = self._encode(["", config.model.negative_prompt])
+        self.none = self._encode(["", config.model.negative_prompt or ""])
         if self.embedded:
             self._encoders = None  # the embeddings lie in the shards
 

@@ -23,6 +23,7 @@ from sdxl.model.sources import open_source, shapes_source
 from sdxl.training.data import examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages.denoising import DROPPED, Denoiser
+from sdxl.training.teachable import scheduler_of
 
 TRAINED_BYTES = 20
 """Per parameter, in fp32: weight, gradient, two moments of AdamW, and the average."""
@@ -65,7 +66,7 @@ class Stage:
         self.examples = examples.open_examples(config)
         self.count = trained_rows(self.examples.count, _HELD_BACK)
         source = open_source(config.model, config.seed)
-        scheduler = source.scheduler()
+        scheduler = scheduler_of(source)
         if scheduler.config.prediction_type != "epsilon":
             raise UserError(
                 "the loss is that of models that predict noise",

@@ -22,6 +22,7 @@ from sdxl.config.schema.train import TrainConfig
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.progress import Progress
+from sdxl.model import schedulers
 from sdxl.model.checkpoint import TUNED
 from sdxl.model.components import torch_device, torch_dtype
 from sdxl.model.sources import open_source
@@ -29,6 +30,7 @@ from sdxl.quant import build
 from sdxl.training.data import embed, examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages import fake_quant
+from sdxl.training.teachable import scheduler_of
 
 UNGUIDED = 0.5
 """Share of the rows under the negative prompt."""
@@ -89,20 +91,19 @@ class Stage:
     """Trains the weights of the quantized layers."""
 
     def __init__(self, config: TrainConfig) -> None:
+        source = open_source(config.model, config.seed)
+        self.alphas = scheduler_of(source).alphas_cumprod.float()
         with Progress("train=qat") as progress:
             self.made = build.prepare(config, progress.report)
         self.examples = examples.open_examples(config)
         self.count = trained_rows(self.examples.count, _HELD_BACK)
-        source = open_source(config.model, config.seed)
         dtype, cpu = torch_dtype(config.precision.unet), torch.device("cpu")
         plain = source.component("unet", dtype, cpu)
         self.module = Student(fake_quant.student(plain, self.made.path))
         baseline = source.component("unet", dtype, cpu)
         self.baseline: Any = nn.Module.float(baseline).requires_grad_(False)
-        scheduler = source.scheduler()
-        scheduler.set_timesteps(config.model.steps)
-        self.timesteps = scheduler.timesteps.long()
-        self.alphas = scheduler.alphas_cumprod.float()
+        visited = schedulers.schedule_of(config.scheduler, config.model.steps, source).timesteps
+        self.timesteps = torch.tensor(visited).long()
         self.identity = {
             "checkpoint": self.made.manifest.key,
             "data": self.examples.identity,

@@ -15,6 +15,7 @@ from sdxl.core.types import Embeddings
 from sdxl.model import prompts
 from sdxl.model.architecture import SCHEDULER
 from sdxl.model.sampler import Sampler
+from sdxl.model.schedulers import Schedule
 from sdxl.model.sources import open_source
 
 SMALL = ("rules=open", "model.steps=3", "model.height=64", "model.width=64",
@@ -181,7 +182,7 @@ def test_a_model_that_predicts_no_noise_is_drawn_by_the_scheduler_or_refused(loa
 
     config = load(*SMALL)
     stages = BACKEND.open(config, {})
-    other = EulerDiscreteScheduler(**SCHEDULER | {"prediction_type": "v_prediction"})
+    other = Schedule(EulerDiscreteScheduler(**SCHEDULER | {"prediction_type": "v_prediction"}), 3)
     assert stages._loop(config, other) is None
     stages.settings = replace(stages.settings, graphs=Graphs.step, overlap=True)
     with pytest.raises(ConfigError, match="prediction_type=v_prediction") as refused:
