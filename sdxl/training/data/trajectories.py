@@ -120,7 +120,7 @@ class _Teacher:
         if self._unet is None:
             self._encoders = text_encoders(self.source, self.device)
             self._unet = self.source.component("unet", torch.float32, self.device)
-        none = [self.config.model.negative_prompt]
+        none = [self.config.model.negative_prompt or ""]
         encoded.write_embeddings(folder, self._encoders, self.source.tokenizers(), texts, none)
         parts = ("hidden", "pooled", "none_hidden", "none_pooled")
         given = {name: np.load(folder / f"{name}.npy") for name in parts}
