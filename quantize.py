@@ -1,5 +1,10 @@
 """Make a quantized UNet checkpoint; `python quantize.py --help` lists what can be set."""
 
+from sdxl.core import ends
+
+if __name__ == "__main__":
+    ends.early()  # before seconds of imports
+
 import hydra
 
 from sdxl.cli import command, job

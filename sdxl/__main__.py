@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from sdxl.core import ends
+
 EXPERIMENTS = {
     "run": "measure one setting, or a sweep, with MLPerf LoadGen",
     "quantize": "calibrate and quantize the UNet",
@@ -31,6 +33,7 @@ COMMANDS = {
 
 def main() -> int:
     """Run the command that is named; without a name, list them."""
+    ends.early()
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print("\n".join(_table()))

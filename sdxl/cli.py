@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from sdxl.config import guard, shorthand
 from sdxl.config.load import load
 from sdxl.config.schema import Config
-from sdxl.core import secrets, streams
+from sdxl.core import ends, secrets, streams
 from sdxl.core.command import Outcome, print_line, shown, summary
 from sdxl.core.errors import FAILED, OK, USER, SdxlError
 from sdxl.core.paths import CONF
@@ -69,6 +69,7 @@ def command(main: Callable[[], None]) -> None:
 
 def _command(main: Callable[[], None]) -> int | None:
     """The exit code; None where only information was asked for."""
+    ends.begun()
     try:
         sys.argv[1:] = secrets.withhold(sys.argv[1:])
         guard.refuse_pickles(sys.argv[1:])
@@ -89,6 +90,7 @@ def _command(main: Callable[[], None]) -> int | None:
                 return None
             this.run(main)
         except KeyboardInterrupt:
+            ends.again()
             this.interrupted = True
             this.failure = None if this.outcomes or this.sweep else _interrupted()
             print("interrupted", file=sys.stderr)
@@ -100,6 +102,7 @@ def _command(main: Callable[[], None]) -> int | None:
 
 
 def _ended(line: dict[str, Any]) -> int:
+    ends.over()
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
         print_line(line)
     return int(line["exit_code"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
-from sdxl.core import streams
+from sdxl.core import ends, streams
 from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
 from sdxl.core.secrets import hidden, hide
 
@@ -76,6 +76,7 @@ def ended(work: Callable[[], dict[str, Any] | None]) -> int:
 
     Its facts, or what went wrong, become the JSON line on standard output; None prints no line.
     """
+    ends.begun()
     with streams.guarded():
         try:
             facts = work()
@@ -84,6 +85,9 @@ def ended(work: Callable[[], dict[str, Any] | None]) -> int:
             line = {**Outcome().line(record=False), **facts}
         except Exception as error:
             line = shown(error).line(record=False)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            line = Outcome.failed("interrupted", FAILED).line(record=False)
         print_line(line)
         return int(line["exit_code"])
 

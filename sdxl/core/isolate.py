@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +24,7 @@ from sdxl.core import streams
 from sdxl.core.errors import Problem, SdxlError
 from sdxl.core.paths import PACKAGE
 
+LONGEST_TMPDIR = 70
 LIMIT = "stall_limit_s"
 """Key of a report that sets how long the child may stay silent from then on."""
 
@@ -92,6 +95,7 @@ def run(
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         # joblib's name for its own way, which a child of ours would be told to use and not know.
         multiprocessing.set_start_method("spawn", force=True)
+    _short_sockets()
     context: Any = multiprocessing.get_context("forkserver" if preload else "spawn")
     if preload:
         context.set_forkserver_preload(["sdxl.core.preload"])
@@ -109,6 +113,21 @@ def run(
     finally:
         _kill(child)
         ours.close()
+
+
+def _short_sockets() -> None:
+    """A place for sockets whose name fits: a path of theirs has 107 bytes at most."""
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= LONGEST_TMPDIR:
+        return
+    for place in ("/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108  a private folder in it
+        if os.access(place, os.W_OK | os.X_OK):
+            tempfile.tempdir = place
+            break
+    try:
+        util.get_temp_dir()
+    finally:
+        tempfile.tempdir = usual
 
 
 def _listen(

@@ -9,15 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from sdxl.config.derive import baseline_of, quantized_only
 from sdxl.config.schema import QUANT_KEYS, Config, Format
-from sdxl.core import disk
+from sdxl.core import disk, ends
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.run import identity, ledger, outcomes, shared
@@ -39,8 +36,8 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
         from sdxl.run.plan import show_plan
 
         return show_plan(config, out_dir)
-    if threading.current_thread() is threading.main_thread():  # a launcher may have others
-        signal.signal(signal.SIGTERM, _interrupt)
+    if shared.of_cell(out_dir):  # perhaps in a launcher's process
+        ends.begun()
     disk.store_ready()
     record = identity.new(config)
     sweep = shared.of_cell(out_dir)
@@ -64,7 +61,3 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
         if known:
             return outcomes.take_over(out_dir, *known)
         return measure_one(config, out_dir, record, context, judge)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt

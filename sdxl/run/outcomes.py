@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 from sdxl.config.schema import Config
 from sdxl.core import records
 from sdxl.core.command import Outcome
-from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, one_line, show
+from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
 from sdxl.core.record import Performance, Record
 from sdxl.report.cell import Cell
 from sdxl.report.mlflow import client
@@ -114,16 +115,39 @@ def _figures(record: Record) -> dict[str, Any]:
 def clear(folder: Path) -> None:
     """Take away what an earlier measurement left in `folder`, if it left a record.
 
-    Its pictures may be links to another record's: to write into them would change those too.
+    Its pictures may be links to another record's: to write into them would change those too. What
+    is not known as ours stays. Raises `UserError` where somebody else's files would be overwritten.
     """
     if not (folder / "record.json").is_file():
+        if not (folder / "worker.log").is_file():
+            _refuse_to_overwrite(folder)
         return
-    for part in [*(folder / name for name in _LINKED), *folder.glob("repeat-*")]:
-        if part.is_dir():
+    for part in filter(Path.is_dir, folder.glob("repeat-[0-9]*")):
+        if (part / "record.json").is_file() or (part / "worker.log").is_file():
             shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+    for file in _ours(folder):
+        file.unlink()
+    for name in ("images", "loadgen"):
+        with contextlib.suppress(OSError):  # there is something else in it
+            (folder / name).rmdir()
     (folder / "record.json").unlink()
+
+
+def _ours(folder: Path) -> list[Path]:
+    """Files in a folder that have the names of a measurement's."""
+    patterns = ("images/[0-9][0-9][0-9][0-9][0-9][0-9].png", "loadgen/mlperf_log_*", *_LINKED)
+    return [file for pattern in patterns for file in folder.glob(pattern) if not file.is_dir()]
+
+
+def _refuse_to_overwrite(folder: Path) -> None:
+    """Files with our names, in a folder without a sign of a measurement."""
+    if found := _ours(folder):
+        raise UserError(
+            f"{folder} has files of somebody else, which the run would overwrite",
+            str(found[0].relative_to(folder)),
+            "a folder of its own",
+            "hydra.run.dir=FOLDER",
+        )
 
 
 def take_over(folder: Path, path: Path, record: Record) -> Outcome:
