@@ -159,6 +159,18 @@ def test_a_unet_that_takes_the_guidance_scale_has_one_row_a_picture(opened, thei
     assert torch.equal(guidance.embedding(scale, length), known[0])
 
 
+def test_the_static_loop_feeds_the_guidance_scale_too(opened, load, made):
+    shared, _ = opened("lcm", "model.steps=3")
+    words = [word for word in SIZE if "loop" not in word]
+    config = load(*words, f"model.path={made['lcm']}", "model.steps=3")
+    stages = BACKEND.open(config, {})
+    assert stages.describe()["loop"]["steps"] == "a table of coefficients"
+    chosen = prompts.load(config.dataset, 2, config.seed)
+    ours = Sampler(stages, open_source(config.model, config.seed), config, chosen)
+    assert db(ours.latents(range(2)), shared.latents(range(2))) > 100
+    assert ours.describe()["unet_rows_per_image"] == 1
+
+
 @pytest.mark.parametrize("folder", ["epsilon", "zeros"])
 def test_no_negative_prompt_is_diffusers_own_way(opened, theirs, folder):
     sampler, config = opened(folder, "model.steps=2", "model.negative_prompt=null")

@@ -27,13 +27,12 @@ WARM_STEPS = 3
 """Before a capture: kernels are chosen, tuned and compiled, and libraries take their workspaces."""
 
 
-def unfit(schedule: Schedule) -> str:
-    """Why a scheduler is not for the static loop; empty if it is."""
-    name = type(schedule.scheduler).__name__
-    predicted = schedule.scheduler.config.prediction_type
-    if name != "EulerDiscreteScheduler":
-        return f"{name} has no table of steps"
-    return "" if predicted == "epsilon" else f"its scheduler says prediction_type={predicted}"
+def guided(predicted: Tensor, images: int, guidance: float) -> Tensor:
+    """What the UNet predicts for `images` pictures, of one row each or of two with guidance."""
+    if len(predicted) == images:
+        return predicted
+    negative, positive = predicted.chunk(2)
+    return negative + guidance * (positive - negative)
 
 
 @dataclass
@@ -45,6 +44,8 @@ class _Buffers:
     embeddings: Embeddings
     at: Tensor  # (1,) int64: the next row of the table
     graph: Any = None
+    carried: Tensor | None = None  # fp32, as latents: what a step leaves for the next
+    drawn: Tensor | None = None  # (steps, B, 4, h, w): noise of the steps
 
 
 class Denoiser:
@@ -61,24 +62,32 @@ class Denoiser:
         rows = (scheduler.timesteps.float(), sigmas[:-1], sigmas[1:])
         self.table = torch.stack(rows, dim=1).to(device)
         self.start = float(scheduler.init_noise_sigma)
-        self.unet, self.steps, self.guidance, self.graphs = unet, steps, guidance, graphs
+        self._prepare(unet, steps, guidance, graphs)
         self.euler, self._advance = _euler(device)
+
+    def _prepare(self, unet: Unet, steps: int, guidance: float, graphs: Graphs) -> None:
+        """What every static loop has, whatever its step."""
+        self.unet, self.steps, self.guidance, self.graphs = unet, steps, guidance, graphs
+        self.euler = ""
         self._buffers: dict[tuple[Any, ...], _Buffers] = {}
         self._pool: Any = None
         self.captured: list[dict[str, Any]] = []
 
     @torch.inference_mode()
-    def __call__(self, embeddings: Embeddings, noise: Tensor, _seeds: Sequence[int] = ()) -> Tensor:
-        """Latents (B, 4, h, w) in the embeddings' dtype, for noise of unit variance."""
+    def __call__(self, embeddings: Embeddings, noise: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        """Latents (B, 4, h, w) in the embeddings' dtype, for noise of unit variance.
+
+        `seeds`: of each picture's noise in the steps, where the scheduler adds any.
+        """
         buffers = self._for(embeddings, noise)
-        self._fill(buffers, embeddings, noise)
+        self._fill(buffers, embeddings, noise, seeds)
         if self.graphs is Graphs.none:
             for _ in range(self.steps):
                 self._step(buffers)
         else:
             if buffers.graph is None:
                 self._capture(buffers)
-                self._fill(buffers, embeddings, noise)  # the warm steps have moved it
+                self._fill(buffers, embeddings, noise, seeds)  # the warm steps have moved it
             for _ in range(self.steps if self.graphs is Graphs.step else 1):
                 buffers.graph.replay()
         return buffers.latents.to(embeddings.hidden.dtype, copy=True)
@@ -112,14 +121,20 @@ class Denoiser:
             )
         return self._buffers[key]
 
-    def _fill(self, buffers: _Buffers, embeddings: Embeddings, noise: Tensor) -> None:
-        """A new batch into the buffers; everything stays on the device's queue."""
+    def _condition(self, buffers: _Buffers, embeddings: Embeddings) -> None:
+        """A new batch's conditioning into the buffers, at the first step."""
         for kept, given in zip(
             vars(buffers.embeddings).values(), vars(embeddings).values(), strict=True
         ):
             if kept is not None:
                 kept.copy_(given)
         buffers.at.zero_()
+
+    def _fill(
+        self, buffers: _Buffers, embeddings: Embeddings, noise: Tensor, _seeds: Sequence[int]
+    ) -> None:
+        """A new batch into the buffers; everything stays on the device's queue."""
+        self._condition(buffers, embeddings)
         buffers.latents.copy_(noise).mul_(self.start)
         sigma = self.table[0, 1]
         given = (buffers.latents / (sigma * sigma + 1).sqrt()).to(buffers.scaled.dtype)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdxl.backends.torch import attention, loop, real, rules, simulated
+from sdxl.backends.torch import attention, loop, real, rules, simulated, tables
 from sdxl.backends.torch import compile as compiler
 from sdxl.backends.torch.config import Attention, Config, Execution, Graphs, Loop
 from sdxl.config import schema
@@ -99,17 +99,28 @@ class TorchStages:
         kind, guidance = self.settings.loop, config.model.guidance
         if kind is Loop.pipeline:
             return loop.Pipeline(self.modules, schedule, guidance)
-        reason = loop.unfit(schedule)
-        if kind is Loop.scheduler or reason:
-            if problems := list(rules.of_schedule(self.settings, reason)):
+        plain = schedule.scheduler.config.get("prediction_type") == "epsilon"
+        euler = plain and type(schedule.scheduler).__name__ == "EulerDiscreteScheduler"
+        table = "" if euler or kind is Loop.scheduler else tables.table_of(schedule)
+        if kind is Loop.scheduler or (isinstance(table, str) and table):
+            if problems := list(rules.of_schedule(self.settings, str(table))):
                 raise ConfigError(problems)
-            self.why = reason if kind is Loop.static else ""
+            self.why = str(table)
             return None
         graphs = self.settings.graphs
         if graphs is Graphs.auto:
             theirs = self.settings.compile in rules.OWN_GRAPHS
             cuda = self.device.type == "cuda"
             graphs = Graphs.step if cuda and not theirs else Graphs.none
+        if not isinstance(table, str):
+            return tables.TableDenoiser(
+                lambda *given: self.unet(*given),
+                table,
+                schedule.noisy,
+                guidance,
+                self.device,
+                graphs,
+            )
         return loop.Denoiser(
             lambda *given: self.unet(*given),
             schedule.scheduler,

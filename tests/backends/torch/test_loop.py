@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sdxl.backends.torch import BACKEND
 from sdxl.backends.torch.config import Graphs
 from sdxl.backends.torch.loop import Denoiser, plain_step
+from sdxl.backends.torch.tables import TableDenoiser
 from sdxl.core.errors import ConfigError
 from sdxl.core.types import Embeddings
 from sdxl.model import prompts
@@ -177,15 +178,22 @@ def test_what_needs_cuda_says_so(load, word):
         BACKEND.open(config, {})
 
 
-def test_a_model_that_predicts_no_noise_is_drawn_by_the_scheduler_or_refused(load):
-    from diffusers import EulerDiscreteScheduler
+def test_what_is_no_table_is_drawn_by_the_sampler_and_said_or_refused(load):
+    from diffusers import EulerDiscreteScheduler, UniPCMultistepScheduler
 
     config = load(*SMALL)
     stages = BACKEND.open(config, {})
-    other = Schedule(EulerDiscreteScheduler(**SCHEDULER | {"prediction_type": "v_prediction"}), 3)
-    assert stages._loop(config, other) is None
+    velocity = EulerDiscreteScheduler(**SCHEDULER | {"prediction_type": "v_prediction"})
+    assert isinstance(stages._loop(config, Schedule(velocity, 3)), TableDenoiser)
+    plain = stages._loop(config, Schedule(EulerDiscreteScheduler(**SCHEDULER), 3))
+    assert type(plain) is Denoiser, "Euler and noise: the one with a kernel of its own"
+    other = Schedule(UniPCMultistepScheduler(**SCHEDULER), 5)
+    stages.loop = stages._loop(config, other)
+    assert stages.loop is None
+    said = stages.describe()["loop"]
+    assert said == {"kind": "scheduler", "because": "UniPCMultistepScheduler is no table of steps"}
     stages.settings = replace(stages.settings, graphs=Graphs.step, overlap=True)
-    with pytest.raises(ConfigError, match="prediction_type=v_prediction") as refused:
+    with pytest.raises(ConfigError, match="UniPCMultistepScheduler") as refused:
         stages._loop(config, other)
     assert "`backend.overlap=true backend.graphs=step` needs" in str(refused.value)
 
