@@ -18,6 +18,7 @@ EXPERIMENTS = {
 COMMANDS = {
     "report": ("sdxl.report.command", "what was measured, and which setting to ship"),
     "diff": ("sdxl.report.diff", "what differs between two records, and what of it is noise"),
+    "gate": ("sdxl.report.gate", "pass or fail by limits, for the CI of a model"),
     "generate": ("sdxl.run.generate", "pictures of a prompt, by the setting of a record"),
     "doctor": ("sdxl.run.doctor.command", "is everything there that a run needs"),
     "download": ("sdxl.model.download.command", "published files into the store"),

@@ -159,6 +159,11 @@ class Cell:
         return self.comparison.ssim
 
     @property
+    def accuracy(self) -> float | None:
+        """Share of the attributes asked for that the judge of scenes finds."""
+        return number(self.record.quality.scores.metrics.get("attribute_accuracy"))
+
+    @property
     def rms_percent(self) -> float | None:
         """Root mean square difference over all pictures, percent of full scale; ranks nothing."""
         found = self.comparison

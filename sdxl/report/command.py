@@ -113,6 +113,8 @@ def _parser() -> Parser:
     what = "against the common reference, else the baseline"
     limits.add_argument("--min-psnr", type=float, metavar="DB", help=what)
     limits.add_argument("--min-ssim", type=float, metavar="X", help=f"{what}, 0 to 1")
+    limits.add_argument("--min-accuracy", type=float, metavar="X", help="of attributes, 0 to 1")
+    limits.add_argument("--min-rate", type=float, metavar="X", help="images per second")
     limits.add_argument("--max-latency-ms", type=float, metavar="MS", help="99th percentile")
     limits.add_argument("--max-memory-gib", "--max-memory", type=float, metavar="GIB", help="peak")
     limits.add_argument("--max-joules", type=float, metavar="J", help="of an image")

@@ -50,6 +50,8 @@ BOUNDS = (
     Bound("min_psnr", "PSNR", " dB", lambda cell: cell.psnr, least=True),
     Bound("min_ssim", "SSIM", "", lambda cell: 1.0 if cell.psnr == math.inf else cell.ssim,
           least=True),
+    Bound("min_accuracy", "attribute accuracy", "", lambda cell: cell.accuracy, least=True),
+    Bound("min_rate", "speed", " images/s", lambda cell: cell.speed, least=True, of_speed=True),
     Bound("max_latency_ms", "p99", " ms", lambda cell: cell.latency.get("p99"), of_speed=True),
     Bound("max_memory_gib", "memory", " GiB", lambda cell: cell.memory_gib),
     Bound("max_joules", "energy", " J an image", lambda cell: cell.joules, of_speed=True),
@@ -63,6 +65,8 @@ class Limits:
 
     min_psnr: float | None = None  # dB to the reference, else to the baseline
     min_ssim: float | None = None
+    min_accuracy: float | None = None  # share of the attributes asked for that the judge finds
+    min_rate: float | None = None  # images per second
     max_latency_ms: float | None = None  # of the 99th percentile
     max_memory_gib: float | None = None
     max_joules: float | None = None  # an image
