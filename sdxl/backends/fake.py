@@ -5,6 +5,7 @@ It tests the harness (`+experiment=harness_check`), not SDXL.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -18,6 +19,8 @@ from typing import Any, ClassVar
 from sdxl.config import schema
 from sdxl.config.plugins import Backend
 from sdxl.config.ranges import LATENCY_MS, Range
+from sdxl.config.usual import changed
+from sdxl.config.words import typed
 from sdxl.core.errors import Problem
 
 
@@ -60,22 +63,36 @@ class Config(schema.Backend):
     }
 
 
+_READ = ("height", "width", "negative_prompt")
+"""Settings of a model that mean something here: sizes, and texts, which a harness hands on."""
+
+
 def problems_of(config: schema.Config) -> list[Problem]:
     """Settings of a model that this backend would ignore."""
-    problems = []
-    if config.model.device is not schema.Device.auto:
-        problems.append(
-            Problem(
-                "`model.device` would be ignored: the fake backend has no model",
-                config.model.device.value,
-                "model.device=auto",
-            )
+    default = schema.DType.fp32
+    dtypes = dataclasses.asdict(config.precision)
+    ignored = {f"model.{name}": value for name, value in changed("model", config.model).items()}
+    ignored = {key: value for key, value in ignored.items() if key.split(".")[1] not in _READ}
+    ignored |= {f"precision.{name}": default for name in dtypes if dtypes[name] is not default}
+    problems = [
+        Problem(
+            f"`{key}` would be ignored: the fake backend has no model",
+            typed(key, _at(config, key)),
+            "its usual value, or a backend with a model",
+            typed(key, usual),
         )
+        for key, usual in ignored.items()
+    ]
     if config.quant.format is not schema.Format.none:
         problems.append(
             Problem("the fake backend cannot quantize", f"quant={config.quant.name}", "quant=none")
         )
     return problems
+
+
+def _at(config: schema.Config, key: str) -> Any:
+    group, name = key.split(".")
+    return getattr(getattr(config, group), name)
 
 
 def _open(config: schema.Config, artifacts: dict[str, Path] | None = None) -> FakeGenerator:

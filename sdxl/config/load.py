@@ -11,11 +11,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdxl.config import guard, plugins, ranges, schema, shorthand
+from sdxl.config import guard, plugins, ranges, schema, shorthand, usual
 from sdxl.config.content_key import plain
 from sdxl.config.rules import problems_of
 from sdxl.config.schema import GROUPS, QUANT_KEYS, Config
 from sdxl.config.schema import train as schema_train
+from sdxl.config.words import typed
 from sdxl.core.errors import ConfigError, Problem, did_you_mean
 from sdxl.core.paths import ROOT
 
@@ -29,6 +30,8 @@ RENAMED = {"quality.twin": "quality.baseline"}
 
 _LISTS: dict[Any, type] = {list[str]: str, list[int]: int}
 """Types of settings that are lists, and of their items."""
+_OF_SWEEPS = ("report_prompts",)
+"""Settings of a recipe that a sweep gives to all its cells, also those that quantize nothing."""
 
 
 def register() -> None:
@@ -103,9 +106,12 @@ def _settle_quant(config: Config) -> list[Problem]:
     """Merge the top-level keys into the recipe; `quant=auto` is INT8 only if one was given."""
     given = {key: getattr(config, key) for key in QUANT_KEYS if getattr(config, key) is not None}
     quant = config.quant
-    if quant.name == "auto" and not given:
+    automatic = quant.name == "auto" and not given
+    if automatic or (quant.format is schema.Format.none and not given):
+        problems = list(_unused_recipe(quant))
         quant.format = schema.Format.none
-    if quant.format is schema.Format.none and given:
+        return problems
+    if quant.format is schema.Format.none:
         words = " ".join(f"{key}={value:g}" for key, value in given.items())
         return [
             Problem(
@@ -155,6 +161,19 @@ def _other_items(node: Any, prefix: str = "") -> Iterator[Problem]:
                 yield Problem(f"`{key}` has the wrong type", str(wrong[0]), said, f"{key}=[...]")
 
 
+def _unused_recipe(quant: schema.Quant) -> Iterator[Problem]:
+    """Settings of a recipe where nothing is quantized."""
+    for name in usual.changed("quant", quant):
+        if name == "tuned" or (quant.name == "none" and name in _OF_SWEEPS):
+            continue
+        yield Problem(
+            f"`quant.{name}` would be ignored: nothing is quantized",
+            f"quant={quant.name}",
+            "a recipe that quantizes",
+            f"quant=int8 {typed(f'quant.{name}', getattr(quant, name))}",
+        )
+
+
 def _unprofiled(config: Config, able: bool) -> list[Problem]:
     """`profile=true` where nobody could watch."""
     name = config.backend.name
@@ -173,7 +192,7 @@ def _unprofiled(config: Config, able: bool) -> list[Problem]:
 
 def _ignored_export(config: Config) -> list[Problem]:
     """Settings of graphs, for a backend that loads none."""
-    given, usual = plain(config.export), plain(schema.Export())
+    given, default = plain(config.export), plain(schema.Export())
     return [
         Problem(
             f"`export.{name}` would be ignored: the {config.backend.name} backend loads no graph",
@@ -182,7 +201,7 @@ def _ignored_export(config: Config) -> list[Problem]:
             "backend=ort",
         )
         for name in given
-        if given[name] != usual[name]
+        if given[name] != default[name]
     ]
 
 

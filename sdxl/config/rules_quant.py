@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from sdxl.config import schema
 from sdxl.config.schema import Calls, Config, Format
+from sdxl.config.usual import changed
 from sdxl.core.errors import Problem
 
 WEIGHT_ONLY = (Format.int8_weight_only, Format.int4_weight_only)
@@ -114,6 +115,13 @@ def _ignored(c: Config) -> Iterator[Problem]:
     if q.target is not None and q.format is not Format.auto_mixed:
         yield Problem(
             "`target` would be ignored", f"quant={q.name}", "auto_mixed", "quant=auto_mixed"
+        )
+    if "block_size" in changed("quant", q) and q.format is not Format.int4_weight_only:
+        yield Problem(
+            "`quant.block_size` would be ignored: only INT4 has blocks",
+            f"quant={q.name}",
+            "INT4",
+            f"quant=int4_weight_only quant.block_size={q.block_size}",
         )
     if c.alpha is not None and not _smoothed(q):
         yield Problem(
