@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from sdxl.config import schema
 from sdxl.config.plugins import Backend
 from sdxl.config.ranges import LATENCY_MS, Range
+from sdxl.config.rules_model import division
 from sdxl.config.usual import changed
 from sdxl.config.words import typed
 from sdxl.core.errors import Problem
@@ -74,6 +75,7 @@ def problems_of(config: schema.Config) -> list[Problem]:
     ignored = {f"model.{name}": value for name, value in changed("model", config.model).items()}
     ignored = {key: value for key, value in ignored.items() if key.split(".")[1] not in _READ}
     ignored |= {f"precision.{name}": default for name in dtypes if dtypes[name] is not default}
+    refused = "".join(problem.what for problem in division(config))  # already, by the rules
     problems = [
         Problem(
             f"`{key}` would be ignored: the fake backend has no model",
@@ -82,6 +84,7 @@ def problems_of(config: schema.Config) -> list[Problem]:
             typed(key, usual),
         )
         for key, usual in ignored.items()
+        if f"`{key}`" not in refused
     ]
     if config.quant.format is not schema.Format.none:
         problems.append(
