@@ -77,9 +77,6 @@ def _command(main: Callable[[], None]) -> int | None:
     except SdxlError as error:
         return _ended(shown(error).line())
     with current.begun(sys.argv) as this:
-        if this.asks_hydra:
-            main()
-            return None
         # Hydra would print its own message and exit 1; we want the exception.
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")
         try:
@@ -88,6 +85,10 @@ def _command(main: Callable[[], None]) -> int | None:
 
                 print(helping.text(this.name, sys.argv[1:]))
                 return None
+            if this.asks_hydra:
+                this.understand()
+                main()
+                return None
             this.run(main)
         except KeyboardInterrupt:
             ends.again()
@@ -95,6 +96,8 @@ def _command(main: Callable[[], None]) -> int | None:
             this.failure = None if this.outcomes or this.sweep else _interrupted()
             print("interrupted", file=sys.stderr)
         except SystemExit as stop:
+            if this.asks_hydra and not stop.code:
+                raise
             this.failure = Outcome.failed("Hydra could not start", USER) if stop.code else None
         except Exception as error:
             this.failure = _explained(error)

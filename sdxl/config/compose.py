@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from sdxl.config.load import load
 from sdxl.config.schema import Config
+from sdxl.config.words import quoted
 from sdxl.core.errors import ConfigError
 from sdxl.core.paths import CONF
 
@@ -21,10 +23,10 @@ class Composer:
     itself applies last, so what lies below them is kept.
     """
 
-    def __init__(self, config_name: str) -> None:
+    def __init__(self, config_name: str, config_dir: str | None = None) -> None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        self._name = config_name
+        self._name, self._more = config_name, searched(config_dir)
         self._parse = OverridesParser.create().parse_overrides
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._loaded: dict[tuple[str, ...], Config | ConfigError] = {}
@@ -73,11 +75,18 @@ class Composer:
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 return compose(
-                    self._name, overrides=list(words), return_hydra_config=return_hydra_config
+                    self._name, [*self._more, *words], return_hydra_config=return_hydra_config
                 )
         finally:
             GlobalHydra.instance().clear()
             GlobalHydra.instance().hydra = running
+
+
+def searched(config_dir: str | None) -> list[str]:
+    """The word by which a composition finds what `--config-dir` adds."""
+    if config_dir is None:
+        return []
+    return [f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]"]
 
 
 def _is_value(word: str) -> bool:

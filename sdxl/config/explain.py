@@ -11,9 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from sdxl.config.compose import searched
 from sdxl.config.load import load, unknown_key
 from sdxl.config.schema import GROUPS
-from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError
+from sdxl.config.words import ADDED, Words, problems_of, read
+from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError, did_you_mean
 from sdxl.core.paths import CONF
 
 
@@ -37,15 +39,25 @@ def explain(
             "hydra.run.dir=FOLDER (one run) or hydra.sweep.dir=FOLDER (multirun)",
         )
     if isinstance(error, HydraException | OmegaConfBaseException):
-        typed = sys.argv[1:] if words is None else words
-        overrides = [word for word in typed if not word.startswith("-")]
-        problems = problems_in(name or Path(sys.argv[0]).stem, overrides)
+        program = name or Path(sys.argv[0]).stem
+        given = read(program, sys.argv[1:] if words is None else words)
+        problems = problems_in(program, given.overrides, given.config_dir)
         return ConfigError(problems or [Problem(str(error).strip())])
     traceback.print_exc()
     return SdxlError(f"{type(error).__name__}: {error}")
 
 
-def problems_in(config_name: str, overrides: list[str]) -> list[Problem]:
+def check(program: str, given: Words) -> None:
+    """Raise `ConfigError` if a word is wrong before Hydra reads it, with all others' problems."""
+    if bad := problems_of(program, given):
+        others = [word for word in given.overrides if word not in bad]
+        found = [problem for problems in bad.values() for problem in problems]
+        raise ConfigError([*found, *problems_in(program, others, given.config_dir)])
+
+
+def problems_in(
+    config_name: str, overrides: list[str], config_dir: str | None = None
+) -> list[Problem]:
     """Compose with each override alone, and name those that fail.
 
     Group choices come first, since a value may exist only under one choice; then all good ones
@@ -57,7 +69,7 @@ def problems_in(config_name: str, overrides: list[str]) -> list[Problem]:
     problems: list[Problem] = []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        good: list[str] = []
+        good = searched(config_dir)
         expanded = [each for override in overrides for each in expand(override)]
         for override in sorted(expanded, key=lambda each: not _is_group(each)):
             try:
@@ -107,11 +119,13 @@ def _problem(error: Exception, override: str, cfg: DictConfig) -> Problem:
         return Problem(f"`{override}` cannot be read", expected=str(error.message).split("\n")[0])
     if isinstance(error, MissingConfigException):
         options = list(error.options or [])
-        close = next((o for o in options if o.lower() == value.lower()), None)
+        same = next((o for o in options if o.lower() == value.lower()), None)
+        close = same or did_you_mean(value, options)
+        sign = "+" if name in ADDED else ""
         return Problem(
             f"`{name}` has no option `{value}`",
             expected="one of: " + " ".join(options),
-            fix=f"{name}={close}" if close else None,
+            fix=f"{sign}{name}={close}" if close else None,
         )
     if isinstance(cause, ValidationError):
         said = str(cause).split("\n")[0]

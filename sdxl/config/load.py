@@ -219,11 +219,35 @@ def _unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[Problem]:
             yield from _unknown_keys(cfg[key], f"{prefix}{name}.")
 
 
+def _option_with(group: str, name: str) -> str | None:
+    """An option of a group that has a setting of this name."""
+    nodes: dict[str, type] = dict(GROUPS.get(group, {}))
+    if group == "backend":
+        nodes = {each: found.config for each, found in plugins.backends().items()}
+    having = (
+        option
+        for option, node in nodes.items()
+        if option != "base" and name in {field.name for field in dataclasses.fields(node)}
+    )
+    return next(having, None)
+
+
 def unknown_key(key: str, known: list[str]) -> Problem:
     """The problem of a key that does not exist, with the closest one that does."""
     if key in RENAMED:
         return Problem(f"`{key}` is called `{RENAMED[key]}` now", fix=f"{RENAMED[key]}=VALUE")
-    close = did_you_mean(key, known)
+    group, _, name = key.rpartition(".")
+    tops = {each.partition(".")[0] for each in known}
+    inside = {each.rpartition(".")[2]: each for each in known if each.startswith(f"{group}.")}
+    inside = inside if group and inside else {each: each for each in (*known, *tops)}
+    found = did_you_mean(name if group else key, inside)
+    close = inside[found] if found else None
+    if not close and (option := _option_with(group, name)):
+        return Problem(
+            f"there is no key `{key}` here",
+            expected=f"{group}={option}, which has it",
+            fix=f"{group}={option} {key}=VALUE",
+        )
     return Problem(
         f"there is no key `{key}`",
         expected=f"did you mean `{close}`?" if close else "one of: " + " ".join(sorted(known)),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from sdxl.config import schema
 from sdxl.config.schema import Calls, Config, Format
 from sdxl.config.usual import changed
+from sdxl.config.words import typed
 from sdxl.core.errors import Problem
 
 WEIGHT_ONLY = (Format.int8_weight_only, Format.int4_weight_only)
@@ -47,8 +48,12 @@ def _patterns(c: Config) -> Iterator[Problem]:
             try:
                 re.compile(pattern)
             except re.error as error:
+                glob = typed(f"quant.{name}", [pattern.replace("*", ".*")])
                 yield Problem(
-                    f"`quant.{name}` has a broken regular expression", pattern, str(error)
+                    f"`quant.{name}` has a broken regular expression",
+                    pattern,
+                    str(error),
+                    glob if pattern.startswith("*") else None,
                 )
 
 

@@ -24,7 +24,7 @@ def changed(group: str, node: Any) -> dict[str, Any]:
 
 
 @cache
-def _usual(group: str, option: str, node: type) -> dict[str, Any] | None:
+def _usual(group: str, option: str, node: Any) -> dict[str, Any] | None:
     if not (CONF / group / f"{option}.yaml").is_file():
         return None
     read = OmegaConf.merge(OmegaConf.structured(node), *_files(group, option))

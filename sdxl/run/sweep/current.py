@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdxl.config import explain
+from sdxl.config.words import Words, read
 from sdxl.core.command import Outcome
 from sdxl.core.errors import UserError
 
@@ -30,6 +32,7 @@ class Command:
         self.failure: Outcome | None = None
         self.interrupted = False
         self.sweep: Sweep | None = None
+        self.read: Words | None = None
 
     @property
     def asks_help(self) -> bool:
@@ -43,17 +46,25 @@ class Command:
 
     def run(self, main: Callable[[], None]) -> None:
         """Call Hydra's entry point; a sweep is announced before, which may be all it asks for."""
-        if self.name == "run" and {"-m", "--multirun"} & set(self.words):
+        read = self.understand()
+        explain.check(self.name, read)
+        if self.name == "run" and {"-m", "--multirun"} & {*read.options}:
             from sdxl.run.sweep.run import Sweep
 
-            words = [word for word in self.words if not word.startswith("-")]
-            self.sweep = Sweep(self.name, words)
+            self.sweep = Sweep(self.name, read.overrides, read.config_dir)
             self.sweep.announce()
         if not self.sweep:
             main()
         elif not self.sweep.only_plan:
             with self.sweep.running(), self._sweep_dir(self.sweep.folder):
                 main()
+
+    def understand(self) -> Words:
+        """The words in Hydra's order, options first, which `sys.argv` has from now on."""
+        self.read = read(self.name, self.words)
+        self.words = [*self.read.options, *self.read.overrides]
+        sys.argv = [self.program, *self.words]
+        return self.read
 
     def ended(self) -> list[Outcome]:
         """How everything ended: jobs, the sweep's cells, the command itself."""

@@ -40,9 +40,9 @@ Launch = Callable[[list[list[str]]], Any]
 class Sweep:
     """The cells of one multirun and how far they are."""
 
-    def __init__(self, config_name: str, words: list[str]) -> None:
+    def __init__(self, config_name: str, words: list[str], config_dir: str | None = None) -> None:
         disk.store_ready(0)
-        self.composer = Composer(config_name)
+        self.composer = Composer(config_name, config_dir)
         self.words, self.started = words, now()
         self._parent: sweeps.Parent | None = None
         self._parent_asked = False
