@@ -16,7 +16,7 @@ def changed(group: str, node: Any) -> dict[str, Any]:
 
     Empty for an option that is not among ours: nobody knows what it says.
     """
-    usual = _usual(group, node.name, type(node))
+    usual = _usual(group, node.name, node.__class__)
     if usual is None:
         return {}
     names = (field.name for field in dataclasses.fields(node))
