@@ -15,6 +15,7 @@ from sdxl.config.compose import searched
 from sdxl.config.load import load, unknown_key
 from sdxl.config.schema import GROUPS
 from sdxl.config.words import ADDED, Words, problems_of, read
+from sdxl.core import terminal
 from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError, did_you_mean
 from sdxl.core.paths import CONF
 
@@ -43,7 +44,7 @@ def explain(
         given = read(program, sys.argv[1:] if words is None else words)
         problems = problems_in(program, given.overrides, given.config_dir)
         return ConfigError(problems or [Problem(str(error).strip())])
-    traceback.print_exc()
+    terminal.say(traceback.format_exc().rstrip())
     return SdxlError(f"{type(error).__name__}: {error}")
 
 

@@ -169,9 +169,15 @@ def _outside(node: Any, field: dataclasses.Field[Any], number: Number) -> Iterat
     for each in value if isinstance(value, list) else [value]:
         if not allowed.holds(each):
             yield allowed.problem(_typed(number.key), each)
-            usual = field.default
-            given = usual is None or (isinstance(usual, int | float) and allowed.holds(usual))
-            setattr(node, field.name, usual if given else number.kind(allowed.least))
+            setattr(node, field.name, None if isinstance(value, list) else _harmless(field, number))
+
+
+def _harmless(field: dataclasses.Field[Any], number: Number) -> Any:
+    """The default, or where that is no number the allowed one nearest to 1."""
+    allowed, usual = number.range or _OF_TYPE[number.kind], field.default
+    if isinstance(usual, int | float) and allowed.holds(usual):
+        return usual
+    return number.kind(max(allowed.least, min(allowed.most, 1)))
 
 
 def _typed(key: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
-from sdxl.core import ends, streams
+from sdxl.core import ends, streams, terminal
 from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
 from sdxl.core.secrets import hidden, hide
 
@@ -97,7 +97,7 @@ def shown(error: Exception) -> Outcome:
     if isinstance(error, SdxlError):
         show(error)
         return Outcome.failed(one_line(error.problems), error.exit_code)
-    traceback.print_exception(error)
+    terminal.say("".join(traceback.format_exception(error)).rstrip())
     return Outcome.failed(hide(f"{type(error).__name__}: {error}"), FAILED)
 
 

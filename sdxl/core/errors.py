@@ -90,9 +90,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
 
 def show(error: SdxlError) -> None:
     """Print one panel on standard error; never a traceback."""
-    from rich.console import Console
-    from rich.panel import Panel
-    from rich.text import Text
+    from sdxl.core import terminal
 
     count = len(error.problems)
     title = "error" if error.exit_code == USER else "failed"
@@ -100,8 +98,11 @@ def show(error: SdxlError) -> None:
         title += f": {count} problems"
     body = "\n\n".join("\n".join(problem.lines()) for problem in error.problems)
     if sys.stderr.isatty():
-        Console(stderr=True, highlight=False).print(
+        from rich.panel import Panel
+        from rich.text import Text
+
+        terminal.console(stderr=True).print(
             Panel(Text(body), title=title, title_align="left", expand=False)
         )
     else:  # a frame would break long paths in logs
-        print(f"--- {title}\n{body}\n---", file=sys.stderr, flush=True)
+        terminal.say(f"--- {title}\n{body}\n---")

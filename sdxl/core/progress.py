@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from sdxl.core import terminal
+
 PLAIN_EVERY_S = 10.0
 """Seconds between two lines of one phase when standard error is no terminal."""
 
@@ -35,17 +37,16 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self.terminal:
-            from rich.console import Console
             from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.fields[facts]}"),
+                TextColumn("{task.fields[facts]}", markup=False),
                 TimeElapsedColumn(),
-                console=Console(stderr=True),
+                console=terminal.console(stderr=True),
                 transient=True,
             )
             self._bar.start()
@@ -88,10 +89,10 @@ class Progress:
     def _line(self, begins: bool, facts: str, ends: bool) -> None:
         """The phase when it begins; its facts from time to time, and when they are complete."""
         if begins:
-            print(f"{self.title}: {self._phase}", file=sys.stderr, flush=True)
+            terminal.say(f"{self.title}: {self._phase}")
             self._said = time.monotonic()
         if facts and (ends or time.monotonic() - self._said >= PLAIN_EVERY_S):
-            print(f"{self.title}: {self._phase}: {facts}", file=sys.stderr, flush=True)
+            terminal.say(f"{self.title}: {self._phase}: {facts}")
             self._said = time.monotonic()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # rich takes a tenth of a second, which `--help` should not wait for
     from rich.console import Console
@@ -14,12 +15,37 @@ WIDTH = 160
 """Of lines that go to a file or another program."""
 
 
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What moves a cursor, colours, rings, turns text around, or is no text at all."""
+
+
+def printable(text: str) -> str:
+    """Text from outside as one can show it: what a terminal would obey stands as `\\x1b`."""
+    return _UNSEEN.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
 def console(*, stderr: bool = False, width: int = WIDTH) -> Console:
     """A console on standard output or error, as wide as the terminal where there is one."""
     from rich.console import Console
+    from rich.segment import Segment
+
+    class Shown(Console):
+        """Whatever is rendered is printable."""
+
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+            for part in super().render(renderable, options):
+                safe = part.control or not _UNSEEN.search(part.text)
+                yield part if safe else Segment(printable(part.text), part.style)
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(
+    return Shown(
         stderr=stderr,
         width=None if stream.isatty() else width,
         highlight=False,

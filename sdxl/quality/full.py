@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from sdxl.config import schema
 from sdxl.config.plugins import QualityOption
-from sdxl.config.usual import changed
 from sdxl.core import store
 from sdxl.core.errors import Problem
 from sdxl.quality import settings
@@ -36,20 +35,4 @@ def missing(config: schema.Config) -> list[Problem]:
     return [*found, *(without_scipy("FID") if config.quality.statistics else [])]
 
 
-def problems_of(config: schema.Config) -> list[Problem]:
-    """FID's network where no FID is asked for."""
-    if config.quality.name != "full" or "inception" not in changed("quality", config.quality):
-        return []
-    if getattr(config.quality, "statistics", None):
-        return []
-    return [
-        Problem(
-            "`quality.inception` would be ignored: without FID's reference there is no FID",
-            "quality.statistics=null",
-            "the reference too",
-            f"quality.statistics={settings.Full.statistics}",
-        )
-    ]
-
-
-OPTION = QualityOption(settings.Full, _open, problems_of, missing=missing)
+OPTION = QualityOption(settings.Full, _open, missing=missing)

@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from sdxl.core import terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.store import disk_error
 from sdxl.report import cells, diff, plots, table_file, text
@@ -61,7 +62,7 @@ def _report(words: list[str]) -> dict[str, Any] | None:
     elif not asked.json:
         text.show(found, limits)
     for path in written:
-        print(f"written: {path}", file=sys.stderr)
+        terminal.say(f"written: {path}")
     return None if asked.markdown else _line(found, whole, [*map(str, written)], asked.json)
 
 

@@ -181,7 +181,8 @@ def escape(text: str) -> str:
     plain = " ".join(text.split()).replace("\\", "\\\\")
     for character in "`*_{}[]|#~":
         plain = plain.replace(character, f"\\{character}")
-    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return terminal.printable(plain).replace("@", "@<!-- -->")  # GitHub tells nobody
 
 
 def _line(values: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sdxl.config.plugins import quality_of
 from sdxl.config.schema import Config, Rerun
-from sdxl.core import isolate, records
+from sdxl.core import isolate, records, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.core.progress import Say
@@ -106,7 +106,7 @@ def measure_one(
         error = found
         record.status, record.reason = "failed", "interrupted"
     except Exception as found:  # ours to fix, but the record comes first
-        traceback.print_exc()
+        terminal.say(traceback.format_exc().rstrip())
         exit_code = FAILED
         record.status, record.reason = "failed", f"{type(found).__name__}: {found}"
         record.environment.traceback = traceback.format_exc()

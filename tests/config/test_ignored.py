@@ -119,7 +119,6 @@ def test_the_list_of_silent_settings_is_not_stale():
         (["backend=fake", "precision=fp16"], "`precision.unet` would", "precision.unet=fp32"),
         (["backend=fake", "precision=fp16"], "`precision.text_encoder` would", None),
         (["backend=fake", "model.latents=x.npy"], "`model.latents` would", "model.latents=null"),
-        (["quality=full", "quality.statistics=null", "quality.inception=x"], "no FID", None),
     ],
 )
 def test_what_would_be_ignored_is_named(load, words, what, fix):

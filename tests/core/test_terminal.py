@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sdxl.core import terminal
+from sdxl.core import command, errors, progress, terminal
+from sdxl.core.errors import UserError
 
 MARKED = "[red]not red[/red] [/] :smile: https://x [link=file:///etc/passwd]here[/link]"
 
@@ -32,3 +35,37 @@ def test_numbers_stand_at_the_right(capsys: pytest.CaptureFixture):
     terminal.console().print(terminal.table(("word", "number"), rows, right=("number",)))
     lines = capsys.readouterr().out.splitlines()
     assert any(line.endswith("      1 │") for line in lines)
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x9b2J \u202etxt.exe\u2066 \x00\r\x08 \ud800 \x7f"
+
+
+@given(st.text())
+def test_what_a_terminal_would_obey_is_shown(text):
+    shown = terminal.printable(text)
+    assert not {*map(chr, (*range(9), *range(11, 32), *range(127, 160)))} & {*shown}
+    assert terminal.printable(shown) == shown
+    shown.encode()
+
+
+def test_ordinary_text_stays_as_it_is():
+    text = "Ein Kätzchen, 猫 🐈\n\tnaïve [bold] \\x1b"
+    assert terminal.printable(text) == text
+
+
+def test_hostile_text_is_harmless_on_every_way_to_the_terminal(capsys: pytest.CaptureFixture):
+    console = terminal.console()
+    console.print(HOSTILE)
+    console.print(HOSTILE, style="bold")
+    console.print(terminal.table(("a", HOSTILE), [("1", HOSTILE)], HOSTILE))
+    errors.show(UserError(HOSTILE, HOSTILE, HOSTILE, HOSTILE))
+    with progress.Progress(HOSTILE) as shown:
+        shown.report({"phase": HOSTILE, "text": HOSTILE, "done": 1, "expected": 1})
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError as error:
+        command.shown(error)
+    printed = capsys.readouterr()
+    both = printed.out + printed.err
+    assert "owned" in both and "\\x1b" in both
+    assert not {letter for letter in HOSTILE if not letter.isprintable()} & {*both}

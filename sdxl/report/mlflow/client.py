@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sdxl.config import schema
-from sdxl.core import records, secrets
+from sdxl.core import records, secrets, terminal
 from sdxl.core.errors import SdxlError
 from sdxl.core.paths import ROOT
 from sdxl.report.mlflow import content, database, lineage, process
@@ -73,7 +73,7 @@ def warn(what: str, error: SdxlError, later: str = "") -> None:
     problem = error.problems[0]
     got = f" ({problem.got})" if problem.got else ""
     lines = [f"warning: {what}: {problem.what}{got}", problem.fix and f"fix: {problem.fix}", later]
-    print(secrets.hide("\n  ".join(filter(None, lines))), file=sys.stderr)
+    terminal.say(secrets.hide("\n  ".join(filter(None, lines))))
 
 
 def _later(record_path: Path, tracking: schema.Tracking, parent: str | None) -> str:

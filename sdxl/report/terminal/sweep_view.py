@@ -161,4 +161,4 @@ class View:
 
     def _say(self, text: str) -> None:
         if not self._live:
-            print(text, file=sys.stderr, flush=True)
+            terminal.say(text)
