@@ -109,6 +109,7 @@ RANGES: dict[str, Range] = {
     "scenario.max_wait_ms": LATENCY_MS,
     "scenario.samples_per_query": BATCH,
     "quality.keep_images": COUNT,
+    "quality.reference_images": COUNT,
     "export.opset": Range(1, 100),
     "train.scenes": Range(1, 100_000_000),
     "train.size": Range(8, 8192),

@@ -77,7 +77,7 @@ class Comparison(JsonPart):
     pairs: list[dict[str, Any]] = field(default_factory=list)
     perceptual_scenes: float | None = None
     intervals: dict[str, list[float]] = field(default_factory=dict)  # 95 %, of means over pictures
-    extra: dict[str, float] = field(default_factory=dict)  # paired metrics of `quality.extra`
+    extra: dict[str, float] = field(default_factory=dict)  # further figures, by name
     paired: list[Paired] = field(default_factory=list)
 
 

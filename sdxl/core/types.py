@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Array = Any
 """A `torch.Tensor`, or a `numpy.ndarray` from backends that work without torch."""
@@ -95,11 +95,18 @@ class Generator(Protocol):
         ...
 
 
+Figures = Mapping[str, Sequence[float | None]]
+"""By name, a number for each picture of a batch."""
+
+
 class Scorer(Protocol):
     """What a quality option is: pictures in, by qsl index, scores out."""
 
-    def add(self, indices: Sequence[int], images: Array) -> None:
-        """Score uint8 images (B, H, W, 3) of the prompts at these positions, each index once."""
+    def add(self, indices: Sequence[int], images: Array) -> Figures | None:
+        """Score uint8 images (B, H, W, 3) of the prompts at these positions, each index once.
+
+        Returns what is known of each of them, if anything is.
+        """
         ...
 
     def result(self) -> dict[str, Any]:
@@ -108,6 +115,18 @@ class Scorer(Protocol):
         `metrics` (name -> number), `comparable` and `comparable_reason` (may they stand beside
         published figures, and if not, why), and whatever else is worth keeping.
         """
+        ...
+
+
+@runtime_checkable
+class Looks(Protocol):
+    """A `Scorer` that knows pictures one by one, other pictures too."""
+
+    kinds: Mapping[str, Any]
+    """How each figure is to be read (`sdxl.quality.per_prompt.Kind`)."""
+
+    def look(self, indices: Sequence[int], images: Array) -> Figures:
+        """The figures of `add` for other pictures of the same prompts, which count nowhere."""
         ...
 
 

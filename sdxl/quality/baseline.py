@@ -7,34 +7,50 @@ from typing import Any
 
 import numpy as np
 
+from sdxl.quality.paired import interval
+
 PEAK = 255.0
 
 
 def compare(reference: Sequence[Any], pictures: Sequence[Any]) -> dict[str, Any]:
     """PSNR, SSIM and largest deviation of uint8 pictures (H, W, 3), pair by pair.
 
+    As `summary` has it. Raises `ValueError` if the numbers or shapes of the pictures differ.
+    """
+    if len(reference) != len(pictures) or not len(reference):
+        raise ValueError(f"pictures must come in pairs: {len(reference)} and {len(pictures)}")
+    pairs = [pair(*both) for both in zip(reference, pictures, strict=True)]
+    return {**summary(pairs), "pairs": pairs}
+
+
+def summary(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What pairs of pictures have in common.
+
     `psnr_db` and `ssim` are means over the pairs, `psnr_min_db` and `ssim_min` the worst pair;
     PSNR is that of the pairs that differ, None if none does; `max_deviation` is in steps of 255.
-    Raises `ValueError` if the numbers or shapes of the pictures differ.
+    `intervals`: 95 % of both means.
     """
-    pairs = [_pair(*both) for both in zip(reference, pictures, strict=False)]
-    if len(reference) != len(pictures) or not pairs:
-        raise ValueError(f"pictures must come in pairs: {len(reference)} and {len(pictures)}")
-    differing = [pair["psnr_db"] for pair in pairs if pair["psnr_db"] is not None]
+    differing = [each["psnr_db"] for each in pairs if each["psnr_db"] is not None]
+    ssim = [each["ssim"] for each in pairs]
     return {
         "images": len(pairs),
         "identical": len(pairs) - len(differing),
         "psnr_db": float(np.mean(differing)) if differing else None,
         "psnr_min_db": min(differing, default=None),
-        "ssim": float(np.mean([pair["ssim"] for pair in pairs])),
-        "ssim_min": min(pair["ssim"] for pair in pairs),
-        "max_deviation": max(pair["max_deviation"] for pair in pairs),
-        "mean_deviation": float(np.mean([pair["mean_deviation"] for pair in pairs])),
-        "pairs": pairs,
+        "ssim": float(np.mean(ssim)),
+        "ssim_min": min(ssim),
+        "max_deviation": max(each["max_deviation"] for each in pairs),
+        "mean_deviation": float(np.mean([each["mean_deviation"] for each in pairs])),
+        "intervals": {
+            name: [*interval(values)]
+            for name, values in (("psnr_db", differing), ("ssim", ssim))
+            if len(values) > 1
+        },
     }
 
 
-def _pair(reference: Any, picture: Any) -> dict[str, Any]:
+def pair(reference: Any, picture: Any) -> dict[str, Any]:
+    """PSNR (None for equal pictures), SSIM and deviations of one pair, uint8 (H, W, 3)."""
     one, other = np.asarray(reference), np.asarray(picture)
     if one.shape != other.shape or one.dtype != np.uint8 or other.dtype != np.uint8:
         raise ValueError(

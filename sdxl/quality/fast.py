@@ -47,7 +47,7 @@ def beside_baseline(
 def missing(config: schema.Config) -> list[Problem]:
     """The scene networks, the reference and scipy, where they are needed and not there."""
     assert isinstance(config.quality, settings.Fast)
-    scenes, reference = config.dataset.name == SCENES, config.quality.reference
+    scenes, reference = config.dataset.name == SCENES, settings.real_pictures(config.quality)
     found = without_scipy("quality=fast") if scenes or reference else []
     if scenes and not JUDGE.is_dir():
         what = "quality=fast needs the networks that judge scenes"
@@ -56,14 +56,16 @@ def missing(config: schema.Config) -> list[Problem]:
         found.append(Problem(what, got, "trained networks in the package", fix))
     if reference and not store.resolve(reference).is_dir():
         what, got = "`quality.reference` is not there", str(store.resolve(reference))
-        found.append(Problem(what, got, "a folder of pictures", "quality.reference=FOLDER"))
+        found.append(
+            Problem(what, got, "a folder of real pictures, or auto", "quality.reference=FOLDER")
+        )
     return found
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
     """A reference that nothing could be compared by."""
     assert isinstance(config.quality, settings.Fast)
-    if config.quality.reference and not installed():
+    if settings.real_pictures(config.quality) and not installed():
         return [Problem("`quality.reference` would be ignored: no EfficientNet", fix=INSTALL)]
     return []
 

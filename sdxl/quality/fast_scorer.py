@@ -10,6 +10,7 @@ ImageNet features of any two sets of pictures.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sdxl.config import schema
 from sdxl.config.content_key import key
 from sdxl.core import paths, store
 from sdxl.core.paths import BUNDLED
-from sdxl.core.types import Prompt
+from sdxl.core.types import Figures, Prompt
 from sdxl.model.scenes import captions, render, world
 from sdxl.quality import efficientnet, frechet, needs, settings
 from sdxl.quality.scenes import judge, networks
@@ -31,10 +32,13 @@ _REASON = "own scores (quality=fast), not the official metrics"
 class Quick:
     """Scores pictures as they come."""
 
+    kinds = judge.KINDS
+
     def __init__(self, config: schema.Config, prompts: Sequence[Prompt]) -> None:
         assert isinstance(config.quality, settings.Fast)
         self.scenes = Scenes(config, prompts) if config.dataset.name == needs.SCENES else None
-        self.judge = _judge(config.quality.reference, self.scenes is not None, config.model.height)
+        real = settings.real_pictures(config.quality)
+        self.judge = _judge(real, self.scenes is not None, config.model.height)
         self.count = 0
         self.unscored: dict[str, str] = {}
         if not self.scenes:
@@ -50,12 +54,16 @@ class Quick:
                 "quality.reference=FOLDER"
             )
 
-    def add(self, indices: Sequence[int], images: np.ndarray) -> None:
+    def add(self, indices: Sequence[int], images: np.ndarray) -> Figures:
         """Score uint8 images (B, H, W, 3) of these prompts."""
         self.count += len(images)
-        for part in (self.scenes, self.judge):
-            if part:
-                part.add(indices, images)
+        if self.judge:
+            self.judge.add(indices, images)
+        return self.scenes.add(indices, images) if self.scenes else {}
+
+    def look(self, indices: Sequence[int], images: np.ndarray) -> Figures:
+        """What scenes show, in other pictures of these prompts."""
+        return self.scenes.look(indices, images) if self.scenes else {}
 
     def result(self) -> dict[str, Any]:
         """The scores, never comparable with published ones; `unscored`: why others are absent."""
@@ -83,6 +91,16 @@ class Quick:
         }
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A batch in the networks' eyes: features, both halves of the fit, the solids found."""
+
+    features: np.ndarray
+    pictures: np.ndarray
+    texts: np.ndarray
+    found: list[Any]
+
+
 class Scenes:
     """Alignment, distance and correctness of pictures of scenes."""
 
@@ -100,14 +118,34 @@ class Scenes:
         self.pictures: list[np.ndarray] = []
         self.texts: list[np.ndarray] = []
 
-    def add(self, indices: Sequence[int], images: np.ndarray) -> None:
+    def add(self, indices: Sequence[int], images: np.ndarray) -> Figures:
         """Score these pictures."""
+        seen = self._see(indices, images)
+        self.moments.add(seen.features)
+        self.pictures.append(seen.pictures)
+        self.texts.append(seen.texts)
+        self.found |= dict(zip(indices, seen.found, strict=True))
+        return self._figures(indices, seen)
+
+    def look(self, indices: Sequence[int], images: np.ndarray) -> Figures:
+        """Fit of caption and picture, and every judged answer: 1 right, 0 wrong."""
+        return self._figures(indices, self._see(indices, images))
+
+    def _see(self, indices: Sequence[int], images: np.ndarray) -> _Seen:
         features = networks.features(self.encoder, images)
-        self.moments.add(features)
-        self.pictures.append(self.alignment.pictures(features))
-        self.texts.append(self.alignment.captions([self.prompts[i].text for i in indices]))
-        seen = self.detector.find(networks.to_tensor(images))
-        self.found |= dict(zip(indices, seen, strict=True))
+        return _Seen(
+            features,
+            self.alignment.pictures(features),
+            self.alignment.captions([self.prompts[i].text for i in indices]),
+            self.detector.find(networks.to_tensor(images)),
+        )
+
+    def _figures(self, indices: Sequence[int], seen: _Seen) -> Figures:
+        pairs = zip(indices, seen.found, strict=True)
+        answers = [judge.agreement(self.captions[index], found) for index, found in pairs]
+        clip = 100 * (seen.pictures * seen.texts).sum(axis=1)
+        judged = {name: [answer[name] for answer in answers] for name in judge.FIELDS}
+        return {"clip_scenes": clip.tolist(), **judged}
 
     def metrics(self) -> dict[str, float]:
         """By name; `fid_scenes` needs two pictures."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 from sdxl.config import schema
 from sdxl.core import store
 from sdxl.core.errors import UserError
-from sdxl.core.types import Prompt
+from sdxl.core.types import Figures, Prompt
 from sdxl.model.components import torch_device
 from sdxl.model.download import catalogue
 from sdxl.quality import clip, frechet, inception, needs, settings
+from sdxl.quality.per_prompt import NUMBER
 
 PROMPTS = 5000
 """Pictures that the benchmark scores."""
@@ -34,6 +35,8 @@ class Official:
     cosine). `clip.unrelated` is the mean score of all pictures with all other captions: what
     mispaired captions would score.
     """
+
+    kinds: Mapping[str, Any] = {"clip_score": NUMBER}
 
     def __init__(
         self, config: schema.Config, prompts: Sequence[Prompt], published_only: bool = False
@@ -55,17 +58,26 @@ class Official:
         self.scores: dict[int, float] = {}
         self._sums: list[np.ndarray] = []
 
-    def add(self, indices: Sequence[int], images: np.ndarray) -> None:
+    def add(self, indices: Sequence[int], images: np.ndarray) -> Figures:
         """Score uint8 images (B, H, W, 3) of these prompts."""
-        pictures = self.clip.pictures(images).astype(np.float64)
-        texts = [self.prompts[index].text for index in indices]
-        captions = self.clip.captions(texts).astype(np.float64)
+        pictures, captions = self._features(indices, images)
         found = 100 * (pictures * captions).sum(axis=1)
         self.scores |= dict(zip(indices, found.tolist(), strict=True))
         sums = [pictures.sum(axis=0), captions.sum(axis=0)]
         self._sums = [a + b for a, b in zip(self._sums or (0, 0), sums, strict=True)]
         if self.reference:
             self.moments.add(self.inception.features(images))
+        return {"clip_score": found.tolist()}
+
+    def look(self, indices: Sequence[int], images: np.ndarray) -> Figures:
+        """The CLIP score of other pictures of these prompts."""
+        pictures, captions = self._features(indices, images)
+        return {"clip_score": (100 * (pictures * captions).sum(axis=1)).tolist()}
+
+    def _features(self, indices: Sequence[int], images: np.ndarray) -> tuple[Any, Any]:
+        texts = [self.prompts[index].text for index in indices]
+        pictures, captions = self.clip.pictures(images), self.clip.captions(texts)
+        return pictures.astype(np.float64), captions.astype(np.float64)
 
     def result(self) -> dict[str, Any]:
         """The scores, and why they may not stand beside the round's bounds."""

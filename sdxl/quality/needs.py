@@ -27,6 +27,7 @@ def installed() -> bool:
     return all(importlib.util.find_spec(name) for name in PACKAGES)
 
 
+QUALITY = "python -m pip install -c constraints.txt -e '.[quality]'"
 DOWNLOAD = "python -m sdxl download metrics"
 
 
@@ -36,8 +37,7 @@ def without_scipy(metric: str) -> list[Problem]:
 
     if importlib.util.find_spec("scipy"):
         return []
-    install = "python -m pip install -c constraints.txt -e '.[quality]'"
-    return [Problem(f"{metric} needs scipy", "no module `scipy`", "the tested set", install)]
+    return [Problem(f"{metric} needs scipy", "no module `scipy`", "the tested set", QUALITY)]
 
 
 def files(quality: Any) -> dict[str, str]:

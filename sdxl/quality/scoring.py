@@ -1,13 +1,13 @@
 """The frame of every quality option: which pictures are scored, when, and in what pieces.
 
-An option is `conf/quality/NAME.yaml` beside `sdxl/quality/NAME.py` with a light top part: `Config`
-(a subclass of `schema.Quality`), `open(config, prompts) -> Scorer`, and if wanted
-`problems_of(config)` and `missing(config)`, both returning problems. `none` has no module.
+An option is `conf/quality/NAME.yaml` beside `sdxl/quality/NAME.py` with a light top part and one
+`OPTION`, a `plugins.QualityOption`. `none` has no module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from sdxl.config.plugins import quality_of
 from sdxl.config.schema import Config, Mode
 from sdxl.core.types import Prompt, Sample, Scorer
+from sdxl.quality.beside import Beside
 
 PIECE = 16
 """Pictures handed to a scorer at a time, whatever the scenario's batch."""
@@ -31,9 +32,12 @@ class Scoring:
     generator is closed.
     """
 
-    def __init__(self, config: Config, prompts: list[Prompt]) -> None:
+    def __init__(
+        self, config: Config, prompts: list[Prompt], reference: Mapping[int, np.ndarray] = {}
+    ) -> None:
         self._option = quality_of(config)
         self._config, self._prompts = config, prompts
+        self._beside = Beside(prompts, reference)
         self._while_made = config.mode is Mode.accuracy
         self._scorer: Scorer | None = None
         self._seen: set[int] = set()
@@ -77,9 +81,16 @@ class Scoring:
         result = self._scorer.result()
         return {"by": self._config.quality.name, "images": self.scored, **result}
 
+    def beside_reference(self, folder: Path) -> dict[str, Any]:
+        """Further parts of a record's quality, once all is scored: `reference`, `per_prompt`.
+
+        Each prompt's figures go to a file in `folder`.
+        """
+        return self._beside.result(folder)
+
     def _score(self) -> None:
         assert self._scorer is not None
         indices, self._indices = self._indices[:PIECE], self._indices[PIECE:]
         pictures, self._pictures = self._pictures[:PIECE], self._pictures[PIECE:]
-        self._scorer.add(indices, np.stack(pictures))
+        self._beside.take(self._scorer, indices, np.stack(pictures))
         self.scored += len(indices)

@@ -6,17 +6,35 @@ from dataclasses import dataclass
 from typing import Optional
 
 from sdxl.config import schema
+from sdxl.config.content_key import added
+
+AUTO = "auto"
+"""`quality.reference`: pictures of the same model in torch fp32, made once and kept."""
 
 
 @dataclass
-class Fast(schema.Quality):
-    """What `fd_efficientnet` and `kid_efficientnet` compare with; scenes need nothing."""
+class Scored(schema.Quality):
+    """What every option that scores has: pictures to compare with, and further metrics."""
 
-    reference: Optional[str] = None  # a folder of real pictures; null: rendered scenes, or no FD
+    reference: Optional[str] = added(AUTO)  # auto: the same model in torch fp32; null: none
+    reference_images: Optional[int] = added(None)  # of auto; null: 16, of the bundled model all
+
+
+def real_pictures(quality: schema.Quality) -> str | None:
+    """The folder that `quality.reference` names; None for `auto`, or without any."""
+    named = getattr(quality, "reference", None)
+    return None if named == AUTO else named
 
 
 @dataclass
-class Full(schema.Quality):
+class Fast(Scored):
+    """A folder as reference is one of real pictures, for `fd_efficientnet`, `kid_efficientnet`."""
+
+    reference: Optional[str] = AUTO  # auto: the same model in torch fp32; FOLDER: real pictures
+
+
+@dataclass
+class Full(Scored):
     """Where the metric networks are; `python -m sdxl download metrics` puts the published ones."""
 
     inception: str = "store:metrics/pt_inception-2015-12-05-6726825d.pth"  # FID's network
@@ -28,3 +46,5 @@ class Full(schema.Quality):
 @dataclass
 class Mlperf(Full):
     """As `full`, but other files than the published ones are refused."""
+
+    reference: Optional[str] = added(None)  # auto: the same model in torch fp32; null: none

@@ -15,10 +15,12 @@ from sdxl.core import isolate, records, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.core.progress import Say
-from sdxl.core.record import Comparison, Record
+from sdxl.core.record import Comparison, Paired, Record
 from sdxl.core.store import disk_error
 from sdxl.model.images import baseline_sheet, load
+from sdxl.quality import per_prompt
 from sdxl.quality.baseline import compare
+from sdxl.quality.paired import between, unpaired
 from sdxl.run import identity, ledger, outcomes
 from sdxl.run.measure import SHEET_IMAGES, measure
 from sdxl.run.shared import Shared
@@ -68,6 +70,15 @@ def other_run(config: Config, folder: Path, command: str, context: Context) -> P
     if outcome.record and outcome.exit_code in (OK, INVALID):
         return Path(outcome.record)
     return outcome
+
+
+def _paired(record: Record, folder: Path, baseline: Record, baseline_path: Path) -> list[Paired]:
+    """Our figures beside the baseline's, prompt by prompt, where both have some."""
+    if unpaired(record, baseline):
+        return []
+    places = ((folder, record), (baseline_path.parent, baseline))
+    files = [place / each.quality.per_prompt.file for place, each in places]
+    return between(*map(per_prompt.read, files)) if all(map(Path.is_file, files)) else []
 
 
 def without(command: str, *keys: str) -> list[str]:
@@ -132,6 +143,7 @@ def beside_baseline(config: Config, record: Record, folder: Path, baseline_path:
     captions = [image.caption for image, _ in pairs]
     baseline_sheet(files[shown], captions[shown], folder / "baseline.png")
     record.quality.baseline = Comparison.from_json({"record": str(baseline_path), **found})
+    record.quality.baseline.paired = _paired(record, folder, baseline, baseline_path)
     ours, base = (run.performance.images_per_second for run in (record, baseline))
     if ours and base:
         record.performance.baseline_images_per_second = base

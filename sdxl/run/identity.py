@@ -14,7 +14,7 @@ from sdxl.core import paths
 from sdxl.core.record import Record
 from sdxl.core.store import fingerprint, resolve
 from sdxl.model import folder_words
-from sdxl.quality import needs
+from sdxl.quality import needs, settings
 from sdxl.run.command_line import command_line, outside, public
 
 MEASURE_VERSION = 1
@@ -63,6 +63,10 @@ def identity(config: Config) -> str:
         del measured["scheduler"]
     quality = measured["quality"]
     quality["twin"] = quality.pop("baseline")  # its name before 0.2: keys stay what they were
+    if config.quality.name == "fast":  # whose reference was null before there was `auto`
+        quality["reference"] = {settings.AUTO: None, None: "none"}.get(
+            quality["reference"], quality["reference"]
+        )
     files = {**_files(config), **_named({"quality": config.quality}, _SCORING)}
     if config.quality.name == "fast" and config.dataset.name == needs.SCENES:
         files["judge"] = _bundled(paths.JUDGE)
@@ -134,4 +138,5 @@ def _named(groups: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
         for name in names
         if (value := getattr(node, name, None))
     }
-    return {name: fingerprint(resolve(value)) for name, value in paths.items()}
+    files = {name: value for name, value in paths.items() if value != settings.AUTO}
+    return {name: fingerprint(resolve(value)) for name, value in files.items()}

@@ -13,6 +13,8 @@ from sdxl.config.schema import Config, Model
 from sdxl.core import isolate, store
 from sdxl.core.progress import Report
 from sdxl.core.store import Artifact
+from sdxl.model.prompts import load
+from sdxl.quality import reference as reference_of
 
 
 def quantize(link: isolate.Link, config: Config) -> dict[str, Any]:
@@ -25,6 +27,21 @@ def quantize(link: isolate.Link, config: Config) -> dict[str, Any]:
     link.report({"phase": "quantizing: errors per layer"})
     errors = layer_errors.layer_report(config, made, link.report)
     return {**_packed(made), "layer_errors": errors}
+
+
+def reference(link: isolate.Link, config: Config) -> dict[str, Any]:
+    """In a child: find or draw the reference's pictures."""
+    _use_diffusers(config.model)
+    from sdxl.quality import reference_pictures
+
+    prompts = reference_of.chosen(config, load(config.dataset, config.limit, config.seed))
+    drawing = reference_of.drawing(config)
+
+    def opened() -> Any:
+        return generators.open_generator(drawing, {}, prompts)
+
+    link.report({"phase": "reference pictures"})
+    return reference_pictures.get(config, prompts, opened, link.report)
 
 
 def export_graphs(link: isolate.Link, config: Config, names: Sequence[str]) -> dict[str, Any]:

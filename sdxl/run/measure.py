@@ -16,10 +16,20 @@ from sdxl.config.schema import Config, Foreign, Mode
 from sdxl.core import environment, gpu_locks
 from sdxl.core.errors import ConfigError, SdxlError
 from sdxl.core.progress import Progress, Say
-from sdxl.core.record import Environment, Image, LayerError, Record, Resources, Scores
+from sdxl.core.record import (
+    Environment,
+    Image,
+    LayerError,
+    PerPrompt,
+    Record,
+    Reference,
+    Resources,
+    Scores,
+)
 from sdxl.model import prompts
 from sdxl.model.images import sheet
-from sdxl.run import artifacts, identity, ledger, outcomes, peak, worker
+from sdxl.quality import reference
+from sdxl.run import artifacts, identity, jobs, ledger, outcomes, peak, worker
 from sdxl.run.doctor.preflight import preflight
 from sdxl.run.figures import incomparable, performance
 from sdxl.run.jobs import child
@@ -81,13 +91,20 @@ def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None
             progress.report(message)
 
         run = functools.partial(child, config, folder, report, env)
-        result: WorkerResult = run(worker.measure, _artifacts(config, record, run), folder)
+        loads = _artifacts(config, record, run)
+        blocks = _reference(config, record, run)
+        result: WorkerResult = run(worker.measure, loads, folder, blocks)
     probe.write(folder / "probe.jsonl")
     record.durations |= {**result.durations, "total_s": round(time.perf_counter() - began, 3)}
     record.resources = Resources.from_json({**result.memory, "probe": probe.summary()})
     record.images = [*map(Image.from_json, result.images)]
     if result.scores:
         record.quality.scores = Scores.from_json(result.scores)
+    if beside := result.beside.get("reference"):
+        record.quality.reference = Reference.from_json(
+            {**record.quality.reference.to_json(), **beside}
+        )
+    record.quality.per_prompt = PerPrompt.from_json(result.beside.get("per_prompt", {}))
     seen = {**record.environment.to_json(), **result.environment}
     record.environment = Environment.from_json(seen)
     record.performance = performance(config, result, logs.read(folder / "loadgen"))
@@ -128,6 +145,18 @@ def _judge(config: Config, record: Record) -> None:
     record.verdict = [gate.row() for gate in found]
     record.reason = verdict.invalid_because(found)
     record.status = "invalid" if record.reason else "ok"
+
+
+def _reference(config: Config, record: Record, run: artifacts.Child) -> list[str]:
+    """Folders of the reference's pictures, drawn now if nobody has; none where there is none."""
+    if reason := reference.absent(config):
+        record.quality.reference = Reference(absent=reason)
+        return []
+    began = time.perf_counter()
+    found = run(jobs.reference)
+    record.durations["reference_s"] = round(time.perf_counter() - began, 3)
+    record.quality.reference = Reference(key=found["key"])
+    return list(found["blocks"])
 
 
 def _artifacts(config: Config, record: Record, run: artifacts.Child) -> dict[str, Path]:

@@ -24,7 +24,8 @@ from sdxl.run.shared import Shared
 
 EXIT_CODES = {"ok": OK, "invalid": INVALID, "skipped": OK}
 _FIGURES = ("images_per_second", "metric", "value", "speed_up")
-_LINKED = ("images", "images.png", "baseline.png", "twins.png", "loadgen", "trace.json.gz")
+_LINKED = ("images", "images.png", "baseline.png", "twins.png", "loadgen", "trace.json.gz",
+           "prompts.json")  # fmt: skip
 """Files of a cell that a sweep which takes it over links into its folder (`twins.png`: old)."""
 
 

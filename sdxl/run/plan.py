@@ -15,9 +15,11 @@ from sdxl.config.plugins import backend_of
 from sdxl.config.schema import KEEP_IMAGES, Compliance, Config, Mode
 from sdxl.core.command import Outcome, shown
 from sdxl.core.errors import ConfigError
+from sdxl.core.types import Prompt
 from sdxl.model import cost, prompts
 from sdxl.model.components import notes_of
 from sdxl.model.sources import shapes_source
+from sdxl.quality import reference, reference_pictures
 from sdxl.quant import build
 from sdxl.report.terminal.table import Row, print_rows
 from sdxl.run import estimate
@@ -29,7 +31,8 @@ def show_plan(config: Config, folder: Path | None = None) -> Outcome:
 
     Where something is missing it ends as the run would.
     """
-    count = len(prompts.load(config.dataset, config.limit, config.seed))
+    chosen = prompts.load(config.dataset, config.limit, config.seed)
+    count = len(chosen)
     batch = batch_size(config)
     images = estimate.images(config, count)
     rows: list[Row] = [
@@ -40,6 +43,7 @@ def show_plan(config: Config, folder: Path | None = None) -> Outcome:
     if backend_of(config).needs_torch:
         rows += _model_rows(config, batch, facts)
         rows += _quant_rows(config, facts)
+    rows.append(_reference(config, chosen, facts))
     rows.append(_duration(config, count, facts))
     if config.find_peak:
         rows.append(("search", "find_peak=true: about 8 such runs, one after the other"))
@@ -106,6 +110,27 @@ def _quant_rows(config: Config, facts: dict[str, Any]) -> list[Row]:
         )
         for row in levels
     ]
+
+
+def _reference(config: Config, prompts: list[Prompt], facts: dict[str, Any]) -> Row:
+    """Pictures of the same model in torch fp32 that the cell is compared with, and their price."""
+    if reason := reference.absent(config):
+        facts["reference"] = {"absent": reason}
+        return ("reference", f"none: {reason}")
+    wanted = reference.chosen(config, prompts)
+    left = reference_pictures.missing(config, wanted)
+    found: dict[str, Any] = {"pictures": len(wanted), "missing": left, "seconds": None}
+    facts["reference"] = found
+    said = f"{len(wanted)} pictures of the model in torch fp32, " + (
+        f"{left} to draw first, once" if left else "all there"
+    )
+    if left:
+        drawing = reference.drawing(config)
+        said += f": {left * cost.count(drawing, 1).image_flop / 1e12:,.4g} TFLOP"
+        if known := estimate.known(drawing):
+            found["seconds"] = round(left / known.rate, 1)
+            said += f", about {left / known.rate:,.0f} s here"
+    return ("reference", said)
 
 
 def _disk(config: Config, prompt_count: int, facts: dict[str, Any]) -> Row:

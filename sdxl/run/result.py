@@ -11,8 +11,9 @@ class WorkerResult:
     """Counts, settings, kept pictures, facts and durations of one test; JSON-ready throughout.
 
     latency_histogram: `edges_ms` (one more than bins) and `counts`; stage_ms: of the fastest full
-    batch; scores, profile, roofline: empty where there are none; image_flop: operations per image,
-    0 without a model; environment: what only the worker sees; durations: seconds by stage.
+    batch; scores, profile, roofline: empty where there are none; beside: the pictures beside the
+    reference's, and figures by prompt; image_flop: operations per image, 0 without a model;
+    environment: what only the worker sees; durations: seconds by stage.
     """
 
     counts: dict[str, int]
@@ -22,6 +23,7 @@ class WorkerResult:
     settings: dict[str, Any]
     images: list[dict[str, Any]]
     scores: dict[str, Any]
+    beside: dict[str, Any]
     generator: dict[str, Any]
     profile: dict[str, Any]
     environment: dict[str, Any]

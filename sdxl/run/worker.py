@@ -23,6 +23,7 @@ from sdxl.config.schema import Mode
 from sdxl.core import environment, gpu, isolate
 from sdxl.core.types import Sample
 from sdxl.model import prompts
+from sdxl.quality import reference
 from sdxl.quality.scoring import Scoring
 from sdxl.run.reporter import Reporter, expected_samples, stall_limit_s
 from sdxl.run.result import WorkerResult
@@ -32,10 +33,14 @@ BINS = 40
 
 
 def measure(
-    link: isolate.Link, config: schema.Config, artifacts: dict[str, Path], out_dir: Path
-) -> WorkerResult:
-    """Run one test; pictures, logs and profile land in `out_dir`."""
-    session = Session(link, config, out_dir)
+    link: isolate.Link, config: schema.Config, artifacts: dict[str, Path], out_dir: Path,
+    reference: Sequence[str] = (),
+) -> WorkerResult:  # fmt: skip
+    """Run one test; pictures, logs and profile land in `out_dir`.
+
+    `reference`: folders of the pictures to compare with.
+    """
+    session = Session(link, config, out_dir, reference)
     session.load(artifacts)
     session.warm_up()
     session.measure()
@@ -49,11 +54,15 @@ def measure(
 class Session:
     """The stages of one measurement, in the order of `measure`."""
 
-    def __init__(self, link: isolate.Link, config: schema.Config, out_dir: Path) -> None:
+    def __init__(
+        self, link: isolate.Link, config: schema.Config, out_dir: Path, reference: Sequence[str]
+    ) -> None:
         self.link, self.config, self.out_dir = link, config, out_dir
+        self.reference = reference
         self.durations: dict[str, float] = {}
         self.profile: dict[str, Any] = {}
         self.scores: dict[str, Any] = {}
+        self.beside: dict[str, Any] = {}
 
     def load(self, artifacts: dict[str, Path]) -> None:
         """Open the prompts and the generator, or a pool of them."""
@@ -79,7 +88,7 @@ class Session:
         keep = self.config.quality.keep_images or schema.KEEP_IMAGES
         accuracy = self.config.mode is Mode.accuracy
         self.keeper = Keeper(self.out_dir / "images", self.prompts, keep, accuracy)
-        self.scoring = Scoring(self.config, self.prompts)
+        self.scoring = Scoring(self.config, self.prompts, self._reference())
         self.scoring.begin()
 
     def measure(self) -> None:
@@ -133,6 +142,7 @@ class Session:
             self.scores = self.scoring.finish(
                 lambda done: self.link.report({"phase": "scoring", "done": done})
             )
+            self.beside = self.scoring.beside_reference(self.out_dir)
 
     def result(self) -> WorkerResult:
         """All that the parent needs for the record."""
@@ -145,6 +155,7 @@ class Session:
             settings=loadgen.describe(self.settings),
             images=self.images,
             scores=self.scores,
+            beside=self.beside,
             generator=self.facts,
             profile=self.profile,
             environment=self.environment,
@@ -175,6 +186,15 @@ class Session:
             self.warm.sizes if self.warm.by_shape else (),
             getattr(self.generator, "begin", None),
         )
+
+    def _reference(self) -> dict[int, np.ndarray]:
+        """The reference's pictures by position; none without a reference."""
+        if not self.reference:
+            return {}
+        from sdxl.quality import reference_pictures
+
+        chosen = reference.chosen(self.config, self.prompts)
+        return reference_pictures.read(self.reference, chosen)
 
     def _limit_s(self) -> float:
         """How long the measurement may be silent; a pool notices a silent worker by itself."""

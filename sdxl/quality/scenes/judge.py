@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from sdxl.model.scenes.captions import Asked, Caption
 from sdxl.model.scenes.world import holds
+from sdxl.quality.per_prompt import ANSWER, NUMBER
 from sdxl.quality.scenes.encoder import Found
 
 FIELDS = ("count", "kinds", "relation", "details", "attribute")
+KINDS = {"clip_scenes": NUMBER, **dict.fromkeys(FIELDS, ANSWER)}
+"""How the figures of a picture are to be read."""
 
 
 def agreement(caption: Caption, found: Sequence[Found]) -> dict[str, bool | None]:
