@@ -1,15 +1,22 @@
 """Do the quality scores put the settings in the order that they must?
 
-    python benchmarks/quality_order.py                       8 seeds, 128 captions each
-    python benchmarks/quality_order.py --prompts 32 --seeds 0 1 --settings unquantized int4_weights
-    python benchmarks/quality_order.py --tuned int4_weights=FOLDER   what `train=qat` won back
+    python benchmarks/quality_order.py                       1,024 captions, in pairs
+    python benchmarks/quality_order.py --prompts 32 --settings fp32 int8_level3 int4_weights
+    python benchmarks/quality_order.py --seeds 0 1 2 3 4 5 6 7      fid_scenes, 128 captions a seed
+    python benchmarks/quality_order.py --seeds 0 1 --tuned int4_weights=FOLDER   after `train=qat`
 
-In `fid_scenes`: real renders < unquantized <= INT8 level 1 <= level 3 < INT4 weights < random
-weights; in accuracy the reverse. Every seed has its own noise and its own held-out captions; all
-settings have the same, so they are compared seed by seed: two are apart if the 95 % interval of
+In pairs: every setting (fp32, ONNX Runtime, bf16, INT8 at four levels, 8 and 4 bit weights) beside
+the reference, the same model in torch fp32, and beside the one before it, caption by caption: PSNR,
+answers that changed, accuracy. No step of distance may be reversed, and a figure of the task must
+tell INT4 weights from INT8 level 3. What is done is kept in --out: the same command goes on.
+
+With --seeds, in `fid_scenes`: real renders < unquantized <= INT8 level 1 <= level 3 < INT4 weights
+< random weights; in accuracy the reverse. Every seed has its own noise and held-out captions, the
+same for all settings, so they are compared seed by seed: two are apart if the 95 % interval of
 their differences leaves zero out, and equal otherwise. `rebuilt` are the renders through the VAE:
-what no UNet can correct. Runs in one process without LoadGen. The last line is JSON; exit 1 if the
-order is wrong.
+what no UNet can correct.
+
+Runs in one process without LoadGen. The last line is JSON; exit 1 if the order is wrong.
 """
 
 from __future__ import annotations
@@ -21,9 +28,11 @@ from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 
+import _pairs
 import _scenes
 import torch
 
+from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.paths import BUNDLED
 from sdxl.report.seeds import Spread
@@ -89,12 +98,17 @@ def recovered(found: dict[str, dict[str, Spread]]) -> dict[str, dict[str, float 
     return shares
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Measure, print a table, the verdicts and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=128)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--prompts", type=int, help="default: 1024 in pairs, 128 for each seed")
+    parser.add_argument("--seeds", type=int, nargs="+", help="over seeds, in place of pairs")
+    parser.add_argument("--settings", nargs="+", metavar="SETTING")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/ in the store")
     parser.add_argument(
         "--model", type=Path, default=BUNDLED, help="a diffusers folder, 128 pixels"
     )
@@ -102,6 +116,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    known = SETTINGS if given.seeds else tuple(_pairs.SETTINGS)
+    given.settings = given.settings or list(known)
+    if unknown := sorted({*given.settings} - {*known}):
+        parser.error(f"--settings {unknown[0]}: expected some of {' '.join(known)}")
+    if not given.seeds:
+        if given.tuned or given.model != BUNDLED:
+            parser.error("--tuned and --model need --seeds")
+        folder = given.out or store.root() / "benchmarks" / "quality_order"
+        sys.exit(_pairs.run(given.settings, given.prompts or 1024, folder, _say))
+    given.prompts = given.prompts or 128
     tuned = {name: Path(place) for name, _, place in (t.partition("=") for t in given.tuned)}
     if unknown := sorted(tuned.keys() - set(_scenes.SETTINGS)):
         parser.error(f"--tuned {unknown[0]}=...: expected one of {' '.join(_scenes.SETTINGS)}")
@@ -109,7 +133,7 @@ def main() -> None:
     try:
         found = spreads(
             _scenes.measure(names, given.prompts, given.seeds, given.model, tuned,
-                            lambda line: print(line, file=sys.stderr, flush=True))
+                            _say)
         )  # fmt: skip
     except UserError as error:
         parser.error(str(error))
