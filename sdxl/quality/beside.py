@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sdxl.core.types import Looks, Prompt, Scorer
+from sdxl.core.types import Figures, Looks, Prompt, Scorer
 from sdxl.quality import baseline, paired, per_prompt
+from sdxl.quality.extras import Extras
 from sdxl.quality.per_prompt import DISTANCE, NUMBER, PerPrompt
 
 LEAST_ERROR = 1 / 12
@@ -22,23 +23,25 @@ KINDS = {"psnr_db": NUMBER, "ssim": NUMBER, "mean_deviation": DISTANCE}
 class Beside:
     """What each prompt's picture scores, and its distance from the reference's if there is one."""
 
-    def __init__(self, prompts: Sequence[Prompt], reference: Mapping[int, np.ndarray]) -> None:
-        self._reference = reference
+    def __init__(
+        self, prompts: Sequence[Prompt], reference: Mapping[int, np.ndarray],
+        extras: Extras | None = None,
+    ) -> None:  # fmt: skip
+        self._reference, self._extras = reference, extras
         self._table = PerPrompt(prompts)
         self._pairs: list[dict[str, Any]] = []
 
     def take(self, scorer: Scorer, indices: Sequence[int], images: np.ndarray) -> None:
-        """Hand uint8 images (B, H, W, 3) to the scorer, and note what it knows of each."""
-        kinds = scorer.kinds if isinstance(scorer, Looks) else {}
-        self._table.take(indices, scorer.add(indices, images) or {}, kinds)
+        """Hand uint8 images (B, H, W, 3) to the scorer, and note what is known of each."""
+        self._note(scorer, indices, images, scorer.add(indices, images) or {})
         places = [place for place, index in enumerate(indices) if index in self._reference]
         if not places:
             return
         both = [indices[place] for place in places]
-        theirs = np.stack([self._reference[index] for index in both])
-        if isinstance(scorer, Looks):
-            self._table.take(both, scorer.look(both, theirs), kinds, reference=True)
-        found = [baseline.pair(*pair) for pair in zip(theirs, images[places], strict=True)]
+        ours, theirs = images[places], np.stack([self._reference[index] for index in both])
+        seen = scorer.look(both, theirs) if isinstance(scorer, Looks) else {}
+        self._note(scorer, both, theirs, seen, reference=True)
+        found = [baseline.pair(*pair) for pair in zip(theirs, ours, strict=True)]
         self._pairs += found
         figures = {
             "psnr_db": [_decibels(each["psnr_db"]) for each in found],
@@ -46,20 +49,52 @@ class Beside:
             "mean_deviation": [each["mean_deviation"] for each in found],
         }
         self._table.take(both, figures, KINDS)
+        if self._extras:
+            self._table.take(both, self._extras.beside(ours, theirs), self._extras.kinds)
 
     def result(self, folder: Path) -> dict[str, Any]:
-        """`reference`: the comparison; `per_prompt`: the file in `folder`; each where there is."""
+        """Parts of a record's quality, where there are: `reference`, the comparison; `per_prompt`,
+        the file in `folder`; `extra`, facts and means of further metrics.
+        """
         found: dict[str, Any] = {}
         if self._pairs:
-            found["reference"] = baseline.summary(self._pairs)
-            answers = paired.against_reference(self._table)
-            found["reference"]["paired"] = [each.to_json() for each in answers]
-            if changed := [*self._table.changed().values.values()]:
-                found["reference"]["extra"] = {per_prompt.CHANGED: float(np.mean(changed))}
-                found["reference"]["intervals"][per_prompt.CHANGED] = [*paired.interval(changed)]
+            found["reference"] = self._compared()
+        if self._extras:
+            found["extra"] = {name: {**facts} for name, facts in self._extras.facts.items()}
+            for name, facts in found["extra"].items():
+                if values := self._values(name):
+                    facts["mean"] = float(np.mean(values))
         if facts := self._table.write(folder):
             found["per_prompt"] = facts
         return found
+
+    def _note(
+        self, scorer: Scorer, indices: Sequence[int], images: np.ndarray, figures: Figures,
+        reference: bool = False,
+    ) -> None:  # fmt: skip
+        kinds = scorer.kinds if isinstance(scorer, Looks) else {}
+        self._table.take(indices, figures, kinds, reference=reference)
+        if self._extras:
+            single = self._extras.single(indices, images)
+            self._table.take(indices, single, self._extras.kinds, reference=reference)
+
+    def _compared(self) -> dict[str, Any]:
+        found = baseline.summary(self._pairs)
+        answers = paired.against_reference(self._table)
+        found["paired"] = [each.to_json() for each in answers]
+        distances = {per_prompt.CHANGED: [*self._table.changed().values.values()]}
+        if self._extras:
+            names = [n for n, facts in self._extras.facts.items() if facts["kind"] == "paired"]
+            distances |= {name: self._values(name) for name in names}
+        known = {name: values for name, values in distances.items() if values}
+        found["extra"] = {name: float(np.mean(values)) for name, values in known.items()}
+        found["extra"] |= self._extras.sets() if self._extras else {}
+        found["intervals"] |= {n: [*paired.interval(v)] for n, v in known.items() if len(v) > 1}
+        return found
+
+    def _values(self, name: str) -> list[float]:
+        figure = self._table.figures.get(name)
+        return [*figure.values.values()] if figure else []
 
 
 def _decibels(psnr_db: float | None) -> float:

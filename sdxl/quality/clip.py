@@ -128,6 +128,19 @@ def load(weights: Path, vocabulary: Path, trusted_archive: bool, device: torch.d
     return Clip(network, tokenizer, device)
 
 
+def from_folder(folder: Path, device: torch.device) -> Clip:
+    """A CLIP in transformers' layout, with vocab.json and merges.txt beside its weights."""
+    from transformers import CLIPModel
+
+    try:
+        network: Any = CLIPModel.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        said = str(error).splitlines()[0]
+        expected = "config.json and weights in transformers' layout"
+        raise UserError(f"{folder} is no CLIP", said, expected) from error
+    return Clip(network.float(), read_vocabulary(folder), device)
+
+
 def build(state: dict[str, torch.Tensor], origin: Path) -> Any:
     """transformers' CLIPModel with the weights of a state dict, shapes read off them."""
     from transformers import CLIPConfig, CLIPModel

@@ -10,7 +10,7 @@ from sdxl.config.plugins import QualityOption
 from sdxl.core import store
 from sdxl.core.errors import Problem
 from sdxl.core.paths import JUDGE
-from sdxl.quality import settings
+from sdxl.quality import checks, extra, settings
 from sdxl.quality.needs import BUNDLE, INSTALL, SCENES, installed, without_scipy
 
 if TYPE_CHECKING:
@@ -59,15 +59,15 @@ def missing(config: schema.Config) -> list[Problem]:
         found.append(
             Problem(what, got, "a folder of real pictures, or auto", "quality.reference=FOLDER")
         )
-    return found
+    return found + extra.missing(config.quality)
 
 
 def problems_of(config: schema.Config) -> list[Problem]:
     """A reference that nothing could be compared by."""
-    assert isinstance(config.quality, settings.Fast)
+    found = checks.problems_of(config)
     if settings.real_pictures(config.quality) and not installed():
-        return [Problem("`quality.reference` would be ignored: no EfficientNet", fix=INSTALL)]
-    return []
+        found.append(Problem("`quality.reference` would be ignored: no EfficientNet", fix=INSTALL))
+    return found
 
 
 OPTION = QualityOption(settings.Fast, _open, problems_of, missing, beside_baseline)

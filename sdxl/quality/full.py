@@ -8,7 +8,7 @@ from sdxl.config import schema
 from sdxl.config.plugins import QualityOption
 from sdxl.core import store
 from sdxl.core.errors import Problem
-from sdxl.quality import settings
+from sdxl.quality import checks, extra, settings
 from sdxl.quality.needs import DOWNLOAD, files, without_scipy
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def missing(config: schema.Config) -> list[Problem]:
             what = f"quality={config.quality.name} needs `quality.{name}`"
             got = f"{store.resolve(value)} is not there"
             found.append(Problem(what, got, f"the file, or quality.{name}=FILE", DOWNLOAD))
-    return [*found, *(without_scipy("FID") if config.quality.statistics else [])]
+    found += without_scipy("FID") if config.quality.statistics else []
+    return found + extra.missing(config.quality)
 
 
-OPTION = QualityOption(settings.Full, _open, missing=missing)
+OPTION = QualityOption(settings.Full, _open, checks.problems_of, missing)

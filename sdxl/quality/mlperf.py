@@ -8,7 +8,7 @@ from sdxl.config import schema
 from sdxl.config.plugins import QualityOption
 from sdxl.config.schema import Mode
 from sdxl.core.errors import Problem
-from sdxl.quality import full, settings
+from sdxl.quality import checks, full, settings
 
 if TYPE_CHECKING:
     from sdxl.core.types import Prompt, Scorer
@@ -23,7 +23,7 @@ def _open(config: schema.Config, prompts: list[Prompt]) -> Scorer:
 
 def problems_of(config: schema.Config) -> list[Problem]:
     """Accuracy is measured in accuracy mode, and needs both metrics."""
-    found = []
+    found = checks.problems_of(config)
     if config.mode is not Mode.accuracy:
         found.append(
             Problem(

@@ -16,6 +16,8 @@ from sdxl.config.plugins import quality_of
 from sdxl.config.schema import Config, Mode
 from sdxl.core.types import Prompt, Sample, Scorer
 from sdxl.quality.beside import Beside
+from sdxl.quality.extra import asked
+from sdxl.quality.extras import Extras
 
 PIECE = 16
 """Pictures handed to a scorer at a time, whatever the scenario's batch."""
@@ -37,7 +39,8 @@ class Scoring:
     ) -> None:
         self._option = quality_of(config)
         self._config, self._prompts = config, prompts
-        self._beside = Beside(prompts, reference)
+        self._reference = reference
+        self._beside: Beside | None = None
         self._while_made = config.mode is Mode.accuracy
         self._scorer: Scorer | None = None
         self._seen: set[int] = set()
@@ -54,7 +57,7 @@ class Scoring:
     def begin(self) -> None:
         """Load the networks now if pictures are scored while they are made."""
         if self._option and self._while_made:
-            self._scorer = self._option.open(self._config, self._prompts)
+            self._open()
 
     def take(self, batch: list[Sample], pictures: np.ndarray) -> None:
         """Pictures (B, H, W, 3) of a batch; those of indices seen before are passed over."""
@@ -74,7 +77,8 @@ class Scoring:
         """Score what waits; the scorer's result. `on_progress` hears how many are scored."""
         assert self._option
         if self._scorer is None:
-            self._scorer = self._option.open(self._config, self._prompts)
+            self._open()
+        assert self._scorer
         while self._indices:
             self._score()
             on_progress(self.scored)
@@ -82,14 +86,22 @@ class Scoring:
         return {"by": self._config.quality.name, "images": self.scored, **result}
 
     def beside_reference(self, folder: Path) -> dict[str, Any]:
-        """Further parts of a record's quality, once all is scored: `reference`, `per_prompt`.
+        """Further parts of a record's quality, once all is scored: `reference`, `per_prompt`,
+        `extra`.
 
         Each prompt's figures go to a file in `folder`.
         """
+        assert self._beside
         return self._beside.result(folder)
 
+    def _open(self) -> None:
+        assert self._option
+        self._scorer = self._option.open(self._config, self._prompts)
+        extras = Extras(self._config, self._prompts) if asked(self._config.quality) else None
+        self._beside = Beside(self._prompts, self._reference, extras)
+
     def _score(self) -> None:
-        assert self._scorer is not None
+        assert self._scorer and self._beside
         indices, self._indices = self._indices[:PIECE], self._indices[PIECE:]
         pictures, self._pictures = self._pictures[:PIECE], self._pictures[PIECE:]
         self._beside.take(self._scorer, indices, np.stack(pictures))

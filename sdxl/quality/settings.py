@@ -18,6 +18,8 @@ class Scored(schema.Quality):
 
     reference: Optional[str] = added(AUTO)  # auto: the same model in torch fp32; null: none
     reference_images: Optional[int] = added(None)  # of auto; null: 16, of the bundled model all
+    extra: Optional[list[str]] = added(None)  # further metrics, such as [ms_ssim,lpips]; null: none
+    weights: Optional[list[str]] = added(None)  # of `extra`: [METRIC:PATH]; null: in the store
 
 
 def real_pictures(quality: schema.Quality) -> str | None:

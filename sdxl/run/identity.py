@@ -14,7 +14,7 @@ from sdxl.core import paths
 from sdxl.core.record import Record
 from sdxl.core.store import fingerprint, resolve
 from sdxl.model import folder_words
-from sdxl.quality import needs, settings
+from sdxl.quality import extra, needs, settings
 from sdxl.run.command_line import command_line, outside, public
 
 MEASURE_VERSION = 1
@@ -68,6 +68,9 @@ def identity(config: Config) -> str:
             quality["reference"], quality["reference"]
         )
     files = {**_files(config), **_named({"quality": config.quality}, _SCORING)}
+    for name, metric in extra.asked(config.quality).items():
+        if metric.weights:
+            files[f"extra.{name}"] = fingerprint(extra.weights_of(config.quality, name))
     if config.quality.name == "fast" and config.dataset.name == needs.SCENES:
         files["judge"] = _bundled(paths.JUDGE)
     return key(measured, effective(config), files, MEASURE_VERSION)

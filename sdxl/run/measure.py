@@ -104,6 +104,7 @@ def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None
         record.quality.reference = Reference.from_json(
             {**record.quality.reference.to_json(), **beside}
         )
+    record.quality.scores.extra = result.beside.get("extra", {})
     record.quality.per_prompt = PerPrompt.from_json(result.beside.get("per_prompt", {}))
     seen = {**record.environment.to_json(), **result.environment}
     record.environment = Environment.from_json(seen)
