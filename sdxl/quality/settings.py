@@ -50,3 +50,8 @@ class Mlperf(Full):
     """As `full`, but other files than the published ones are refused."""
 
     reference: Optional[str] = added(None)  # auto: the same model in torch fp32; null: none
+
+
+@dataclass
+class Smoke(Mlperf):
+    """As `mlperf`, with published bounds for 100 prompts that are not MLPerf's."""

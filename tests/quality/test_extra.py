@@ -11,14 +11,15 @@ import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
 from sdxl.core.errors import ConfigError, UserError
-from sdxl.core.paths import BUNDLED
 from sdxl.model import prompts
+from sdxl.model.clip_vocabulary import vocabulary_of
 from sdxl.quality import beside, clip, extra, fast_scorer, per_prompt
 from sdxl.quality.extra import cmmd
 from sdxl.quality.extras import Extras
 from sdxl.quality.pixels import unit
 from sdxl.run import identity
 from tests.conftest import ROOT
+from tests.quality.conftest import MERGES
 
 RANDOM = np.random.default_rng(0)
 OURS, THEIRS = RANDOM.integers(0, 255, (2, 4, 128, 128, 3), np.uint8)
@@ -31,13 +32,15 @@ needs_torchvision = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 def small_clip(tmp_path_factory):
-    """A folder as PickScore's, HPS's and CMMD's: random weights, the bundled vocabulary."""
+    """A folder as PickScore's, HPS's and CMMD's: random weights, a small vocabulary."""
     from transformers import CLIPConfig, CLIPModel
 
     folder = tmp_path_factory.mktemp("clip")
-    for name in ("vocab.json", "merges.txt"):
-        (folder / name).write_bytes((BUNDLED / "tokenizer_2" / name).read_bytes())
-    tokens = len(json.loads((folder / "vocab.json").read_text()))
+    vocabulary = vocabulary_of(MERGES)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    lines = ["#version: test", *(" ".join(pair) for pair in MERGES)]
+    (folder / "merges.txt").write_text("\n".join(lines))
+    tokens = len(vocabulary)
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
              "num_attention_heads": 2}  # fmt: skip
     text = {**shape, "vocab_size": tokens, "eos_token_id": tokens - 1, "bos_token_id": tokens - 2}

@@ -184,6 +184,10 @@ def _quality(record: Record) -> list[Row]:
         text = ", ".join(f"{name} {value:,.5g}" for name, value in scores.metrics.items())
         text = f"{text} over {scores.images} pictures" if text else "nothing could be scored"
         rows.append((f"quality={scores.by}", text))
+        for gate in scores.gates:
+            said = "passed" if gate.passed else "FAILED"
+            text = f"{said}: {gate.gate} {gate.measured}, {gate.required}"
+            rows.append((f"{gate.scope} gate", text))
         for names, reason in scores.unscored.items():
             rows.append(("", f"no {names}: {reason}"))
         if scores.metrics and not scores.comparable:
