@@ -114,6 +114,13 @@ def test_the_metric_of_contributing_scores(example):
     assert scorer.result()["metrics"] == {"brightness": 0.5}
 
 
+def test_the_further_metric_of_contributing_measures(example):
+    metric = example("sdxl/quality/extra/mine.py").METRIC
+    assert metric.kind == "paired" and not metric.higher_is_better
+    white, grey = (np.full((2, 8, 8, 3), value, np.uint8) for value in (255, 102))
+    assert metric.open(Path(), "cpu")(white, grey) == pytest.approx([0.6, 0.6])
+
+
 def test_the_backend_of_contributing_draws_what_torch_draws(example):
     from sdxl.model.sampler import Sampler
     from sdxl.model.sources import open_source
