@@ -20,7 +20,7 @@ def _open(weights: Path, device: Any) -> Paired:
     from sdxl.quality.torchvision_weights import standing_for
 
     with standing_for(weights, FILE):
-        network = DISTSNetwork().to(device)
+        network = DISTSNetwork().requires_grad_(False).to(device)
 
     def measure(ours: Any, theirs: Any) -> list[float]:
         pairs = zip(unit(ours, device), unit(theirs, device), strict=True)
