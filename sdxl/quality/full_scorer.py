@@ -15,7 +15,7 @@ from sdxl.core.errors import UserError
 from sdxl.core.types import Figures, Prompt
 from sdxl.model.components import torch_device
 from sdxl.model.download import catalogue
-from sdxl.quality import clip, frechet, inception, needs, settings, smoke
+from sdxl.quality import clip, frechet, inception, needs, settings
 from sdxl.quality.per_prompt import NUMBER
 
 PROMPTS = 5000
@@ -124,16 +124,6 @@ class Official:
                 f"{found['unrelated']:.2f}: are they mispaired?"
             )
         return reasons
-
-
-class Smoke(Official):
-    """The same scores, beside the published bounds for 100 prompts."""
-
-    def result(self) -> dict[str, Any]:
-        """The scores with their gates, which are not MLPerf's."""
-        found = super().result()
-        gates = smoke.rows(found["metrics"])
-        return {**found, "gates": gates, "comparable": False, "comparable_reason": smoke.REASON}
 
 
 def _provenance(name: str, path: Path) -> dict[str, Any]:

@@ -25,9 +25,23 @@ REASON = f"a smoke gate of {PROMPTS} prompts (quality=smoke), not MLPerf's verdi
 
 def _open(config: Config, prompts: list[Prompt]) -> Scorer:
     """The scorer; raises `UserError` if a file is not the published one."""
-    from sdxl.quality.full_scorer import Smoke
+    from sdxl.quality.full_scorer import Official
 
-    return Smoke(config, prompts, published_only=True)
+    return Gated(Official(config, prompts, published_only=True))
+
+
+class Gated:
+    """Another scorer's scores, beside the bounds."""
+
+    def __init__(self, scorer: Any) -> None:
+        self.kinds, self.add, self.look = scorer.kinds, scorer.add, scorer.look
+        self._scores = scorer.result
+
+    def result(self) -> dict[str, Any]:
+        """The scores with their gates, which are not MLPerf's."""
+        found = self._scores()
+        gates = rows(found["metrics"])
+        return {**found, "gates": gates, "comparable": False, "comparable_reason": REASON}
 
 
 def rows(metrics: dict[str, float]) -> list[dict[str, Any]]:

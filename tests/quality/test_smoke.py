@@ -4,6 +4,7 @@ import pytest
 
 from sdxl.core.errors import ConfigError
 from sdxl.core.record import Scores
+from sdxl.core.types import Looks
 from sdxl.quality import full_scorer, smoke
 
 WORDS = ("model=sdxl", "dataset=coco", "limit=100", "mode=accuracy", "quality=smoke")
@@ -28,7 +29,9 @@ def test_each_score_has_its_bounds_and_its_margin(clip, fid, passed):
 def test_it_never_claims_to_be_mlperfs(monkeypatch):
     measured = {"metrics": {"clip_score": 31.75, "fid": 183.0}, "comparable": True}
     monkeypatch.setattr(full_scorer.Official, "result", lambda _: {**measured})
-    found = Scores.from_json(object.__new__(full_scorer.Smoke).result())
+    scorer = smoke.Gated(object.__new__(full_scorer.Official))
+    assert isinstance(scorer, Looks)
+    found = Scores.from_json(scorer.result())
     assert not found.comparable and "not MLPerf's verdict" in found.comparable_reason
     assert [gate.passed for gate in found.gates] == [True, True]
 
