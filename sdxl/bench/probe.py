@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sdxl.bench import gpu_samples
+from sdxl.bench import energy, gpu_samples
 from sdxl.core.gpu import Gpus
 
 EVERY_S = 0.4
@@ -76,6 +76,13 @@ class Probe:
         """Means and extremes while measuring; empty if nothing was sampled then."""
         return summarize(self.samples, self.before)
 
+    def energy(self, on_gpu: bool, images: int) -> dict[str, Any]:
+        """Joules while measuring, from the sample before it on; empty where nothing counts them."""
+        places = [n for n, sample in enumerate(self.samples) if sample["phase"] == MEASURING]
+        if not places:
+            return {}
+        return energy.of(self.samples[max(0, places[0] - 1) : places[-1] + 1], on_gpu, images)
+
     def _watch(self) -> None:
         while not self._over.wait(EVERY_S):
             self._sample()
@@ -85,6 +92,8 @@ class Probe:
         found = self._cpu.sample()
         if found:
             found |= {"phase": self._phase, "gpus": self._gpus.sample()}
+            if counted := energy.rapl():
+                found["rapl"] = counted
             self.samples.append(found)
 
 

@@ -1,20 +1,21 @@
 """How fast the work could be: every layer at the matrix peak or at the memory's speed.
 
 Each matrix product takes the longer of its operations at the peak and its bytes at the bandwidth;
-what lies between products is fused away, except one pass per norm. The VAE counts at 60 % of the
-16-bit peak. For 32 images in a batch on an H100 SXM this gives what the literature's arithmetic
+what lies between products is fused away, except one pass per norm. On a GPU the VAE counts at 60 %
+of the 16-bit peak; a processor's peaks are measured, and what its last cache holds does not wait
+for the memory. For 32 images in a batch on an H100 SXM this gives what the literature's arithmetic
 gives: about 3.1 images/s in fp16 and 5.1 with convolutions and Linears in 8 bits.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from sdxl.bench import peaks
 from sdxl.config import schema
 from sdxl.config.schema import DType, Format
 from sdxl.model import cost, networks
@@ -22,22 +23,21 @@ from sdxl.model.components import torch_dtype
 from sdxl.model.sources import shapes_source
 from sdxl.quant import levels
 
-GPU_SIZE = 8192
-"""Rows of the matrices whose product is a GPU's measured peak: less does not fill it."""
-
 VAE_SHARE = 0.6
 """Of the 16-bit peak: what its wide, thin convolutions can reach."""
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """A GPU's dense matrix peaks in operations/s, and its memory in bytes/s (data sheets)."""
+    """Dense matrix peaks in operations/s, memory in bytes/s: of a data sheet, or measured."""
 
     name: str
     eight_bit: float
     sixteen_bit: float
     fp32: float  # TF32
     memory: float
+    vae_share: float = VAE_SHARE
+    cache_bytes: int = 0
 
 
 PEAKS = {
@@ -79,22 +79,30 @@ class Work:
         unet = sum(
             max(
                 each.flop / (peaks.eight_bit if each.eight_bit else sixteen),
-                each.moved / peaks.memory,
+                each.moved / peaks.memory if each.moved > peaks.cache_bytes else 0.0,
             )
             for each in self.products
         )
         seconds = self.calls * unet + self.encode_flop / peaks.sixteen_bit
-        return self.images / (seconds + self.decode_flop / (VAE_SHARE * peaks.sixteen_bit))
+        return self.images / (seconds + self.decode_flop / (peaks.vae_share * peaks.sixteen_bit))
 
 
-def work_of(config: schema.Config, batch: int, counted: cost.Cost | None = None) -> Work:
-    """What `batch` images take; `counted` saves counting them again."""
+def work_of(
+    config: schema.Config,
+    batch: int,
+    counted: cost.Cost | None = None,
+    simulated: bool = False,
+) -> Work:
+    """What `batch` images take; `counted` saves counting them again.
+
+    simulated: quantized layers compute in the UNet's own numbers.
+    """
     counted = counted or cost.count(config, batch)
     rows = batch * counted.rows_per_image
     return Work(
         batch,
         counted.unet_calls,
-        _products(config, rows),
+        _products(config, rows, set() if simulated else None),
         batch * counted.decode_flop,
         rows * counted.encode_flop,
         config.precision.unet is DType.fp32,
@@ -102,56 +110,100 @@ def work_of(config: schema.Config, batch: int, counted: cost.Cost | None = None)
 
 
 def measured_peak(dtype: torch.dtype, size: int = 1024, device: str = "cpu") -> float:
-    """Operations/s of this device's best of a few square matrix products."""
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
-    with torch.inference_mode():
-        for _ in range(4):
-            began = time.perf_counter()
-            left @ right
-            if device != "cpu":
-                torch.cuda.synchronize(device)
-            best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+    """Operations/s of this device's best square matrix product, warm."""
+    return peaks.matrix(dtype, size, device)
 
 
 def facts(
-    config: schema.Config, device_name: str, batch: int, image_flop: int, on_gpu: bool = False
+    config: schema.Config,
+    device_name: str,
+    batch: int,
+    image_flop: int,
+    on_gpu: bool = False,
+    achieved: float = 0.0,
+    work: Work | None = None,
 ) -> dict[str, Any]:
     """What the record says about the limit: of a known GPU by layer, else by what was measured.
 
-    `matrix_tflops`: the best of a few matrix products in the UNet's dtype, measured here and now
-    (`on_gpu`: on the first of `backend.devices`). Both limits are those of all devices together,
-    as the rate is; workers on a processor share the one there is.
+    `matrix_tflops`: the best matrix products in the UNet's dtype (`on_gpu`: on the first of
+    `backend.devices`). Limits are those of all devices together, as the rate is; workers on a
+    processor share the one there is. `achieved`: images/s of this run; a measured limit below it
+    was wrong, and is measured again. `work` saves counting it again.
     """
-    dtype, matrix = config.precision.unet, None
+    dtype = config.precision.unet
     places = config.backend.devices or [0]
     count = 1 if device_name == "cpu" else len(places)
     times = f"{count} x " if count > 1 else ""
+    if device_name == "cpu":
+        work = work or work_of(config, batch)
+        found = _processor(config, work)
+        if achieved > work.images_per_second(found):
+            found = _processor(config, work, again=True)
+        own = found.fp32 if work.wide else found.sixteen_bit
+        return {
+            "device": found.name,
+            "images_per_second": work.images_per_second(found),
+            "matrix_tflops": own / 1e12,
+            "memory_gb_per_s": found.memory / 1e9,
+            **({"int8_tops": found.eight_bit / 1e12} if _eight_bits_in(work) else {}),
+        }
+    measured = {}
     if on_gpu:
-        matrix = count * measured_peak(torch_dtype(dtype), GPU_SIZE, f"cuda:{places[0]}")
-    elif device_name == "cpu":
-        matrix = measured_peak(torch_dtype(dtype))
-    measured = {"matrix_tflops": matrix / 1e12} if matrix else {}
-    if peaks := peaks_of(device_name):
-        rate = count * work_of(config, batch).images_per_second(peaks)
-        return {"device": times + peaks.name, "images_per_second": rate, **measured}
-    if not matrix:
+        place = f"cuda:{places[0]}"
+        matrix = count * measured_peak(torch_dtype(dtype), peaks.GPU_SIZE, place)
+        measured = {"matrix_tflops": matrix / 1e12}
+    if sheet := peaks_of(device_name):
+        rate = count * (work or work_of(config, batch)).images_per_second(sheet)
+        return {"device": times + sheet.name, "images_per_second": rate, **measured}
+    if not measured:
         return {}
     return {
         "device": f"{times}{dtype.value} matrix products as measured here",
-        "images_per_second": matrix / image_flop,
+        "images_per_second": measured["matrix_tflops"] * 1e12 / image_flop,
         **measured,
     }
 
 
-def _products(config: schema.Config, rows: int) -> list[Product]:
-    """Those of one forward of `rows` rows; a norm counts as a pass over its input and output."""
+def within(limit: dict[str, Any], rate: float) -> dict[str, Any]:
+    """A limit with the share of it that `rate` images/s is.
+
+    A limit that was passed is none: the run itself then shows what the machine can do at least.
+    """
+    if rate <= limit["images_per_second"]:
+        return {**limit, "share": rate / limit["images_per_second"]}
+    text = f"{limit['device']}, which this run passed: it is the limit itself"
+    return {**limit, "device": text, "images_per_second": rate, "share": 1.0}
+
+
+def _processor(config: schema.Config, work: Work, again: bool = False) -> Peaks:
+    """The measured peaks that this work needs, with as many threads as it runs on."""
+    used = {*vars(config.precision).values()}
+    formats = sorted({each.value for each in used if isinstance(each, DType)})
+    found = {each: peaks.known(each, "cpu", "cpu", again) for each in formats}
+    own = config.precision.unet.value
+    eight_bit, names = found[own], own
+    if _eight_bits_in(work):
+        eight_bit, names = peaks.known(peaks.INT8, "cpu", "cpu", again), f"{own} and int8"
+    name = f"{names} matrix products and memory as measured here, {torch.get_num_threads()} threads"
+    memory = peaks.known(peaks.MEMORY, "cpu", "cpu", again)
+    best = max(found.values())
+    return Peaks(name, eight_bit, best, found[own], memory, 1.0, peaks.cache_bytes())
+
+
+def _eight_bits_in(work: Work) -> bool:
+    return any(each.eight_bit for each in work.products)
+
+
+def _products(config: schema.Config, rows: int, eight_bit: set[str] | None = None) -> list[Product]:
+    """Those of one forward of `rows` rows; a norm counts as a pass over its input and output.
+
+    eight_bit: the layers with 8-bit factors; None: those that the recipe selects.
+    """
     from diffusers.models.attention_processor import Attention
 
     model, dtype = config.model, torch_dtype(config.precision.unet)
     unet: Any = shapes_source(model, config.seed).component("unet", dtype, torch.device("meta"))
-    eight_bit = _eight_bit(config, unet)
+    eight_bit = _eight_bit(config, unet) if eight_bit is None else eight_bit
     size = dtype.itemsize
     found: list[Product] = []
 

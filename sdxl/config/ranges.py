@@ -74,6 +74,7 @@ RANGES: dict[str, Range] = {
     "seed": Range(0, 2**32 - 1),
     "repeat": Range(1, 1000),
     "timeout_s": Range(1, SECONDS.most),
+    "cost.per_hour": Range(0, 1e9),
     "tracking.timeout_s": Range(1, SECONDS.most),
     "model.height": Range(32, 8192, what="does not fit the UNet"),
     "model.width": Range(32, 8192, what="does not fit the UNet"),

@@ -146,6 +146,22 @@ def _compliance(c: Config) -> Iterator[Problem]:
         )
 
 
+def _without_speed(c: Config) -> Iterator[Problem]:
+    """Settings of a speed, which accuracy mode has none of."""
+    if c.cost.per_hour is not None:
+        yield Problem(
+            "`cost.per_hour` would be ignored: accuracy mode has no speed",
+            f"cost.per_hour={c.cost.per_hour:g}",
+            "mode=performance, or cost.per_hour=null",
+        )
+    if c.repeat > 1:
+        yield Problem(
+            "`repeat` would be ignored: accuracy mode has no speed to repeat",
+            f"repeat={c.repeat}",
+            "repeat=1",
+        )
+
+
 def _ignored(c: Config) -> Iterator[Problem]:
     """Settings that would silently do nothing."""
     if c.dataset.shuffle and c.limit is None:
@@ -175,12 +191,7 @@ def _ignored(c: Config) -> Iterator[Problem]:
                 str(c.quality.keep_images),
                 "mode=performance, or quality.keep_images=null",
             )
-        if c.repeat > 1:
-            yield Problem(
-                "`repeat` would be ignored: accuracy mode has no speed to repeat",
-                f"repeat={c.repeat}",
-                "repeat=1",
-            )
+        yield from _without_speed(c)
         for name in ("target_qps", "min_query_count"):
             given = getattr(c.scenario, name, None)
             if name == "min_query_count" and given == MLPERF_PROMPTS:

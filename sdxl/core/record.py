@@ -60,6 +60,8 @@ class Roofline(JsonPart):
     share: float | None = None
     device: str | None = None
     matrix_tflops: float | None = None
+    int8_tops: float | None = None
+    memory_gb_per_s: float | None = None
 
 
 @dataclass

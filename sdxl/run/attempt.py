@@ -60,7 +60,7 @@ def other_run(config: Config, folder: Path, command: str, context: Context) -> P
     with turn(record.key, context) as found:
         if found and found[0].parent.resolve() == folder.parent.resolve():
             # It lies in this cell's own folder, which is about to be cleared: it moves.
-            outcomes.take_over(folder, *found)
+            outcomes.take_over(folder, *found, config.cost)
             ledger.remember(found[1], folder / "record.json")
             return folder / "record.json"
         if found:

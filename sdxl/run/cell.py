@@ -43,7 +43,7 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
     sweep = shared.of_cell(out_dir)
     context = Context(ledger.policy_of(config.rerun, multirun=sweep is not None), sweep, say)
     if found := recall(record.key, context):
-        return outcomes.take_over(out_dir, *found)
+        return outcomes.take_over(out_dir, *found, config.cost)
     if config.compliance:
         return audit(config, out_dir, record, context)
     judge: Callable[[], None] | None = None
@@ -59,5 +59,5 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
         judge = functools.partial(beside_baseline, config, record, out_dir, baseline)
     with turn(record.key, context) as known:
         if known:
-            return outcomes.take_over(out_dir, *known)
+            return outcomes.take_over(out_dir, *known, config.cost)
         return measure_one(config, out_dir, record, context, judge)

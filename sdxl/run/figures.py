@@ -42,9 +42,19 @@ def performance(config: Config, result: WorkerResult, found: dict[str, Any]) -> 
         performance["tflop_per_image"] = result.image_flop / 1e12
         performance["tflops"] = rate * result.image_flop / 1e12
     if limit := result.roofline:
-        share = rate / limit["images_per_second"]
-        performance["roofline"] = {**limit, "share": share}
+        performance["roofline"] = within(limit, rate)
     return Performance.from_json(performance)
+
+
+def within(limit: dict[str, Any], rate: float) -> dict[str, Any]:
+    """A limit with the share of it that `rate` images/s is.
+
+    A limit that was passed is none: the run itself then shows what the machine can do at least.
+    """
+    if rate <= limit["images_per_second"]:
+        return {**limit, "share": rate / limit["images_per_second"]}
+    device = f"{limit['device']}, which this run passed: it is the limit itself"
+    return {**limit, "device": device, "images_per_second": rate, "share": 1.0}
 
 
 def _figure(config: Config, detail: dict[str, Any]) -> tuple[float, tuple[str, float | None, str]]:

@@ -23,6 +23,7 @@ MEASURE_VERSION = 1
 _NO_PART = {
     *("tracking", "preset", "plan", "build", "rerun", "fail_fast", "timeout_s", "quant"),
     *("prompt", "prompts", "size"),  # what they stand for is
+    "cost",  # of the same seconds
     *QUANT_KEYS,
 }
 """Settings that change no figure, or that do so only through the effective quantization."""

@@ -96,7 +96,10 @@ def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None
         result: WorkerResult = run(worker.measure, loads, folder, blocks)
     probe.write(folder / "probe.jsonl")
     record.durations |= {**result.durations, "total_s": round(time.perf_counter() - began, 3)}
-    record.resources = Resources.from_json({**result.memory, "probe": probe.summary()})
+    on_gpu = str(result.generator.get("device")).startswith("cuda")
+    spent = probe.energy(on_gpu, result.counts["done"])
+    found = {**result.memory, "energy": spent, "probe": probe.summary()}
+    record.resources = Resources.from_json({n: part for n, part in found.items() if part != {}})
     record.images = [*map(Image.from_json, result.images)]
     if result.scores:
         record.quality.scores = Scores.from_json(result.scores)

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sdxl.config.schema import Config
+from sdxl.config.content_key import plain
+from sdxl.config.schema import Config, Cost
 from sdxl.core import records
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
@@ -88,6 +89,7 @@ def _show(record: Record, folder: Path) -> None:
 def outcome_of(record: Record, path: Path | None) -> Outcome:
     """What a record says."""
     cell = Cell(path or Path(), record)
+    figures = {"joules_per_image": cell.joules, "price_per_thousand": cell.price}
     return Outcome(
         record.status,
         EXIT_CODES.get(record.status, FAILED),
@@ -98,6 +100,7 @@ def outcome_of(record: Record, path: Path | None) -> Outcome:
             **_figures(record),
             "psnr_db": number(cell.psnr),
             "comparable": record.comparable,
+            **{n: v for n, v in figures.items() if v is not None},
             **({"speed_means_nothing": cell.meaningless} if cell.simulated else {}),
         },
     )
@@ -151,9 +154,9 @@ def _refuse_to_overwrite(folder: Path) -> None:
         )
 
 
-def take_over(folder: Path, path: Path, record: Record) -> Outcome:
+def take_over(folder: Path, path: Path, record: Record, cost: Cost | None = None) -> Outcome:
     """The cell as another sweep left it: the same record, its files linked into this folder."""
-    return settle(folder, stage(folder, path), record)
+    return settle(folder, stage(folder, path), record, cost)
 
 
 def stage(folder: Path, path: Path) -> Path | None:
@@ -173,14 +176,17 @@ def stage(folder: Path, path: Path) -> Path | None:
     return staged
 
 
-def settle(folder: Path, staged: Path | None, record: Record) -> Outcome:
-    """Put a staged cell into its folder; returns its outcome."""
+def settle(folder: Path, staged: Path | None, record: Record, cost: Cost | None = None) -> Outcome:
+    """Put a staged cell into its folder, at the price asked for now; returns its outcome."""
     if staged:
         clear(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # First, so that a folder with links in it is always known to need clearing.
         (staged / "record.json").replace(folder / "record.json")
         move(staged, folder)
+    if cost and cost.per_hour is not None and record.config.get("cost") != plain(cost):
+        record.config["cost"] = plain(cost)
+        records.write(record, folder)
     return taken_over(record, folder / "record.json")
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from sdxl.quality import reference
 from sdxl.quality.scoring import Scoring
 from sdxl.run.reporter import Reporter, expected_samples, stall_limit_s
 from sdxl.run.result import WorkerResult
+
+if TYPE_CHECKING:
+    from sdxl.model.cost import Cost
 
 BINS = 40
 """Of the latency histogram in a record."""
@@ -146,7 +149,8 @@ class Session:
 
     def result(self) -> WorkerResult:
         """All that the parent needs for the record."""
-        image_flop = _image_flop(self.config)
+        counted = _counted(self.config)
+        image_flop = counted.image_flop if counted else 0
         return WorkerResult(
             counts=vars(self.sut.counts),
             latency_histogram=_histogram(self.sut.latencies_s),
@@ -160,12 +164,16 @@ class Session:
             profile=self.profile,
             environment=self.environment,
             image_flop=image_flop,
-            roofline=_roofline(self.config, self.facts, image_flop),
+            roofline=_roofline(self.config, self.facts, counted, self._rate()),
             memory=self.memory,
             durations=self.durations,
             prompts=len(self.prompts),
             batch_size=batch_size(self.config),
         )
+
+    def _rate(self) -> float:
+        """Images per second by the harness's own clock."""
+        return self.sut.counts.done / max(1e-9, self.durations["measure_s"])
 
     def _test(self) -> loadgen.Test:
         taking = threading.Lock()  # lanes call from threads of their own
@@ -218,24 +226,30 @@ def _histogram(latencies_s: Sequence[float]) -> dict[str, list[float]]:
     return {"edges_ms": edges.round(6).tolist(), "counts": counts.tolist()}
 
 
-def _roofline(config: schema.Config, facts: dict[str, Any], image_flop: int) -> dict[str, Any]:
+def _roofline(
+    config: schema.Config, facts: dict[str, Any], counted: Cost | None, rate: float
+) -> dict[str, Any]:
     """The limit of this device, where one is known; an accuracy run has no speed to compare."""
     name = facts.get("device_name")
-    if not name or config.mode is Mode.accuracy:
+    if not name or config.mode is Mode.accuracy or counted is None:
         return {}
     from sdxl.bench import roofline
 
     on_gpu = str(facts.get("device")).startswith("cuda")
-    return roofline.facts(config, name, batch_size(config), image_flop, on_gpu)
+    size = batch_size(config)
+    # On a GPU the limit is that of the format asked for; processors are told what really ran.
+    simulated = not on_gpu and bool(facts.get("simulated"))
+    work = roofline.work_of(config, size, counted, simulated)
+    return roofline.facts(config, name, size, counted.image_flop, on_gpu, rate, work)
 
 
-def _image_flop(config: schema.Config) -> int:
-    """Operations per image, counted on shapes; 0 where there is no model."""
+def _counted(config: schema.Config) -> Cost | None:
+    """Operations of an image, counted on shapes; None where there is no model."""
     if not backend_of(config).needs_torch:
-        return 0
+        return None
     from sdxl.model import cost
 
-    return cost.count(config, 1).image_flop
+    return cost.count(config, 1)
 
 
 def memory() -> dict[str, int]:

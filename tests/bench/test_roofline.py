@@ -1,9 +1,12 @@
 """The roofline against the figures of the literature's arithmetic (32 images in a batch)."""
 
+import json
+
 import pytest
 import torch
 
-from sdxl.bench import roofline
+from sdxl.bench import peaks, roofline
+from sdxl.run import figures
 
 SDXL = ("model=sdxl_random", "precision=fp16", "precision.vae=fp32", "plan=true")
 
@@ -55,3 +58,72 @@ def test_the_limit_of_several_gpus_is_theirs_together(load, monkeypatch):
 def test_the_measured_peak_is_a_rate():
     large = roofline.measured_peak(torch.float32, 512)
     assert 1e9 < large < 1e14
+
+
+def plant(words: dict[str, float]) -> None:
+    """Peaks in this machine's file of the store."""
+    threads = torch.get_num_threads()
+    found = {peaks.entry(what, "cpu", threads): value for what, value in words.items()}
+    peaks.machine_file().parent.mkdir(parents=True, exist_ok=True)
+    peaks.machine_file().write_text(json.dumps(found))
+
+
+def test_a_planted_low_roof_is_measured_again_when_a_run_passes_it(load):
+    """And kept; no share above 100 % comes out, whatever the roof."""
+    config = load("model=tiny_random")
+    plant({"fp32": 1e6, "memory": 1e6})
+    low = roofline.facts(config, "cpu", 8, 10**9)["images_per_second"]
+    assert roofline.facts(config, "cpu", 8, 10**9, achieved=low / 2)["images_per_second"] == low
+    found = roofline.facts(config, "cpu", 8, 10**9, achieved=2 * low)
+    assert found["images_per_second"] > 100 * low
+    kept = json.loads(peaks.machine_file().read_text())
+    assert found["matrix_tflops"] * 1e12 == pytest.approx(
+        kept[peaks.entry("fp32", "cpu", torch.get_num_threads())]
+    )
+    assert roofline.facts(config, "cpu", 8, 10**9) == found, "from the store the next time"
+
+
+def test_no_share_is_above_one_hundred_percent():
+    limit = {"device": "matrix products", "images_per_second": 2.0}
+    assert figures.within(limit, 1.0)["share"] == 0.5
+    passed = figures.within(limit, 2.6)
+    assert passed["share"] == 1.0 and passed["images_per_second"] == 2.6
+    assert "this run passed" in passed["device"]
+
+
+def test_int8_has_a_roof_of_its_own_where_it_is_computed(load):
+    words = ("model=tiny_random", "quant=int8", "quant_level=3")
+    plant({"fp32": 1e11, "int8": 8e11, "memory": 1e12})
+    real = roofline.facts(load(*words), "cpu", 8, 10**9)
+    work = roofline.work_of(load(*words), 8, simulated=True)
+    simulated = roofline.facts(load(*words), "cpu", 8, 10**9, work=work)
+    plain = roofline.facts(load("model=tiny_random"), "cpu", 8, 10**9)
+    assert real["int8_tops"] == 0.8 and "fp32 and int8" in real["device"]
+    assert simulated["images_per_second"] == pytest.approx(plain["images_per_second"])
+    assert plain["images_per_second"] < real["images_per_second"] < 8 * plain["images_per_second"]
+    assert "int8_tops" not in simulated
+
+
+def test_each_format_and_number_of_threads_has_its_own_peak(monkeypatch):
+    asked: list[str] = []
+
+    def measure(what, device):
+        asked.append(what)
+        return float(len(asked))
+
+    monkeypatch.setattr(peaks, "_measure", measure)
+    names = ("fp32", "bf16", "int8", "memory")
+    first = [peaks.known(name, "cpu", "cpu") for name in names]
+    assert asked == [*names] and first == [1.0, 2.0, 3.0, 4.0]
+    assert [peaks.known(name, "cpu", "cpu") for name in names] == first and len(asked) == 4
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    assert peaks.known("fp32", "cpu", "cpu") == 5.0
+    monkeypatch.setattr(peaks, "_measure", lambda *_: 0.5)
+    assert peaks.known("fp32", "cpu", "cpu", again=True) == 5.0, "a busy moment lowers no peak"
+
+
+def test_int8_products_and_memory_are_measured_on_processors(monkeypatch):
+    monkeypatch.setattr(peaks, "LONG_S", 0.05)
+    monkeypatch.setattr(peaks, "COPIED", 1 << 20)
+    assert 1e8 < peaks.matrix(torch.int8, 256) < 1e15
+    assert 1e8 < peaks.bandwidth() < 1e13

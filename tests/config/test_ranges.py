@@ -15,6 +15,7 @@ from sdxl.core.errors import ConfigError
 NODES = [
     ("", schema.Config),
     ("export.", schema.Export),
+    ("cost.", schema.Cost),
     ("train.", train.Training),
     ("train.", train.Finetune),
     *((f"{group}.", node) for group, found in schema.GROUPS.items() for node in found.values()),

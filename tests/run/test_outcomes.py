@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from sdxl.config.schema import Rerun
+from sdxl.config.schema import Cost, Rerun
 from sdxl.core import records
 from sdxl.core.record import Image, Performance
 from sdxl.model import images
@@ -78,6 +78,17 @@ def test_taking_over_into_a_used_folder_leaves_nothing_of_what_was_there(
         "other",
         "used",
     ]
+
+
+def test_a_cell_that_is_taken_over_has_the_price_asked_for_now(cell, tmp_path, monkeypatch):
+    """The price is no part of its key: another one measures nothing anew."""
+    path, record = cell(tmp_path / "first", 1, monkeypatch, "cost.per_hour=2")
+    assert record.key == cell(tmp_path / "other", 1, monkeypatch)[1].key
+    again = outcomes.take_over(tmp_path / "again", path, record, Cost(7.2))
+    kept = records.read(tmp_path / "again" / "record.json")
+    assert kept.config["cost"] == {"per_hour": 7.2}
+    assert again.figures["price_per_thousand"] == pytest.approx(2.0)  # at one image a second
+    assert records.read(path).config["cost"] == {"per_hour": 2.0}, "the first one stays"
 
 
 def test_cells_that_change_places_keep_their_own_files(cell, tmp_path, monkeypatch):

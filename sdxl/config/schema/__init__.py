@@ -58,6 +58,7 @@ __all__ = [
     "Compliance",
     "Config",
     "Convolutions",
+    "Cost",
     "DType",
     "Dataset",
     "Ddim",
@@ -197,6 +198,13 @@ class Export:
 
 
 @dataclass
+class Cost:
+    """What the machine costs."""
+
+    per_hour: Optional[float] = None  # price of an hour of it, in any currency; null: unknown
+
+
+@dataclass
 class Tracking:
     """Where MLflow keeps runs."""
 
@@ -221,6 +229,7 @@ class Config:
     quality: Quality = MISSING
     tracking: Tracking = MISSING
     export: Export = field(default_factory=Export)
+    cost: Cost = field(default_factory=Cost)
     quant_level: Optional[float] = None  # quant.level; null: the recipe's own
     alpha: Optional[float] = None  # quant.alpha; null: the recipe's own
     percentile: Optional[float] = None  # quant.percentile; null: the recipe's own

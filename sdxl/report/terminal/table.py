@@ -9,7 +9,7 @@ from typing import Any
 from sdxl.core import terminal
 from sdxl.core.command import Outcome
 from sdxl.core.record import Performance, Record
-from sdxl.report.cell import BASELINE
+from sdxl.report.cell import BASELINE, Cell
 from sdxl.report.terminal import gates, profile
 
 Row = tuple[str, str]
@@ -120,6 +120,7 @@ def _speed(record: Record) -> list[Row]:
     if peak := found.peak:
         text = f"{peak.qps:.4g} queries/s keep the limit, {peak.fails_at:.4g} do not"
         rows.append(("peak", f"{text}; {len(peak.probes)} probes"))
+    rows += _costs(record)
     if found.stage_ms:
         drawn = min(found.batch_size or 0, found.prompts or 0)
         rows.append(("stages", _stages(found.stage_ms, drawn)))
@@ -134,6 +135,18 @@ def _speed(record: Record) -> list[Row]:
         value = found.value
         text = "too few queries for an estimate" if value is None else f"{value:,.4g} ms"
         rows.append((str(found.metric), text))
+    return rows
+
+
+def _costs(record: Record) -> list[Row]:
+    """Energy by the machine's own counters, and the price at `cost.per_hour`."""
+    cell, spent = Cell(Path(), record), record.resources.energy
+    rows: list[Row] = []
+    if cell.joules is not None:
+        watts = f", {spent.watts:,.1f} W" if spent.watts else ""
+        rows.append(("energy", f"{cell.joules:,.4g} J an image{watts}; {spent.source}"))
+    if cell.price is not None:
+        rows.append(("price", f"{cell.price:,.4g} for 1,000 images at cost.per_hour"))
     return rows
 
 

@@ -159,7 +159,9 @@ class Sweep:
                 self._settle(cell, _skipped(cell.unable))
             elif cell.found:
                 place, _, record = found[cell.number]
-                self._settle(cell, outcomes.settle(place, staged[cell.number], record))
+                assert cell.config
+                taken = outcomes.settle(place, staged[cell.number], record, cell.config.cost)
+                self._settle(cell, taken)
         missing = [cell for cell in cells if not cell.done]
         self._open_parent(missing)
         for batch in _batches(missing, self._batch):
