@@ -78,6 +78,34 @@ def torch_device(device: Device) -> torch.device:
     return torch.device(device.value)
 
 
+def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] -> latents as the UNet sees them, the mean where drawn."""
+    encoded = vae.encode(pixels)
+    drawn = getattr(encoded, "latent_dist", None)  # AutoencoderTiny gives plain latents
+    return scale(drawn.mean if drawn is not None else encoded.latents, vae.config)
+
+
+@torch.inference_mode()
+def check_half(vae: Any) -> None:
+    """Decode a piece of noise with an fp16 VAE whose configuration warns of it.
+
+    Raises `UserError` if no picture comes out.
+    """
+    if vae.dtype is not torch.float16 or not getattr(vae.config, "force_upcast", True):
+        return
+    seeded = torch.Generator().manual_seed(0)
+    drawn = torch.randn(1, vae.config.latent_channels, 16, 16, generator=seeded)
+    latents = unscale(drawn.to(vae.device, vae.dtype), vae.config)
+    image = vae.decode(latents, return_dict=False)[0]
+    if not torch.isfinite(image).all() or image.min() == image.max():
+        raise UserError(
+            "this VAE draws NaN, Inf or one colour in fp16, as its config.json warns",
+            "precision.vae=fp16, force_upcast true",
+            "fp32 or bf16, or a VAE made for fp16",
+            "precision.vae=fp32   # or model.vae=FOLDER",
+        )
+
+
 def scale(latents: torch.Tensor, config: Any) -> torch.Tensor:
     """The VAE's latents (B, C, h, w) as the UNet sees them; `unscale` undoes it."""
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)

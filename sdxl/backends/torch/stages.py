@@ -15,7 +15,7 @@ from sdxl.backends.torch.config import Attention, Config, Execution, Graphs, Loo
 from sdxl.config import schema
 from sdxl.core.errors import ConfigError
 from sdxl.model import images, networks, schedulers
-from sdxl.model.components import Source, torch_device, torch_dtype, unscale
+from sdxl.model.components import Source, check_half, torch_device, torch_dtype, unscale
 from sdxl.model.sources import open_source
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class TorchStages:
                 self._restore(shapes, quantized, torch_dtype(dtype))
             else:
                 self.modules[name] = source.component(name, torch_dtype(dtype), self.device)
+        check_half(self.modules["vae"])
         if self.settings.channels_last:
             for name in ("unet", "vae"):
                 self.modules[name].to(memory_format=torch.channels_last)

@@ -27,8 +27,7 @@ def write_latents(folder: Path, vae: Any, pictures: np.ndarray) -> None:
     block = max(1, _BLOCK * 128**2 // max(128**2, height * width))
     for start in range(0, count, block):
         pixels = to_tensor(pictures[start : start + block]).to(vae.device)
-        mean = vae.encode(pixels).latent_dist.mean
-        out[start : start + block] = components.scale(mean, vae.config).cpu().numpy()
+        out[start : start + block] = components.encode(vae, pixels).cpu().numpy()
     out.flush()
 
 

@@ -27,7 +27,7 @@ from sdxl.core.command import Parser, ended
 from sdxl.core.errors import ConfigError, Problem, UserError
 from sdxl.core.paths import CONF
 from sdxl.model import networks, prompts
-from sdxl.model.components import scale, torch_device
+from sdxl.model.components import encode, torch_device
 from sdxl.model.images import SUFFIXES, load
 from sdxl.model.sources import open_source
 from sdxl.quality.scenes.networks import to_tensor
@@ -97,8 +97,8 @@ class _Encoder:
                 str(error),
                 "a picture, and its caption in UTF-8 beside it",
             ) from error
-        encoded = self.vae.encode(to_tensor(pixels[None]).to(self.device)).latent_dist.mean
-        arrays = {LATENTS: scale(encoded, self.vae.config)[0].cpu().numpy()}
+        latents = encode(self.vae, to_tensor(pixels[None]).to(self.device))
+        arrays = {LATENTS: latents[0].cpu().numpy()}
         if self.encoders:
             ids = prompts.tokenize([caption], self.tokenizers)
             made = networks.encode(*self.encoders, ids, torch.float32)
