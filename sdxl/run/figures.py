@@ -85,10 +85,12 @@ def incomparable(config: Config, prompt_count: int) -> list[str]:
     if not isinstance(model, schema.SdxlModel):
         kind = "is a miniature" if isinstance(model, schema.ScenesModel) else "has random weights"
         reasons.append(f"model={model.name} {kind}")
-    elif model.path != schema.SDXL_BASE:
-        reasons.append(f"weights from {model.path}: are they SDXL base 1.0's?")
+    elif model.path != schema.SDXL_BASE and (doubt := _doubt(config)):
+        reasons.append(f"weights from {model.path}: {doubt}")
     if model.unet:
         reasons.append(f"another UNet: {model.unet}")
+    if model.vae:
+        reasons.append(f"another VAE: {model.vae}")
     if fused := loras.of(model):
         reasons.append(f"LoRA fused: {', '.join(each.path.name for each in fused)}")
     if config.rules is Rules.open:
@@ -104,3 +106,13 @@ def incomparable(config: Config, prompt_count: int) -> list[str]:
     if config.mode is Mode.performance and config.scenario.min_duration_ms < 600_000:
         reasons.append(f"{config.scenario.min_duration_ms / 1e3:g} s minimum duration, not 600 s")
     return reasons
+
+
+def _doubt(config: Config) -> str | None:
+    """Why a folder's weights are not known to be the benchmark's; only closed rules ask for it."""
+    assert isinstance(config.model, schema.SdxlModel)
+    if config.rules is Rules.open:
+        return "are they SDXL base 1.0's?"
+    from sdxl.model import published
+
+    return published.doubt(config.model)
