@@ -39,7 +39,7 @@ def effective(config: Config) -> dict[str, Any]:
         return found
     if quant.format is Format.auto_mixed:
         found["target"], found["prompts"] = quant.target, max(1, quant.report_prompts)
-    found["ranges"] = _ranges(quant, config.model.steps)
+    found["ranges"] = _ranges(quant, _timesteps(config))
     if found["ranges"] != "max":
         found["linear_ranges"] = quant.linear_ranges and takes_linears(quant)
     if smooths(quant):
@@ -64,6 +64,12 @@ def smooths(quant: Quant) -> bool:
     """Whether alpha changes anything."""
     eight_bit = quant.format in (Format.int8, Format.auto_mixed)
     return eight_bit and quant.smooth and takes_linears(quant)
+
+
+def _timesteps(config: Config) -> int:
+    """Timesteps that statistics tell apart: DPM++ SDE also calls the UNet between two of them."""
+    between = config.model.steps - 1 if config.scheduler.name == "dpmpp_sde" else 0
+    return config.model.steps + between
 
 
 def _ranges(quant: Quant, steps: int) -> str | list[Any]:

@@ -93,3 +93,15 @@ def test_formats_that_the_device_has():
     device.refuse(Format.fp8, (9, 0), "H100")
     device.refuse(Format.int8_weight_only, (6, 0), "P100")
     device.refuse(Format.fp8, None, "cpu")
+
+
+def test_percentiles_count_the_timesteps_of_the_scheduler(load):
+    """DPM++ SDE has 39 of them in 20 steps: 0.4 and 0.42 are 8 of 20, but 15 and 16 of 39."""
+
+    def ranges(*words):
+        config = load("quant=int8", "quant.steps=min", "rules=open", *words)
+        return effective(config)["ranges"]
+
+    assert ranges("percentile=0.4") == ranges("percentile=0.42")
+    sde = "scheduler=dpmpp_sde"
+    assert ranges(sde, "percentile=0.4") != ranges(sde, "percentile=0.42")

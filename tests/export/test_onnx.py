@@ -1,5 +1,7 @@
 """The four ONNX graphs: whole, typed, equal to torch, known by everything that decides them."""
 
+import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -126,6 +128,24 @@ def test_sixteen_bits_are_one_type_throughout(asked, tmp_path):
     assert set(made.manifest.settings["layers"]) == {"fp16"}
     found = parity.compare(config, "unet", made.path)
     assert 1e-6 < found["outputs"]["noise"] < parity.TOLERANCE[config.precision.unet]
+
+
+def test_a_unet_that_takes_the_guidance_scale_has_it_as_an_input(exported, asked, tmp_path):
+    file = tmp_path / "lcm.json"
+    file.write_text(json.dumps(json.loads((exported.store.parent / "unet.json").read_text())
+                               | {"time_cond_proj_dim": 24}))  # fmt: skip
+    config = asked(f"model.unet_config={file}")
+    example = network(config, "unet", images=3)
+    assert example.names == (*graphs.INPUTS["unet"], graphs.GUIDANCE)
+    assert example.inputs[0].shape[0] == 3, "one row a picture, whatever the guidance"
+    assert example.inputs[-1].shape == (3, 24)
+    made = onnx.get(config, "unet")
+    assert parity.compare(config, "unet", made.path)["outputs"]["noise"] < 1e-5
+    ours = parity.run(made.path / graphs.MODEL, example, [])
+    assert parity.deviation(ours[0], example.run()[0].numpy()) < 1e-5
+    louder = dataclasses.replace(example, inputs=(*example.inputs[:-1], example.inputs[-1] * 3))
+    other = parity.run(made.path / graphs.MODEL, louder, [])
+    assert parity.deviation(other[0], ours[0]) > 1e-3, "it counts"
 
 
 def test_mixed_types_are_found():

@@ -24,13 +24,11 @@ class Model:
     width: int = MISSING  # pixels of a picture
     steps: int = 20  # denoising steps
     guidance: float = 8.0  # classifier-free guidance scale; 1: none
-    negative_prompt: Optional[str] = MISSING  # what guidance leads away from; null: diffusers' own
+    negative_prompt: Optional[str] = MISSING  # what guidance leads away from; null: nothing
     noise: Noise = Noise.shared  # first latents: one for all prompts (MLPerf), or one for each
     latents: Optional[str] = None  # .npy (1, 4, height/8, width/8) float32; null: drawn from `seed`
     unet: Optional[str] = None  # another UNet in its place: a folder (diffusers), or a .safetensors
-    vae: Optional[str] = added(
-        None
-    )  # another VAE, AutoencoderTiny too: a folder, or a .safetensors
+    vae: Optional[str] = added(None)  # another VAE, also a tiny one: a folder, or a .safetensors
     diffusers_src: Optional[str] = None  # a diffusers checkout to use in place of the installed one
 
 

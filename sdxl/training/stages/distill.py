@@ -28,6 +28,7 @@ from sdxl.model.sources import open_source
 from sdxl.training.data.embed import time_ids
 from sdxl.training.data.trajectories import open_trajectories
 from sdxl.training.loop import Batch, trained_rows
+from sdxl.training.teachable import scheduler_of
 
 _HELD_BACK = 64
 
@@ -101,7 +102,7 @@ class Stage:
     def __init__(self, config: TrainConfig) -> None:
         assert isinstance(config.train, Distill)
         source = open_source(config.model, config.seed)
-        predicts = source.scheduler().config.prediction_type
+        predicts = scheduler_of(source).config.prediction_type
         if predicts != "epsilon":
             raise UserError(
                 "the student's leap is that of models that predict noise",

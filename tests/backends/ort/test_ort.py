@@ -15,6 +15,7 @@ from sdxl.core.errors import ConfigError, StageError
 from sdxl.model import prompts
 from sdxl.model.images import load as picture
 from sdxl.model.sampler import Sampler
+from sdxl.model.schedulers import CHOICES
 from sdxl.model.sources import open_source
 from sdxl.quality.baseline import compare
 
@@ -55,6 +56,24 @@ def test_both_backends_draw_the_same_through_loadgen(exported, cli):
     assert record["durations"]["export_s"] > 0
     unet = record["performance"]["generator"]["kernels"]["unet"]
     assert sum(unet["float"].values()) > 50 and not unet["integer"]
+
+
+FEW = ("euler_a", "dpmpp_2m", "lcm")
+"""Noise at each step, memory of a step, timesteps of its own."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in CHOICES],
+)
+def test_every_scheduler_draws_what_torch_draws(draw, name):
+    if name == "dpmpp_sde":
+        pytest.importorskip("torchsde", reason="torchsde is not installed")
+    words = (f"scheduler={name}", "model.steps=3", "model.noise=per_prompt")
+    ours, facts = draw("backend=ort", *words)
+    theirs, _ = draw("backend=torch", *words)
+    assert facts["schedule"]["timesteps"] and np.abs(ours[0].astype(int) - ours[1]).max() > 8
+    assert np.abs(ours.astype(int) - theirs).max() <= 2
 
 
 @pytest.mark.slow
