@@ -135,7 +135,7 @@ def word(draw: random.Random) -> str:
         return f"{draw.choice(('', '', '', '', '+', '++'))}{leaf.key}={value(draw, leaf)}"
     if kind < 0.75:
         group = draw.choice(GROUPS)
-        sign = "+" if group in ("experiment", "sweep", "latency", "rung") else ""
+        sign = "+" if group in ("experiment", "sweep", "latency", "rung", "candidate") else ""
         near = [*options(group), draw.choice(options(group))[:-1], "x"]
         return f"{sign}{group}={draw.choice(near)}"
     if kind < 0.9:

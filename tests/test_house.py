@@ -19,6 +19,7 @@ FRAMEWORKS = {"accelerate", "diffusers", "hydra", "mlflow", "mlperf_loadgen", "m
 
 ROOM_OF = {
     "backend": "backends",
+    "candidate": "run",
     "dataset": "model",
     "experiment": "run",
     "hydra": "config",

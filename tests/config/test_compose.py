@@ -27,7 +27,7 @@ NEEDS = {  # what an option asks of others
 }
 
 
-OVERLAYS = ("experiment", "sweep", "latency", "rung", "preset")
+OVERLAYS = ("experiment", "sweep", "latency", "rung", "preset", "candidate")
 """Groups that are added to a command and change others."""
 
 
