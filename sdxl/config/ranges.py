@@ -93,7 +93,7 @@ RANGES: dict[str, Range] = {
     "quant.calib_size": COUNT,
     "quant.report_prompts": Range(0, COUNT.most),
     "quant.target": positive(1000),
-    "dataset.prompts": COUNT,
+    "dataset.prompts": Range(1, 10_000),  # a minute's work
     "backend.batch_size": BATCH,
     "backend.devices": Range(0, 1023, what="names each device once, by a number from 0"),
     "backend.restarts": Range(0, 1_000_000),

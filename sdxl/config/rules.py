@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from sdxl.config import rules_model, rules_quant, schema
-from sdxl.config.ranges import SECONDS
+from sdxl.config.ranges import RANGES, SECONDS
 from sdxl.config.schema import Compliance, Config, Mode
 from sdxl.core.errors import Problem
 
@@ -27,6 +27,7 @@ def problems_of(config: Config) -> list[Problem]:
         _workers,
         _scenario,
         _work,
+        _captions,
         _compliance,
         _ignored,
     ]
@@ -159,6 +160,18 @@ def _without_speed(c: Config) -> Iterator[Problem]:
             "`repeat` would be ignored: accuracy mode has no speed to repeat",
             f"repeat={c.repeat}",
             "repeat=1",
+        )
+
+
+def _captions(c: Config) -> Iterator[Problem]:
+    """A scene takes milliseconds to describe: a million of them would take hours, silently."""
+    most = RANGES["dataset.prompts"].most
+    if isinstance(c.dataset, schema.ScenesDataset) and c.dataset.prompts > most:
+        yield Problem(
+            "`limit` is too large for captions that are made up",
+            str(c.limit),
+            f"at most {most}, or captions of your own",
+            f"limit={most}",
         )
 
 

@@ -23,6 +23,8 @@ from sdxl.core.errors import SdxlError, UserError
 from sdxl.core.secrets import hidden
 from sdxl.core.types import Build, Manifest
 
+MOST_FILES = 500_000
+"""Below a folder whose content is a part of a key."""
 _WHOLE, _PIECES, _PIECE = 64 << 20, 256, 64 << 10
 
 
@@ -150,7 +152,7 @@ def fingerprint(path: Path) -> str:
     evenly spread: two trainings of one architecture differ in every piece.
     """
     digest = hashlib.sha256()
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    files = _files(path) if path.is_dir() else [path]
     for file in files:
         if not file.is_file():
             return ""
@@ -164,6 +166,26 @@ def fingerprint(path: Path) -> str:
                 stream.seek(piece * (size - _PIECE) // (_PIECES - 1))
                 digest.update(stream.read(_PIECE))
     return digest.hexdigest()[:16]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files below a folder in order; raises `UserError` for one that nobody means to hash."""
+    found: list[Path] = []
+    try:
+        for count, each in enumerate(folder.rglob("*")):
+            if count > MOST_FILES:
+                raise UserError(
+                    f"{folder} holds too much to be a part of a model or of a measurement",
+                    f"more than {MOST_FILES:,} files",
+                    "the folder of the model or the pictures alone",
+                )
+            if each.is_file():
+                found.append(each)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be read: {error.strerror}", error.filename, "a readable folder"
+        ) from error
+    return sorted(found)
 
 
 def write_json(path: Path, value: Any) -> None:

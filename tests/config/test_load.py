@@ -91,6 +91,7 @@ def test_a_quantization_key_without_quantization_is_refused(load, word):
         (["rules=open", "model.guidance=inf"], "`model.guidance` must be a finite number"),
         (["scenario.target_qps=1e6", "scenario.min_duration_ms=600000"], "keep in memory"),
         (["scenario=Server", "scenario.target_qps=2e-6"], "would take years to arrive"),
+        (["model=tiny", "limit=1000000"], "`limit` is too large for captions"),
         (["scenario.warmup_batches=0"], "`scenario.warmup_batches` is too small"),
         (["scenario.min_query_count=0"], "`scenario.min_query_count` is too small"),
         (["mode=accuracy", "scenario.target_qps=5"], "`scenario.target_qps` would be ignored"),

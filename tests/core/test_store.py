@@ -190,3 +190,24 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 def test_store_paths_point_into_the_store(tmp_path):
     assert store.resolve("store:sdxl/unet") == tmp_path / "store/sdxl/unet"
     assert store.resolve("/data/sdxl").as_posix() == "/data/sdxl"
+
+
+def test_a_folder_that_nobody_means_is_refused(tmp_path, monkeypatch):
+    """`model.path=/`: neither an hour of hashing nor a traceback."""
+    monkeypatch.setattr(store, "MOST_FILES", 3)
+    for name in "abcd":
+        (tmp_path / name).write_text(name)
+    assert store.fingerprint(tmp_path / "a")
+    assert store.fingerprint(tmp_path)
+    (tmp_path / "e").write_text("e")
+    with pytest.raises(UserError, match="holds too much"):
+        store.fingerprint(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "/proc/1/cwd")
+
+    monkeypatch.setattr(store.Path, "rglob", refuse)
+    with pytest.raises(UserError, match="cannot be read: Permission denied"):
+        store.fingerprint(tmp_path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass
 
+from sdxl.core import terminal
 from sdxl.model.scenes.world import Scene, Solid, held_out_scene, training_scene
 
 _MATERIAL_WORDS = {"matte": ("matte", "dull", "rubber"), "metal": ("metal", "shiny", "metallic")}
@@ -18,6 +20,10 @@ _RELATION_WORDS = {
 _SINGLE = ("{0}", "{0} on a table", "a picture of {0}", "there is {0}", "a scene with {0}")
 _PAIR = ("{0} {r} {1}", "{0} is {r} {1}", "a picture of {0} {r} {1}", "{0} {r} {1} on a table")
 _TRIPLE = ("{0} {r} {1}, and {2}", "{0} is {r} {1}; {2} is there too", "{0} {r} {1} with {2}")
+
+
+LONG = 400
+"""So many take seconds."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,14 @@ def training(count: int, seed: int = 0) -> list[Caption]:
 
 def held_out(count: int, seed: int = 0) -> list[Caption]:
     """Captions of held-out scenes: one, two and three solids in turn."""
-    return [
-        describe(held_out_scene(seed, n), random.Random(f"held out/{seed}/{n}"))
-        for n in range(count)
-    ]
+    if count >= LONG:
+        terminal.say(f"describing {count:,} scenes, a few milliseconds each")
+    return [_held_out(seed, n) for n in range(count)]
+
+
+@functools.cache
+def _held_out(seed: int, n: int) -> Caption:
+    return describe(held_out_scene(seed, n), random.Random(f"held out/{seed}/{n}"))
 
 
 def _asked(solid: Solid, random_: random.Random) -> Asked:
