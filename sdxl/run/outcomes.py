@@ -139,8 +139,9 @@ def clear(folder: Path) -> None:
 
 def _ours(folder: Path) -> list[Path]:
     """Files in a folder that have the names of a measurement's."""
-    patterns = ("images/[0-9][0-9][0-9][0-9][0-9][0-9].png", "loadgen/mlperf_log_*", *_LINKED)
-    return [file for pattern in patterns for file in folder.glob(pattern) if not file.is_dir()]
+    flat = [name for name in _LINKED if "." in name]
+    patterns = ("images/[0-9][0-9][0-9][0-9][0-9][0-9].png", "loadgen/mlperf_log_*", *flat)
+    return [file for pattern in patterns for file in folder.glob(pattern)]
 
 
 def _refuse_to_overwrite(folder: Path) -> None:
