@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdxl.config import guard, plugins, ranges, schema, shorthand, usual
+from sdxl.config import guard, plugins, ranges, schema, shorthand, sizes, usual
 from sdxl.config.content_key import plain
 from sdxl.config.rules import problems_of
 from sdxl.config.schema import GROUPS, QUANT_KEYS, Config
@@ -38,6 +38,7 @@ def register() -> None:
     """Put every schema node into Hydra's config store; imports no torch, no mlflow."""
     guard.install()
     OmegaConf.register_new_resolver("sdxl_root", lambda: str(ROOT), replace=True)
+    OmegaConf.register_new_resolver("sdxl_sizes", _sizes, replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config)
     store.store(group="schema", name="train_config", node=schema_train.TrainConfig)
@@ -52,6 +53,11 @@ def register() -> None:
         store.store(group="schema/backend", name=name, node=backend.config)
     for name, option in plugins.quality_options().items():
         store.store(group="schema/quality", name=name, node=option.config)
+
+
+def _sizes(side: int) -> str:
+    """A sweep over the sizes of a model."""
+    return ",".join(sizes.around(side))
 
 
 def load(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:

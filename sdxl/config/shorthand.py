@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 
-from sdxl.config import schema
+from sdxl.config import plugins, schema, sizes
 from sdxl.config.schema import Config
 from sdxl.core.errors import ConfigError, Problem
 
 _PLAIN = re.compile(r"[\w .-]*")
 """What Hydra reads as it stands."""
-_SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
 def settle(config: Config, typed: Sequence[str] = ()) -> list[Problem]:
@@ -85,22 +85,25 @@ def _prompts(config: Config, words: set[str]) -> Iterator[Problem]:
 
 
 def _size(config: Config, words: set[str]) -> Iterator[Problem]:
-    """Width and height of a picture."""
-    if config.size is None:
-        return
-    found = _SIZE.fullmatch(config.size)
-    if not found:
-        yield Problem(
-            "`size` cannot be read", config.size, "WIDTHxHEIGHT in pixels", "size=1152x896"
-        )
-        return
-    width, height = map(int, found.groups())
-    for name in ("model.width", "model.height"):
-        if name in words:
+    """Width and height of a picture; the sizes that an engine spans, around the model's own."""
+    side = round(math.sqrt(config.model.width * config.model.height) / sizes.STEP) * sizes.STEP
+    if config.size is not None:
+        found = sizes.read(config.size)
+        if not found:
             yield Problem(
-                f"`{name}` would be ignored beside `size`",
-                f"size={config.size}",
-                "one of both",
-                f"size={config.size} without {name}",
+                "`size` cannot be read", config.size, "WIDTHxHEIGHT in pixels", "size=1152x896"
             )
-    config.model.width, config.model.height = width, height
+            return
+        for name in ("model.width", "model.height"):
+            if name in words:
+                yield Problem(
+                    f"`{name}` would be ignored beside `size`",
+                    f"size={config.size}",
+                    "one of both",
+                    f"size={config.size} without {name}",
+                )
+        config.model.width, config.model.height = found
+    export, loads = config.export, plugins.backend_of(config).loads
+    if export.dynamic_size and export.sizes is None and loads == "engines":
+        export.sizes = sizes.around(side)
+    yield from sizes.problems_of(config, loads)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdxl.core.errors import StageError
+from sdxl.model.pictures import load
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Endings of the files that are taken for pictures, in small letters."""
 AMPLIFIED = 8
 """By how much a sheet beside the baseline shows differences enlarged, around middle gray."""
 
@@ -94,14 +93,6 @@ def save(image: np.ndarray, path: Path) -> str:
     return pixel_hash(image)
 
 
-def load(path: Path) -> np.ndarray:
-    """A picture's pixels, uint8 (H, W, 3)."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
 def pixel_hash(image: np.ndarray) -> str:
     """SHA-256 of the pixels: two runs drew the same picture if these agree."""
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
@@ -118,10 +109,7 @@ def sheet(paths: Sequence[Path], captions: Sequence[str], target: Path, cell: in
     draw = ImageDraw.Draw(page)
     for place, (path, caption) in enumerate(zip(paths, captions, strict=True)):
         x, y = gap + place % columns * step_x, gap + place // columns * step_y
-        with Image.open(path) as picture:
-            page.paste(
-                picture.convert("RGB").resize((cell, cell), Image.Resampling.BICUBIC), (x, y)
-            )
+        page.paste(*_fitted(load(path), cell, x, y))
         draw.multiline_text((x, y + cell + 2), _wrap(caption, 31), fill="black")
     page.save(target)
 
@@ -141,11 +129,20 @@ def baseline_sheet(
         gray = 128 + AMPLIFIED * (other.astype(np.int32) - one)
         shown = (one, other, gray.clip(0, 255).astype(np.uint8))
         for column, image in enumerate(shown):
-            picture = Image.fromarray(image).resize((cell, cell), Image.Resampling.BICUBIC)
-            page.paste(picture, (gap + column * step_x, gap + row * step_y))
+            page.paste(*_fitted(image, cell, gap + column * step_x, gap + row * step_y))
         words = _wrap(f"{caption} | unquantized, quantized, difference x{AMPLIFIED}", 96, 1)
         draw.text((gap, gap + row * step_y + cell + 2), words, fill="black")
     page.save(target)
+
+
+def _fitted(image: np.ndarray, cell: int, x: int, y: int) -> tuple[Any, tuple[int, int]]:
+    """The picture as large as a cell takes in its own aspect, and where it lies there."""
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    size = [max(1, round(cell * side / max(height, width))) for side in (width, height)]
+    picture = Image.fromarray(image).resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    return picture, (x + (cell - size[0]) // 2, y + (cell - size[1]) // 2)
 
 
 def _wrap(text: str, width: int, lines: int = 2) -> str:

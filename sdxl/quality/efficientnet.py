@@ -17,8 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from sdxl.core.errors import UserError
-from sdxl.model.images import SUFFIXES
-from sdxl.model.images import load as load_picture
+from sdxl.model import pictures
 from sdxl.quality.needs import installed as installed
 
 FEATURES = 1280
@@ -53,12 +52,12 @@ def features(network: Any, images: np.ndarray) -> np.ndarray:
 
 def folder(path: Path) -> Iterator[np.ndarray]:
     """The pictures of a folder, one at a time, as uint8 (1, H, W, 3)."""
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+    files = pictures.find(path)
     if len(files) < 2:
         raise UserError(
             "`quality.reference` needs at least two pictures",
             f"{len(files)} in {path}",
-            "a folder of " + " ".join(SUFFIXES),
+            "a folder of " + " ".join(pictures.SUFFIXES),
         )
     for file in files:
-        yield load_picture(file)[None]
+        yield pictures.load(file)[None]

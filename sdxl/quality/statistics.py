@@ -21,7 +21,7 @@ from sdxl.config.schema import Device
 from sdxl.core import store
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import SdxlError, UserError
-from sdxl.model.images import SUFFIXES
+from sdxl.model import pictures
 from sdxl.quality import frechet, needs, settings
 
 KEEP_EVERY_S = 120.0
@@ -47,7 +47,7 @@ def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dic
     from sdxl.model.components import torch_device
     from sdxl.quality import inception
 
-    files = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = pictures.find(images)
     if len(files) < 2:
         raise UserError(f"{images} has too few images", f"{len(files)}", "a folder of pictures")
     if not weights.is_file():
@@ -61,8 +61,8 @@ def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dic
     kept = told = begun
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for pictures in batched(_decoded(files[already:]), MERGED):
-            moments.add(np.concatenate([network.features(each[None]) for each in pictures]))
+        for batch in batched(_decoded(files[already:]), MERGED):
+            moments.add(np.concatenate([network.features(each[None]) for each in batch]))
             now = time.monotonic()
             if now - told >= REPORT_EVERY_S:
                 told = now
@@ -91,34 +91,18 @@ def batched(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]
 
 def _decoded(files: Sequence[Path]) -> Iterator[np.ndarray]:
     """The pictures in order, RGB uint8 (H, W, 3), decoded a few ahead."""
-    waiting: deque[tuple[Path, Future[np.ndarray]]] = deque()
+    waiting: deque[Future[np.ndarray]] = deque()
     with ThreadPoolExecutor(4, thread_name_prefix="decode") as pool:
         try:
             for path in files:
-                waiting.append((path, pool.submit(_pixels, path)))
+                waiting.append(pool.submit(pictures.load, path))
                 if len(waiting) >= AHEAD:
-                    yield _result(*waiting.popleft())
+                    yield waiting.popleft().result()
             while waiting:
-                yield _result(*waiting.popleft())
+                yield waiting.popleft().result()
         finally:
-            for _, future in waiting:
+            for future in waiting:
                 future.cancel()
-
-
-def _pixels(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return np.array(picture.convert("RGB"))
-
-
-def _result(path: Path, future: Future[np.ndarray]) -> np.ndarray:
-    try:
-        return future.result()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read", str(error), "an image, or no such file"
-        ) from error
 
 
 def _keep(path: Path, work: str, moments: frechet.Moments) -> None:

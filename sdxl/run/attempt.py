@@ -17,7 +17,8 @@ from sdxl.core.errors import FAILED, INVALID, OK, SdxlError, one_line, show
 from sdxl.core.progress import Say
 from sdxl.core.record import Comparison, Paired, Record
 from sdxl.core.store import disk_error
-from sdxl.model.images import baseline_sheet, load
+from sdxl.model.images import baseline_sheet
+from sdxl.model.pictures import load
 from sdxl.quality import per_prompt
 from sdxl.quality.baseline import compare
 from sdxl.quality.paired import between, unpaired

@@ -202,6 +202,16 @@ def test_the_key_follows_what_decides_the_graph(asked, graph, words, changes):
     assert (onnx.key(asked(*words), graph) != onnx.key(asked(), graph)) is changes
 
 
+@pytest.mark.parametrize(("words", "one"), [(["export.dynamic_size=true"], True), ([], False)])
+def test_a_dynamic_graph_serves_every_size(exported, composed, words, one):
+    plain = [word for word in exported.words if "height" not in word and "width" not in word]
+    sizes = [
+        check(composed("backend=ort", *plain, *words, f"size={s}")) for s in ("96x64", "64x96")
+    ]
+    keys = {onnx.key(config, graph) for config in sizes for graph in ("unet", "vae_decoder")}
+    assert len(keys) == (2 if one else 4)
+
+
 def test_another_exporter_is_another_key(asked, monkeypatch):
     before = onnx.key(asked(), "unet")
     monkeypatch.setattr(onnx, "versions", lambda: {"torch": "9.9"})

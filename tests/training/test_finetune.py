@@ -192,6 +192,8 @@ def test_spoilt_shards_are_named(config, written, tmp_path):
         ({"txt": b"\xff"}, "sample `a` cannot be read"),
         ({"latents.npy": b"half"}, "sample `a` cannot be read"),
         ({"latents.npy": shards._npy(np.zeros(3))}, "another size"),
+        ({"latents.npy": shards._npy(np.full((4, 8, 8), np.nan))}, "latents that are no numbers"),
+        ({"json": b'{"caption": ["a", "b"]}'}, "has no caption"),
         ({"hidden.npy": shards._npy(np.zeros((77, 5)))}, None),  # no pooled.npy: the caption counts
         ({"hidden.npy": shards._npy(np.zeros((77, 5))), "pooled.npy": shards._npy(np.zeros(5))},
          "another model's hidden.npy"),
@@ -203,12 +205,12 @@ def test_a_spoilt_sample_is_named(config, tmp_path, changes, said):
         for name, content in {**parts, **changes}.items():
             if content is not None:
                 shards._add(tar, f"a.{name}", content)
-    rows = sharded.Shards(config(), str(tmp_path)).rows
     if said is None:
+        rows = sharded.Shards(config(), str(tmp_path)).rows
         assert rows(np.array([0]))[1].shape[1] == 77
         return
     with pytest.raises(UserError, match=said):
-        rows(np.array([0]))
+        sharded.Shards(config(), str(tmp_path)).rows(np.array([0]))
 
 
 def test_other_pictures_in_shards_of_the_same_size_are_other_data(config, pictures, tmp_path):

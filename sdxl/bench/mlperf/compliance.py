@@ -125,7 +125,7 @@ def compare(log: Path, accuracy: Record, folder: Path) -> Answers:
 
 def _first_byte(folder: Path, image: Image) -> int | None:
     """The red of the first pixel, from the picture's file."""
-    from sdxl.model.images import load
+    from sdxl.model.pictures import load
 
     path = folder / image.file
     return int(load(path).flat[0]) if path.is_file() else None

@@ -193,6 +193,7 @@ class Export:
 
     opset: Optional[int] = None  # null: the lowest that holds the number formats
     dynamic_size: bool = False  # height and width stay free, not only the batch
+    sizes: Optional[list[str]] = added(None)  # that engines of it span; null: the model's buckets
     parity: bool = False  # compare each graph with torch, layer by layer
     convolutions: Optional[Convolutions] = None  # of quantized graphs; null: as the backend likes
 

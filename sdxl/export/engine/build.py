@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sdxl.config import content_key, engines, graphs, rules_engines
+from sdxl.config import content_key, engines, graphs, rules_engines, sizes
 from sdxl.config.engines import ENGINE, KIND, LAYERS, LOG, Flavor
 from sdxl.config.schema import Config
 from sdxl.core import environment, gpu, store
@@ -77,6 +77,8 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
     }
     if not graph.startswith("text_encoder"):
         found["size"] = [config.model.height, config.model.width]
+        if config.export.dynamic_size:
+            found["size"] = [list(reversed(size)) for size in sizes.spanned(config)]
     if flavor is Flavor.rtx:
         return {**found, "targets": engines.targets(config)}
     device, _ = gpu.find()
@@ -159,9 +161,10 @@ def _parse(trt: Any, network: Any, log: Any, model: Path) -> None:
 def _set_profile(
     builder: Any, target: Any, network: Any, described: dict[str, Any], config: Config
 ) -> None:
-    """The range of shapes: rows as described, height and width fixed to the model's."""
+    """The range of shapes: rows as described; height and width the model's, or all it spans."""
     graph, (least, usual, most) = described["graph"], described["rows"]
-    size = (config.model.height // graphs.LATENT_SCALE, config.model.width // graphs.LATENT_SCALE)
+    latents = [(height // graphs.LATENT_SCALE, width // graphs.LATENT_SCALE)
+               for width, height in sizes.spanned(config)]  # fmt: skip
     profile = builder.create_optimization_profile()
     free = False
     for index in range(network.num_inputs):
@@ -177,9 +180,13 @@ def _set_profile(
                 )
             continue
         free = True
-        fixed = tuple(size[axis - 2] if dim == -1 and axis >= 2 else dim
-                      for axis, dim in enumerate(shape))  # fmt: skip
-        profile.set_shape(entry.name, *((rows, *fixed[1:]) for rows in (least, usual, most)))
+        profile.set_shape(
+            entry.name,
+            *(
+                _filled(shape, rows, size)
+                for rows, size in zip((least, usual, most), latents, strict=True)
+            ),
+        )
     if free and target.add_optimization_profile(profile) < 0:
         raise SdxlError(
             f"TensorRT refuses the profile of {graph}",
@@ -187,6 +194,12 @@ def _set_profile(
             "min <= opt <= max",
             "backend.min_batch_size=1",
         )
+
+
+def _filled(shape: tuple[int, ...], rows: int, latent: tuple[int, int]) -> tuple[int, ...]:
+    """A shape with its free dimensions at `rows` and at the latent's height and width."""
+    inner = (latent[axis - 2] if dim == -1 and axis >= 2 else dim for axis, dim in enumerate(shape))
+    return (rows, *list(inner)[1:])
 
 
 def _timing(config: Config, described: dict[str, Any]) -> Path | None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from sdxl.model.images import load
+from sdxl.core.errors import UserError
+from sdxl.model.pictures import load
 from sdxl.report.cell import Cell
 
 THUMB = 224
@@ -86,7 +87,7 @@ def pixels(cell: Cell, index: int) -> np.ndarray | None:
         return None
     try:
         return load(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except UserError:
         return None
 
 

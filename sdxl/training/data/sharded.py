@@ -10,11 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import tarfile
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,26 +19,16 @@ import torch
 from torch import Tensor
 
 from sdxl.config.schema import Config
-from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.model import networks, prompts
 from sdxl.model.components import torch_device
 from sdxl.model.sources import open_source
-from sdxl.training.data import embed
+from sdxl.training.data import embed, tars
+from sdxl.training.data.tars import FIX, LATENTS, Sample
 
-LATENTS, HIDDEN, POOLED = "latents.npy", "hidden.npy", "pooled.npy"
-FIX = "python -m sdxl shards IMAGES OUT model=..."
+HIDDEN, POOLED = "hidden.npy", "pooled.npy"
 _OPEN = 64
 """Tar files kept open."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Where a sample lies: its file's number, its name, ending -> (offset, length) in bytes."""
-
-    file: int
-    name: str
-    parts: dict[str, tuple[int, int]]
 
 
 class Shards:
@@ -51,12 +38,14 @@ class Shards:
     """
 
     def __init__(self, config: Config, place: str) -> None:
-        self.files = _files(place)
-        self.samples = [s for n, file in enumerate(self.files) for s in _index(n, file)]
+        self.files = tars.files_of(place)
+        self.samples = [s for n, file in enumerate(self.files) for s in tars.index(n, file)]
         self.count = len(self.samples)
         if not self.count:
             raise UserError("the shards hold no sample", place, LATENTS, FIX)
         self.embedded = all({HIDDEN, POOLED} <= s.parts.keys() for s in self.samples)
+        if not self.embedded:
+            self._check_captions()
         self._handles: OrderedDict[int, Any] = OrderedDict()
         self.identity = self._identity()
         self.size = config.model.height, config.model.width
@@ -66,6 +55,15 @@ class Shards:
         self.none = self._encode(["", config.model.negative_prompt or ""])
         if self.embedded:
             self._encoders = None  # the embeddings lie in the shards
+
+    def _check_captions(self) -> None:
+        """Every sample has something to read a caption from."""
+        for sample in self.samples:
+            if not {"txt", "json"} & sample.parts.keys():
+                where = f"{self.files[sample.file]}: sample `{sample.name}`"
+                raise UserError(
+                    f"{where} has no caption", " ".join(sample.parts), "txt or json", FIX
+                )
 
     def rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """latents, hidden, pooled, time_ids of these rows, float32 on the CPU."""
@@ -97,6 +95,8 @@ class Shards:
                 f"{where} has latents of another size than the model draws",
                 shape, (4, height // 8, width // 8), fix,
             )  # fmt: skip
+        if not torch.isfinite(found[LATENTS]).all():
+            raise UserError(f"{where} has latents that are no numbers", "NaN or Inf", None, FIX)
         expected = {HIDDEN: tuple(self.none[0].shape[1:]), POOLED: tuple(self.none[1].shape[1:])}
         for name in (HIDDEN, POOLED) if self.embedded else ():
             if found[name].shape != expected[name]:
@@ -158,29 +158,3 @@ class Shards:
         ids = prompts.tokenize(texts, self._tokenizers)
         made = networks.encode(*self._encoders, ids, torch.float32)
         return made.hidden.cpu().clone(), made.pooled.cpu().clone()
-
-
-def _files(place: str) -> list[Path]:
-    path = store.resolve(place)
-    found = sorted(path.glob("*.tar") if path.is_dir() else path.parent.glob(path.name))
-    if not found:
-        raise UserError("there are no shards", place, "a folder of .tar files, or a glob", FIX)
-    return found
-
-
-def _index(number: int, file: Path) -> list[Sample]:
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                folder, _, base = member.name.rpartition("/")
-                name, _, ending = base.partition(".")
-                if member.isfile():
-                    place = (member.offset_data, member.size)
-                    samples.setdefault(f"{folder}/{name}".strip("/"), {})[ending] = place
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{file} cannot be read", str(error), "an uncompressed tar", FIX) from error
-    for name, parts in samples.items():
-        if LATENTS not in parts:
-            raise UserError(f"{file}: sample `{name}` has no {LATENTS}", " ".join(parts), fix=FIX)
-    return [Sample(number, name, parts) for name, parts in samples.items()]

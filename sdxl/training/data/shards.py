@@ -26,13 +26,13 @@ from sdxl.core import store
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import ConfigError, Problem, UserError
 from sdxl.core.paths import CONF
-from sdxl.model import networks, prompts
+from sdxl.model import networks, pictures, prompts
 from sdxl.model.components import encode, torch_device
-from sdxl.model.images import SUFFIXES, load
 from sdxl.model.sources import open_source
 from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training.data import embed
-from sdxl.training.data.sharded import HIDDEN, LATENTS, POOLED
+from sdxl.training.data.sharded import HIDDEN, POOLED
+from sdxl.training.data.tars import LATENTS
 
 
 def write(
@@ -42,7 +42,7 @@ def write(
 
     Pictures are scaled so that they cover the model's size, and cut to it in the middle.
     """
-    pairs = sorted(f for f in images.rglob("*") if f.suffix.lower() in SUFFIXES)
+    pairs = pictures.find(images)
     pairs = [file for file in pairs if file.with_suffix(".txt").is_file()]
     if not pairs:
         raise UserError("there are no pictures with captions", str(images), "name.png and name.txt")
@@ -90,7 +90,7 @@ class _Encoder:
         """Ending -> content; raises `UserError` if the picture or its caption cannot be read."""
         try:
             caption = file.with_suffix(".txt").read_text("utf-8").strip()
-            pixels, facts = cut(load(file), *self.size)
+            pixels, facts = cut(pictures.load(file), *self.size)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{file} cannot be read",
@@ -148,7 +148,8 @@ def _run(words: Sequence[str] | None) -> dict[str, Any]:
     given = parser.parse_args(words)
     config = _configuration(given.overrides)
     count = write(config, given.images, given.out, given.per_shard, given.embeddings)
-    return {"samples": count, "folder": str(given.out)}
+    uncaptioned = len(pictures.find(given.images)) - count
+    return {"samples": count, "without_caption": uncaptioned, "folder": str(given.out)}
 
 
 def _configuration(overrides: list[str]) -> Config:

@@ -263,3 +263,35 @@ def test_weights_may_be_streamed_and_flags_reach_the_builder(asked, tmp_path):
     assert target.get_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     assert not target.get_flag(trt.BuilderFlag.TF32)
     assert target.num_compute_capabilities == len(engines.USUAL_TARGETS)
+
+
+def test_the_profile_of_a_dynamic_graph_spans_the_sizes(asked, tmp_path):
+    """Its range as TensorRT-RTX itself took it for a graph whose height and width are free."""
+    from onnx import TensorProto, helper, save
+
+    from sdxl.export.engine import build
+
+    shape = ["rows", 4, "height", "width"]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, shape)
+            for name in ("sample", "noise")]  # fmt: skip
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["sample"], ["noise"])], "g", *[[e] for e in ends]
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), tmp_path / "m.onnx")
+    log = trt.Logger()
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert trt.OnnxParser(network, log).parse_from_file(str(tmp_path / "m.onnx"))
+    taken = []
+
+    class Target:
+        def add_optimization_profile(self, profile):
+            taken.append([tuple(dims) for dims in profile.get_shape("sample")])
+            return builder.create_builder_config().add_optimization_profile(profile)
+
+    config = asked("rules=open", "export.dynamic_size=true", "size=160x96", "backend.batch_size=2")
+    build._set_profile(builder, Target(), network, settings(config, "unet"), config)
+    assert taken == [[(2, 4, 12, 12), (4, 4, 16, 16), (4, 4, 28, 28)]]
+    fixed = build.settings(asked("rules=open", "size=160x96"), "unet")
+    other = build.settings(config, "unet")
+    assert fixed["size"] == [96, 160] and other["size"] == [[96, 96], [128, 128], [224, 224]]
