@@ -10,7 +10,8 @@ from sdxl.config import plugins, schema, sizes
 from sdxl.config.schema import Config
 from sdxl.core.errors import ConfigError, Problem
 
-_PLAIN = re.compile(r"[\w .-]*")
+_TEXTS = ("prompt=", "train.shards=")
+_PLAIN = re.compile(r"[\w ./-]*")
 """What Hydra reads as it stands."""
 
 
@@ -21,21 +22,21 @@ def settle(config: Config, typed: Sequence[str] = ()) -> list[Problem]:
 
 
 def quoted(words: Sequence[str]) -> list[str]:
-    """The words of a command, a `prompt` with commas and the like quoted as Hydra wants it.
+    """The words of a command, quoted as Hydra wants it: a `prompt` with commas, shards in braces.
 
     Not in a multirun, where commas part values.
     """
     if {"-m", "--multirun"} & set(words):
         return list(words)
-    return [_quoted(word) if word.startswith("prompt=") else word for word in words]
+    return [_quoted(word) if word.startswith(_TEXTS) else word for word in words]
 
 
 def _quoted(word: str) -> str:
-    text = word.partition("=")[2]
+    key, _, text = word.partition("=")
     if _PLAIN.fullmatch(text) or (text[:1] in "\"'" and text[-1:] == text[:1]):
         return word
     escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", r"\'")
-    return f"prompt='{escaped}'"
+    return f"{key}='{escaped}'"
 
 
 def unread(config: Config, command: str) -> None:

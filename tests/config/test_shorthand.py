@@ -88,6 +88,13 @@ def test_a_prompt_is_taken_as_it_is_typed(composed, text):
     assert shorthand.quoted([word]) == [word], "quoted once"
 
 
+def test_shards_in_braces_are_a_name(composed):
+    name = "/data/shard-{000000..000099}.tar"
+    words = shorthand.quoted(["train=finetune", f"train.shards={name}"])
+    assert composed(*words, name="train").train.shards == name
+    assert shorthand.quoted(["train.shards=/data/out"]) == ["train.shards=/data/out"]
+
+
 def test_a_sweep_has_many_prompts_and_quotes_stay():
     assert shorthand.quoted(["-m", "prompt=a,b"]) == ["-m", "prompt=a,b"]
     assert shorthand.quoted(["limit=1,2", "prompt='a, b'"]) == ["limit=1,2", "prompt='a, b'"]

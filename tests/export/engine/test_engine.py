@@ -269,7 +269,7 @@ def test_the_profile_of_a_dynamic_graph_spans_the_sizes(asked, tmp_path):
     """Its range as TensorRT-RTX itself took it for a graph whose height and width are free."""
     from onnx import TensorProto, helper, save
 
-    from sdxl.export.engine import build
+    from sdxl.export.engine.build import _set_profile, settings
 
     shape = ["rows", 4, "height", "width"]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, shape)
@@ -290,8 +290,8 @@ def test_the_profile_of_a_dynamic_graph_spans_the_sizes(asked, tmp_path):
             return builder.create_builder_config().add_optimization_profile(profile)
 
     config = asked("rules=open", "export.dynamic_size=true", "size=160x96", "backend.batch_size=2")
-    build._set_profile(builder, Target(), network, settings(config, "unet"), config)
+    _set_profile(builder, Target(), network, settings(config, "unet"), config)
     assert taken == [[(2, 4, 12, 12), (4, 4, 16, 16), (4, 4, 28, 28)]]
-    fixed = build.settings(asked("rules=open", "size=160x96"), "unet")
-    other = build.settings(config, "unet")
+    fixed = settings(asked("rules=open", "size=160x96"), "unet")
+    other = settings(config, "unet")
     assert fixed["size"] == [96, 160] and other["size"] == [[96, 96], [128, 128], [224, 224]]
