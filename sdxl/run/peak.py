@@ -126,7 +126,7 @@ def _take(path: Path, folder: Path, record: Record) -> None:
     for name in ("images", "loadgen"):
         if (path.parent / name).is_dir():
             shutil.copytree(path.parent / name, folder / name, dirs_exist_ok=True)
-    for name in ("images.png", "worker.log"):
+    for name in ("images.png", "worker.log", "prompts.json"):
         if (path.parent / name).is_file():
             shutil.copyfile(path.parent / name, folder / name)
 
