@@ -14,7 +14,11 @@ from sdxl.core.errors import ConfigError
 
 NODES = [
     ("", schema.Config),
-    ("export.", schema.Export),
+    *(
+        (f"{name}.", hint)
+        for name, hint in typing.get_type_hints(schema.Config).items()
+        if dataclasses.is_dataclass(hint)
+    ),
     ("cost.", schema.Cost),
     ("train.", train.Training),
     ("train.", train.Finetune),
