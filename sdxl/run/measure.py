@@ -77,7 +77,8 @@ def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None
         raise ConfigError(problems)
     # The user's mistakes cost seconds here, not a model's loading time in the child.
     chosen = prompts.load(config.dataset, config.limit, config.seed)
-    here = {**environment.describe(), "outside": record.environment.outside}
+    others = record.environment.outside
+    here = environment.describe() | ({"outside": others} if others else {})
     record.environment = Environment.from_json(here)
     title = f"{config.model.name} {config.backend.name} {config.scenario.name}"
     with (
