@@ -24,12 +24,12 @@ _INT8 = ("quant=int8", "quant.calib_dataset=scenes", "quant.report_prompts=0")
 SETTINGS = {
     "fp32": (),
     "ort_fp32": ("backend=ort",),
+    "int8_weights": ("quant=int8_weight_only", "quant.report_prompts=0"),
     "bf16": ("precision=bf16",),
     "int8_level1": (*_INT8, "quant_level=1"),
     "int8_level2": (*_INT8, "quant_level=2"),
     "int8_level2.5": (*_INT8, "quant_level=2.5"),
     "int8_level3": (*_INT8, "quant_level=3"),
-    "int8_weights": ("quant=int8_weight_only", "quant.report_prompts=0"),
     "int4_weights": ("quant=int4_weight_only", "quant.report_prompts=0"),
 }
 """Words of run.py, from the nearest to the reference to the farthest as far as is known."""
