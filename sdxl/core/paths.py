@@ -35,6 +35,9 @@ PROMPTS = ASSETS / "prompts.txt"
 BUNDLED = ASSETS / "scenes"
 """The bundled model, a diffusers folder."""
 
+STUDENT = ASSETS / "scenes_4step"
+"""UNet and scheduler of the bundled model's student, which draws in four steps."""
+
 JUDGE = BUNDLED / "judge"
 """The networks that score pictures of scenes."""
 

@@ -13,7 +13,7 @@ from torch import nn
 from sdxl.config import schema
 from sdxl.core import store
 from sdxl.core.errors import UserError
-from sdxl.core.paths import BUNDLED
+from sdxl.core.paths import BUNDLED, STUDENT
 from sdxl.model import loading, schedulers, weight_files
 from sdxl.model.components import COMPONENTS, Settings
 from sdxl.model.fused import Loras
@@ -26,18 +26,22 @@ Configs = dict[str, dict[str, Any]]
 
 
 class WeightSource:
-    """Components of a diffusers folder, of the MLCommons layout, or of a hub repository."""
+    """Components of a diffusers folder, of the MLCommons layout, or of a hub repository.
 
-    def __init__(self, model: schema.SdxlModel, download: bool = True) -> None:
-        self.model = model
+    over: a folder with some parts, which take the place of the model's.
+    """
+
+    def __init__(
+        self, model: schema.SdxlModel, download: bool = True, over: Path | None = None
+    ) -> None:
+        self.model, self.over = model, over
         self.folder, self.scheduler_folder = locate(model, download)
         self._loras = Loras(model, lambda name: self._loaded(name, torch.float32, META))
 
     @cached_property
     def configs(self) -> Configs:
         """Of every component that the folder has."""
-        there = [name for name in COMPONENTS if (self.folder / name).is_dir()]
-        return {name: read_config(name, self.folder / name, HOW) for name in there}
+        return {name: read_config(name, part, HOW) for name, part in self._there().items()}
 
     def tokenizers(self) -> tuple[Any, Any]:
         """Both CLIP tokenizers."""
@@ -72,6 +76,8 @@ class WeightSource:
         identity: dict[str, Any] = {
             str(file.relative_to(self.folder)): store.fingerprint(file) for file in files
         }
+        if self.over:
+            identity["over"] = store.fingerprint(self.over)
         if chosen := self._ambiguous():
             identity["variant"] = chosen
         return identity | self._loras.identity()
@@ -85,20 +91,29 @@ class WeightSource:
         return notes + ([f"{_none_of(wanted)} of {', '.join(none)}"] if none else [])
 
     def _choices(self) -> dict[str, weight_files.Choice]:
-        parts = [self.folder / name for name in COMPONENTS if (self.folder / name).is_dir()]
-        return {p.name: weight_files.choose(_names(p), self.model.variant) for p in parts}
+        variant = self.model.variant
+        return {n: weight_files.choose(_names(p), variant) for n, p in self._there().items()}
+
+    def _there(self) -> dict[str, Path]:
+        """The folders of the components that are there."""
+        places = ((name, self._place(name)) for name in COMPONENTS)
+        return {name: place for name, place in places if place.is_dir()}
+
+    def _place(self, name: str) -> Path:
+        instead = self.over / name if self.over else None
+        return instead if instead and instead.is_dir() else self.folder / name
 
     def _ambiguous(self) -> dict[str, str]:
         """Components read in another variant than the plain files that they have as well."""
         found = {n: choice.variant for n, choice in self._choices().items() if choice.variant}
-        plain = {n: weight_files.choose(_names(self.folder / n), None).names for n in found}
+        plain = {n: weight_files.choose(_names(self._place(n)), None).names for n in found}
         return {name: variant for name, variant in found.items() if plain[name]}
 
     def _loaded(self, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         return from_folder(name, self._part(name), dtype, device, self.model.variant)
 
     def _part(self, name: str) -> Path:
-        folder = self.folder / name
+        folder = self._place(name)
         if not folder.is_dir():
             raise UserError(
                 f"the model has no `{name}`", listing(self.folder), "a diffusers SDXL folder", HOW
@@ -107,7 +122,7 @@ class WeightSource:
 
 
 def bundled(model: schema.ScenesModel) -> WeightSource:
-    """The miniature of SDXL that comes with the package.
+    """The miniature of SDXL that comes with the package, or its student of four steps.
 
     Raises `UserError` while its UNet is not trained.
     """
@@ -119,7 +134,8 @@ def bundled(model: schema.ScenesModel) -> WeightSource:
             "python train.py train=unet && python -m sdxl bundle scenes sdxl/assets/scenes",
         )
     settings = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-    return WeightSource(schema.SdxlModel(**settings, path=str(BUNDLED)))
+    over = STUDENT if isinstance(model, schema.StudentModel) else None
+    return WeightSource(schema.SdxlModel(**settings, path=str(BUNDLED)), over=over)
 
 
 def from_folder(

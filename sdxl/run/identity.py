@@ -9,7 +9,7 @@ from typing import Any
 from sdxl.config import loras
 from sdxl.config.content_key import key, keyed
 from sdxl.config.derive import effective
-from sdxl.config.schema import QUANT_KEYS, Config, Model, ScenesModel, Spaced
+from sdxl.config.schema import QUANT_KEYS, Config, Model, ScenesModel, Spaced, StudentModel
 from sdxl.core import paths
 from sdxl.core.record import Record
 from sdxl.core.store import fingerprint, resolve
@@ -111,6 +111,8 @@ def _files(config: Config) -> dict[str, str]:
     if isinstance(config.model, ScenesModel):
         parts = sorted(part for part in paths.JUDGE.parent.glob("*") if part != paths.JUDGE)
         found |= {f"model.{part.name}": _bundled(part) for part in parts}
+    if isinstance(config.model, StudentModel):
+        found["model.student"] = _bundled(paths.STUDENT)
     if "calibration" in effective(config):
         name = config.quant.calib_dataset
         if path := _CAPTIONS.get(name, name):

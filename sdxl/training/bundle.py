@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from sdxl.core import store
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
@@ -28,6 +29,27 @@ from sdxl.training.data import scene_data
 REFERENCE_SCENES = 2048
 """Rendered held-out scenes behind the shipped statistics."""
 _REFERENCE_SEED = 7
+
+
+def student(run: str, folder: Path) -> dict[str, Any]:
+    """Write the UNet that `train=distill` has made of the bundled model, and its scheduler.
+
+    Raises `UserError` unless the run has exactly one student.
+    """
+    from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+
+    found = sorted((store.root() / "training" / run).glob("distill-*/model"))
+    if len(found) != 1:
+        raise UserError(
+            f"run `{run}` has {len(found)} students", " ".join(p.parent.name for p in found),
+            "one", f"python train.py train=distill model=scenes train.run={run}",
+        )  # fmt: skip
+    unet: Any = UNet2DConditionModel.from_pretrained(found[0])
+    unet.to(torch.float16).save_pretrained(folder / "unet")
+    made: Any = EulerDiscreteScheduler(**{**architecture.SCHEDULER, "timestep_spacing": "trailing"})
+    made.save_pretrained(folder / "scheduler")
+    _tidy(folder)
+    return {"bytes": _size(folder)}
 
 
 def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, Any]:
@@ -66,14 +88,22 @@ def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, 
         np.save(judge / networks.INDEPENDENT, found)
     if not missing:
         _pipeline(parts["unet"], folder)
+    _tidy(folder)
+    return {"bytes": _size(folder), "missing": missing}
+
+
+def _tidy(folder: Path) -> None:
+    """Configurations without what only the machine that trained could read."""
     for file in folder.rglob("config.json"):
         settings = json.loads(file.read_text())
         settings.pop("_name_or_path", None)  # a folder of the machine that trained
         if "dtype" in settings:  # transformers would load halves beside diffusers' floats
             settings["dtype"] = "float32"
         file.write_text(json.dumps(settings, indent=2) + "\n")
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return {"bytes": size, "missing": missing}
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _pipeline(trained: Path, folder: Path) -> None:
@@ -132,5 +162,9 @@ def _run(words: Sequence[str] | None) -> dict[str, Any]:
     parser = Parser(prog="python -m sdxl bundle", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", help="the run's name below <store>/training")
     parser.add_argument("folder", type=Path, help="where the diffusers folder goes")
+    parser.add_argument(
+        "--student", action="store_true", help="of `train=distill`: its UNet and scheduler only"
+    )
     given = parser.parse_args(words)
-    return bundle(given.run, given.folder)
+    work = student if given.student else bundle
+    return work(given.run, given.folder)

@@ -36,6 +36,7 @@ from sdxl.config.schema.model import (
     RandomModel,
     ScenesModel,
     SdxlModel,
+    StudentModel,
     TinyModel,
 )
 from sdxl.config.schema.scenario import (
@@ -92,6 +93,7 @@ __all__ = [
     "Spaced",
     "Spacing",
     "Steps",
+    "StudentModel",
     "Tcd",
     "TextDataset",
     "TinyModel",
@@ -262,6 +264,7 @@ GROUPS: dict[str, dict[str, type]] = {
     "model": {
         "tiny": TinyModel,
         "scenes": ScenesModel,
+        "scenes_4step": StudentModel,
         "sdxl": SdxlModel,
         "sdxl_random": RandomModel,
     },

@@ -45,6 +45,11 @@ class ScenesModel(Model):
 
 
 @dataclass
+class StudentModel(ScenesModel):
+    """Its student, which draws in four steps and without guidance."""
+
+
+@dataclass
 class SdxlModel(Model):
     """SDXL weights from a local directory or, failing that, the Hugging Face hub."""
 
