@@ -51,7 +51,8 @@ def test_a_good_run_ends_with_one_json_line(cli):
         (["+experiment=mlperf_ofline"], ["mlperf_ofline", "mlperf_offline"]),
         (["limit=0"], ["`limit` is too small", "at least 1"]),
         (["quant=none", "quant_level=2"], ["quant_level=2 would be ignored", "quant=int8"]),
-        (["model.steps=4"], ["closed division", "rules=open"]),
+        (["rules=closed", "model.steps=4"], ["closed division", "rules=open"]),
+        (["model=sdxl", "model.steps=4"], ["closed division", "rules=open"]),
         (["limit=${nowhere}"], ["nowhere"]),
         (["scenario.target_qps=nan"], ["scenario.target_qps"]),
         (["model.device=meta"], ["plan=true"]),
@@ -70,7 +71,10 @@ def test_all_mistakes_are_in_one_panel(cli):
 
 
 def test_broken_rules_are_reported_together(cli):
-    done = cli("backend=fake", "limit=-1", "model.guidance=7", "dataset.shuffle=true", "seed=-3")
+    done = cli(
+        "backend=fake", "limit=-1", "rules=closed", "model.guidance=7", "dataset.shuffle=true",
+        "seed=-3",
+    )  # fmt: skip
     refused(done, "`limit`", "`model.guidance`", "`seed`", "3 problems")
 
 
@@ -107,7 +111,7 @@ def test_a_multirun_with_a_bad_choice_names_it(cli):
 
 
 def test_a_broken_rule_in_one_cell_leaves_the_others(cli):
-    done = cli("-m", *FAST, "model.steps=19,20")
+    done = cli("-m", "rules=closed", *FAST, "model.steps=19,20")
     assert done.code == 2
     assert (done.json["ok"], done.json["failed"]) == (1, 1)
 

@@ -54,8 +54,12 @@ class Mode(str, Enum):
 
 
 class Rules(str, Enum):
-    """MLPerf's division rules: `closed` caches nothing and skips nothing."""
+    """MLPerf's division rules: `closed` caches nothing and skips nothing.
 
+    `auto` is closed for the benchmark's own weights and open for every other model.
+    """
+
+    auto = "auto"
     closed = "closed"
     open = "open"
 

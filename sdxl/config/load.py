@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdxl.config import guard, plugins, ranges, schema, shorthand, sizes, usual
+from sdxl.config import guard, plugins, ranges, rules_model, schema, shorthand, sizes, usual
 from sdxl.config.content_key import plain
 from sdxl.config.rules import problems_of
 from sdxl.config.schema import GROUPS, QUANT_KEYS, Config
@@ -83,6 +83,8 @@ def load(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
     problems += _settle_quant(config)
     problems += ranges.problems_of(config)
     _settle_captions(config)
+    if config.rules is schema.Rules.auto:
+        config.rules = rules_model.rules_of(config.model)
     problems += problems_of(config)
     backend = plugins.backend_of(config)
     problems += backend.problems_of(config)

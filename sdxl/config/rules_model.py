@@ -90,6 +90,16 @@ def _single_file(model: schema.SdxlModel) -> Iterator[Problem]:
         )
 
 
+def rules_of(model: schema.Model) -> Rules:
+    """The division of a run that asks for none: closed for the benchmark's model by its name.
+
+    Whether a local folder holds the same weights takes reading all of it: it says so itself.
+    """
+    named = isinstance(model, schema.SdxlModel) and model.path == schema.SDXL_BASE
+    changed = model.unet or model.vae or getattr(model, "lora", None)
+    return Rules.closed if named and not changed else Rules.open
+
+
 def division(c: Config) -> Iterator[Problem]:
     """Closed division: the work per image is MLPerf's, or the run says that it is open."""
     if c.rules is Rules.open:

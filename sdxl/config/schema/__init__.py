@@ -245,7 +245,7 @@ class Config:
     seed: int = 0  # of noise, random weights, subsets and, with round=custom, LoadGen
     mode: Mode = Mode.performance  # LoadGen's mode
     submission: bool = False  # accuracy mode: LoadGen logs whole pictures, not their SHA-256
-    rules: Rules = Rules.closed  # MLPerf's division rules
+    rules: Rules = Rules.auto  # MLPerf's division; auto: closed for the benchmark's own weights
     round: Round = Round("v6.1")  # MLPerf Inference round; custom: LoadGen's seeds from `seed`
     compliance: Optional[Compliance] = None  # MLPerf's audit in place of a plain measurement
     foreign: Foreign = Foreign.warn  # other people's work on this machine: note it, or fail
