@@ -116,7 +116,7 @@ def _line(this: Command) -> dict[str, Any]:
     outcomes = this.ended()
     if this.sweep:
         this.sweep.end(outcomes, this.interrupted)
-    elif len(outcomes) == 1:
+    if len(outcomes) == 1 and (this.failure or not this.sweep):
         return outcomes[0].line()
     line = summary(outcomes) | (this.sweep.summary() if this.sweep else {})
     failed = {"status": "failed", "exit_code": FAILED}

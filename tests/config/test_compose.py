@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from sdxl.config import load
+from sdxl.config.compose import Composer
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -19,6 +20,14 @@ NEEDS = {  # what an option asks of others
     "model/sdxl": ("precision=fp16",),
     "model/sdxl_random": ("precision=bf16",),
     "quality/mlperf": ("mode=accuracy",),
+    "quality/smoke": (
+        "model=sdxl",
+        "precision=fp16",
+        "dataset=coco",
+        "limit=100",
+        "mode=accuracy",
+        "rules=closed",
+    ),
     **{
         f"scheduler/{path.stem}": ("rules=open",)  # the closed division has Euler
         for path in (CONF / "scheduler").glob("*.yaml")
@@ -52,7 +61,7 @@ def test_every_cell_of_a_sweep_keeps_the_rules(path, composed):
 
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    sweeper = yaml.safe_load(path.read_text())["hydra"]["sweeper"]
+    sweeper = Composer("run").hydra([f"+sweep={path.stem}"]).sweeper
     parsed = OverridesParser.create().parse_overrides(
         [f"{name}={values}" for name, values in sweeper["params"].items()]
     )

@@ -16,7 +16,7 @@ NODES = [
     *(backend.config for backend in plugins.backends().values()),
     *(option.config for option in plugins.quality_options().values()),
 ]  # fmt: skip
-GROUPS = {*schema.GROUPS, "backend", "export", "train"}
+GROUPS = {*schema.GROUPS, "backend", "cost", "export", "train"}
 
 
 @pytest.fixture(autouse=True)

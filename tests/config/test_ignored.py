@@ -25,6 +25,8 @@ SILENT = {
     "fail_fast": "how a sweep ends",
     "timeout_s": "how long a measurement may take",
     "plan": "shows what would run",
+    "cost.per_hour": "a price, put on figures when they are shown",
+    "preset": "the name of the preset whose steps and scheduler the other settings are",
     "export.parity": "looks at graphs, changes nothing in them",
     "quant.modelopt": "keeps a further copy of a checkpoint",
     "quant.report_prompts": "a report, no number of the checkpoint",

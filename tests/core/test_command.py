@@ -48,7 +48,7 @@ def test_the_json_lines_of_small_commands(capsys):
 def test_the_sum_of_a_multirun_has_the_worst_exit_code():
     found = summary([MEASURED, Outcome("invalid", 3, cached="before"), Outcome.failed("", 1)])
     assert list(found) == ["status", "cells", "ok", "invalid", "failed", "timeout", "skipped",
-                           "planned", "cached", "records", "exit_code"]  # fmt: skip
+                           "planned", "not_started", "cached", "records", "exit_code"]  # fmt: skip
     assert (found["status"], found["cells"], found["cached"], found["exit_code"]) == (
         "failed", 3, 1, 1,
     )  # fmt: skip

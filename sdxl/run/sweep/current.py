@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sdxl.config import explain
 from sdxl.config.words import Words, read
-from sdxl.core.command import Outcome
+from sdxl.core.command import NOT_STARTED, Outcome
 from sdxl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,8 +67,10 @@ class Command:
         return self.read
 
     def ended(self) -> list[Outcome]:
-        """How everything ended: jobs, the sweep's cells, the command itself."""
+        """How everything ended: jobs, the sweep's cells unless none began, the command itself."""
         cells = self.sweep.outcomes() if self.sweep else []
+        if self.failure and all(cell.status == NOT_STARTED for cell in cells):
+            cells = []
         return [*self.outcomes, *cells, *([self.failure] if self.failure else [])]
 
     @contextmanager

@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 V61, V51 = Round("v6.1"), Round("v5.1")
 SCENARIOS = ("Offline", "Server", "SingleStream")
 TIME = "%m-%d-%Y %H:%M:%S.%f"
-QUICK = ["backend=fake", "backend.latency_ms=1", "backend.sample_ms=0", "limit=16",
+QUICK = ["backend=fake", "rules=closed", "backend.latency_ms=1", "backend.sample_ms=0", "limit=16",
          "scenario.min_duration_ms=0", "tracking=off",
          f"scenario={','.join(SCENARIOS)}"]  # fmt: skip
 
