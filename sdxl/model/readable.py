@@ -34,8 +34,9 @@ def listing(place: Path) -> str:
 
 
 def read_config(name: str, folder: Path, fix: str, file: str = "config.json") -> dict[str, Any]:
-    """A component's config.json."""
-    with readable(f"the shapes of `{name}`", folder, f"its {file}", fix):
+    """A component's config.json, or another `file` of settings."""
+    what = f"the shapes of `{name}`" if file == "config.json" else f"the {name}"
+    with readable(what, folder, f"its {file}", fix):
         found = json.loads((folder / file).read_text())
         if not isinstance(found, dict):
             raise ValueError(f"{file} holds no settings")
