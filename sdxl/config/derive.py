@@ -10,7 +10,7 @@ import copy
 import dataclasses
 from typing import Any
 
-from sdxl.config import schema
+from sdxl.config import folder_words, schema
 from sdxl.config.plugins import backend_of
 from sdxl.config.rules_quant import WEIGHT_ONLY
 from sdxl.config.schema import QUANT_KEYS, Calls, Config, Format, Mode, Quant, Steps
@@ -39,7 +39,7 @@ def effective(config: Config) -> dict[str, Any]:
         return found
     if quant.format is Format.auto_mixed:
         found["target"], found["prompts"] = quant.target, max(1, quant.report_prompts)
-    found["ranges"] = _ranges(quant, _timesteps(config))
+    found["ranges"] = _ranges(config)
     if found["ranges"] != "max":
         found["linear_ranges"] = quant.linear_ranges and takes_linears(quant)
     if smooths(quant):
@@ -66,17 +66,32 @@ def smooths(quant: Quant) -> bool:
     return eight_bit and quant.smooth and takes_linears(quant)
 
 
-def _timesteps(config: Config) -> int:
-    """Timesteps that statistics tell apart: DPM++ SDE also calls the UNet between two of them."""
-    between = config.model.steps - 1 if config.scheduler.name == "dpmpp_sde" else 0
-    return config.model.steps + between
+_BETWEEN = (
+    "DPMSolverSDEScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "PNDMScheduler",
+)
+"""Schedulers that call the UNet at timesteps between two steps: statistics tell them apart."""
 
 
-def _ranges(quant: Quant, steps: int) -> str | list[Any]:
+def _first(config: Config) -> int | float:
+    """Timesteps that the percentile takes; a fraction where only the folder knows how many."""
+    quant, steps = config.quant, config.model.steps
+    if config.scheduler.name == "dpmpp_sde":
+        return int((2 * steps - 1) * quant.percentile)
+    if config.scheduler.name == "auto" and quant.percentile < 1:
+        own = folder_words.word(config.model, folder_words.SCHEDULER, "_class_name")
+        if own in _BETWEEN:
+            return quant.percentile
+    return int(steps * quant.percentile)
+
+
+def _ranges(config: Config) -> str | list[Any]:
     """The rule for input ranges, or `max` for the largest value ever seen."""
-    first = int(steps * quant.percentile)
-    across = quant.steps if first > 1 else Steps.max
-    if quant.calls is Calls.max and across is Steps.max and first == steps:
+    quant, first = config.quant, _first(config)
+    across = quant.steps if first > 1 or isinstance(first, float) else Steps.max
+    if quant.calls is Calls.max and across is Steps.max and quant.percentile == 1:
         return "max"
     return [quant.calls.value, across.value, first]
 

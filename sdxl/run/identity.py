@@ -6,14 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sdxl.config import loras
+from sdxl.config import folder_words, loras
 from sdxl.config.content_key import key, keyed
 from sdxl.config.derive import effective
 from sdxl.config.schema import QUANT_KEYS, Config, Model, ScenesModel, Spaced, StudentModel
 from sdxl.core import paths
 from sdxl.core.record import Record
 from sdxl.core.store import fingerprint, resolve
-from sdxl.model import folder_words
 from sdxl.quality import extra, needs, settings
 from sdxl.run.command_line import command_line, outside, public
 

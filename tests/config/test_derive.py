@@ -1,5 +1,7 @@
 """Keys follow what has an effect, and nothing else; broken settings are refused."""
 
+import json
+
 import pytest
 
 from sdxl.config.derive import effective
@@ -105,3 +107,19 @@ def test_percentiles_count_the_timesteps_of_the_scheduler(load):
     assert ranges("percentile=0.4") == ranges("percentile=0.42")
     sde = "scheduler=dpmpp_sde"
     assert ranges(sde, "percentile=0.4") != ranges(sde, "percentile=0.42")
+
+
+def test_percentiles_of_a_folder_whose_scheduler_calls_between_steps_are_two(load, tmp_path):
+    """Its own KDPM2 has 39 timesteps in 20 steps as well; an Euler has 20."""
+
+    def ranges(kind, percentile):
+        place = tmp_path / kind / "scheduler"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "scheduler_config.json").write_text(json.dumps({"_class_name": kind}))
+        words = ["model=sdxl", f"model.path={place.parent}", "quant=int8", "rules=open"]
+        return effective(load(*words, "quant.steps=min", f"percentile={percentile}"))["ranges"]
+
+    assert ranges("KDPM2DiscreteScheduler", 0.4) != ranges("KDPM2DiscreteScheduler", 0.42)
+    assert ranges("KDPM2DiscreteScheduler", 1.0)[2] == ranges("EulerDiscreteScheduler", 1.0)[2]
+    assert ranges("EulerDiscreteScheduler", 0.4) == ranges("EulerDiscreteScheduler", 0.42)
+    assert ranges("EulerDiscreteScheduler", 0.4) == ["max", "min", 8]

@@ -84,6 +84,7 @@ def test_values_are_typed_as_hydra_reads_them(value, typed):
         (["model.name=x"], "`model.name` is no setting", "model=x"),
         (["experiment=x"], "`experiment` is added with a +", "+experiment=x"),
         (["sweep=x"], "`sweep` is added with a +", "+sweep=x"),
+        (["preset=turbo"], "`preset` is added with a +", "+preset=turbo"),
         (["+sweep=x", "seed=1"], "ignored without -m", "python run.py -m +sweep=x seed=1"),
         (["seed=1,2"], "without -m", """python run.py -m seed=1,2   # or: 'seed="1,2"'"""),
         (["limit=1]"], "cannot be read", None),

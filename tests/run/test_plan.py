@@ -46,3 +46,22 @@ def test_a_sweeps_plan_says_what_each_cell_lacks(cli, tmp_path):
     done = cli("-m", "model=sdxl", f"model.path={tmp_path},{tmp_path}/nowhere", "limit=2",
                "plan=true")  # fmt: skip
     assert done.code == 2 and (done.json["failed"], done.json["planned"]) == (2, 0)
+
+
+def test_dpmpp_sde_without_its_package_is_said(load, monkeypatch):
+    module = importlib.import_module("sdxl.run.doctor.preflight")
+    monkeypatch.setattr(module, "installed", lambda name: name != "torchsde")
+    assert module.preflight(load()) == []
+    (problem,) = module.preflight(load("scheduler=dpmpp_sde", "rules=open"))
+    assert "torchsde" in problem.what and "'.[sde]'" in problem.fix
+
+
+def test_a_folder_of_dpmpp_sde_needs_its_package_too(load, monkeypatch, tmp_path):
+    module = importlib.import_module("sdxl.run.doctor.preflight")
+    monkeypatch.setattr(module, "installed", lambda name: name != "torchsde")
+    for name in ("model_index.json", "scheduler/scheduler_config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"_class_name": "DPMSolverSDEScheduler"}')
+    folder = ("model=sdxl", f"model.path={tmp_path}", "rules=open")
+    assert "torchsde" in module.preflight(load(*folder))[0].what
+    assert module.preflight(load(*folder, "scheduler=euler")) == []

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from sdxl.backends.torch.config import Config, Execution
-from sdxl.config import schema
+from sdxl.config import folder_words, schema
 from sdxl.config.derive import batch_size
 from sdxl.config.schema import DType
 from sdxl.core.errors import Problem
-from sdxl.model import folder_words
 
 PARAMETERS = {"text_encoder": 817_782_784, "unet": 2_567_463_684, "vae": 83_653_863}
 """SDXL base 1.0; both text encoders together."""

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from sdxl.bench.mlperf.compliance import SAMPLED
+from sdxl.config import folder_words
 from sdxl.config.plugins import backend_of, quality_of
 from sdxl.config.schema import (
     KEEP_IMAGES,
@@ -55,6 +56,8 @@ def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) ->
         if not installed(name)
     ]
     problems += _weights(config)
+    if backend.needs_torch or graphs:
+        problems += _scheduler(config)
     if runs and backend.needs_torch:
         problems += _devices(config)
     if quality := quality_of(config):
@@ -111,6 +114,23 @@ def _devices(config: Config) -> list[Problem]:
             str(wanted),
             f"places among those that may be used: {', '.join(listed)}; or model.device=cpu",
             f"backend.devices=[{places}]",
+        )
+    ]
+
+
+def _scheduler(config: Config) -> list[Problem]:
+    """The package of DPM++ SDE, whether it is asked for by name or is the folder's own."""
+    name = config.scheduler.name
+    if name == "auto":
+        name = folder_words.word(config.model, folder_words.SCHEDULER, "_class_name")
+    if name not in ("dpmpp_sde", "DPMSolverSDEScheduler") or installed("torchsde"):
+        return []
+    return [
+        Problem(
+            "DPM++ SDE needs torchsde, which is not installed",
+            "no module `torchsde`",
+            "the package, or another scheduler",
+            f"{INSTALL[:-1]}'.[sde]'   # or scheduler=dpmpp_2m",
         )
     ]
 
