@@ -165,6 +165,7 @@ def sentence(found: Paired) -> str:
         told = f"{found.verdict} by {size:.3g} ± {half:.2g}"
         return f"{told} ({found.prompts:,} prompts{_flips(found)})"
     said = f"equal within {found.resolution:.2g}, the resolution of {found.prompts:,} prompts"
+    said += _flips(found)
     if found.prompts_needed:
         said += f"; {found.prompts_needed:,} would tell {found.difference:+.2g} from none"
     return said
@@ -173,7 +174,8 @@ def sentence(found: Paired) -> str:
 def _flips(found: Paired) -> str:
     if found.right_to_wrong is None:
         return ""
-    return f", {found.right_to_wrong} right to wrong, {found.wrong_to_right} wrong to right"
+    ways = f"{found.right_to_wrong} right to wrong, {found.wrong_to_right} wrong to right"
+    return f", {ways}, p {_number(found.p_value):.2g}"
 
 
 def _common(

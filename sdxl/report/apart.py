@@ -1,10 +1,11 @@
-"""Can two cells be told apart, by their pictures or by their speed?"""
+"""Can two cells be told apart, prompt by prompt or by their speed?"""
 
 from __future__ import annotations
 
 import math
 from statistics import mean, stdev
 
+from sdxl.report import by_prompt
 from sdxl.report.cell import Cell
 
 CEILING_DB = 120.0
@@ -12,7 +13,13 @@ CEILING_DB = 120.0
 
 
 def alike(one: Cell, other: Cell) -> bool:
-    """Is the mean PSNR gap of two cells, picture by picture, inside twice its standard error?"""
+    """Is every figure by prompt equal within its resolution?
+
+    Of records without them: is the mean PSNR gap of the pictures inside twice its standard error?
+    """
+    if by_prompt.has(one) and by_prompt.has(other):
+        found, _ = by_prompt.pairs(one, other)
+        return bool(found) and all(each.verdict == "equal" for each in found)
     if not one.pairs or len(one.pairs) != len(other.pairs):
         return False
     gaps = [min(a, CEILING_DB) - min(b, CEILING_DB) for a, b in zip(one.pairs, other.pairs,

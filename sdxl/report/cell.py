@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from sdxl.core.record import Comparison, Record
 from sdxl.report.values import flatten, number
 
 MEASURED = ("ok", "invalid")
+EXTRA = "extra."
+"""Begins the names of further figures: of `quality.extra`, and of the comparison."""
 REFERENCE, BASELINE = "reference", "baseline"
 """What the quality of a cell is its distance to."""
 
@@ -202,12 +205,20 @@ def other_scores(cell: Cell) -> dict[str, float]:
     flat = {k: v for k, v in flat.items() if not k.startswith(("scores.images", "scores.extra"))}
     if near := cell.comparison.perceptual_scenes:
         flat[f"{cell.compared_with}.perceptual_scenes"] = near
+    flat |= {f"{EXTRA}{name}": value for name, value in cell.comparison.extra.items()}
+    facts = cell.record.quality.scores.extra
+    flat |= {f"{EXTRA}{name}": each["mean"] for name, each in facts.items() if "mean" in each}
     return {k: v for k, v in ((k, number(v)) for k, v in flat.items()) if v is not None}
 
 
-def short(score: str) -> str:
-    """A score's name without where it stands in a record."""
-    return score.removeprefix("scores.metrics.")
+def heading(score: str, cells: Sequence[Cell]) -> str:
+    """A score's name without its place in a record, with an arrow where it is known."""
+    name = score.removeprefix("scores.metrics.").removeprefix(EXTRA)
+    known = (cell.record.quality.scores.extra.get(name, {}) for cell in cells)
+    ways = [each["higher_is_better"] for each in known if "higher_is_better" in each]
+    if score == f"{EXTRA}answers_changed":
+        ways = [False]
+    return f"{name} {'↑' if ways[0] else '↓'}" if ways else name
 
 
 def reference_of(record: Record) -> Comparison:

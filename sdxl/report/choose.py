@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from sdxl.report import apart
+from sdxl.quality import paired
+from sdxl.report import apart, by_prompt
 from sdxl.report.cell import REFERENCE, Cell
 from sdxl.report.limits import BOUNDS, Limits
 from sdxl.report.values import decibels, rate
@@ -22,6 +23,7 @@ class Answer:
     sentence: str
     best: Cell | None = None
     runner_up: Cell | None = None
+    anchor: Cell | None = None  # which the others stand beside, prompt by prompt
     margins: list[str] = field(default_factory=list)  # of the best cell to each limit
     changes: list[str] = field(default_factory=list)  # what would make another cell the best
     alike: list[str] = field(default_factory=list)  # what cannot be told apart
@@ -34,6 +36,7 @@ class Answer:
         found = [("margin", text) for text in self.margins]
         if self.best and self.runner_up:
             found.append(("runner-up", _beside(self.runner_up, self.best)))
+            found += [("in quality", text) for text in _in_quality(self.runner_up, self.best)]
         found += [("would change it", text) for text in self.changes]
         return found + [("cannot be told apart", text) for text in self.alike]
 
@@ -53,6 +56,7 @@ def answer(cells: Sequence[Cell], limits: Limits) -> Answer:
         found.runner_up = fastest([cell for cell in real if cell is not best])
         found.margins = limits.margins(best)
         found.changes = _changes(best, timed, limits)
+    found.anchor = found.best or closest(inside)
     found.alike = _alike(inside, found.best, found.runner_up)
     found.refused = [(c, "; ".join(broken[c.number])) for c in cells if broken[c.number]]
     return found
@@ -224,6 +228,16 @@ def quality(cell: Cell) -> str:
     if cell.psnr is None or not cell.comparison:
         return ""
     return f" at PSNR {decibels(cell.psnr)}" if cell.psnr < float("inf") else ", identical pictures"
+
+
+def _in_quality(cell: Cell, best: Cell) -> list[str]:
+    """The runner-up's quality measure beside the best cell's, prompt by prompt, in words."""
+    found, _ = by_prompt.pairs(cell, best)
+    return [
+        f"PSNR of the runner-up is {paired.sentence(each)}"
+        for each in found
+        if each.metric == by_prompt.MEASURE
+    ]
 
 
 def _beside(cell: Cell, best: Cell) -> str:

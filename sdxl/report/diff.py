@@ -13,7 +13,10 @@ from sdxl.config.schema import QUANT_KEYS
 from sdxl.core import terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import UserError
+from sdxl.core.record import Paired
 from sdxl.quality.baseline import compare
+from sdxl.quality.paired import sentence
+from sdxl.report import by_prompt
 from sdxl.report.cell import Cell, other_scores, surroundings
 from sdxl.report.cells import load
 from sdxl.report.html.pictures import pixels
@@ -62,6 +65,8 @@ class Difference:
     environment: dict[str, tuple[Any, Any]]
     numbers: list[Number]
     pictures: Pictures
+    paired: list[Paired]  # B beside A, prompt by prompt
+    unpaired: str = ""  # why there are none
 
 
 def diff(one: Cell, other: Cell) -> Difference:
@@ -77,6 +82,7 @@ def diff(one: Cell, other: Cell) -> Difference:
         unequal(surroundings(one), surroundings(other)),
         numbers(one, other),
         pictures(one, other),
+        *by_prompt.pairs(other, one),
     )
 
 
@@ -161,6 +167,8 @@ def data(found: Difference) -> dict[str, Any]:
         "images": {"shared": shown.shared, "equal": shown.equal, "only_a": shown.only[0],
                    "only_b": shown.only[1], "not_found": shown.missing,
                    "comparison": comparison or None},
+        "paired": [each.to_json() for each in found.paired],
+        "unpaired": found.unpaired or None,
         "exit_code": 0,
     }  # fmt: skip
 
@@ -181,6 +189,9 @@ def show(found: Difference) -> None:
     ]  # fmt: skip
     _table(console, "numbers", ["", "A", "B", "B over A", ""], rows, "numbers: none in common")
     console.print(_picture_line(found.pictures))
+    rows = [[p.metric, _figure(p.theirs), _figure(p.ours), sentence(p)] for p in found.paired]
+    reason = f"prompt by prompt: {found.unpaired}"
+    _table(console, "prompt by prompt", ["", "A", "B", "B beside A"], rows, reason)
     for cell in (found.one, found.other):
         if cell.meaningless:
             console.print(f"the speed of {cell.label} means nothing: {cell.meaningless}")

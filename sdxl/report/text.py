@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdxl.core import terminal
-from sdxl.report import seeds
-from sdxl.report.cell import BASELINE, Cell, other_scores, short
+from sdxl.report import by_prompt, seeds
+from sdxl.report.cell import BASELINE, Cell, heading, other_scores
 from sdxl.report.cells import Cells
 from sdxl.report.choose import answer, front, machine
 from sdxl.report.limits import Limits
@@ -34,6 +34,9 @@ def show(found: Cells, limits: Limits) -> None:
         _indented(console, lines)
         for made in wide.tables(*results(cells), title, console.width):
             console.print(made)
+        names, lines = by_prompt.table(cells, said.anchor, brief=True)
+        if lines:
+            console.print(terminal.table(names, lines, "quality, prompt by prompt"))
         over, spreads = seeds.table(cells)
         for made in wide.tables(over, spreads, seeds.NOTE, console.width):
             console.print(made)
@@ -66,10 +69,12 @@ def markdown(found: Cells, limits: Limits) -> str:
         parts += [f"**{escape(title)}.** {escape(said.sentence)}"]
         parts.append("\n".join(f"- {escape(f'{name}: {text}')}" for name, text in said.facts))
         parts.append("\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)]))
-        over, spreads = seeds.table(cells)
-        if spreads:
-            table = [_line(over), _line(["---"] * len(over)), *map(_line, spreads)]
-            parts += [escape(seeds.NOTE), "\n".join(table)]
+        further = ((by_prompt.NOTE, by_prompt.table(cells, said.anchor)),
+                   (seeds.NOTE, seeds.table(cells)))  # fmt: skip
+        for note, (head, rows) in further:
+            if rows:
+                table = [_line(head), _line(["---"] * len(head)), *map(_line, rows)]
+                parts += [escape(note), "\n".join(table)]
         parts.append("\n".join(f"- {escape(note)}" for note in said.notes))
         parts.append(f"Measured on {escape(', '.join(sorted({machine(c) for c in cells})))}.")
     if missing := unfinished(found):
@@ -95,6 +100,7 @@ def data(found: Cells, limits: Limits) -> dict[str, Any]:
                 "margins": said.margins,
                 "would_change_it": said.changes,
                 "cannot_be_told_apart": said.alike,
+                "by_prompt": by_prompt.data(cells, said.anchor),
                 "pareto": [cell.number for cell in front(cells)],
                 "notes": said.notes,
                 "cells": [cell.number for cell in cells],
@@ -130,7 +136,7 @@ def results(cells: Sequence[Cell]) -> Table:
     found = [_row(cell) for cell in cells]
     for name in sorted({name for cell in cells for name in other_scores(cell)}):
         for row, cell in zip(found, cells, strict=True):
-            row[short(name)] = _form(other_scores(cell).get(name), ".4g")
+            row[heading(name, cells)] = _form(other_scores(cell).get(name), ".4g")
     lacking = [name for name in MAY_LACK if all(row[name] == DASH for row in found)]
     head = [name for name in found[0] if name not in lacking]
     return head, [[row[name] for name in head] for row in found]

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from sdxl.report import seeds
+from sdxl.report import by_prompt, seeds
 from sdxl.report.cells import Cells
 from sdxl.report.choose import answer
 from sdxl.report.html import views
@@ -42,6 +42,7 @@ def page(found: Cells, limits: Limits, prompts: int = 4) -> str:
         policy=POLICY,
         css=Markup((HERE / "page.css").read_text()),  # noqa: S704
         seeds_note=seeds.NOTE,
+        prompts_note=by_prompt.NOTE,
         gain=GAIN,
         no_baseline=NO_BASELINE,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sdxl.report import seeds
+from sdxl.report import by_prompt, seeds
 from sdxl.report.cell import Cell, surroundings
 from sdxl.report.choose import Answer
 from sdxl.report.html.pictures import Grid, grid
@@ -74,6 +74,11 @@ class Group:
     def seeds(self) -> tuple[list[str], list[list[str]]]:
         """(head, rows) of settings with several seeds."""
         return seeds.table(self.cells)
+
+    @cached_property
+    def by_prompt(self) -> tuple[list[str], list[list[str]]]:
+        """(head, rows): every other cell beside the answer's."""
+        return by_prompt.table(self.cells, self.answer.anchor)
 
     @cached_property
     def pictures(self) -> Grid:
