@@ -40,18 +40,26 @@ def _quoted(word: str) -> str:
 
 
 def unread(config: Config, command: str) -> None:
-    """Raise `ConfigError` for prompts where no picture is drawn."""
+    """Raise `ConfigError` for prompts and prices where no picture is drawn or measured."""
     given = [name for name in ("prompt", "prompts") if getattr(config, name) is not None]
-    if given:
-        raise ConfigError(
-            [
-                Problem(
-                    f"`{name}` would be ignored: {command} draws no pictures",
-                    fix=f"python run.py {name}=...",
-                )
-                for name in given
-            ]
+    problems = [
+        Problem(
+            f"`{name}` would be ignored: {command} draws no pictures",
+            fix=f"python run.py {name}=...",
         )
+        for name in given
+    ]
+    if (price := config.cost.per_hour) is not None:
+        problems.append(
+            Problem(
+                f"`cost.per_hour` would be ignored: {command} measures no speed",
+                f"cost.per_hour={price:g}",
+                "the price of an hour where images are measured",
+                f"python run.py cost.per_hour={price:g}",
+            )
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def _prompts(config: Config, words: set[str]) -> Iterator[Problem]:

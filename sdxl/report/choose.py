@@ -8,6 +8,7 @@ from statistics import median
 
 from sdxl.quality import paired
 from sdxl.report import apart, by_prompt
+from sdxl.report.axes import SPEED, Axis
 from sdxl.report.cell import REFERENCE, Cell
 from sdxl.report.limits import BOUNDS, Limits
 from sdxl.report.values import decibels, rate
@@ -73,12 +74,12 @@ def closest(cells: Sequence[Cell]) -> Cell | None:
     return max(compared, key=lambda cell: cell.psnr or 0.0, default=None)
 
 
-def front(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells that no other one beats in speed and quality at once, by falling speed."""
+def front(cells: Sequence[Cell], axis: Axis = SPEED) -> list[Cell]:
+    """Cells that no other one beats in quality and, say, speed at once; the fastest first."""
     valid = (c for c in cells if c.record.status == "ok")
-    plotted = [c for c in valid if c.speed and c.psnr is not None and not c.meaningless]
+    plotted = [c for c in valid if axis.value(c) and c.psnr is not None and not c.meaningless]
     kept: list[Cell] = []
-    for cell in sorted(plotted, key=lambda c: (-(c.speed or 0.0), -(c.psnr or 0.0))):
+    for cell in sorted(plotted, key=lambda c: (-axis.merit(c), -(c.psnr or 0.0))):
         if not kept or (cell.psnr or 0.0) > (kept[-1].psnr or 0.0):
             kept.append(cell)
     return kept

@@ -12,6 +12,7 @@ from typing import Any
 
 from sdxl.core.record import Performance
 from sdxl.core.store import disk_error
+from sdxl.report.axes import COSTS, SPEED, Axis
 from sdxl.report.cell import Cell
 from sdxl.report.cells import Cells
 from sdxl.report.choose import front
@@ -36,17 +37,19 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Scatter:
-    """Cells by speed and by PSNR in dB or, where nothing was compared, by latency in ms."""
+    """Cells by speed, or a cost, and by PSNR in dB; by latency in ms where nothing was compared."""
 
     points: list[tuple[Cell, float]]
     judged: bool  # y is the PSNR, infinite where no pixel differs
     leading: list[Cell]  # the Pareto front
     missing: list[Cell]  # not compared with anything
+    axis: Axis = SPEED
+    lacking: tuple[Cell, ...] = ()  # without a figure of a cost
 
     @property
     def title(self) -> str:
         """What is drawn against what."""
-        return f"{'Quality' if self.judged else 'Latency'} against speed"
+        return f"{'Quality' if self.judged else 'Latency'} against {self.axis.name}"
 
     @property
     def y_name(self) -> str:
@@ -56,8 +59,24 @@ class Scatter:
         return f"PSNR to the {self.points[0][0].compared_with}, dB"
 
 
+def scatters(cells: Sequence[Cell]) -> list[Scatter]:
+    """Everything to draw of a group: by speed, and by each cost that its records have."""
+    found = [scatter_of(cells), *(_by_cost(cells, axis) for axis in COSTS)]
+    return [scatter for scatter in found if scatter]
+
+
+def _by_cost(cells: Sequence[Cell], axis: Axis) -> Scatter | None:
+    having = [cell for cell in cells if axis.value(cell)]
+    judged = [(cell, cell.psnr) for cell in having if cell.psnr is not None]
+    if not any(cell.comparison for cell, _ in judged):
+        return None
+    missing = [cell for cell in having if cell.psnr is None]
+    lacking = tuple(cell for cell in cells if not axis.value(cell))
+    return Scatter(judged, True, front(having, axis), missing, axis, lacking)
+
+
 def scatter_of(cells: Sequence[Cell]) -> Scatter | None:
-    """What to draw of a group; None where there is no quality, and latency of fewer than two."""
+    """What to draw by speed; None where there is no quality, and latency of fewer than two."""
     timed = [cell for cell in cells if cell.speed]
     judged = [(cell, cell.psnr) for cell in timed if cell.psnr is not None]
     if any(cell.comparison for cell, _ in judged):
@@ -68,7 +87,7 @@ def scatter_of(cells: Sequence[Cell]) -> Scatter | None:
 
 
 def draw(found: Cells, folder: Path) -> list[Path]:
-    """`pareto-N.png` and `speed-N.png` of each group that has such figures; their paths."""
+    """`speed-N.png`, `pareto-N.png`, `pareto-energy-N.png`, ... of each group; their paths."""
     written = []
     for count, (title, cells) in enumerate(found.groups.items(), 1):
         timed = [cell for cell in cells if cell.speed]
@@ -76,15 +95,15 @@ def draw(found: Cells, folder: Path) -> list[Path]:
             with _axes(title, WIDTH, 90 + 24 * len(timed)) as axes:
                 _speed(axes, timed)
             written.append(_save(axes, folder / f"speed-{count}.png"))
-        scatter = scatter_of(cells)
-        if scatter and scatter.judged:
-            judged = [cell for cell, _ in scatter.points]
+        for scatter in (each for each in scatters(cells) if each.judged):
+            axis, judged = scatter.axis, [cell for cell, _ in scatter.points]
             with _axes(title, WIDTH, HEIGHT) as axes:
                 _scatter(axes, scatter)
-                axes.set_xlabel(f"images/s{_doubt(judged)}")
+                axes.set_xlabel(f"{axis.unit}{_doubt(judged)}")
                 key = "\n".join(f"{cell.number:>2}  {cell.label}" for cell, _ in scatter.points)
                 axes.text(1.03, 1, key, transform=axes.transAxes, va="top", linespacing=1.5)
-            written.append(_save(axes, folder / f"pareto-{count}.png"))
+            name = "pareto" if axis is SPEED else f"pareto-{axis.name}"
+            written.append(_save(axes, folder / f"{name}-{count}.png"))
     return written
 
 
@@ -145,11 +164,11 @@ def _scatter(axes: Any, scatter: Scatter) -> None:
     """Area is memory, squares are unquantized, numbers are those of a table beside it."""
     most = max((cell.memory_gib or 0.0 for cell, _ in scatter.points), default=0.0) or 1.0
     height = _scales(axes, scatter)
-    axes.set_xlabel("images/s →", loc="right")
+    axes.set_xlabel(scatter.axis.label, loc="left" if scatter.axis.less else "right")
     axes.set_ylabel(scatter.y_name)
     axes.grid()
     marks = [
-        (cell, cell.speed or 0.0, height(y),
+        (cell, scatter.axis.value(cell) or 0.0, height(y),
          max(LEAST, LARGEST * math.sqrt((cell.memory_gib or 0.0) / most)))
         for cell, y in scatter.points
     ]  # fmt: skip
@@ -157,8 +176,9 @@ def _scatter(axes: Any, scatter: Scatter) -> None:
     for cell, x, y, radius in marks:
         _mark(axes, cell, x, y, radius, cell in scatter.leading)
     stairs = sorted((x, y) for cell, x, y, _ in marks if cell in scatter.leading)
-    if len(stairs) > 1:  # the best quality at each speed
-        axes.step(*zip(*stairs, strict=True), where="pre", color=ACCENT, alpha=0.6, zorder=2)
+    if len(stairs) > 1:  # the best quality at each speed, or for each cost
+        where: Any = "post" if scatter.axis.less else "pre"
+        axes.step(*zip(*stairs, strict=True), where=where, color=ACCENT, alpha=0.6, zorder=2)
     spots = axes.transData.transform([(x, y) for _, x, y, _ in marks])
     placed = zip(marks, spots, strict=True)
     _numbers(axes, [(cell, *spot, radius) for (cell, _, _, radius), spot in placed])
@@ -184,7 +204,7 @@ def _scales(axes: Any, scatter: Scatter) -> Callable[[float], float]:
     """
     from matplotlib.ticker import MaxNLocator
 
-    low, high = _extent([cell.speed or 0.0 for cell, _ in scatter.points], 4)
+    low, high = _extent([scatter.axis.value(cell) or 0.0 for cell, _ in scatter.points], 4)
     room = 0.07 * (high - low)
     axes.set_xlim(low - room, high + room)
     axes.xaxis.set_major_locator(MaxNLocator(max(4, axes.bbox.width // 90), steps=STEPS))

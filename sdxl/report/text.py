@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdxl.core import terminal
 from sdxl.report import by_prompt, seeds
+from sdxl.report.axes import COSTS
 from sdxl.report.cell import BASELINE, Cell, heading, other_scores
 from sdxl.report.cells import Cells
 from sdxl.report.choose import answer, front, machine
@@ -34,9 +35,9 @@ def show(found: Cells, limits: Limits) -> None:
         _indented(console, lines)
         for made in wide.tables(*results(cells), title, console.width):
             console.print(made)
-        names, lines = by_prompt.table(cells, said.anchor, brief=True)
-        if lines:
-            console.print(terminal.table(names, lines, "quality, prompt by prompt"))
+        head, told = by_prompt.table(cells, said.anchor, brief=True)
+        if told:
+            console.print(terminal.table(head, told, "quality, prompt by prompt"))
         over, spreads = seeds.table(cells)
         for made in wide.tables(over, spreads, seeds.NOTE, console.width):
             console.print(made)
@@ -102,6 +103,11 @@ def data(found: Cells, limits: Limits) -> dict[str, Any]:
                 "cannot_be_told_apart": said.alike,
                 "by_prompt": by_prompt.data(cells, said.anchor),
                 "pareto": [cell.number for cell in front(cells)],
+                "pareto_by": {
+                    axis.name: [cell.number for cell in front(cells, axis)]
+                    for axis in COSTS
+                    if any(map(axis.value, cells))
+                },
                 "notes": said.notes,
                 "cells": [cell.number for cell in cells],
                 "over_seeds": [

@@ -28,8 +28,8 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
     """Train as `config.train` says; what it is doing goes to standard error."""
     assert isinstance(config, TrainConfig)
     settings = config.train
-    rules.check(settings, _typed())
     shorthand.unread(config, "train.py")
+    rules.check(settings, _typed())
     disk.store_ready(0 if config.plan else disk.SMALL_BYTES)
     chosen = training_stage(settings.name)
     folder = chosen.folder_of(config)

@@ -98,3 +98,11 @@ def test_shards_in_braces_are_a_name(composed):
 def test_a_sweep_has_many_prompts_and_quotes_stay():
     assert shorthand.quoted(["-m", "prompt=a,b"]) == ["-m", "prompt=a,b"]
     assert shorthand.quoted(["limit=1,2", "prompt='a, b'"]) == ["limit=1,2", "prompt='a, b'"]
+
+
+@pytest.mark.parametrize("script", ["quantize.py", "export.py", "train.py"])
+def test_a_price_is_refused_where_no_speed_is_measured(cli, script):
+    done = cli("cost.per_hour=2.5", "plan=true", script=script)
+    assert done.code == 2
+    assert f"`cost.per_hour` would be ignored: {script} measures no speed" in done.err
+    assert "python run.py cost.per_hour=2.5" in done.err

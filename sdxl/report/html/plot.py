@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from sdxl.report import plots
+from sdxl.report.axes import COSTS
 from sdxl.report.cell import Cell
 from sdxl.report.plots import Scatter
 from sdxl.report.text import psnr_text
@@ -38,7 +39,7 @@ class Plot:
         for colour, name in _COLOURS.items():
             drawn = drawn.replace(colour, name)
         # Ids are one for the whole page, which has this drawing in two sizes.
-        place = f"{kind}-{self.scatter.points[0][0].number}-"
+        place = f"{kind}-{self.scatter.axis.name}-{self.scatter.points[0][0].number}-"
         drawn = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{place}", drawn)
         for cell, _ in self.scatter.points:
             mark = f'<g id="{place}{plots.mark_id(cell)}">'
@@ -62,17 +63,21 @@ def _slim(drawn: str) -> str:
     return re.sub(r"\s+", " ", drawn).replace("> <", "><").strip()
 
 
-def plot(cells: Sequence[Cell]) -> Plot | None:
-    """The plot of a group; None where there is nothing to draw."""
-    scatter = plots.scatter_of(cells)
-    if scatter is None:
-        return None
+def of(cells: Sequence[Cell]) -> list[Plot]:
+    """The plots of a group: against speed, and against each cost that its records have."""
+    return [_plot(scatter) for scatter in plots.scatters(cells)]
+
+
+def _plot(scatter: Scatter) -> Plot:
     words = [_legend(scatter)]
     if not scatter.judged:
         words.append(NO_BASELINE)
     if scatter.missing:
         numbers = ", ".join(str(cell.number) for cell in scatter.missing)
         words.append(f"Not drawn, since not compared: {numbers}.")
+    if scatter.lacking:
+        numbers = ", ".join(str(cell.number) for cell in scatter.lacking)
+        words.append(f"Not drawn, since their {scatter.axis.name} is not known: {numbers}.")
     return Plot(scatter, words)
 
 
@@ -81,13 +86,16 @@ def _title(cell: Cell) -> str:
     text = f"{cell.number} {cell.label}: {rate(cell.speed or 0.0)} images/s"
     text += f", PSNR {psnr_text(cell)}" if cell.psnr is not None else ""
     text += f", {cell.memory_gib:.2f} GiB" if cell.memory_gib else ""
+    costs = ((axis.value(cell), axis.unit) for axis in COSTS)
+    text += "".join(f", {value:,.4g} {unit}" for value, unit in costs if value)
     return f"{text} ({cell.meaningless})" if cell.meaningless else text
 
 
 def _legend(scatter: Scatter) -> str:
     cells = [cell for cell, _ in scatter.points]
     side = "Upper" if scatter.judged else "Lower"
-    parts = [f"{side} right is better; numbers are those of the table."]
+    end = "left" if scatter.axis.less else "right"
+    parts = [f"{side} {end} is better; numbers are those of the table."]
     sizes = [cell.memory_gib for cell in cells if cell.memory_gib]
     if sizes:
         parts.append(f"Area is peak memory, at most {max(sizes):.2f} GiB.")
@@ -98,7 +106,9 @@ def _legend(scatter: Scatter) -> str:
             f"At the top: no pixel differs from the {cells[0].compared_with}, or it is it."
         )
     if any(cell.meaningless for cell in cells):
-        parts.append("Dashed: simulated or without a model, so the speed means nothing.")
+        parts.append(
+            f"Dashed: simulated or without a model, so the {scatter.axis.name} means nothing."
+        )
     if len(scatter.leading) > 1:
         parts.append("The stairs are the Pareto front.")
     return " ".join(parts)

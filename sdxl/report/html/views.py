@@ -10,8 +10,9 @@ from typing import Any
 from sdxl.report import by_prompt, seeds
 from sdxl.report.cell import Cell, surroundings
 from sdxl.report.choose import Answer
+from sdxl.report.html import plot
 from sdxl.report.html.pictures import Grid, grid
-from sdxl.report.html.plot import Plot, plot
+from sdxl.report.html.plot import Plot
 from sdxl.report.text import MAIN, results
 from sdxl.report.values import DASH, decibels, flatten, number, rate
 
@@ -66,9 +67,9 @@ class Group:
         return max(found, default=0.0)
 
     @cached_property
-    def plot(self) -> Plot | None:
-        """Speed against loss or latency."""
-        return plot(self.cells)
+    def plots(self) -> list[Plot]:
+        """Quality, or latency, against speed and costs."""
+        return plot.of(self.cells)
 
     @cached_property
     def seeds(self) -> tuple[list[str], list[list[str]]]:
