@@ -7,7 +7,9 @@ import importlib
 import pytest
 
 from sdxl.core.errors import OK, USER
+from sdxl.run.doctor import preflight
 from sdxl.run.plan import show_plan
+from tests.model import folders
 
 
 def test_missing_weights_are_said_and_end_it_as_they_would_end_the_run(load, tmp_path, capsys):
@@ -65,3 +67,21 @@ def test_a_folder_of_dpmpp_sde_needs_its_package_too(load, monkeypatch, tmp_path
     folder = ("model=sdxl", f"model.path={tmp_path}", "rules=open")
     assert "torchsde" in module.preflight(load(*folder))[0].what
     assert module.preflight(load(*folder, "scheduler=euler")) == []
+
+
+def test_components_without_a_file_of_weights_are_said(load, tmp_path, capsys):
+    folder = folders.folder(tmp_path / "mixed")
+    words = ("model=sdxl", f"model.path={folder}", "rules=open", "plan=true")
+    file = folder / "unet/diffusion_pytorch_model.safetensors"
+    file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    outcome = show_plan(load(*words))
+    assert outcome.exit_code == USER
+    assert outcome.figures["plan"]["missing"] == ["there is no whole plain file of unet"]
+    assert "model.variant=fp16" in capsys.readouterr().err
+    assert preflight(load(*words, "model.variant=fp16")) == []
+    assert preflight(load(*words, "model.unet=elsewhere")) == []
+    file = folder / "vae/diffusion_pytorch_model.safetensors"
+    file.rename(file.with_name("diffusion_pytorch_model.bin"))
+    (problem,) = preflight(load(*words, "model.variant=fp16"))
+    assert problem.what == "there is no whole file of the variant fp16 of vae"
+    assert "pickled" in str(problem.got)

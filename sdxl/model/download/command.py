@@ -22,6 +22,7 @@ from sdxl.core.errors import FAILED, Problem, SdxlError, UserError, did_you_mean
 from sdxl.model import latents
 from sdxl.model.download import http
 from sdxl.model.download.catalogue import CATALOGUE, File, Target, calibration_tsv, load
+from sdxl.model.weight_files import choose
 
 NAMED = 3
 """Files named one by one in a message; of more, their number is given."""
@@ -142,7 +143,7 @@ def obtain(file: File, source: Path | None, silent: Silent) -> str:
 
 def _wanted(what: str, target: Target, source: Path | None, variant: str) -> list[File]:
     """The files asked for: one variant of the weights; of several, the one that is given alone."""
-    wanted = [file for file in target.files if file.variant in (None, variant)]
+    wanted = _of_variant(target.files, variant)
     if not source:
         return wanted
     if not os.access(source, os.R_OK):
@@ -155,6 +156,17 @@ def _wanted(what: str, target: Target, source: Path | None, variant: str) -> lis
             expected = "their folder" if wanted else f"their folder, or one of: {names}"
             raise UserError(f"--from: {source} is not one file of `{what}`", source.name, expected)
     return wanted
+
+
+def _of_variant(files: list[File], variant: str) -> list[File]:
+    """Of each component's weights the variant's files, or else the plain ones, as a run reads."""
+    folders: dict[str, list[str]] = {}
+    for file in files:
+        if file.variant:
+            folders.setdefault(str(Path(file.path).parent), []).append(file.name)
+    read = None if variant == "fp32" else variant
+    kept = {f"{f}/{name}" for f, names in folders.items() for name in choose(names, read).names}
+    return [file for file in files if not file.variant or file.path in kept]
 
 
 def _copy_of(file: File, source: Path) -> Path | None:

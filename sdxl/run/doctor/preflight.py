@@ -20,6 +20,7 @@ from sdxl.config.schema import (
 )
 from sdxl.core import disk, gpu, store
 from sdxl.core.errors import Problem
+from sdxl.model import weight_files
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
 MODULES = {"mlperf_loadgen": "LoadGen, which measures", "psutil": "psutil, which counts memory"}
@@ -142,10 +143,13 @@ def _weights(config: Config) -> list[Problem]:
         return []
     path = store.resolve(model.path)
     folders = [path] if path.exists() else [path, store.root() / "sdxl"]
-    if path.is_file() or any(
-        (f / n).exists() for f in folders for n in ("model_index.json", "checkpoint_pipe")
-    ):
+    if path.is_file():
         return []
+    for folder in folders:
+        if (folder / "checkpoint_pipe").is_dir():
+            return _without_file(model, folder / "checkpoint_pipe")
+        if (folder / "model_index.json").is_file():
+            return _without_file(model, folder)
     if not path.exists() and not model.path.startswith(("store:", "/", ".", "~")):
         return []  # a name on the hub: only the loader knows whether its cache has it
     return [
@@ -154,5 +158,30 @@ def _weights(config: Config) -> list[Problem]:
             str(path),
             "a diffusers folder, the MLCommons layout, or a .safetensors file",
             "python -m sdxl download sdxl",
+        )
+    ]
+
+
+def _without_file(model: SdxlModel, folder: Path) -> list[Problem]:
+    """Components of a local folder that have no file of weights to read, or not all of one."""
+    lacking, others = {}, set()
+    for name in ("text_encoder", "text_encoder_2", "unet", "vae"):
+        if not (folder / name).is_dir() or getattr(model, name, None):
+            continue
+        names = [file.name for file in (folder / name).iterdir()]
+        found = weight_files.choose(names, model.variant)
+        if not found.names or found.missing:
+            lacking[name] = ", ".join(found.missing) or weight_files.other_kinds(folder / name)
+            others |= set(weight_files.variants(names))
+    if not lacking:
+        return []
+    kind = f"file of the variant {model.variant}" if model.variant else "plain file"
+    return [
+        Problem(
+            f"there is no whole {kind} of {', '.join(lacking)}",
+            "; ".join(filter(None, lacking.values())) or str(folder),
+            "*.safetensors in the folder of each component",
+            "   # or ".join(f"model.variant={each}" for each in sorted(others - {model.variant}))
+            or "model.path=FOLDER   # a whole model",
         )
     ]

@@ -110,6 +110,21 @@ def test_sdxl_variants_and_mirror(root, monkeypatch):
     assert "unet/config.json" in names
 
 
+def test_a_component_without_the_variant_comes_in_its_plain_file():
+    """As a run reads them: `weight_files.choose` is the one rule."""
+    target = catalogue.load()["sdxl"]
+    lost = "sdxl/vae/diffusion_pytorch_model.fp16.safetensors"
+    target.files = [file for file in target.files if file.path != lost]
+    names = [file.inner for file in download._wanted("sdxl", target, None, "fp16")]
+    weights = sorted(name for name in names if name.endswith(".safetensors"))
+    assert weights == [
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder_2/model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+
+
 def test_git_blob_checksum(tmp_path):
     file = tmp_path / "x"
     file.write_bytes(b"hello\n")
