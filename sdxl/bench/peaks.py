@@ -6,7 +6,7 @@ Measured warm and long, once for each device, format and number of threads; kept
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sdxl.core import environment, store
+from sdxl.core import environment, json_file, store
 
 LONG_S = 0.7
 """Of work in which a peak is looked for."""
@@ -108,7 +108,7 @@ def machine_file() -> Path:
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        found = json.loads(path.read_text())
+        found = json_file.read_object(path)
     except (OSError, ValueError):
         return {}
-    return {k: v for k, v in found.items() if isinstance(v, float)} if found else {}
+    return {k: v for k, v in found.items() if isinstance(v, float) and 0 < v < math.inf}

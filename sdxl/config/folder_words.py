@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sdxl.config import schema
-from sdxl.core import store
+from sdxl.core import json_file, store
 
 SCHEDULER = "scheduler/scheduler_config.json"
 UNET = "unet/config.json"
@@ -17,8 +16,8 @@ def word(model: schema.Model, file: str, name: str) -> Any:
     """What `file` of the model's folder says of `name`; None where nobody knows without loading."""
     for path in _places(model, file):
         try:
-            return json.loads(path.read_text()).get(name)
-        except (OSError, ValueError, AttributeError):
+            return json_file.read_object(path).get(name)
+        except (OSError, ValueError):
             continue  # not there, or whoever opens the model says what is wrong
     return None
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from sdxl.core import store
+from sdxl.core import json_file, store
 
 KINDS = ("sha256", "md5")
 """Checksums under which weights are published."""
@@ -39,10 +38,18 @@ def _memory() -> Path:
 
 def _kept() -> dict[str, Any]:
     try:
-        found = json.loads(_memory().read_text())
+        found = json_file.read_object(_memory())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {file: each for file, each in found.items() if _is_entry(each)}
+
+
+def _is_entry(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and "stamp" in value
+        and all(isinstance(value.get(kind), str) for kind in KINDS)
+    )
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -105,9 +105,16 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _number(value: Any) -> float:
     wrong = isinstance(value, bool) or not isinstance(value, int | float)
-    if wrong or not math.isfinite(value):
-        raise TypeError(f"{value!r}, expected a number")
+    if wrong or not _finite(value):
+        raise TypeError(f"{str(value)[:40]}, expected a number")
     return value
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def _default(attribute: Field[Any]) -> Any:

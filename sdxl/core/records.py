@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sdxl.core import json_file
 from sdxl.core.errors import UserError
 from sdxl.core.record import Record
 from sdxl.core.store import disk_error, write_json
@@ -29,7 +30,7 @@ def read(path: Path) -> Record:
     Raises `UserError` if the file holds none, `OSError` if it is not there.
     """
     try:
-        return Record.from_json(_renamed(json.loads(path.read_text())))
+        return Record.from_json(_renamed(json_file.read(path)))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is no record: not JSON: {error}") from error
     except (ValueError, TypeError) as error:  # ValueError: no text at all

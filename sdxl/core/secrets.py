@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
+from sdxl.core import json_file
 from sdxl.core.errors import UserError
 
 HIDDEN = "***"
@@ -111,8 +112,11 @@ def restored(address: str) -> str:
 
 
 def _withheld() -> dict[str, str]:
-    found: dict[str, str] = json.loads(os.environ.get(WITHHELD, "{}"))
-    return found
+    try:
+        found = json_file.parse(os.environ.get(WITHHELD, "{}"))
+    except ValueError:  # somebody else's variable
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _clean(found: re.Match[str]) -> str:

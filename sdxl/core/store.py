@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdxl.core import json_file
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.core.secrets import hidden
 from sdxl.core.types import Build, Manifest
@@ -35,6 +36,13 @@ class Artifact:
     path: Path
     manifest: Manifest
     built: bool = dataclasses.field(default=False, compare=False)  # by this call of `get`
+
+    def json(self, name: str) -> Any:
+        """What its JSON file `name` holds; raises `SdxlError` if that is damaged."""
+        try:
+            return json_file.read(self.path / name)
+        except (OSError, ValueError) as error:
+            raise _broken(self.path, f"{name} cannot be read: {error}") from error
 
 
 def root() -> Path:
@@ -53,21 +61,25 @@ def find(kind: str, key: str) -> Artifact | None:
     """The artifact, if it is there and complete (every listed file has its size)."""
     folder = root() / kind / key
     try:
-        stored = json.loads((folder / "manifest.json").read_text())
-        manifest = Manifest(**stored)
+        manifest = manifest_of(folder)
     except FileNotFoundError as error:
         if folder.is_dir() and any(folder.iterdir()):
             raise _broken(folder, "manifest.json is missing") from error
         return None
+    except (IsADirectoryError, ValueError, TypeError) as error:
+        raise _broken(folder, f"manifest.json cannot be read: {error}") from error
     except OSError as error:
         raise disk_error(error, root()) from error
-    except (ValueError, TypeError) as error:
-        raise _broken(folder, f"manifest.json cannot be read: {error}") from error
-    for name, facts in manifest.files.items():
+    for name in manifest.files:
         file = folder / name
-        if not file.is_file() or file.stat().st_size != facts["bytes"]:
+        if not file.is_file() or file.stat().st_size != manifest.bytes_of(name):
             raise _broken(folder, f"{name} is missing or truncated")
     return Artifact(folder, manifest)
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """An artifact's manifest; `OSError`, `ValueError` or `TypeError` where there is none."""
+    return Manifest.from_json(json_file.read(folder / "manifest.json"))
 
 
 def get(
@@ -226,7 +238,7 @@ def _publish(
         manifest = Manifest(kind, key, settings, parents, files, seconds=seconds)
         for name, value in extra.items():
             setattr(manifest, name, value)
-        write_json(folder / "manifest.json", dataclasses.asdict(manifest))
+        write_json(folder / "manifest.json", manifest.to_json())
         folder.replace(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -240,10 +252,14 @@ def _known(parents: list[str]) -> dict[tuple[int, int], dict[str, Any]]:
     found = {}
     for parent in parents:
         for listing in root().glob(f"*/{parent}/manifest.json"):
-            listed = listing.stat().st_mtime_ns
-            for name, facts in json.loads(listing.read_text())["files"].items():
+            try:
+                listed, files = listing.stat().st_mtime_ns, manifest_of(listing.parent).files
+            except (OSError, ValueError, TypeError):
+                continue  # damaged: its files are hashed again
+            for name, facts in files.items():
                 file = listing.parent / name
-                if file.is_file() and file.stat().st_mtime_ns <= listed:
+                known = isinstance(facts, dict) and {"sha256", "bytes"} <= facts.keys()
+                if known and file.is_file() and file.stat().st_mtime_ns <= listed:
                     found[_inode(file)] = {"sha256": facts["sha256"], "bytes": facts["bytes"]}
     return found
 

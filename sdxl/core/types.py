@@ -6,7 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from sdxl.core.json_part import JsonPart
 
 Array = Any
 """A `torch.Tensor`, or a `numpy.ndarray` from backends that work without torch."""
@@ -131,7 +133,7 @@ class Looks(Protocol):
 
 
 @dataclass
-class Manifest:
+class Manifest(JsonPart):
     """What an artifact in the store is, and what it was made of."""
 
     kind: str  # statistics, checkpoint, onnx, engine, reference
@@ -144,6 +146,16 @@ class Manifest:
     seconds: float = 0.0
     peak_bytes: int = 0
     created: str = field(default_factory=lambda: now())
+    _strict: ClassVar[bool] = True
+
+    @property
+    def _complete(self) -> bool:
+        return not self._order  # a new manifest has every field
+
+    def bytes_of(self, name: str) -> Any:
+        """The size of a file that is listed, in bytes; None where the list is damaged."""
+        facts = self.files.get(name)
+        return facts.get("bytes") if isinstance(facts, dict) else None
 
 
 def now() -> str:

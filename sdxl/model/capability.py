@@ -6,11 +6,11 @@ the tokenizers against the rows of the embeddings. Other kinds of model are name
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sdxl.core import json_file
 from sdxl.core.errors import Problem
 from sdxl.model.components import COMPONENTS
 
@@ -215,13 +215,13 @@ def rows_of(tokenizer: Path) -> int:
     """Rows that a tokenizer's folder needs, its added tokens included; 0 if it cannot be told."""
     try:
         if (tokenizer / "tokenizer.json").is_file():
-            whole = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+            whole = json_file.read(tokenizer / "tokenizer.json")
             numbers = [*whole["model"]["vocab"].values()]
             numbers += [added["id"] for added in whole.get("added_tokens") or []]
         else:
-            numbers = [*json.loads((tokenizer / "vocab.json").read_text(encoding="utf-8")).values()]
+            numbers = [*json_file.read(tokenizer / "vocab.json").values()]
             if (tokenizer / "added_tokens.json").is_file():
-                numbers += json.loads((tokenizer / "added_tokens.json").read_text()).values()
+                numbers += json_file.read(tokenizer / "added_tokens.json").values()
         return max(numbers) + 1
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return 0  # the tokenizer itself says what is wrong, when it is read

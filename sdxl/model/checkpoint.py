@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from sdxl.config.schema import Format
+from sdxl.core import json_file
 from sdxl.core.errors import SdxlError
 from sdxl.model import codes
 
@@ -78,6 +79,25 @@ def write(folder: Path, layers: Iterable[StoredLayer], tensors: dict[str, torch.
     (folder / LAYERS).write_text(text + "\n")
 
 
+def _layer(stored: dict[str, Any]) -> StoredLayer:
+    """A layer from its entry; raises `KeyError`, `TypeError` or `ValueError` for a damaged one."""
+    found = StoredLayer(**{**stored, "format": Format(stored["format"])})
+    texts, numbers = (found.name, found.kind), (found.block_size, found.in_features)
+    whole = all(isinstance(each, str) for each in texts) and all(type(n) is int for n in numbers)
+    if not whole or min(numbers) < 0:
+        raise ValueError(f"the entry of {found.name} is damaged")
+    if found.format is Format.int4_weight_only and not all(numbers):
+        raise ValueError(f"the entry of {found.name} lacks its widths")
+    return found
+
+
+def _check_complete(layers: Iterable[StoredLayer], names: Container[str]) -> None:
+    for layer in layers:
+        for field in () if layer.kind == "attention" else ("weight", "weight_amax"):
+            if f"{layer.name}.{field}" not in names:
+                raise ValueError(f"{WEIGHTS} lacks {layer.name}.{field}")
+
+
 class Checkpoint:
     """A compact checkpoint opened for reading, one tensor at a time."""
 
@@ -85,19 +105,17 @@ class Checkpoint:
         from safetensors import SafetensorError, safe_open
 
         try:
-            listed = json.loads((folder / LAYERS).read_text())
-            self.layers = {
-                each["name"]: StoredLayer(**{**each, "format": Format(each["format"])})
-                for each in listed["layers"]
-            }
+            listed = json_file.read_object(folder / LAYERS)
+            self.layers = {each["name"]: _layer(each) for each in listed["layers"]}
             self._file: Any = safe_open(folder / WEIGHTS, "pt")
+            self.names: set[str] = set(self._file.keys())
+            _check_complete(self.layers.values(), self.names)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise SdxlError(
                 f"{folder} is not a quantized checkpoint", f"{type(error).__name__}: {error}",
                 f"{WEIGHTS} and {LAYERS}", f"rm -r {folder}   # it is built again when needed",
             ) from error  # fmt: skip
         self.folder = folder
-        self.names: set[str] = set(self._file.keys())
         self._weights = folder / WEIGHTS
 
     def tensor(self, name: str) -> torch.Tensor:

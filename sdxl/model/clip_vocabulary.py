@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdxl.core import store
+from sdxl.core import json_file, store
 from sdxl.core.errors import UserError
 
 MERGES = 49152 - 256 - 2
@@ -49,7 +48,7 @@ def words(path: Path) -> Vocabulary:
     if path.is_dir():
         lines = (path / "merges.txt").read_text(encoding="utf-8").splitlines()
         merges = [_pair(line) for line in lines[1:] if line]
-        vocab: dict[str, int] = json.loads((path / "vocab.json").read_text(encoding="utf-8"))
+        vocab: dict[str, int] = json_file.read_object(path / "vocab.json")
         return vocab, merges
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from sdxl.core import store
+from sdxl.core import json_file, store
 from sdxl.core.errors import UserError
 from sdxl.model.weight_files import check_safetensors
 
@@ -76,14 +75,14 @@ def _settings(file: Path) -> Mapping[str, Any]:
     check_safetensors(file, FIX)
     try:
         if beside := _beside(file):
-            found = json.loads(beside.read_text())
+            found = json_file.read_object(beside)
             if found.get("peft_type", "LORA") != "LORA":
                 raise ValueError(f"peft_type {found['peft_type']}")
             return {"unet": found}
         with safe_open(file, "pt") as opened:
             header = (opened.metadata() or {}).get(_METADATA)
         by_component: dict[str, Any] = {}
-        for key, value in json.loads(header or "{}").items():
+        for key, value in json_file.parse(header or "{}").items():
             component, _, name = key.partition(".")
             by_component.setdefault(component, {})[name] = value
         return by_component

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sdxl.core import json_file
 from sdxl.core.errors import SdxlError, UserError
 
 
@@ -37,7 +37,4 @@ def read_config(name: str, folder: Path, fix: str, file: str = "config.json") ->
     """A component's config.json, or another `file` of settings."""
     what = f"the shapes of `{name}`" if file == "config.json" else f"the {name}"
     with readable(what, folder, f"its {file}", fix):
-        found = json.loads((folder / file).read_text())
-        if not isinstance(found, dict):
-            raise ValueError(f"{file} holds no settings")
-        return found
+        return json_file.read_object(folder / file)

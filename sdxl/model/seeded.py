@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sdxl.core import json_file
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
 from sdxl.model.components import Settings
@@ -112,7 +112,7 @@ def _fill(module: nn.Module, seed: str) -> None:
 def _read_unet_config(path: Path, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A diffusers UNet config.json whose conditioning fits the text encoders."""
     try:
-        config = json.loads(path.read_text())
+        config = json_file.read_object(path)
     except (OSError, ValueError) as error:
         raise UserError(
             "`model.unet_config` cannot be read", str(error), "a diffusers UNet config.json"

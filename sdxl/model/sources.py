@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sdxl.config import schema
+from sdxl.core import json_file
 from sdxl.core.errors import ConfigError
 from sdxl.model import architecture, capability
 from sdxl.model.components import Source
@@ -64,10 +64,9 @@ def _checked(source: Any, model: schema.Model) -> Source:
 
 def _index(folder: Path | None) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "model_index.json").read_text()) if folder else {}
+        return json_file.read_object(folder / "model_index.json") if folder else {}
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _tokens(folder: Path | None) -> dict[str, int]:

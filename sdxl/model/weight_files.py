@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from sdxl.core import json_file
 from sdxl.core.errors import UserError
 
 _NAME = re.compile(
@@ -24,6 +24,10 @@ _PACKED = re.compile(
     r"|\.quant_state\."
 )
 """Names that only packed weights have: bitsandbytes, GPTQ, AWQ, SVDQuant, ComfyUI."""
+
+
+_LONGEST = 100_000_000
+"""Bytes of a header, by safetensors' own limit."""
 
 
 class Tensor(NamedTuple):
@@ -90,7 +94,7 @@ def header(file: Path, fix: str) -> dict[str, Tensor]:
     check_safetensors(file, fix)
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        entries = json.loads(stream.read(length))
+        entries = json_file.parse(stream.read(length))
     found = {
         name: Tensor(entry["dtype"], tuple(entry["shape"]))
         for name, entry in entries.items()
@@ -104,7 +108,7 @@ def metadata(file: Path) -> dict[str, str]:
     """What the file says of itself in its header."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        found = json.loads(stream.read(length)).get("__metadata__") or {}
+        found = json_file.parse(stream.read(length)).get("__metadata__") or {}
     return {str(key): str(value) for key, value in found.items()}
 
 
@@ -148,8 +152,8 @@ def _whole_size(file: Path) -> int | None:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, file.stat().st_size)))
+            header = json_file.parse(stream.read(min(length, _LONGEST, file.stat().st_size)))
         tensors = (entry for name, entry in header.items() if name != "__metadata__")
         return 8 + length + max(entry["data_offsets"][1] for entry in tensors)
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sdxl.core import store
+from sdxl.core import json_file, store
 from sdxl.core.errors import UserError
 from sdxl.core.types import Prompt
 
@@ -103,15 +103,15 @@ def read(path: Path) -> PerPrompt:
     """What `write` left; raises `UserError` if the file holds something else."""
     found = PerPrompt()
     try:
-        stored = json.loads(path.read_text())
+        stored = json_file.read(path)
         names: list[Name] = [(int(row), str(caption)) for row, caption in stored["prompts"]]
         for name, each in stored["figures"].items():
             kind = Kind(bool(each["higher_is_better"]), bool(each["answer"]))
             ours, theirs = (_unpacked(each.get(side), names) for side in ("values", "reference"))
             found.figures[name] = Figure(kind, ours, theirs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
-            f"{path} holds no figures by prompt", str(error), "the file beside a record",
+            f"{path} holds no figures by prompt", str(error)[:200], "the file beside a record",
             "run the cell again",
         ) from error  # fmt: skip
     return found

@@ -17,7 +17,7 @@ from sdxl.config import content_key
 from sdxl.config.derive import effective
 from sdxl.config.rules_quant import WEIGHT_ONLY
 from sdxl.config.schema import Config, Format
-from sdxl.core import environment, store
+from sdxl.core import environment, json_file, store
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.core.progress import Report, silent
 from sdxl.core.store import Artifact
@@ -220,9 +220,10 @@ def _start_of(config: Config) -> str:
     assert quant.tuned
     folder = store.resolve(quant.tuned)
     try:
-        facts = json.loads((folder / checkpoint.TUNED).read_text())
+        facts = json_file.read_object(folder / checkpoint.TUNED)
         began, settings = facts["checkpoint"], facts["settings"]
-    except (OSError, ValueError, KeyError) as error:
+        quantized = {**settings.get("quant", {}), "dtype": settings.get("dtype")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             "`quant.tuned` is no trained checkpoint", f"{folder}: {error}",
             "the folder `model` of a finished `train=qat`", "python train.py train=qat quant=int8",
@@ -231,7 +232,7 @@ def _start_of(config: Config) -> str:
     if began != wanted:
         raise UserError(
             "`quant.tuned` began with another checkpoint: another model, or other settings",
-            json.dumps({**settings["quant"], "dtype": settings["dtype"]}),
+            json.dumps(quantized),
             json.dumps({**effective(config), "dtype": config.precision.unet.value}),
         )
     return str(began)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def run(config: Config, _out_dir: Path, say: Say | None = None) -> Outcome:
         console.print(worst_table(errors))
     frontier = made.path / build.FRONTIER
     if frontier.is_file():
-        console.print(frontier_table(json.loads(frontier.read_text())))
+        console.print(frontier_table(made.json(build.FRONTIER)))
     return Outcome(
         figures={
             "checkpoint": str(made.path),

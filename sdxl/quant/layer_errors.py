@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def layer_report(
         KIND, key, build, settings={"prompts": len(texts)}, parents=[checkpoint.manifest.key],
         allow=config.build,
     )  # fmt: skip
-    rows: list[dict[str, Any]] = json.loads((made.path / FILE).read_text())
+    rows: list[dict[str, Any]] = made.json(FILE)
     return rows
 
 

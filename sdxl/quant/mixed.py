@@ -9,7 +9,6 @@ order of squared error per multiply-accumulate, the greedy solution of that knap
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def sensitivity(
         KIND, content_key.key(settings, calibrate.key_of({}, texts)), build,
         settings={"layers": len(layers), "prompts": len(texts)}, allow=config.build,
     )  # fmt: skip
-    found: dict[str, dict[str, float]] = json.loads((made.path / FILE).read_text())
+    found: dict[str, dict[str, float]] = made.json(FILE)
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sdxl.core import json_file
 from sdxl.core.errors import UserError
 
 VERSION = 1
@@ -51,6 +52,20 @@ class Statistics:
         self.per_tensor = tensors[None] if first else torch.cat([self.per_tensor, tensors[None]])
         self.channel_max = channels if first else torch.maximum(self.channel_max, channels)
         self.channel_min = channels.clone() if first else torch.minimum(self.channel_min, channels)
+
+    def check_shapes(self) -> None:
+        """Raise `ValueError` or `TypeError` unless tables, names and time steps belong together."""
+        steps, columns = len(self.timesteps), self.channel_max.shape[-1]
+        fits = (
+            self.per_tensor.shape[1:] == (steps, len(self.tensors))
+            and self.channel_max.shape == self.channel_min.shape == (steps, columns)
+            and all(0 <= c.start < c.stop <= columns for c in self.channels.values())
+            and all(isinstance(step, int | float) for step in self.timesteps)
+            and all(isinstance(name, str) for name in (*self.tensors, *self.channels))
+            and isinstance(self.settings, dict)
+        )
+        if not fits:
+            raise ValueError("its tables are of other layers or time steps than it says")
 
     def check(self) -> None:
         """Raise `UserError` naming the layers whose values are NaN, infinite or all zero."""
@@ -97,15 +112,17 @@ def load(file: Path) -> Statistics:
 
     try:
         with safe_open(file, "pt") as opened:
-            layout = json.loads((opened.metadata() or {})["layout"])
+            layout = json_file.parse((opened.metadata() or {})["layout"])
             tables = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return Statistics(
+        found = Statistics(
             timesteps=layout["timesteps"],
             tensors=layout["tensors"],
             channels={name: slice(start, stop) for name, start, stop in layout["channels"]},
             settings=layout["settings"],
             **tables,
         )
+        found.check_shapes()
+        return found
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{file} is not a statistics file",

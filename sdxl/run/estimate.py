@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from sdxl.config.content_key import plain
 from sdxl.config.schema import Config, Mode
-from sdxl.core import environment
+from sdxl.core import environment, records
 from sdxl.core.paths import ROOT
+from sdxl.core.record import Record
 
 SAME = ("model", "precision", "quant", "backend")
 """Groups that must agree for a rate to carry over."""
@@ -31,11 +30,16 @@ def known(config: Config) -> Known | None:
     settings = plain(config)
     wanted = {name: settings[name] for name in SAME}
     for record, path in _records():
-        if all(record["config"].get(name) == wanted[name] for name in SAME):
-            found = record["durations"]
-            overhead = found.get("total_s", 0.0) - found.get("measure_s", 0.0)
-            return Known(record["performance"]["images_per_second"], max(0.0, overhead), path)
+        if all(record.config.get(name) == wanted[name] for name in SAME):
+            rate = record.performance.images_per_second or 0.0
+            overhead = _took(record, "total_s") - _took(record, "measure_s")
+            return Known(rate, max(0.0, overhead), path)
     return None
+
+
+def _took(record: Record, part: str) -> float:
+    found: object = record.durations.get(part)
+    return found if isinstance(found, float) else 0.0
 
 
 def seconds(config: Config, prompts: int) -> float | None:
@@ -70,19 +74,18 @@ def images(config: Config, prompts: int) -> int:
 
 
 @cache
-def _records() -> list[tuple[dict[str, Any], str]]:
+def _records() -> list[tuple[Record, str]]:
     """Usable records of this processor under multirun/, newest first."""
     found = []
     here = environment.describe()["cpu"]
     paths = (ROOT / "multirun").glob("*/**/record.json")
     for path in sorted(paths, key=_age)[:200]:
         try:
-            record = json.loads(path.read_text())
-            usable = record["performance"].get("images_per_second")
-            if usable and record["environment"]["cpu"] == here:
-                found.append((record, str(path.relative_to(ROOT))))
-        except (OSError, ValueError, KeyError, AttributeError):
+            record = records.read(path)
+        except (OSError, ValueError):
             continue
+        if (record.performance.images_per_second or 0) > 0 and record.environment.cpu == here:
+            found.append((record, str(path.relative_to(ROOT))))
     return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from sdxl.config.content_key import key
 from sdxl.config.schema import Mode, Rerun
-from sdxl.core import gpu, records, store
+from sdxl.core import gpu, json_file, records, store
 from sdxl.core.environment import PACKAGES, describe
 from sdxl.core.paths import PACKAGE
 from sdxl.core.record import Record
@@ -47,7 +46,7 @@ def remember(record: Record, path: Path) -> None:
 def partner(pair: str, mode: Mode) -> tuple[Path, Record] | None:
     """The newest finished record of the same work in the other mode, made here with this code."""
     try:
-        path = Path(json.loads(_paired(pair, mode.value).read_text())["record"])
+        path = Path(json_file.read(_paired(pair, mode.value))["record"])
         return path, records.read(path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -61,7 +60,7 @@ def recall(wanted: str, policy: Rerun, since: str = "") -> tuple[Path, Record] |
     if policy is Rerun.all and not since:
         return None
     try:
-        path = Path(json.loads(_entry(wanted).read_text())["record"])
+        path = Path(json_file.read(_entry(wanted))["record"])
         found = records.read(path)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -7,7 +7,6 @@ are noted in the store: the same command, typed again after whatever end, goes o
 from __future__ import annotations
 
 import copy
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config.schema import Config, Rerun, Scenario, Server
-from sdxl.core import records, store
+from sdxl.core import json_file, records, store
 from sdxl.core.errors import SdxlError
 from sdxl.core.record import Peak, Record
 from sdxl.run import identity, ledger
@@ -112,10 +111,19 @@ def _probe(config: Config, rate: float | None, folder: Path, once: Once) -> Prob
 def _resume(state: Path) -> list[Probe]:
     """Probes of an interrupted search whose records are still there."""
     try:
-        found = json.loads(state.read_text())
-    except (OSError, ValueError):
+        found = json_file.read(state)
+        return [probe for probe in found if _is_probe(probe) and Path(probe["record"]).is_file()]
+    except (OSError, ValueError, TypeError):
         return []
-    return [probe for probe in found if Path(probe["record"]).is_file()]
+
+
+def _is_probe(value: Any) -> bool:
+    """Whether a noted probe is whole; one that is not is measured again."""
+    if not isinstance(value, dict):
+        return False
+    rate, record = value.get("qps"), value.get("record")
+    known = isinstance(rate, int | float) and 0 < rate < math.inf and isinstance(record, str)
+    return known and type(value.get("valid")) is bool
 
 
 def _take(path: Path, folder: Path, record: Record) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from sdxl.core import store
+from sdxl.core import json_file, store
 
 FILE = "sweep.json"
 STOP = "stopped"
@@ -30,12 +32,29 @@ def begin(folder: Path, shared: Shared) -> None:
 
 
 def of_cell(folder: Path) -> Shared | None:
-    """The sweep of the cell in `folder`; None for a single run."""
+    """The sweep of the cell in `folder`; None for a single run, and beside another's file."""
+    path = folder.parent / FILE
     try:
-        stored = json.loads((folder.parent / FILE).read_text())
-    except FileNotFoundError:
+        return _read(json_file.read_object(path))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return Shared(**stored)
+    except (OSError, ValueError) as error:
+        _warn(path, str(error))
+        return None
+
+
+def _read(stored: dict[str, Any]) -> Shared:
+    parent = stored.get("mlflow_parent")
+    texts = [stored.get("name"), stored.get("started"), "" if parent is None else parent]
+    if not all(isinstance(each, str) for each in texts):
+        raise ValueError("it lacks the name or the start of a sweep")
+    return Shared(stored["name"], stored["started"], parent)
+
+
+@cache
+def _warn(path: Path, what: str) -> None:
+    """Once for each file."""
+    print(f"warning: {path} is no sweep's file and is ignored: {what}", file=sys.stderr)
 
 
 def stop(folder: Path) -> None:

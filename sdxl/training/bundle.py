@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdxl.core import store
+from sdxl.core import json_file, store
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
@@ -95,7 +95,7 @@ def bundle(run: str, folder: Path, scenes: int = REFERENCE_SCENES) -> dict[str, 
 def _tidy(folder: Path) -> None:
     """Configurations without what only the machine that trained could read."""
     for file in folder.rglob("config.json"):
-        settings = json.loads(file.read_text())
+        settings = json_file.read_object(file)
         settings.pop("_name_or_path", None)  # a folder of the machine that trained
         if "dtype" in settings:  # transformers would load halves beside diffusers' floats
             settings["dtype"] = "float32"

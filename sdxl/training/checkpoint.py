@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdxl.config.schema.train import Finetune
-from sdxl.core.errors import UserError
+from sdxl.core import json_file
+from sdxl.core.errors import SdxlError, UserError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -45,8 +48,8 @@ def load(
 ) -> int:  # fmt: skip
     """Restore what `save` wrote; returns the number of steps done."""
     refuse_others(path, settings)
-    with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
+    with _opened(path) as file:
+        step = _step(file)
         names = set(file.keys())
         module.load_state_dict({k: file.get_tensor(f"model/{k}") for k in module.state_dict()})
         for name, value in average.items():
@@ -62,8 +65,8 @@ def load(
 
 def refuse_others(path: Path, settings: dict[str, Any]) -> None:
     """Raise `UserError` if the checkpoint was made with other settings."""
-    with safe_open(path, "pt") as file:
-        found = json.loads(file.metadata()["settings"])
+    with _opened(path) as file:
+        found = dict(json_file.parse(file.metadata()["settings"]))
     if other := [k for k in settings if found.get(k) != settings[k]]:
         raise UserError(
             f"{path} was made with other settings: {' '.join(other)}",
@@ -80,7 +83,7 @@ def _typed(name: str) -> str:
 
 def averaged(path: Path) -> dict[str, Tensor]:
     """The averaged weights of a checkpoint."""
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         names = [k for k in file.keys() if k.startswith("average/")]  # noqa: SIM118
         return {name.removeprefix("average/"): file.get_tensor(name) for name in names}
 
@@ -89,5 +92,32 @@ def steps_done(path: Path) -> int:
     """How many steps a checkpoint holds; 0 if there is none."""
     if not path.is_file():
         return 0
-    with safe_open(path, "pt") as file:
-        return int(file.metadata()["step"])
+    with _opened(path) as file:
+        return _step(file)
+
+
+def _step(file: Any) -> int:
+    step = int(file.metadata()["step"])
+    if step < 0:
+        raise ValueError(f"step {step}")
+    return step
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file; whatever is wrong with what is read from it is a `UserError` that names it."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except SdxlError:
+        raise
+    except (
+        *(OSError, SafetensorError, KeyError, ValueError, TypeError),
+        *(OverflowError, RuntimeError),  # a step too large for a clock; a tensor of another shape
+    ) as error:
+        raise UserError(
+            f"{path} is no whole checkpoint of this training",
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            "what an earlier run of the same command left",
+            "train.restart=true, or train.run=ANOTHER_NAME",
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from sdxl.config import shorthand
 from sdxl.config.content_key import plain
 from sdxl.config.plugins import training_stage
 from sdxl.config.schema.train import TrainConfig
-from sdxl.core import disk
+from sdxl.core import disk, json_file
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.report.mlflow.curves import Curves
@@ -33,7 +34,7 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
     disk.store_ready(0 if config.plan else disk.SMALL_BYTES)
     chosen = training_stage(settings.name)
     folder = chosen.folder_of(config)
-    done = checkpoint.steps_done(folder / loop.FILE)
+    done = 0 if settings.restart else checkpoint.steps_done(folder / loop.FILE)
     if config.plan:
         plan = {
             "stage": settings.name,
@@ -48,7 +49,7 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
         return Outcome(figures={"plan": plan})
     stage = chosen.open(config)
     identity = getattr(stage, "identity", None) or {}
-    if done and not settings.restart:  # before anything is written beside the checkpoint
+    if done:  # before anything is written beside the checkpoint
         fixed = loop.fixed(settings, config.seed, identity)
         checkpoint.refuse_others(folder / loop.FILE, fixed)
     machine.check(settings)
@@ -89,10 +90,18 @@ def _forget(log: Path, done: int) -> None:
     if not log.is_file():
         return
     lines = log.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done]
+    kept = [line for line in lines if line.endswith("\n") and _step(line) <= done]
     beside = log.with_name(f".{log.name}.{os.getpid()}")
     beside.write_text("".join(kept))
     beside.replace(log)
+
+
+def _step(line: str) -> float:
+    """The step of a line in the log; infinite for a damaged one, which is dropped."""
+    try:
+        return float(json_file.parse(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 class _Reporter:
@@ -102,7 +111,7 @@ class _Reporter:
         folder.mkdir(parents=True, exist_ok=True)
         settings = config.train
         self.folder, self.settings = folder, settings
-        again = done > 0 and not settings.restart
+        again = done > 0
         self.mllog = Log(folder / "mllog.txt", again)
         self.mllog.begin(settings, config.seed, rows, again)
         self.log = folder / "log.jsonl"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from sdxl.backends.ort.config import Config, Optimization, Provider
 from sdxl.config import graphs, schema
-from sdxl.core import store
+from sdxl.core import json_file, store
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.model.components import torch_device
 
@@ -180,7 +179,7 @@ def _kernels(profile: Path) -> dict[str, Any]:
     counts: dict[str, Counter[str]] = {"integer": Counter(), "float": Counter()}
     spent: Counter[str] = Counter()
     casts = 0
-    for event in json.loads(profile.read_text()):
+    for event in json_file.read(profile):
         kernel = event.get("args", {}).get("op_name")
         if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time") or not kernel:
             continue

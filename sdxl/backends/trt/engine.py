@@ -5,7 +5,6 @@ Nothing here imports a TensorRT library: `trt` is the module that the backend ha
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 from collections.abc import Callable
@@ -43,10 +42,10 @@ def check(folder: Path, version: str, flavor: Flavor, gpu: dict[str, str]) -> di
     shortened one, is refused with the reason and never handed to TensorRT.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        made, bytes_ = manifest["settings"], manifest["files"][engines.ENGINE]["bytes"]
+        manifest = store.manifest_of(folder)
+        made, bytes_ = manifest.settings, manifest.bytes_of(engines.ENGINE)
         facts = {name: made[name] for name in ("flavor", "tensorrt", "host", "rows")}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} holds no engine of ours", f"{type(error).__name__}: {error}",
             f"{engines.ENGINE} with its manifest.json", REBUILD,
@@ -59,17 +58,19 @@ def check(folder: Path, version: str, flavor: Flavor, gpu: dict[str, str]) -> di
         ("host", facts["host"], engines.host()),
         ("size in bytes", there, bytes_),
     ]
+    on = made.get("gpu")
+    built_on: dict[str, Any] = on if isinstance(on, dict) else {}
     if flavor is Flavor.tensorrt and made.get("hardware_compatibility") != "ampere_plus":
         same_model = made.get("hardware_compatibility") != "same_compute_capability"
         for name in ("name", "capability") if same_model else ("capability",):
-            wrong.append((f"GPU's {name}", made.get("gpu", {}).get(name), gpu[name]))
+            wrong.append((f"GPU's {name}", built_on.get(name), gpu[name]))
     for what, got, wanted in wrong:
         if got != wanted:
             raise UserError(
                 f"the engine in {folder} does not belong here: its {what} differs",
                 got, wanted, REBUILD,
             )  # fmt: skip
-    return manifest
+    return manifest.to_json()
 
 
 class Engine:

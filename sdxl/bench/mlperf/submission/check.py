@@ -6,7 +6,6 @@ audits without their files. Needs nothing but the files.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from sdxl.bench.mlperf import rounds, verdict
 from sdxl.bench.mlperf.submission import systems
 from sdxl.bench.mlperf.submission.truncate import LARGEST
 from sdxl.config.schema import Round
+from sdxl.core import json_file
 from sdxl.core.errors import SdxlError
 
 DIVISIONS = ("closed", "open", "network")
@@ -239,7 +239,6 @@ def _folders(place: Path) -> list[Path]:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text())
+        return json_file.read_object(path)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None

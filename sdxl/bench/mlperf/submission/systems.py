@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from sdxl.bench.mlperf.submission.gather import Asked
-from sdxl.core import environment, gpu
+from sdxl.core import environment, gpu, json_file
 from sdxl.core.errors import ConfigError, Problem, UserError
 
 MEANINGFUL = (
@@ -65,7 +64,7 @@ def describe() -> dict[str, str]:
 def read(path: Path, asked: Asked) -> dict[str, Any]:
     """The description from `path` with what the command line says; complete, or a `ConfigError`."""
     try:
-        found = json.loads(path.read_text())
+        found = json_file.read(path)
     except (OSError, ValueError) as error:
         raise UserError(
             "the system's description cannot be read", f"{path}: {error}", "a JSON object",
