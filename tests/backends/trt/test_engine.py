@@ -27,7 +27,12 @@ def folder_of(tmp_path, size=100, **changes):
         "host": engines.host(),
         "flags": [], "gpu": GPU, "hardware_compatibility": "none", **changes,
     }  # fmt: skip
-    manifest = {"settings": settings, "files": {"model.engine": {"bytes": 100}}, "key": "k"}
+    manifest = {
+        "settings": settings,
+        "files": {"model.engine": {"bytes": 100}},
+        "kind": "engine",
+        "key": "k",
+    }
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "model.engine").write_bytes(bytes(size))
