@@ -26,6 +26,7 @@ COMMANDS = {
     "verdict": ("sdxl.report.verdict", "MLPerf's gates, one by one, of any records"),
     "submission": ("sdxl.bench.mlperf.submission.command", "an MLPerf submission: make and check"),
     "statistics": ("sdxl.quality.statistics", "FID's reference statistics of a folder of pictures"),
+    "score": ("sdxl.quality.score", "pictures made elsewhere beside others of the same names"),
     "bundle": ("sdxl.training.bundle", "pack trained networks as a diffusers folder"),
     "shards": ("sdxl.training.data.shards", "pictures and captions into tar shards of latents"),
 }

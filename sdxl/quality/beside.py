@@ -44,7 +44,7 @@ class Beside:
         found = [baseline.pair(*pair) for pair in zip(theirs, ours, strict=True)]
         self._pairs += found
         figures = {
-            "psnr_db": [_decibels(each["psnr_db"]) for each in found],
+            "psnr_db": [decibels(each["psnr_db"]) for each in found],
             "ssim": [each["ssim"] for each in found],
             "mean_deviation": [each["mean_deviation"] for each in found],
         }
@@ -97,6 +97,7 @@ class Beside:
         return [*figure.values.values()] if figure else []
 
 
-def _decibels(psnr_db: float | None) -> float:
+def decibels(psnr_db: float | None) -> float:
+    """PSNR of a pair as pairs are compared: of equal pictures what rounding leaves."""
     most = 10 * math.log10(baseline.PEAK**2 / LEAST_ERROR)
     return most if psnr_db is None else min(most, psnr_db)

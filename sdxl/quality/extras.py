@@ -1,4 +1,4 @@
-"""`quality.extra` while pictures are scored: further figures of each, and distances of sets."""
+"""Further metrics while pictures are scored: figures of each, and distances of sets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdxl.config.schema import Config
+from sdxl.config.schema import Device, Quality
 from sdxl.core.types import Figures, Prompt
 from sdxl.model.components import torch_device
 from sdxl.quality import extra
@@ -17,15 +17,15 @@ from sdxl.quality.per_prompt import Kind
 class Extras:
     """The metrics that a configuration names, opened."""
 
-    def __init__(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        device = torch_device(config.model.device)
+    def __init__(self, quality: Quality, device: Device, prompts: Sequence[Prompt]) -> None:
         self._prompts = prompts
-        self._known = extra.asked(config.quality)
+        self._known = extra.asked(quality)
+        chosen = torch_device(device)
         self._open = {
-            name: metric.open(extra.weights_of(config.quality, name), device)
+            name: metric.open(extra.weights_of(quality, name), chosen)
             for name, metric in self._known.items()
         }
-        self.facts = {name: extra.facts(config.quality, name) for name in self._known}
+        self.facts = {name: extra.facts(quality, name) for name in self._known}
         self.kinds = {name: Kind(m.higher_is_better) for name, m in self._known.items()}
         self._sets: dict[str, tuple[list[Any], list[Any]]] = {}
 

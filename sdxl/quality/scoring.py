@@ -97,7 +97,8 @@ class Scoring:
     def _open(self) -> None:
         assert self._option
         self._scorer = self._option.open(self._config, self._prompts)
-        extras = Extras(self._config, self._prompts) if asked(self._config.quality) else None
+        quality, device = self._config.quality, self._config.model.device
+        extras = Extras(quality, device, self._prompts) if asked(quality) else None
         self._beside = Beside(self._prompts, self._reference, extras)
 
     def _score(self) -> None:

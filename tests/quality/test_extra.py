@@ -106,7 +106,8 @@ def opened(load):
         if weights:
             words.append(f"quality.weights=[{','.join(f'{n}:{weights}' for n in names)}]")
         config = load(*TINY, *words)
-        return Extras(config, prompts.load(config.dataset, config.limit, config.seed)), config
+        listed = prompts.load(config.dataset, config.limit, config.seed)
+        return Extras(config.quality, config.model.device, listed), config
 
     return make
 
@@ -179,7 +180,9 @@ def test_from_a_picture_to_the_record_and_its_file(load, tmp_path, small_clip):
     names = "quality.extra=[ms_ssim,hps,cmmd]"
     config = load(*TINY, names, f"quality.weights=[hps:{small_clip},cmmd:{small_clip}]")
     listed = prompts.load(config.dataset, 4, 0)
-    found = beside.Beside(listed, dict(enumerate(THEIRS)), Extras(config, listed))
+    found = beside.Beside(
+        listed, dict(enumerate(THEIRS)), Extras(config.quality, config.model.device, listed)
+    )
     found.take(fast_scorer.Quick(config, listed), range(4), OURS)
     parts = found.result(tmp_path)
     assert {"ms_ssim", "cmmd", "answers_changed"} == set(parts["reference"]["extra"])
