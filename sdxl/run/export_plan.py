@@ -12,6 +12,7 @@ from sdxl.config.schema import Config, Format, Quant
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.model import guidance
+from sdxl.model.sources import open_source, shapes_source
 
 UNKNOWN = None
 """A key that cannot be told: of weights that are not here, or of a graph that is not made yet."""
@@ -20,11 +21,13 @@ UNKNOWN = None
 def rows(config: Config) -> list[dict[str, Any]]:
     """Each artifact in the order of making: `graph`, `kind`, `key`, `as` (in words), `there`.
 
+    Raises `UserError` for a model that cannot be drawn with, as the run would.
     `there` is True, False, or None where nobody can tell: without the weights nothing has a key.
     An engine's key holds its graph's bytes: the engine of a graph to be made is to be made, too.
     """
     if config.model.diffusers_src:
         generators.use_diffusers(config.model.diffusers_src)
+    shapes_source(config.model, config.seed)
     quantized = config.quant.format is not Format.none
     try:
         checkpoint = _checkpoint(config) if quantized else []
@@ -64,7 +67,6 @@ def _checkpoint(config: Config) -> list[dict[str, Any]]:
 
 def _graphs(config: Config, keyed: bool) -> list[dict[str, Any]]:
     from sdxl.export import onnx
-    from sdxl.model.sources import open_source
 
     source = open_source(config.model, config.seed) if keyed else None
     found = []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 
 import pytest
 
-from sdxl.core.errors import OK, USER
+from sdxl.core.errors import OK, USER, ConfigError
+from sdxl.run import export
 from sdxl.run.doctor import preflight
 from sdxl.run.plan import show_plan
 from tests.model import folders
@@ -85,3 +87,14 @@ def test_components_without_a_file_of_weights_are_said(load, tmp_path, capsys):
     (problem,) = preflight(load(*words, "model.variant=fp16"))
     assert problem.what == "there is no whole file of the variant fp16 of vae"
     assert "pickled" in str(problem.got)
+
+
+def test_a_plan_of_an_export_checks_the_model_too(load, tmp_path):
+    folder = folders.folder(tmp_path / "inpainting")
+    config = folder / "unet/config.json"
+    told = json.loads(config.read_text()) | {"in_channels": 9}
+    config.unlink()
+    config.write_text(json.dumps(told))
+    words = ("model=sdxl", f"model.path={folder}", "rules=open", "backend=ort", "plan=true")
+    with pytest.raises(ConfigError, match="an inpainting model"):
+        export.run(load(*words), tmp_path)
