@@ -56,6 +56,8 @@ def _look(folder: Path, needed: int, fix: str) -> list[Problem]:
     if not needed:
         return []
     try:
+        if any(each.is_file() for each in (folder, *folder.parents)):
+            raise NotADirectoryError(0, "a file is in the way")
         if not os.access(place, os.W_OK | os.X_OK):
             raise PermissionError(0, "not allowed")
         free = shutil.disk_usage(place).free
@@ -68,7 +70,7 @@ def _look(folder: Path, needed: int, fix: str) -> list[Problem]:
         if store.is_full(error):
             free = 0
         else:
-            what = f"{place} cannot be written"
+            what = f"{folder if isinstance(error, NotADirectoryError) else place} cannot be written"
             return [Problem(what, error.strerror, "a writable folder", fix)]
     return [Problem(f"the disk of {place} is too full", f"{free / 1e9:.2f} GB free",
                     f"about {needed / 1e9:.2f} GB", fix)]  # fmt: skip
