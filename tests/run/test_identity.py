@@ -193,7 +193,8 @@ def test_keys_are_what_they_always_were(load, monkeypatch, words):
     """Else a store is built anew, and no measurement made so far is found again."""
     monkeypatch.setattr(identity, "_bundled", lambda part: part.name)
     monkeypatch.setattr(RandomSource, "scheduler", lambda _: EulerDiscreteScheduler())
-    config = load(*words.split())
+    rules = () if "rules=" in words else ("rules=closed",)  # the default of every model then
+    config = load(*words.split(), *rules)
     if config.backend.name == "torch":
         config.backend.decode_batch_size = None  # its default then; 4 since 0.2
     found = [key(config) for key in (identity.identity, identity.artifact_key, identity.pair_key)]
