@@ -1,4 +1,4 @@
-"""A run, a sweep and a training end with no warning on standard error."""
+"""A run, a sweep, an export and a training end with no warning on standard error."""
 
 import re
 
@@ -39,6 +39,11 @@ def test_a_sweep(cli):
     done = cli("-m", *SMALL, "precision=fp32,bf16", timeout=500)
     assert done.code in FINISHED, done.err
     assert not warned(done.err)
+
+
+@pytest.mark.slow
+def test_an_export(exported):
+    assert exported.screen and not warned(exported.screen)
 
 
 @pytest.mark.slow
