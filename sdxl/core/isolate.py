@@ -96,6 +96,7 @@ def run(
         # joblib's name for its own way, which a child of ours would be told to use and not know.
         multiprocessing.set_start_method("spawn", force=True)
     _short_sockets()
+    log.open("ab").close()  # raises `OSError` here: the child could not say why
     context: Any = multiprocessing.get_context("forkserver" if preload else "spawn")
     if preload:
         context.set_forkserver_preload(["sdxl.core.preload"])
