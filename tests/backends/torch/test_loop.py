@@ -85,7 +85,7 @@ def test_nothing_is_told_to_the_host_between_the_steps(load):
         ours.stages.denoise(embeddings, noise)
     assert len(watch.seen) > 100 and not watch.told
     with Watch() as watch, torch.inference_mode():
-        ours._loop(embeddings, noise, None)
+        ours._loop(embeddings, noise, [0, 1], None)
     assert watch.told, "the scheduler's own loop does: the watch sees it"
 
 
