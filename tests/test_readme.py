@@ -68,6 +68,8 @@ def test_command_runs(command: str, store: Path, tmp_path: Path) -> None:
         words += shrunk(words, tmp_path)
     if words[1:4] == ["-m", "sdxl", "report"]:
         words.append(str(a_sweep(tmp_path)))
+    if words[1:4] == ["-m", "sdxl", "generate"]:
+        words += ["--to", str(tmp_path / "pictures"), "model.steps=2"]
     environment = os.environ | {
         "SDXL_STORE": str(store),
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",

@@ -95,7 +95,8 @@ def _prompts(config: Config, words: set[str]) -> Iterator[Problem]:
 
 def _size(config: Config, words: set[str]) -> Iterator[Problem]:
     """Width and height of a picture; the sizes that an engine spans, around the model's own."""
-    side = round(math.sqrt(config.model.width * config.model.height) / sizes.STEP) * sizes.STEP
+    area = max(0, config.model.width * config.model.height)  # ranges are looked at later
+    side = round(math.isqrt(area) / sizes.STEP) * sizes.STEP
     if config.size is not None:
         found = sizes.read(config.size)
         if not found:

@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> dict[str, Any]:
-    given = _parser().parse_args(argv)
+    given = _parser().parse_intermixed_args(argv)  # settings may follow options
     if given.n < 1 or not given.prompt.strip():
         raise UserError(
             "there is nothing to draw", f"--n {given.n}, prompt `{given.prompt}`",

@@ -45,7 +45,7 @@ def test_pictures_are_those_of_the_sampler_and_depend_on_the_seed_alone(command,
         alone = generator.generate([0])[0]
     assert np.abs(alone.astype(int) - three[0]).max() <= 1  # alone and in a batch of three
 
-    _, other = command(PROMPT, *SMALL, "--seed", 6, "--to", tmp_path / "b")
+    _, other = command(PROMPT, "--seed", 6, "--to", tmp_path / "b", *SMALL)
     assert not np.array_equal(drawn(other)[0], three[0])
 
 
