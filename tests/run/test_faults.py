@@ -82,6 +82,7 @@ def test_what_cannot_be_written_afterwards_is_recorded_too(cli, tmp_path):
     """The sheet of pictures is in the way here."""
     out_dir = tmp_path / "taken"
     (out_dir / "images.png").mkdir(parents=True)
+    (out_dir / "worker.log").touch()  # a folder of ours: somebody else's is refused beforehand
     done = cli(*FAST, out_dir=out_dir)
     assert done.code == 1, done.err
     assert done.record["status"] == "failed" and "Is a directory" in done.record["reason"]
