@@ -109,9 +109,7 @@ def test_mistakes_are_refused(place, run, words):
 def test_four_bits_fail_where_eight_pass(cli, run, tmp_path):
     base = ("model=tiny", "quality=none", "model.steps=4", "rules=open", "limit=2",
             "scenario.min_duration_ms=0", "quant.report_prompts=0")  # fmt: skip
-    good = cli(
-        *base, "quant=int8", "quant_level=3", "calib_size=1", timeout=280, out_dir=tmp_path / "int8"
-    )
+    good = cli(*base, "quant=int8_weight_only", timeout=280, out_dir=tmp_path / "int8")
     bad = cli(*base, "quant=int4_weight_only", timeout=280, out_dir=tmp_path / "int4")
     levels = [done.record["quality"]["baseline"]["psnr_db"] for done in (good, bad)]
     between = sum(levels) / 2
