@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ if "_refuse" not in vars(sitecustomize):  # the interpreter brought one of its o
     exec(compile((OFFLINE / "sitecustomize.py").read_text(), "sitecustomize.py", "exec"))
 
 from sdxl.config import load as config  # noqa: E402
+from sdxl.core import ends  # noqa: E402
 from tests import small  # noqa: E402
 
 config.register()
@@ -73,7 +75,10 @@ def world(tmp_path, monkeypatch, empty_database):
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, str(value))
+    handlers = {each: signal.getsignal(each) for each in ends.SIGNALS}
     yield
+    for each, handler in handlers.items():  # a command that ended in this process ignores them,
+        signal.signal(each, handler)  # and so would the next test's children
     assert not log.exists(), f"the network was asked for: {log.read_text()}"
 
 
