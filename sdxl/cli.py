@@ -55,8 +55,10 @@ def _outcome(action: Action, cfg: DictConfig, out_dir: Path, say: Say | None) ->
         forget_secrets(out_dir)
         config = load(cfg, HydraConfig.get().overrides.task)
         return action(config, out_dir, say)
-    except Exception as error:  # the multirun must go on
-        return shown(error)
+    except Exception as error:
+        if ends.came():
+            raise KeyboardInterrupt from error
+        return shown(error)  # the multirun must go on
 
 
 def command(main: Callable[[], None]) -> None:
@@ -90,17 +92,18 @@ def _command(main: Callable[[], None]) -> int | None:
                 main()
                 return None
             this.run(main)
-        except KeyboardInterrupt:
-            ends.again()
-            this.interrupted = True
-            this.failure = None if this.outcomes or this.sweep else _interrupted()
-            print("interrupted", file=sys.stderr)
         except SystemExit as stop:
             if this.asks_hydra and not stop.code:
                 raise
             this.failure = Outcome.failed("Hydra could not start", USER) if stop.code else None
-        except Exception as error:
-            this.failure = _explained(error)
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) or ends.came():
+                ends.again()
+                this.interrupted = True
+                this.failure = None if this.outcomes or this.sweep else _interrupted()
+                print("interrupted", file=sys.stderr)
+            else:
+                this.failure = _explained(error)
         return _ended(_line(this))
 
 

@@ -1,6 +1,7 @@
 """The small commands end as every command does: one panel, one JSON line, the exit code."""
 
 import json
+import signal
 import sys
 
 import pytest
@@ -84,3 +85,18 @@ def test_a_table_that_cannot_be_written_costs_no_json_line(monkeypatch, capsys):
     assert stop.value.code == last["exit_code"] == 1 and "Traceback" not in err
     assert last["ok"] == 2 and last["records"] == ["0/record.json"] * 2
     assert last["status"] == "failed" and "No space left on device" in last["reason"]
+
+
+def test_a_signal_that_hydra_made_another_error_of_is_an_interruption(monkeypatch, capsys):
+    def begins():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise AttributeError("no `_actions`") from None
+
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    with pytest.raises(SystemExit) as stop:
+        cli.command(begins)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 1 and "Traceback" not in err
+    assert json.loads(out.splitlines()[-1])["reason"] == "interrupted"

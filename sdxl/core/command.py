@@ -83,13 +83,17 @@ def ended(work: Callable[[], dict[str, Any] | None]) -> int:
             if facts is None:
                 return OK
             line = {**Outcome().line(record=False), **facts}
-        except Exception as error:
-            line = shown(error).line(record=False)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            line = Outcome.failed("interrupted", FAILED).line(record=False)
+        except (Exception, KeyboardInterrupt) as error:
+            line = _failure(error).line(record=False)
         print_line(line)
         return int(line["exit_code"])
+
+
+def _failure(error: Exception | KeyboardInterrupt) -> Outcome:
+    if ends.came() or isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return Outcome.failed("interrupted", FAILED)
+    return shown(error)
 
 
 def shown(error: Exception) -> Outcome:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FAILED, _USER = 1, 2
+_came = False
 _LINE = '{"status": "failed", "reason": "%s", "record": null, "exit_code": %d}\n'
 _GONE = """--- error
 the working directory was deleted
@@ -33,7 +34,14 @@ def early() -> None:
 
 def begun() -> None:
     """From now on a signal is a `KeyboardInterrupt`, which gives back what is held."""
+    global _came
+    _came = False
     _take(_interrupt)
+
+
+def came() -> bool:
+    """Whether one has come since: a library may have made another error of it on its way up."""
+    return _came
 
 
 def again() -> None:
@@ -56,6 +64,8 @@ def _take(action: Any) -> None:
 
 
 def _interrupt(*_: Any) -> NoReturn:
+    global _came
+    _came = True
     raise KeyboardInterrupt
 
 

@@ -1,5 +1,7 @@
 """The JSON line of each kind of outcome: its keys in their order, which scripts may read."""
 
+import signal
+
 import pytest
 
 from sdxl.core.command import Outcome, ended, summary
@@ -53,3 +55,17 @@ def test_the_sum_of_a_multirun_has_the_worst_exit_code():
         "failed", 3, 1, 1,
     )  # fmt: skip
     assert found["records"] == ["0/record.json", None, None]
+
+
+def test_a_signal_that_a_library_made_another_error_of_is_an_interruption(capsys):
+    """As argparse does, which cleans up after an exception with what it has not begun."""
+
+    def work():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise AttributeError("no `_actions`") from None
+
+    assert ended(work) == 1
+    out, err = capsys.readouterr()
+    assert '"reason": "interrupted"' in out and "Traceback" not in err
