@@ -122,6 +122,8 @@ RANGES: dict[str, Range] = {
     "train.weight_decay": Range(0, 100),
     "train.clip_norm": positive(1e9),
     "train.ema": Range(0, 1, below=True),
+    "train.rank": Range(1, 65536),
+    "train.alpha": positive(1e6),
     "train.checkpoint_s": Range(0, SECONDS.most),
     "train.evaluate_every": Range(1, 1_000_000_000_000),
     "train.max_s": Range(0, SECONDS.most),

@@ -26,7 +26,7 @@ def save(
     optimizer: torch.optim.Optimizer, settings: dict[str, Any],
 ) -> None:  # fmt: skip
     """Weights, their average, the optimizer's moments and the number of steps done."""
-    tensors = {f"model/{k}": v for k, v in module.state_dict().items()}
+    tensors = {f"model/{k}": v for k, v in _state(module).items()}
     tensors |= {f"average/{k}": v for k, v in average.items()}
     for name, parameter in module.named_parameters():
         state = optimizer.state.get(parameter)
@@ -51,7 +51,8 @@ def load(
     with _opened(path) as file:
         step = _step(file)
         names = set(file.keys())
-        module.load_state_dict({k: file.get_tensor(f"model/{k}") for k in module.state_dict()})
+        state = {k: file.get_tensor(f"model/{k}") for k in _state(module)}
+        module.load_state_dict(state, strict=False)
         for name, value in average.items():
             value.copy_(file.get_tensor(f"average/{name}"))
         for name, parameter in module.named_parameters():
@@ -61,6 +62,17 @@ def load(
                     **{m: file.get_tensor(f"{m}/{name}").to(parameter.device) for m in _MOMENTS},
                 }
     return step
+
+
+def trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that move; the others are those of the model that the training began with."""
+    return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """What a training changes: parameters that move, and buffers."""
+    still = {name for name, p in module.named_parameters() if not p.requires_grad}
+    return {name: v for name, v in module.state_dict().items() if name not in still}
 
 
 def refuse_others(path: Path, settings: dict[str, Any]) -> None:

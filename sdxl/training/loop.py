@@ -140,7 +140,7 @@ class Trainer:
         self.accelerator, self.stage, self.settings = accelerator, stage, settings
         self.seed, self.folder, self.report = seed, folder, report
         self.module = stage.module.to(accelerator.device)
-        self.average = {k: v.detach().clone() for k, v in self.module.named_parameters()}
+        self.average = {k: v.detach().clone() for k, v in checkpoint.trained(self.module)}
         self.kept = fixed(settings, seed, identity)
         groups = _groups(self.module, settings.weight_decay)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
@@ -253,7 +253,7 @@ class Averaged:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in checkpoint.trained(self.module):
             other = self.average[name]
             kept = parameter.detach().clone()
             parameter.copy_(other)
@@ -262,7 +262,7 @@ class Averaged:
 
 @torch.no_grad()
 def _follow(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
-    names, now = zip(*module.named_parameters(), strict=True)
+    names, now = zip(*checkpoint.trained(module), strict=True)
     torch._foreach_lerp_([average[name] for name in names], [p.detach() for p in now], 1 - decay)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sdxl.config.choices import DType
-from sdxl.config.schema.train import Distill, Finetune, Training, Tuning
+from sdxl.config.schema.train import Distill, Finetune, Lora, Training, Tuning
 from sdxl.core.errors import ConfigError, Problem
 
 STAGES = ("vae", "clip", "judge", "unet")
-TUNING = ("qat", "finetune", "distill")
+TUNING = ("qat", "finetune", "lora", "distill")
 """Stages that go on from a model: they have the whole configuration and a folder of their own."""
-_KINDS = {"qat": Tuning, "finetune": Finetune, "distill": Distill}
+_KINDS = {"qat": Tuning, "finetune": Finetune, "lora": Lora, "distill": Distill}
 _READ = ("train", "tracking", "seed", "plan", "hydra")
 """What the stages of the bundled model read."""
 

@@ -43,6 +43,9 @@ class TinyModel(Model):
 class ScenesModel(Model):
     """The miniature of SDXL trained on rendered scenes; its weights are in the package."""
 
+    lora: Any = added(None)  # LoRAs, fused before quantizing: FILE or FOLDER, or a list [A,B@0.7]
+    lora_scale: float = added(1.0)  # strength of those without one of their own
+
 
 @dataclass
 class StudentModel(ScenesModel):

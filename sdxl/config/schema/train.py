@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 from omegaconf import MISSING
@@ -49,6 +49,18 @@ class Finetune(Tuning):
     """All weights of an unquantized UNet."""
 
     gradient_checkpointing: bool = False  # less memory, a third more time
+
+
+@dataclass
+class Lora(Finetune):
+    """Low-rank layers beside those of the UNet, quantized or not, for `model.lora`."""
+
+    rank: int = 16  # width of the layers
+    alpha: Optional[float] = None  # what they add counts alpha / rank; null: as much as rank
+    targets: list[str] = field(
+        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out"]
+    )  # patterns of layers' names, as in quant.include
+    text_encoders: bool = False  # layers beside the attention of both text encoders, too
 
 
 @dataclass

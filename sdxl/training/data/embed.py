@@ -32,6 +32,10 @@ class Examples(Protocol):
         """latents (B, 4, h, w), hidden (B, 77, D), pooled (B, P), time_ids (B, 6); float32."""
         ...
 
+    def texts(self, rows: np.ndarray) -> list[str]:
+        """The captions of the rows."""
+        ...
+
 
 def time_ids(count: int, height: int, width: int) -> Tensor:
     """SDXL's size conditioning (count, 6) of whole pictures, in pixels."""

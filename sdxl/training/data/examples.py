@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from sdxl.config.schema.train import TrainConfig, Tuning
 from sdxl.core.errors import UserError
+from sdxl.model.scenes.captions import Caption
+from sdxl.training.data import scene_data
 from sdxl.training.data.embed import Examples, encode_captions, time_ids
 from sdxl.training.data.sharded import Shards
 
@@ -35,7 +38,7 @@ class Rendered:
                 "one size",
                 f"train.size={model.width} model.height={model.width}",
             )
-        self.count, self.size = settings.scenes, settings.size
+        self.count, self.size, self.seed = settings.scenes, settings.size, config.seed
         folder = encode_captions(config, settings.scenes, settings.size)
         self.identity = folder.name
         names = ("latents", "hidden", "pooled", "none_hidden", "none_pooled")
@@ -47,6 +50,15 @@ class Rendered:
         parts = (self._floats(name, rows) for name in ("latents", "hidden", "pooled"))
         latents, hidden, pooled = parts
         return latents, hidden, pooled, time_ids(len(rows), self.size, self.size)
+
+    def texts(self, rows: np.ndarray) -> list[str]:
+        """The captions of the rows."""
+        return [self.captions[row].text for row in rows]
+
+    @cached_property
+    def captions(self) -> list[Caption]:
+        """One of each scene."""
+        return scene_data.wordings(self.seed, self.count)
 
     def _floats(self, name: str, rows: Any = slice(None)) -> Tensor:
         return torch.from_numpy(self.data[name][rows].astype(np.float32))

@@ -45,7 +45,8 @@ class Shards:
             raise UserError("the shards hold no sample", place, LATENTS, FIX)
         self.embedded = all({HIDDEN, POOLED} <= s.parts.keys() for s in self.samples)
         if not self.embedded:
-            self._check_captions()
+            for sample in self.samples:
+                self._check_caption(sample)
         self._handles: OrderedDict[int, Any] = OrderedDict()
         self.identity = self._identity()
         self.size = config.model.height, config.model.width
@@ -56,14 +57,11 @@ class Shards:
         if self.embedded:
             self._encoders = None  # the embeddings lie in the shards
 
-    def _check_captions(self) -> None:
-        """Every sample has something to read a caption from."""
-        for sample in self.samples:
-            if not {"txt", "json"} & sample.parts.keys():
-                where = f"{self.files[sample.file]}: sample `{sample.name}`"
-                raise UserError(
-                    f"{where} has no caption", " ".join(sample.parts), "txt or json", FIX
-                )
+    def _check_caption(self, sample: Sample) -> None:
+        """There is something to read a caption from."""
+        if not {"txt", "json"} & sample.parts.keys():
+            where = f"{self.files[sample.file]}: sample `{sample.name}`"
+            raise UserError(f"{where} has no caption", " ".join(sample.parts), "txt or json", FIX)
 
     def rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """latents, hidden, pooled, time_ids of these rows, float32 on the CPU."""
@@ -75,6 +73,14 @@ class Shards:
             hidden, pooled = self._encode([sample["caption"] for sample in read])
         sizes = torch.tensor([sample["time_ids"] for sample in read], dtype=torch.float32)
         return latents, hidden, pooled, sizes
+
+    def texts(self, rows: np.ndarray) -> list[str]:
+        """The captions of the rows; raises `UserError` for a sample that has none."""
+        found = []
+        for sample in (self.samples[int(row)] for row in rows):
+            self._check_caption(sample)
+            found.append(self._checked(sample)["caption"])
+        return found
 
     def _checked(self, sample: Sample) -> dict[str, Any]:
         """The sample's tensors and facts; `UserError` names it if it does not fit the model."""

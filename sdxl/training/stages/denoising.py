@@ -53,3 +53,35 @@ class Denoiser(nn.Module):
         ratio = (alpha / (1 - alpha)).flatten()
         weight = ratio.clamp(max=GAMMA) / ratio * (1 + self.layout / ratio).sqrt()
         return {"loss": (weight * error).mean(), "error": error.mean()}
+
+
+class Told(nn.Module):
+    """Text encoders and UNet in one: the error of the predicted noise, told by token ids."""
+
+    def __init__(self, denoiser: Denoiser, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.denoiser, self.first, self.second = denoiser, first, second
+
+    @property
+    def unet(self) -> nn.Module:
+        """What is exported as the UNet."""
+        return self.denoiser.unet
+
+    def forward(
+        self, latents: Tensor, noise: Tensor, timestep: Tensor, first: Tensor, second: Tensor,
+        time_ids: Tensor,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """latents, noise (B, 4, h, w); timestep (B,); first, second: ids (B, 77)."""
+        one = self.first(first, output_hidden_states=True)
+        other = self.second(second, output_hidden_states=True)
+        hidden = torch.cat([one.hidden_states[-2], other.hidden_states[-2]], dim=-1)
+        found: dict[str, Tensor] = self.denoiser(
+            latents, noise, timestep, hidden, other.text_embeds, time_ids
+        )
+        return found
+
+
+def unheard(encoder: nn.Module) -> list[nn.Module]:
+    """What of the first text encoder reaches nobody: the penultimate state is what SDXL takes."""
+    body: Any = getattr(encoder, "text_model", encoder)  # transformers 5 has no such level
+    return [body.encoder.layers[-1], body.final_layer_norm]

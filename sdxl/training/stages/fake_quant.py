@@ -84,27 +84,78 @@ class RoundedLayer(nn.Module):
         return found
 
     @torch.no_grad()
+    def still(self) -> nn.Conv2d | nn.Linear:
+        """The layer as it is, for good: its rounded weight in a module of the plain kind."""
+        weight, with_bias = self._rounded_weight(), self.bias is not None
+        (wide, narrow), kernel = weight.shape[:2], tuple(weight.shape[2:])
+        with torch.device("meta"):
+            layer: Any = (
+                nn.Linear(narrow, wide, with_bias)
+                if self.stride is None
+                else nn.Conv2d(narrow, wide, kernel, self.stride, self.padding, bias=with_bias)  # type: ignore[arg-type]
+            )
+        layer.weight, layer.bias = nn.Parameter(weight, False), self.bias
+        for name in ("input_amax", "pre_quant_scale"):  # they go where the layer goes
+            layer.register_buffer(name, getattr(self, name), persistent=False)
+        layer.register_forward_pre_hook(_round_input(self.entry.format is Format.fp8))
+        return layer
+
+    @torch.no_grad()
     def codes(self) -> Tensor:
         """The weight as the checkpoint stores it."""
         return checkpoint.encode(self.entry, self.weight, self.weight_amax)
 
 
+def _round_input(fp8: bool) -> Any:
+    """A hook that smooths and rounds what a layer of `still` is given, where it says so."""
+
+    def hook(layer: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        inputs, *rest = given
+        if layer.pre_quant_scale is not None:
+            inputs = inputs * layer.pre_quant_scale.to(inputs.dtype)
+        if layer.input_amax is not None:
+            inputs = straight(inputs, layer.input_amax, fp8)
+        return inputs, *rest
+
+    return hook
+
+
 def student(unet: Any, folder: Path) -> Any:
     """`unet`, unquantized, made into what the checkpoint in `folder` holds, in fp32, trainable."""
-    stored = Checkpoint(folder)
+    return round_attention(_rounded(unet, Checkpoint(folder)), folder)
+
+
+def still(unet: Any, folder: Path) -> Any:
+    """`student` whose weights do not move, in plain layers that others can be put beside.
+
+    Attention is rounded by `round_attention` after that, so that it sees both.
+    """
+    made = _rounded(unet, Checkpoint(folder))
+    for name, layer in layers(made).items():
+        made.set_submodule(name, layer.still())
+    return made.requires_grad_(False)
+
+
+def _rounded(unet: Any, stored: Checkpoint) -> Any:
     unet.requires_grad_(False)
-    if any(layer.kind == "attention" for layer in stored.layers.values()):
+    for name, layer in stored.layers.items():
+        if layer.kind != "attention":
+            unet.set_submodule(name, RoundedLayer(unet.get_submodule(name), layer, stored))
+    return nn.Module.float(unet)
+
+
+def round_attention(unet: Any, folder: Path) -> Any:
+    """The same UNet, with q, k, v and the softmax in FP8 where the checkpoint says so."""
+    stored = Checkpoint(folder)
+    found = [name for name, layer in stored.layers.items() if layer.kind == "attention"]
+    if found:
         from diffusers.models.attention_processor import AttnProcessor
 
         unet.set_attn_processor(AttnProcessor())  # shows q, k, v and the softmax
-    # Attention last: its hooks belong on the projections that are put in here.
-    for name, layer in sorted(stored.layers.items(), key=lambda item: item[1].kind == "attention"):
-        module = unet.get_submodule(name)
-        if layer.kind == "attention":
-            _attention(module, {p: stored.tensor(f"{name}.{p}_amax") for p in ATTENTION_PARTS})
-        else:
-            unet.set_submodule(name, RoundedLayer(module, layer, stored))
-    return nn.Module.float(unet)
+    for name in found:
+        amax = {part: stored.tensor(f"{name}.{part}_amax") for part in ATTENTION_PARTS}
+        _attention(unet.get_submodule(name), amax)
+    return unet
 
 
 def layers(unet: nn.Module) -> dict[str, RoundedLayer]:

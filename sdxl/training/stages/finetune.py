@@ -19,6 +19,7 @@ from sdxl.config.schema import Format
 from sdxl.config.schema.train import Finetune, TrainConfig
 from sdxl.core import store
 from sdxl.core.errors import UserError
+from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
 from sdxl.training.data import examples
 from sdxl.training.loop import Batch, trained_rows
@@ -72,17 +73,22 @@ class Stage:
                 "the loss is that of models that predict noise",
                 f"model={config.model.name}: {scheduler.config.prediction_type}", "epsilon",
             )  # fmt: skip
-        unet: Any = source.component("unet", torch.float32, torch.device("cpu"))
-        unet.requires_grad_(True)
+        unet = self._unet(config, source)
         if config.train.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.module = Denoiser(unet.train())
-        self.module.alphas = scheduler.alphas_cumprod  # the model's own schedule
+        denoiser = Denoiser(unet.train())
+        denoiser.alphas = scheduler.alphas_cumprod  # the model's own schedule
+        self.module: Any = denoiser
         self.steps = len(scheduler.alphas_cumprod)
         self.identity = {
             "model": content_key.key(source.identity()),
             "data": self.examples.identity,
         }
+
+    def _unet(self, config: TrainConfig, source: Source) -> Any:
+        """The network, with gradients where it is trained."""
+        unet = source.component("unet", torch.float32, torch.device("cpu"))
+        return unet.requires_grad_(True)
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Latents, noise, timesteps and embeddings, some of them unconditional."""
@@ -111,8 +117,7 @@ class Stage:
 
     def export(self, folder: Path) -> None:
         """The UNet in diffusers' form."""
-        unet: Any = self.module.unet
-        unet.save_pretrained(folder)
+        self.module.unet.save_pretrained(folder)
 
 
 STAGE = TrainingStage(Stage, folder_of, plan, outcome)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from sdxl.config import content_key
 from sdxl.config.plugins import TrainingStage
@@ -30,7 +29,7 @@ from sdxl.quality.scenes import judge
 from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training.data import encoded, scene_data
 from sdxl.training.loop import Batch
-from sdxl.training.stages.denoising import DROPPED, Denoiser
+from sdxl.training.stages.denoising import DROPPED, Denoiser, Told, unheard
 
 GUIDANCE = 4.0
 """As the bundled model is run with (`conf/model/scenes.yaml`)."""
@@ -41,33 +40,6 @@ POWER = 0.5
 REPEATS = {1: 4, 2: 8, 3: 1}
 """How often an epoch shows a scene of so many solids."""
 _EVALUATED = 32
-
-
-class Painter(nn.Module):
-    """Text encoders and UNet in one: the error of the predicted noise, told by token ids."""
-
-    def __init__(self, network: nn.Module, first: nn.Module, second: nn.Module) -> None:
-        super().__init__()
-        self.denoiser = Denoiser(network, layout=LAYOUT)
-        self.first, self.second = first, second
-
-    @property
-    def unet(self) -> nn.Module:
-        """What is exported as the UNet."""
-        return self.denoiser.unet
-
-    def forward(
-        self, latents: Tensor, noise: Tensor, timestep: Tensor, first: Tensor, second: Tensor,
-        time_ids: Tensor,
-    ) -> dict[str, Tensor]:  # fmt: skip
-        """latents, noise (B, 4, h, w); timestep (B,); first, second: ids (B, 77)."""
-        one = self.first(first, output_hidden_states=True)
-        other = self.second(second, output_hidden_states=True)
-        hidden = torch.cat([one.hidden_states[-2], other.hidden_states[-2]], dim=-1)
-        found: dict[str, Tensor] = self.denoiser(
-            latents, noise, timestep, hidden, other.text_embeds, time_ids
-        )
-        return found
 
 
 class Stage:
@@ -88,17 +60,16 @@ class Stage:
         )
         self.count = len(self.rows)
 
-    def _network(self) -> Painter:
+    def _network(self) -> Told:
         from diffusers import UNet2DConditionModel
 
         unet: Any = UNet2DConditionModel(**architecture.SCENES["unet"])
         first, second = scene_data.text_encoders(self.run)
         for part in (first, second):
             part.requires_grad_(True)
-        body = getattr(first, "text_model", first)  # transformers 5 has no such level
-        for unused in (body.encoder.layers[-1], body.final_layer_norm):
-            unused.requires_grad_(False)  # the penultimate state is what SDXL takes
-        return Painter(unet, first, second).train()
+        for unused in unheard(first):
+            unused.requires_grad_(False)
+        return Told(Denoiser(unet, layout=LAYOUT), first, second).train()
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Latents, noise, timesteps and token ids, some of them of the unconditional texts."""

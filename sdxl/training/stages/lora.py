@@ -1,0 +1,147 @@
+"""The stage `lora`: low-rank layers learn beside a UNet that stays as it is, quantized or not.
+
+Loss, noise and rows are those of the stage `finetune`. The result is a file for `model.lora`, which
+is fused into the weights before anything is quantized.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdxl.config import content_key, schema
+from sdxl.config.plugins import TrainingStage
+from sdxl.config.schema import Format
+from sdxl.config.schema.train import Lora, TrainConfig
+from sdxl.core import store
+from sdxl.core.errors import UserError
+from sdxl.core.progress import Progress
+from sdxl.model import prompts
+from sdxl.model.components import Source
+from sdxl.model.sources import open_source, shapes_source
+from sdxl.quant import build
+from sdxl.training import adapters
+from sdxl.training.data import embed
+from sdxl.training.stages import fake_quant, finetune
+from sdxl.training.stages.denoising import DROPPED, Told, unheard
+
+FROZEN_BYTES, TRAINED_BYTES = 4, 20
+"""Per parameter, in fp32: a weight alone; a weight, gradient, two moments and the average."""
+_TEXT_LAYERS = re.compile(r"\.(q|k|v|out)_proj$")
+
+
+def folder_of(config: TrainConfig) -> Path:
+    """Where this model's LoRA is trained; beside a quantized UNet, a folder for each checkpoint."""
+    if not hasattr(config.model, "lora") and not config.plan:
+        raise UserError(
+            "this model takes no LoRA afterwards", f"model={config.model.name}",
+            "a model with `model.lora`", "model=scenes, or model=sdxl model.path=FOLDER",
+        )  # fmt: skip
+    name = f"lora-{config.model.name}"
+    if config.quant.format is Format.none:
+        opened = shapes_source if config.plan else open_source
+        key = content_key.key(opened(config.model, config.seed).identity())
+    else:
+        name += f"-{config.quant.name}-{config.quant.level:g}"
+        key = build.key_of(config)
+    return store.root() / "training" / config.train.run / f"{name}-{key[:8]}"
+
+
+def plan(config: TrainConfig) -> dict[str, Any]:
+    """The layers, their parameters and the memory of all weights; activations come on top."""
+    settings = config.train
+    assert isinstance(settings, Lora)
+    source, meta = shapes_source(config.model, config.seed), torch.device("meta")
+    unet: Any = source.component("unet", torch.float32, meta)
+    frozen = sum(p.numel() for p in unet.parameters())
+    names = adapters.layers(unet, settings.targets)
+    adapters.put(unet, names, settings.rank, _alpha(settings))
+    trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
+    gib = (frozen * FROZEN_BYTES + trained * TRAINED_BYTES) / 2**30
+    return {"layers": len(names), "parameters": trained, "state_gib": round(gib, 2)}
+
+
+def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
+    """Where the LoRA is, the line that draws with it, and the one that quantizes and measures it.
+
+    The last also measures its baseline: the same LoRA in the unquantized UNet.
+    """
+    model = f"model={config.model.name}"
+    if isinstance(config.model, schema.SdxlModel):
+        model += f" model.path={config.model.path}"
+    use = f"python run.py {model} model.lora={made} rules=open"
+    quant = config.quant
+    named = quant.format is not Format.none
+    recipe = f"quant={quant.name} quant_level={quant.level:g}" if named else "quant=int8"
+    measure = f"{use} {recipe} quality=fast"
+    print(f"to draw with it: {use}\nquantized, beside its baseline: {measure}", file=sys.stderr)
+    return {"lora": str(made), "use": use, "measure": measure}
+
+
+def _alpha(settings: Lora) -> float:
+    return float(settings.rank) if settings.alpha is None else settings.alpha
+
+
+class Stage(finetune.Stage):
+    """Trains the layers beside the UNet's and, with `train.text_encoders`, the encoders'."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        assert isinstance(config.train, Lora)
+        self.settings = config.train
+        torch.manual_seed(config.seed)
+        super().__init__(config)
+        self.networks = {"unet": self.module.unet}
+        if self.settings.text_encoders:
+            self._teach_encoders(config)
+
+    def _unet(self, config: TrainConfig, source: Source) -> Any:
+        unet: Any = source.component("unet", torch.float32, torch.device("cpu"))
+        names = adapters.layers(unet, self.settings.targets)
+        made = None
+        if config.quant.format is not Format.none:
+            with Progress("train=lora") as progress:
+                made = build.prepare(config, progress.report)
+            unet = fake_quant.still(unet, made.path)
+        adapters.put(unet, names, self.settings.rank, _alpha(self.settings))
+        return fake_quant.round_attention(unet, made.path) if made else unet
+
+    def _teach_encoders(self, config: TrainConfig) -> None:
+        source = open_source(config.model, config.seed)
+        self.tokenizers = source.tokenizers()
+        self.none_texts = ["", config.model.negative_prompt or ""]
+        first, second = embed.text_encoders(source, torch.device("cpu"))
+        lost = {module for each in unheard(first) for module in each.modules()}
+        for name, encoder in (("text_encoder", first), ("text_encoder_2", second)):
+            heard = [
+                name
+                for name, module in encoder.named_modules()
+                if _TEXT_LAYERS.search(name) and module not in lost
+            ]
+            adapters.put(encoder, heard, self.settings.rank, _alpha(self.settings))
+            self.networks[name] = encoder
+        self.module = Told(self.module, first, second).train()
+
+    def _given(self, rows: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
+        given = super()._given(rows, chance)
+        if not self.settings.text_encoders:
+            return given
+        texts = self.examples.texts(rows)
+        for place, value in enumerate(chance.tolist()):
+            if value < DROPPED:
+                texts[place] = self.none_texts[int(value >= DROPPED / 2)]
+        ids = prompts.tokenize(texts, self.tokenizers)
+        told = {"first": torch.from_numpy(ids.first), "second": torch.from_numpy(ids.second)}
+        return {**{name: given[name] for name in ("latents", "time_ids")}, **told}
+
+    def export(self, folder: Path) -> None:
+        """The LoRA in diffusers' form."""
+        adapters.write(folder, self.networks, self.settings.rank, _alpha(self.settings))
+
+
+STAGE = TrainingStage(Stage, folder_of, plan, outcome)
