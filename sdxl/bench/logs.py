@@ -8,7 +8,8 @@ from typing import Any
 
 from sdxl.core.errors import SdxlError
 
-_MARK = ":::MLLOG "
+MARK = ":::MLLOG "
+"""Begins LoadGen's own lines."""
 _BULKY = {"loadgen_file_sha1", "loaded_qsl_set", "loadgen_git_log_message"}
 
 
@@ -20,7 +21,7 @@ def parse_detail(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     messages: dict[str, list[str]] = {"errors": [], "warnings": []}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        _, mark, payload = line.partition(_MARK)
+        _, mark, payload = line.partition(MARK)
         if not mark:
             continue
         try:

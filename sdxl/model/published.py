@@ -23,7 +23,7 @@ WHOLE = "whole"
 """The table's name for files that hold all four networks."""
 
 
-def doubt(model: schema.SdxlModel, catalogue: Path = CATALOGUE) -> str | None:
+def doubt(model: schema.SdxlModel, catalogue: Path | None = None) -> str | None:
     """Why weights are not known to be SDXL base 1.0's; None if each file is a published one.
 
     Reads files of gigabytes whole, the first time.
@@ -38,8 +38,9 @@ def doubt(model: schema.SdxlModel, catalogue: Path = CATALOGUE) -> str | None:
     return None
 
 
-def published(catalogue: Path = CATALOGUE) -> dict[str, list[Entry]]:
+def published(catalogue: Path | None = None) -> dict[str, list[Entry]]:
     """Files of the benchmark's weights by component: what is downloaded, and what else is known."""
+    catalogue = catalogue or CATALOGUE
     found: dict[str, list[Entry]] = {}
     for file in load(catalogue)["sdxl"].files:
         if file.variant:

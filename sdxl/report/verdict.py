@@ -1,4 +1,8 @@
-"""Our own verdict on records, gate by gate.   python -m sdxl verdict [RECORD|DIR ...]"""
+"""Our own verdict on records, gate by gate.   python -m sdxl verdict [RECORD|DIR ...]
+
+The gates of an MLPerf round are asked of runs that mean to be official ones; a quick run is told
+which of them nobody asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdxl.bench.mlperf.verdict import gates
+from sdxl.bench.mlperf import verdict
 from sdxl.core import records
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import INVALID, OK
@@ -15,29 +19,41 @@ from sdxl.report.terminal import gates as table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the gates of each record beside its partner; exit code 3 if a gate fails."""
+    """Print the gates of each record beside its partner; exit code 3 if one that counts fails."""
     return ended(lambda: _judge(argv))
 
 
 def _judge(argv: Sequence[str] | None) -> dict[str, Any]:
+    words = _parser().parse_args(argv)
+    read = {path: records.read(path) for path in records.find(words.places)}
+    judged = {path: record for path, record in read.items() if record.performance.loadgen}
+    failing: dict[str, list[str]] = {}
+    unasked: dict[str, list[str]] = {}
+    for path, record in judged.items():
+        partner = _partner(record, judged.values())
+        record.verdict = [gate.row() for gate in verdict.gates(record, partner)]
+        asked = words.official or verdict.asked(record)
+        table.show(f"{path}, {record.config['round']}", record.verdict, asked)
+        missed = [row for row in record.verdict if not row.passed]
+        failing[str(path)] = [row.gate for row in missed if table.fails(row, asked)]
+        unasked[str(path)] = [row.gate for row in missed if not table.fails(row, asked)]
+    code = INVALID if not judged or any(failing.values()) else OK
+    status = "ok" if code == OK else "invalid"
+    return {"status": status, "failing": failing, "not_asked_for": unasked, "exit_code": code}
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m sdxl verdict",
         description="What MLPerf's round requires, what was measured, and by what margin. An "
         "accuracy run and a performance run of the same work are judged together.",
     )
     parser.add_argument("places", nargs="+", type=Path, metavar="RECORD|DIR")
-    read = {path: records.read(path) for path in records.find(parser.parse_args(argv).places)}
-    judged = {path: record for path, record in read.items() if record.performance.loadgen}
-    for path, record in judged.items():
-        record.verdict = [gate.row() for gate in gates(record, _partner(record, judged.values()))]
-        table.show(f"{path}, {record.config['round']}", record.verdict)
-    failing = {
-        str(path): [row.gate for row in record.verdict if not row.passed]
-        for path, record in judged.items()
-    }
-    code = INVALID if not judged or any(failing.values()) else OK
-    status = "ok" if code == OK else "invalid"
-    return {"status": status, "failing": failing, "exit_code": code}
+    parser.add_argument(
+        "--official", action="store_true",
+        help="ask the round's gates of quick runs, too: those of less than 600 s",
+    )  # fmt: skip
+    return parser
 
 
 def _partner(record: Record, others: Iterable[Record]) -> Record | None:

@@ -69,6 +69,10 @@ SETTINGS = {
 }
 """The same in every round since v4.1. MultiStream never was a scenario of SDXL."""
 
+CLOSED, OPEN = "closed", "open"
+OPEN_SAMPLES = 500
+"""Of an Offline run in the open division. The official checker asks for none; ours for these."""
+
 EDGE = ("SingleStream", "Offline")
 DATACENTER = ("Server", "Offline")
 
@@ -77,7 +81,8 @@ DATACENTER = ("Server", "Offline")
 class Layout:
     """Where a round wants the parts of a submission, below `division/submitter`.
 
-    Placeholders: {system}, {scenario}. `measurement` is the file with the weights' data types.
+    Placeholders: {system}, {scenario}. `measurement` is the file with the weights' data types,
+    `rule_file` LoadGen's rules as they were, where a round wants them beside `user.conf`.
     """
 
     source: str
@@ -85,6 +90,7 @@ class Layout:
     notes: str
     measurement: str
     compliance: str
+    rule_file: str = ""
 
 
 V5_LAYOUT = Layout(
@@ -94,6 +100,7 @@ V5_LAYOUT = Layout(
     measurement="{system}_{scenario}.json",
     compliance=f"compliance/{{system}}/{MODEL}/{{scenario}}",
 )
+V4_LAYOUT = replace(V5_LAYOUT, rule_file="mlperf.conf")
 V6_LAYOUT = Layout(
     source="src",
     results=f"results/{{system}}/{MODEL}/{{scenario}}",
@@ -105,7 +112,10 @@ V6_LAYOUT = Layout(
 
 @dataclass(frozen=True)
 class Rules:
-    """One round. `scenarios`: those a system type must submit; a type that is absent may not."""
+    """One round. `scenarios`: those a system type must submit; a type that is absent may not.
+
+    `quoted`: the numbers of accuracy.txt stand in quotes, which earlier checkers did not read.
+    """
 
     seeds: Seeds
     image_ids: tuple[int, ...]
@@ -113,23 +123,28 @@ class Rules:
     scenarios: dict[str, tuple[str, ...]]
     layout: Layout
     status: str
+    quoted: bool = True
     clip: Bounds = CLIP
     fid: Bounds = FID
 
 
+_BOTH = ("SingleStream", "Offline", "Server")
 _V5_SCENARIOS = {
     "datacenter": DATACENTER,
     "edge": EDGE,
-    "datacenter,edge": ("SingleStream", "Offline", "Server"),
-    "edge,datacenter": ("SingleStream", "Offline", "Server"),
+    "datacenter,edge": _BOTH,
+    "edge,datacenter": _BOTH,
 }
+_V6_SCENARIOS = {"edge": EDGE, "datacenter,edge": _BOTH, "edge,datacenter": _BOTH}
+SYSTEM_TYPES = tuple(_V5_SCENARIOS)
+"""Spelled as a description must spell them."""
 _V40_IMAGES = (4459, 4015, 2705, 1682, 4048, 4683, 3757, 1578, 3319, 95)
 
 _V61 = Rules(
     Seeds(2085463073848966840, 2747215439041700203, 16159082839903944936),
     (4475, 3627, 1046, 4937, 3867, 1671, 3789, 1206, 4111, 3093),
     images=False,
-    scenarios={"edge": EDGE},
+    scenarios=_V6_SCENARIOS,
     layout=V6_LAYOUT,
     status="edge only; in the benchmark table again, still absent from the written rules",
 )
@@ -140,8 +155,9 @@ ROUNDS = {
         (4655, 2569, 1303, 109, 4509, 3009, 2179, 1826, 2094, 3340),
         images=True,
         scenarios=_V5_SCENARIOS,
-        layout=V5_LAYOUT,
+        layout=V4_LAYOUT,
         status="datacenter and edge; the round is over",
+        quoted=False,
     ),
     Round("v5.0"): Rules(
         Seeds(6023615788873153749, 15036839855038426416, 9933818062894767841),
@@ -151,6 +167,7 @@ ROUNDS = {
         scenarios=_V5_SCENARIOS,
         layout=V5_LAYOUT,
         status="datacenter and edge; the round is over",
+        quoted=False,
     ),
     Round("v5.1"): Rules(
         Seeds(1780908523862526354, 14771362308971278857, 18209322760996052031),
@@ -164,7 +181,7 @@ ROUNDS = {
         Seeds(2465351861681999779, 14276810075590677512, 3936089224930324775),
         (1311, 2476, 3644, 2188, 4114, 52, 388, 1195, 3427, 2289),
         images=True,
-        scenarios={"edge": EDGE},
+        scenarios=_V6_SCENARIOS,
         layout=V6_LAYOUT,
         status="removed from the rules and the benchmark table; the checker still takes edge",
     ),
@@ -184,3 +201,18 @@ def rules_of(which: Round, seed: int = 0) -> Rules:
     drawn = (hashlib.sha256(f"{name} {seed}".encode()).digest()[:8] for name in names)
     seeds = Seeds(*(int.from_bytes(each, "big") for each in drawn))
     return replace(_V61, seeds=seeds, scenarios={}, status="no round: seeds of your own")
+
+
+def settings_of(scenario: str, division: str) -> Settings:
+    """A scenario's settings in a division: Offline may be shorter in the open one."""
+    found = SETTINGS[scenario]
+    if division == OPEN and scenario == "Offline":
+        return replace(found, min_query_count=OPEN_SAMPLES)
+    return found
+
+
+def scenarios_of(rules: Rules, system_type: str, division: str) -> tuple[str, ...] | None:
+    """What a system type may submit; None if nothing. In the open division whatever it likes."""
+    if division == OPEN:
+        return tuple(SETTINGS) if system_type in SYSTEM_TYPES else None
+    return rules.scenarios.get(system_type)

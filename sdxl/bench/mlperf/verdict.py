@@ -19,6 +19,10 @@ from sdxl.core.record import GateRow, Quality, Record, Scores
 
 SOFTWARE = ("python", "packages", "diffusers")
 """Parts of a record's environment that two runs of one submission must share."""
+ANY = rounds.Bounds(-math.inf, math.inf)
+"""The open division's bounds of a score: it must be measured, no more."""
+OFFICIAL_MS = 600_000
+"""A run that asks for this duration means to be an official one."""
 _TIME = "%m-%d-%Y %H:%M:%S.%f"
 
 
@@ -47,21 +51,34 @@ class Gate:
         )
 
 
-def gates(record: Record, partner: Record | None = None) -> list[Gate]:
-    """Every gate of a finished run; `partner` is the run of the same work in the other mode."""
+def asked(record: Record) -> bool:
+    """Does a run mean to be an official one? Only of such a run the round's gates are asked."""
+    return int(record.config["scenario"].get("min_duration_ms") or 0) >= OFFICIAL_MS
+
+
+def gates(record: Record, partner: Record | None = None, division: str | None = None) -> list[Gate]:
+    """Every gate of a finished run; `partner` is the run of the same work in the other mode.
+
+    division: `closed` or `open`, by whose rules it is judged; the one it ran in if not said.
+    """
+    own = str(record.config["rules"])
+    division = division or own
     detail = record.performance.loadgen.detail
     accuracy = record.config["mode"] == "accuracy"
     found = _run_gates(record, detail, accuracy)
     scenario = record.config["scenario"]["name"]
-    found += accuracy_settings(detail) if accuracy else performance_settings(scenario, detail)
+    if accuracy:
+        found += accuracy_settings(detail)
+    else:
+        found += performance_settings(scenario, detail, division)
     which = Round(record.config["round"])
     found.append(seeds(which, rounds.rules_of(which, record.config["seed"]).seeds, detail))
-    found.append(_same("division rules", "closed", str(record.config["rules"])))
+    found.append(_division(own, division))
     if record.config.get("compliance"):
         return found
     found += pair_gates(record, partner)
     scored = record if accuracy else partner
-    return found + score_gates(record, scored.quality if scored else Quality())
+    return found + score_gates(record, scored.quality if scored else Quality(), division)
 
 
 def invalid_because(found: list[Gate]) -> str:
@@ -75,13 +92,14 @@ def invalid_because(found: list[Gate]) -> str:
     )
 
 
-def score_gates(record: Record, quality: Quality) -> list[Gate]:
-    """FID and CLIP score between both bounds of the round, over all prompts."""
+def score_gates(record: Record, quality: Quality, division: str = rounds.CLOSED) -> list[Gate]:
+    """FID and CLIP score over all prompts; in the closed division between the round's bounds."""
     rules = rounds.rules_of(Round(record.config["round"]), record.config["seed"])
     scores, metrics = quality.scores, quality.scores.metrics
+    bounded = division == rounds.CLOSED
     return [
-        _between("FID", rules.fid, metrics.get("fid")),
-        _between("CLIP score", rules.clip, metrics.get("clip_score")),
+        _between("FID", rules.fid if bounded else ANY, metrics.get("fid")),
+        _between("CLIP score", rules.clip if bounded else ANY, metrics.get("clip_score")),
         _at_least("images scored", rounds.PROMPTS, scores.images),
         _official_scores(scores),
     ]
@@ -126,9 +144,11 @@ def _run_gates(record: Record, detail: dict[str, Any], accuracy: bool) -> list[G
     return found
 
 
-def performance_settings(name: str, detail: dict[str, Any]) -> list[Gate]:
+def performance_settings(
+    name: str, detail: dict[str, Any], division: str = rounds.CLOSED
+) -> list[Gate]:
     """A scenario's official settings, as LoadGen says it had them, and what came of them."""
-    wanted = rounds.SETTINGS[name]
+    wanted = rounds.settings_of(name, division)
     found = [
         _at_least("min_duration_ms", wanted.min_duration_ms, detail["effective_min_duration_ms"]),
         _at_least("duration, s", wanted.min_duration_ms / 1e3, round(seconds(detail), 1)),
@@ -191,15 +211,23 @@ def _at_most(name: str, most: float, seen: float) -> Gate:
     return Gate(name, f"at most {most:,g}", f"{seen:,.6g}", seen <= most, _signed(most - seen))
 
 
+def _division(own: str, judged: str) -> Gate:
+    """The closed division takes its own runs only, the open one any."""
+    required = "closed or open" if judged == rounds.OPEN else rounds.CLOSED
+    return Gate("division rules", required, own, own in required.split(" or "))
+
+
 def _same(name: str, wanted: str, seen: str) -> Gate:
     return Gate(name, wanted, seen, wanted == seen)
 
 
 def _between(name: str, bounds: rounds.Bounds, score: Any) -> Gate:
     """The margin is the distance to the nearer bound, negative outside."""
-    required = f"{bounds.low} to {bounds.high}"
+    required = "any, measured" if bounds is ANY else f"{bounds.low} to {bounds.high}"
     if not isinstance(score, int | float) or not math.isfinite(score):
         return Gate(name, required, "not measured", False)
+    if bounds is ANY:
+        return Gate(name, required, f"{score:.6f}", True)
     below, above = score - bounds.low, bounds.high - score
     nearer = "lower" if below < above else "upper"
     margin = f"{_signed(min(below, above))} to the {nearer} bound"

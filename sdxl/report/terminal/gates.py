@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sdxl.bench.mlperf import verdict
 from sdxl.core import terminal
 from sdxl.core.record import GateRow, Record
-
-OFFICIAL_MS = 600_000
-"""From this duration on a run means to be an official one, and its gates are worth a table."""
 
 
 def summary(record: Record) -> str:
@@ -21,17 +19,26 @@ def summary(record: Record) -> str:
 
 def wanted(record: Record) -> bool:
     """Is this a run with official settings, or an audit, whose whole table should be seen?"""
-    official = record.config["scenario"]["min_duration_ms"] >= OFFICIAL_MS
-    return bool(record.verdict) and (official or bool(record.config.get("compliance")))
+    audit = bool(record.config.get("compliance"))
+    return bool(record.verdict) and (verdict.asked(record) or audit)
 
 
-def show(title: str, rows: Sequence[GateRow]) -> None:
-    """Print the table on standard output."""
+def fails(row: GateRow, asked: bool) -> bool:
+    """Does a gate count against a run? Those of the round only where they were asked for."""
+    return not row.passed and (asked or row.scope == "run")
+
+
+def show(title: str, rows: Sequence[GateRow], asked: bool = True) -> None:
+    """Print the table on standard output; asked: were the round's gates?"""
+    words = [
+        "NO" if fails(row, asked) else "yes" if row.passed else "not asked for" for row in rows
+    ]
     cells = [
-        (row.gate, row.required, row.measured, row.margin, "yes" if row.passed else "NO")
-        for row in rows
+        (row.gate, row.required, row.measured, row.margin, word)
+        for row, word in zip(rows, words, strict=True)
     ]
     shown = terminal.table(("gate", "required", "measured", "margin", "pass"), cells, title)
-    for row, line in zip(rows, shown.rows, strict=True):
-        line.style = None if row.passed else "red"
+    styles = {"NO": "red", "not asked for": "dim"}
+    for word, line in zip(words, shown.rows, strict=True):
+        line.style = styles.get(word)
     terminal.console().print(shown)

@@ -10,6 +10,7 @@ from sdxl.bench.mlperf import rounds, verdict
 from sdxl.bench.mlperf.verdict import Gate
 from sdxl.config.schema import Round
 from sdxl.core.record import Environment, Image, Performance, Quality, Record, Scores
+from sdxl.core.records import write
 from sdxl.report.verdict import main
 
 OFFICIAL = {"min_duration_ms", "duration, s"}
@@ -195,13 +196,46 @@ def test_accuracy_and_performance_run_find_each_other_and_are_shown(cli, tmp_pat
     for name in ("performance run", "same artifact", "same software"):
         assert gates[1][name]["pass"], gates[1][name]
     assert gates[1]["same images for the same index"]["measured"] == "8 of 8"
-    assert main([str(done.dir)]) == 3
+    assert main([str(done.dir)]) == 0, "quick runs: nobody asked for the round's gates"
+    said = capsys.readouterr().out
+    last = json.loads(said.splitlines()[-1])
+    first = next(v for k, v in last["not_asked_for"].items() if "/0/" in k)
+    assert "min_duration_ms" in first and "accuracy run" not in first
+    assert not any(last["failing"].values()) and last["status"] == "ok"
+    assert "8 of 8" in said and "not asked for" in said and "NO" not in said
+    assert main([str(done.dir), "--official"]) == 3
     said = capsys.readouterr().out
     last = json.loads(said.splitlines()[-1])
     first = next(v for k, v in last["failing"].items() if "/0/" in k)
-    assert "min_duration_ms" in first and "accuracy run" not in first
-    assert "8 of 8" in said and "NO" in said
+    assert "min_duration_ms" in first and "accuracy run" not in first and "NO" in said
     assert main([str(tmp_path / "nothing.json")]) == 2
+
+
+def test_an_official_run_and_an_invalid_quick_one_are_not_excused(data, tmp_path, capsys):
+    detail = logs.read(data / "loadgen_samples/out_Offline")["detail"]
+    found = record_of(detail)
+    found.config["scenario"]["min_duration_ms"] = verdict.OFFICIAL_MS
+    write(found, tmp_path / "official")
+    assert main([str(tmp_path / "official")]) == 3
+    bad = record_of(logs.read(data / "loadgen_samples/inv_off")["detail"])
+    write(bad, tmp_path / "quick")
+    assert main([str(tmp_path / "quick")]) == 3
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(last["failing"].values()) == [["LoadGen's result"]]
+
+
+def test_the_open_division_has_no_bounds_and_fewer_samples(data):
+    detail = logs.read(data / "loadgen_samples/t04_ct1")["detail"]
+    found = record_of({**detail, "effective_samples_per_query": 500})
+    closed = failing(verdict.gates(found), False)
+    assert closed - failing(verdict.gates(found, None, "open"), False) == {"samples per query"}
+    found.config["rules"] = "open"
+    assert "division rules" not in failing(verdict.gates(found), False)
+    assert "division rules" in failing(verdict.gates(found, None, "closed"), False)
+    scores = Quality(scores=Scores({"fid": 99.0, "clip_score": 1.0}, images=5000))
+    assert [gate.passed for gate in verdict.score_gates(found, scores, "open")[:2]] == [True, True]
+    none = verdict.score_gates(found, Quality(), "open")
+    assert [gate.measured for gate in none[:2]] == ["not measured"] * 2 and not none[0].passed
 
 
 def test_a_gates_margin_is_no_rounding_of_the_table(data):

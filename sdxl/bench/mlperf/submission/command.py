@@ -92,8 +92,7 @@ def _parser() -> Parser:
     two.add_argument("--submitter", required=True, metavar="NAME")
     two.add_argument("--out", type=Path, required=True, metavar="DIR")
     two.add_argument("--division", choices=("closed", "open"), default="closed")
-    kinds = sorted({kind for rules in rounds.ROUNDS.values() for kind in rules.scenarios})
-    two.add_argument("--system-type", choices=kinds, default="edge")
+    two.add_argument("--system-type", choices=rounds.SYSTEM_TYPES, default="edge")
     two.add_argument("--draft", action="store_true",
                      help="let in runs that miss the round's settings or bounds")  # fmt: skip
     two.add_argument("--accept-rounding", action="store_true",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
-from sdxl.bench.mlperf.rounds import MODEL
+from sdxl.bench.mlperf.rounds import MODEL, PROMPTS, SETTINGS, Rules
 from sdxl.bench.mlperf.submission.gather import Result
+from sdxl.config.schema import SDXL_BASE
 from sdxl.core.record import Record
 
 TYPE_OF = {
@@ -21,7 +23,7 @@ TYPE_OF = {
 
 def measurements(record: Record) -> dict[str, str]:
     """measurements.json: none of its values may be empty."""
-    model, quant = record.config["model"], record.config["quant"]
+    quant = record.config["quant"]
     steps = ["none"]
     if quant["format"] != "none":
         steps = [
@@ -31,14 +33,23 @@ def measurements(record: Record) -> dict[str, str]:
         ]
     elif "fp16" in weight_types(record) or "bf16" in weight_types(record):
         steps = ["rounded to the stated types"]
-    path = model.get("path") or f"random weights, seed {record.config['seed']}"
     return {
         "input_data_types": "int64",
         "retraining": "No",
-        "starting_weights_filename": str(path),
+        "starting_weights_filename": _weights(record),
         "weight_data_types": ",".join(weight_types(record)),
         "weight_transformations": "; ".join(steps),
     }
+
+
+def _weights(record: Record) -> str:
+    """Which weights it began with: not where they lie on this machine, if they are known."""
+    path = record.config["model"].get("path")
+    if not path:
+        return f"random weights, seed {record.config['seed']}"
+    if path != SDXL_BASE and record.comparable:
+        return f"{SDXL_BASE}: {Path(path).name}, known by its files' published checksums"
+    return str(path)
 
 
 def weight_types(record: Record) -> list[str]:
@@ -78,6 +89,25 @@ def user_conf(record: Record) -> str:
     lines = [f"{MODEL}.{scenario}.{key} = {value:.12g}" for key, value in values.items()]
     head = "# Settings of the performance run, in LoadGen's own words; latencies in milliseconds."
     return "\n".join([head, *lines, ""])
+
+
+def rule_file(rules: Rules) -> str:
+    """mlperf.conf of a round that wants it: LoadGen's rules of this benchmark, from the table."""
+    found = {f"*.*.{name}_rng_seed": seed for name, seed in vars(rules.seeds).items()}
+    for scenario, wanted in SETTINGS.items():
+        own = f"{MODEL}.{scenario}"
+        found[f"{own}.performance_sample_count_override"] = PROMPTS
+        found[f"{own}.min_duration"] = wanted.min_duration_ms
+        if scenario in ("Offline", "MultiStream"):
+            found[f"{own}.min_query_count"] = wanted.min_query_count
+        if wanted.percentile:
+            found[f"{own}.target_latency_percentile"] = round(100 * wanted.percentile)
+        if wanted.target_latency_ms:
+            found[f"{own}.target_latency"] = round(wanted.target_latency_ms)
+        if wanted.samples_per_query:
+            found[f"{own}.samples_per_query"] = wanted.samples_per_query
+    head = "# The round's rules for this benchmark, in LoadGen's own words; times in milliseconds."
+    return "\n".join([head, *(f"{key} = {value}" for key, value in found.items()), ""])
 
 
 def readme(result: Result) -> str:

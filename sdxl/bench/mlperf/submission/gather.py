@@ -11,7 +11,7 @@ from sdxl.bench.mlperf import rounds, verdict
 from sdxl.config.schema import Round
 from sdxl.core import records
 from sdxl.core.errors import ConfigError, Problem
-from sdxl.core.record import Record
+from sdxl.core.record import GateRow, Record
 
 STRICT_ONLY = "TEST01 every byte"
 """The gate of ours that the official TEST01 does not have."""
@@ -113,13 +113,19 @@ def _refused(run: Run, asked: Asked) -> Iterator[Problem]:
         )  # fmt: skip
     if asked.draft:
         return
-    missed = [row for row in record.verdict if not row.passed and row.scope == "round"]
     paired = {gate.gate for gate in verdict.pair_gates(record, None)}
-    for row in missed:
-        if row.gate not in paired and row.gate not in _JUDGED_IN_PAIRS:
+    for row in _rows(record, asked.division):
+        if not row.passed and row.scope == "round" and row.gate not in paired | _JUDGED_IN_PAIRS:
             yield Problem(f"{run.path}: {row.gate}", row.measured, row.required)
-    if not record.comparable:
+    if not record.comparable and asked.division == rounds.CLOSED:
         yield Problem(f"{run.path} is not the benchmark", record.comparable_reason)
+
+
+def _rows(record: Record, division: str) -> list[GateRow]:
+    """Its gates by the rules of the division asked for, which need not be those it ran under."""
+    judged = [gate.row() for gate in verdict.gates(record, None, division)]
+    names = {row.gate for row in judged}
+    return judged + [row for row in record.verdict if row.gate not in names]
 
 
 _JUDGED_IN_PAIRS = {
@@ -130,14 +136,16 @@ _JUDGED_IN_PAIRS = {
 
 
 def _scenarios(found: set[str], asked: Asked) -> Iterator[Problem]:
-    allowed = rounds.rules_of(asked.round).scenarios.get(asked.system_type)
+    rules = rounds.rules_of(asked.round)
+    allowed = rounds.scenarios_of(rules, asked.system_type, asked.division)
     if allowed is None:
-        known = ", ".join(rounds.rules_of(asked.round).scenarios) or "none"
+        known = ", ".join(rules.scenarios) or "none"
         yield Problem(
-            f"{asked.round.value} takes no SDXL from {asked.system_type} systems",
-            rounds.rules_of(asked.round).status,
-            f"a system type of: {known}",
-        )
+            f"{asked.round.value} takes no SDXL from {asked.system_type} systems", rules.status,
+            f"a system type of: {known}; or the open division", "--division open",
+        )  # fmt: skip
+        return
+    if asked.division == rounds.OPEN:  # one scenario is enough
         return
     if missing := [name for name in allowed if name not in found]:
         yield Problem(
@@ -154,7 +162,7 @@ def _scenarios(found: set[str], asked: Asked) -> Iterator[Problem]:
 def _whole(result: Result, asked: Asked) -> Iterator[Problem]:
     """Every run is there, and all are of one thing."""
     wanted = ["performance", "accuracy"]
-    if asked.division == "closed":
+    if asked.division == rounds.CLOSED:
         wanted += rounds.CLOSED_TESTS
     for role in wanted:
         if role not in result.runs:
@@ -166,7 +174,7 @@ def _whole(result: Result, asked: Asked) -> Iterator[Problem]:
     speed, accuracy = result.performance, result.accuracy
     gates = verdict.pair_gates(speed.record, accuracy.record)
     if not asked.draft:
-        gates += verdict.score_gates(accuracy.record, accuracy.record.quality)
+        gates += verdict.score_gates(accuracy.record, accuracy.record.quality, asked.division)
     for gate in gates:
         if not gate.passed:
             yield Problem(

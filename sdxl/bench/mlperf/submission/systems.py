@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from sdxl.bench.mlperf import rounds
 from sdxl.bench.mlperf.submission.gather import Asked
 from sdxl.core import environment, gpu, json_file
 from sdxl.core.errors import ConfigError, Problem, UserError
@@ -31,6 +32,16 @@ FIELDS = (
 """Fields that must be there (submission checker, constants.py)."""
 
 STATUSES = ("available", "preview", "rdi")
+COUNTS = ("number_of_nodes", "host_processors_per_node", "accelerators_per_node")
+"""Whole numbers, with which the official tools compute."""
+NETWORK = "is_network"
+"""Written as the words true or false, where it is there at all."""
+NETWORK_FIELDS = (
+    NETWORK, "network_type", "network_media", "network_rate", "nic_loadgen", "number_nic_loadgen",
+    "net_software_stack_loadgen", "network_protocol", "number_connections", "nic_sut",
+    "number_nic_sut", "net_software_stack_sut", "network_topology",
+)  # fmt: skip
+"""Fields that a description with `is_network` must have, too, whatever that says."""
 
 
 def describe() -> dict[str, str]:
@@ -87,14 +98,37 @@ def read(path: Path, asked: Asked) -> dict[str, Any]:
 
 def complaints(description: dict[str, Any]) -> list[str]:
     """What the checker would say of a description."""
-    missing = [f"no field {field}" for field in FIELDS if field not in description]
-    empty = [
+    wanted = [*FIELDS, *(NETWORK_FIELDS if description.get(NETWORK) else ())]
+    found = [f"no field {field}" for field in wanted if field not in description]
+    found += [
         f"{field} says nothing" for field in MEANINGFUL if not description.get(field, "missing")
     ]
-    status = description.get("status")
+    found += [
+        f"{field} is {description[field]!r}, no whole number"
+        for field in COUNTS
+        if description.get(field) and not _whole(description[field])
+    ]
+    status, kind = description.get("status"), description.get("system_type")
     if status and str(status).lower() not in STATUSES:
-        empty.append(f"status is {status}, not one of {', '.join(STATUSES)}")
-    return missing + empty
+        found.append(f"status is {status}, not one of {', '.join(STATUSES)}")
+    if kind and kind not in rounds.SYSTEM_TYPES:
+        found.append(f"system_type is {kind!r}, not one of {' | '.join(rounds.SYSTEM_TYPES)}")
+    return found + _network(description)
+
+
+def _whole(value: Any) -> bool:
+    """Whether it counts something; `8`, `"8"`, not `8.0` nor `"2x4"`."""
+    return not isinstance(value, bool | float) and str(value).strip().isdecimal()
+
+
+def _network(description: dict[str, Any]) -> list[str]:
+    """The closed division's systems are no network's, the network division's are."""
+    said, division = description.get(NETWORK), description.get("division")
+    if said is not None and not isinstance(said, str):
+        return [f"{NETWORK} is {said!r}, not the word true or false"]
+    over = str(said).lower() == "true"
+    expected = {"closed": False, "network": True}.get(str(division), over)
+    return [] if over is expected else [f"{NETWORK} is {said}, in the {division} division"]
 
 
 def _sockets() -> int:

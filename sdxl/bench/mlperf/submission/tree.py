@@ -51,15 +51,18 @@ def _write(results: list[Result], asked: Asked, system: dict[str, object], top: 
     (top / "systems").mkdir(parents=True)
     write_json(top / "systems" / f"{asked.system}.json", system)
     _sources(top / layout.source / rounds.MODEL)
-    notes = top / "documentation"
-    notes.mkdir()
-    (notes / "calibration.md").write_text(describe.calibration(results))
+    documents = top / "documentation"
+    documents.mkdir()
+    (documents / "calibration.md").write_text(describe.calibration(results))
     for result in results:
         words = {"system": asked.system, "scenario": result.scenario}
         place = top / layout.results.format(**words)
         _performance(result.performance, place / "performance" / "run_1")
         _accuracy(result.accuracy, place / "accuracy", rules)
-        _notes(result, top / layout.notes.format(**words), layout.measurement.format(**words))
+        notes = top / layout.notes.format(**words)
+        _notes(result, notes, layout.measurement.format(**words))
+        if layout.rule_file:
+            (notes / layout.rule_file).write_text(describe.rule_file(rules))
         for name in rounds.CLOSED_TESTS:
             if name in result.runs:
                 audits = top / layout.compliance.format(**words) / name
@@ -77,7 +80,8 @@ def _accuracy(run: Run, place: Path, rules: rounds.Rules) -> None:
     _performance(run, place)
     scores = run.record.quality.scores.metrics
     named = {"FID_SCORE": scores.get("fid"), "CLIP_SCORE": scores.get("clip_score")}
-    told = {name: f"{value}" for name, value in named.items() if value is not None}
+    told = {name: f"{value}" if rules.quoted else value
+            for name, value in named.items() if value is not None}  # fmt: skip
     digest = truncate(_whole_log(run), place / ACCURACY)
     (place / "accuracy.txt").write_text(f"Accuracy Results: {told}\nhash={digest}\n")
     if rules.images:

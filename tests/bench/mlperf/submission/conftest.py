@@ -1,13 +1,23 @@
 """Runs of the fake backend, measured once, as two rounds want them; a whole tree of one."""
 
+import dataclasses
 import json
 
 import pytest
 
 from sdxl.bench.mlperf.submission import command, systems
-from tests.bench.mlperf.submission.official import V51, V61, build, measure, officialise
-
-EDGE, DATACENTER = ("Offline", "SingleStream"), ("Offline", "Server")
+from sdxl.model import published
+from tests.bench.mlperf.submission.official import (
+    DATACENTER,
+    EDGE,
+    V51,
+    V61,
+    World,
+    build,
+    measure,
+    officialise,
+    weights,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -16,13 +26,32 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def edge(runs, tmp_path_factory):
-    return officialise(runs, tmp_path_factory.mktemp("edge") / "runs", V61, EDGE)
+def benchmark_runs(tmp_path_factory, load):
+    """Official commands on a local folder whose files the table of checksums has."""
+    model, table = weights(tmp_path_factory.mktemp("weights"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, "CATALOGUE", table)
+        yield World(load, model)
 
 
 @pytest.fixture(scope="session")
-def datacenter(runs, tmp_path_factory):
-    return officialise(runs, tmp_path_factory.mktemp("datacenter") / "runs", V51, DATACENTER)
+def edge(runs, benchmark_runs, tmp_path_factory):
+    return officialise(runs, tmp_path_factory.mktemp("edge") / "runs", V61, EDGE, benchmark_runs)
+
+
+@pytest.fixture(scope="session")
+def datacenter(runs, benchmark_runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datacenter") / "runs"
+    return officialise(runs, folder, V51, DATACENTER, benchmark_runs)
+
+
+@pytest.fixture(scope="session")
+def opened(runs, benchmark_runs, tmp_path_factory):
+    """Runs of the open division, with scores outside of the closed one's bounds."""
+    folder = tmp_path_factory.mktemp("open") / "runs"
+    return officialise(
+        runs, folder, V51, ("Offline",), dataclasses.replace(benchmark_runs, division="open")
+    )
 
 
 @pytest.fixture
@@ -37,11 +66,25 @@ def system(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def tree(edge, tmp_path_factory):
-    """The v6.1 edge tree, to copy and spoil."""
-    folder = tmp_path_factory.mktemp("tree")
-    path = folder / "box.json"
+def box(tmp_path_factory):
+    """A complete description of a system of that name."""
+    path = tmp_path_factory.mktemp("system") / "box.json"
     facts = systems.describe()
     path.write_text(json.dumps({name: value or "told" for name, value in facts.items()}))
-    assert build(edge, path, folder / "out") == 0
-    return folder / "out"
+    return path
+
+
+@pytest.fixture(scope="session")
+def tree(edge, box, tmp_path_factory):
+    """The v6.1 edge tree, to copy and spoil."""
+    out = tmp_path_factory.mktemp("tree") / "out"
+    assert build(edge, box, out) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tree51(datacenter, box, tmp_path_factory):
+    """The v5.1 datacenter tree, to copy and spoil."""
+    out = tmp_path_factory.mktemp("tree51") / "out"
+    assert build(datacenter, box, out, "--round", "v5.1", "--system-type", "datacenter") == 0
+    return out

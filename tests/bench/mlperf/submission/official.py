@@ -1,16 +1,20 @@
 """Short runs of the fake backend made to look like official ones: what a submission is made of.
 
-LoadGen, the records, the pictures and the audits are real; only what ten minutes and 5,000 prompts
-would have changed is rewritten in the logs, and the verdicts are then taken anew.
+LoadGen, the records, the pictures and the audits are real; only what ten minutes, 5,000 prompts and
+the benchmark's model would have changed is rewritten, and the verdicts are then taken anew. The
+model is a local folder of stand-ins, which are known as the benchmark's by their checksums.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from datetime import datetime, timedelta
+
+from omegaconf import OmegaConf
 
 from sdxl.bench import logs
 from sdxl.bench.mlperf import compliance, rounds, verdict
@@ -19,10 +23,20 @@ from sdxl.config.schema import Compliance, Round
 from sdxl.core import records
 from sdxl.core.record import LoadGen, Scores
 from sdxl.core.store import write_json
+from sdxl.model.components import COMPONENTS
+from sdxl.run.command_line import public
+from sdxl.run.figures import incomparable
 from tests.conftest import ROOT
 
 V61, V51 = Round("v6.1"), Round("v5.1")
 SCENARIOS = ("Offline", "Server", "SingleStream")
+EDGE, DATACENTER = ("Offline", "SingleStream"), ("Offline", "Server")
+ROLES = {
+    "performance": [],
+    "accuracy": ["mode=accuracy", "submission=true"],
+    "test01": ["compliance=test01"],
+    "test04": ["compliance=test04"],
+}
 TIME = "%m-%d-%Y %H:%M:%S.%f"
 QUICK = ["backend=fake", "rules=closed", "backend.latency_ms=1", "backend.sample_ms=0", "limit=16",
          "scenario.min_duration_ms=0", "tracking=off",
@@ -48,23 +62,59 @@ def measure(folder):
     return folder / "runs"
 
 
-def officialise(source, target, which, scenarios):
+def weights(folder):
+    """(a model's folder of small stand-ins, a table that has their checksums)."""
+    files = {}
+    for name in COMPONENTS:
+        stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
+        files[name] = folder / "sdxl" / name / f"{stem}.safetensors"
+        files[name].parent.mkdir(parents=True)
+        files[name].write_bytes(f"stand-in of {name}".encode())
+    (folder / "sdxl/model_index.json").write_text("{}")
+    digests = {n: hashlib.sha256(file.read_bytes()).hexdigest() for n, file in files.items()}
+    table = {
+        "targets": {"sdxl": {**dict.fromkeys(("what", "licence", "use", "offline"), ""),
+                             "base": "http://x", "files": []}},
+        "benchmark": {n: [{"sha256": each, "what": "a stand-in"}] for n, each in digests.items()},
+    }  # fmt: skip
+    OmegaConf.save(table, folder / "table.yaml")
+    return folder / "sdxl", folder / "table.yaml"
+
+
+@dataclasses.dataclass
+class World:
+    """What runs are made to look like: `load` composes a configuration, `model` is its folder."""
+
+    load: object
+    model: object
+    division: str = "closed"
+
+    def words(self, scenario, role, which):
+        """The command of an official run."""
+        found = [f"+experiment=mlperf_{scenario.lower()}", f"model.path={self.model}",
+                 "precision=fp32", f"round={which.value}", f"rules={self.division}",
+                 *ROLES[role]]  # fmt: skip
+        shorter = self.division == "open" and scenario == "Offline" and role == "performance"
+        return found + [f"scenario.min_query_count={rounds.OPEN_SAMPLES}"] * shorter
+
+
+def officialise(source, target, which, scenarios, world):
     """A copy of the runs of `scenarios` as the round wants them."""
     for scenario in scenarios:
-        shutil.copytree(source / scenario, target / scenario)
-        scores = {}
-        for role in ("performance", "accuracy", "test01", "test04"):
+        scores, roles = {}, list(ROLES) if world.division == "closed" else list(ROLES)[:2]
+        for role in roles:
             place = target / scenario / role
-            rewrite(place / "loadgen", scenario, which, scores)
-            judge(place, which)
-        for role in ("test01", "test04"):
+            shutil.copytree(source / scenario / role, place)
+            rewrite(place / "loadgen", scenario, which, scores, world.division)
+            judge(place, which, world.load(*world.words(scenario, role, which)))
+        for role in roles[2:]:
             audit(target / scenario, role)
     return target
 
 
-def rewrite(place, scenario, which, scores):
+def rewrite(place, scenario, which, scores, division):
     """LoadGen's detail log with the round's settings and the scores of the first run."""
-    wanted, seeds = rounds.SETTINGS[scenario], vars(rounds.ROUNDS[which].seeds)
+    wanted, seeds = rounds.settings_of(scenario, division), vars(rounds.ROUNDS[which].seeds)
     values = {
         "effective_min_duration_ms": wanted.min_duration_ms,
         "effective_performance_sample_count": 5000,
@@ -72,7 +122,7 @@ def rewrite(place, scenario, which, scores):
         **{f"effective_{name}_rng_seed": seed for name, seed in seeds.items()},
     }
     if scenario == "Offline":
-        values["effective_samples_per_query"] = 5000
+        values["effective_samples_per_query"] = wanted.min_query_count
     else:
         values["result_query_count"] = wanted.min_query_count
         values["effective_target_latency_percentile"] = wanted.percentile
@@ -93,11 +143,14 @@ def rewrite(place, scenario, which, scores):
     path.write_text("".join(lines))
 
 
-def judge(place, which):
-    """The record as if it had measured that."""
+def judge(place, which, config):
+    """The record as if it had measured that, in the size that it really drew."""
     record = records.read(place / "record.json")
-    record.config["round"] = which.value
-    record.comparable, record.comparable_reason = True, ""
+    size = {name: record.config["model"][name] for name in ("height", "width")}
+    record.config = public(config)
+    record.config["model"] |= size
+    reasons = incomparable(config, rounds.PROMPTS)
+    record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     record.performance.loadgen = LoadGen.from_json(logs.read(place / "loadgen"))
     if record.config["mode"] == "accuracy":
         scores = {"metrics": {"fid": 23.5, "clip_score": 31.75}, "images": 5000, "comparable": True}
@@ -129,6 +182,13 @@ def edit(path, change):
     record = records.read(path)
     change(record)
     write_json(path, record.to_json())
+
+
+def copy_records(source, target):
+    """Records only: what is refused is refused before a log is read."""
+    shutil.copytree(source, target, ignore=lambda _, names: [
+        n for n in names if n.endswith((".png", ".json")) and n != "record.json"])  # fmt: skip
+    return target
 
 
 def build(places, system, out, *words):

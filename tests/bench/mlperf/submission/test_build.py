@@ -13,8 +13,16 @@ from sdxl.bench.mlperf.submission import tree as tree_of
 from sdxl.bench.mlperf.submission.check import check
 from sdxl.bench.mlperf.submission.truncate import truncate
 from sdxl.core.record import Record
-from tests.bench.mlperf.submission.conftest import DATACENTER, EDGE
-from tests.bench.mlperf.submission.official import V51, V61, build, edit, words_only
+from tests.bench.mlperf.submission.official import (
+    DATACENTER,
+    EDGE,
+    V51,
+    V61,
+    build,
+    copy_records,
+    edit,
+    words_only,
+)  # fmt: skip
 
 RUN = {"mlperf_log_detail.txt", "mlperf_log_summary.txt"}
 SCENARIO_V6 = {
@@ -48,6 +56,9 @@ def test_the_v61_edge_tree_is_whole(tree, edge):
     assert "stable-diffusion-xl.SingleStream.target_latency = " in conf
     notes = json.loads((model / "Offline/measurements.json").read_text())
     assert notes["weight_data_types"] == "fp32" and all(notes.values())
+    assert notes["starting_weights_filename"].endswith(
+        "base-1.0: sdxl, known by its files' published checksums"
+    )
     assert not check(tree, V61)
 
 
@@ -127,13 +138,6 @@ def test_a_run_that_does_not_fit_is_refused_by_name(
     said = capsys.readouterr().err
     assert what in said and f"{name}/record.json" in said
     assert not (tmp_path / "out").exists()
-
-
-def copy_records(source, target):
-    """Records only: what is refused is refused before a log is read."""
-    shutil.copytree(source, target, ignore=lambda _, names: [
-        n for n in names if n.endswith((".png", ".json")) and n != "record.json"])  # fmt: skip
-    return target
 
 
 def test_everything_missing_is_said_at_once(edge, system, tmp_path, capsys):
