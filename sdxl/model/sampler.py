@@ -54,8 +54,7 @@ class Sampler:
         self.keep_negative = config.rules is Rules.open
         self._kept: Embeddings | None = None
         self.rows = [prompt.row for prompt in prompts]
-        self.shape = (4, model.height // LATENT_SCALE, model.width // LATENT_SCALE)
-        self.shared = _shared_noise(model, self.shape, config.seed)
+        self.noises = Noises(model, config.seed)
 
     def generate(self, indices: Sequence[int]) -> np.ndarray:
         """uint8 images (B, H, W, 3) of the prompts at these positions."""
@@ -157,10 +156,21 @@ class Sampler:
         return Embeddings(found.hidden, found.pooled, time_ids.repeat(rows, 1), scale)
 
     def _noise(self, indices: Sequence[int]) -> torch.Tensor:
-        """Initial noise (B, 4, h, w) of unit variance, float32 on the CPU."""
+        return self.noises.of([self.rows[i] for i in indices])
+
+
+class Noises:
+    """What pictures start from."""
+
+    def __init__(self, model: schema.Model, seed: int) -> None:
+        self.shape = (4, model.height // LATENT_SCALE, model.width // LATENT_SCALE)
+        self.shared, self.seed = _shared_noise(model, self.shape, seed), seed
+
+    def of(self, rows: Sequence[int]) -> torch.Tensor:
+        """Initial noise (B, 4, h, w) of these rows of the dataset: unit variance, fp32, CPU."""
         if self.shared is not None:
-            return self.shared.expand(len(indices), -1, -1, -1)
-        return torch.cat([_draw(self.shape, self.seed + 1 + self.rows[i]) for i in indices])
+            return self.shared.expand(len(rows), -1, -1, -1)
+        return torch.cat([_draw(self.shape, self.seed + 1 + row) for row in rows])
 
 
 def _join(first: Embeddings, second: Embeddings) -> Embeddings:

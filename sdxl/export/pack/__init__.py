@@ -1,0 +1,1 @@
+"""A model as another tool's files: diffusers' folder, ONNX, OpenVINO, one file, engines."""

@@ -1,0 +1,133 @@
+"""What a pack is checked with: pictures of the record, what they were drawn from, and the outcome.
+
+The other tool draws in a process of its own, which knows nothing of this package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sdxl.core.errors import SdxlError
+from sdxl.core.record import Image, Record
+
+FOLDER = "check"
+SCRIPT = "verify.py"
+LEAST_DB = 30.0
+"""PSNR to the record's pictures that another tool's arithmetic leaves."""
+NOISE_DB = 6.0
+"""How much further than the record is from its baseline a quantized pack may be from the record:
+twice the error, as if both rounded and neither knew of the other."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the record, as the pack holds it."""
+
+    file: str
+    prompt: str
+    row: int
+    seed: int  # of the noise that its steps add
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the other tool drew; psnr_db is None where every pixel is equal."""
+
+    verified: bool
+    reason: str = ""
+    pictures: int = 0
+    psnr_db: float | None = None
+    largest: int | None = None
+    least_db: float | None = None
+    versions: dict[str, str] | None = None
+
+    def said(self) -> str:
+        """In words."""
+        if not self.verified:
+            return f"not verified: {self.reason}"
+        near = "equal" if self.psnr_db is None else f"PSNR {self.psnr_db:.1f} dB"
+        tools = ", ".join(f"{name} {version}" for name, version in (self.versions or {}).items())
+        return (
+            f"verified: {self.pictures} of the record's pictures drawn by {tools}: {near}, "
+            f"largest deviation {self.largest}/255"
+        )
+
+
+def chosen(record: Record, most: int) -> list[Image]:
+    """The pictures that are compared: the record's first."""
+    kept = [image for image in record.images if image.file and image.row is not None]
+    return kept[:most]
+
+
+def copy(images: Sequence[Image], place: Path, folder: Path, seeds: Sequence[int]) -> list[Picture]:
+    """Take pictures out of the record's folder `place` into the pack.
+
+    Raises `SdxlError` for one that is gone.
+    """
+    (folder / FOLDER).mkdir()
+    found = []
+    for number, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+        file = f"{FOLDER}/{number}.png"
+        try:
+            shutil.copyfile(place / image.file, folder / file)
+        except OSError as error:
+            raise SdxlError(
+                "a picture of the record is gone",
+                f"{place / image.file}",
+                image.file,
+                "--check 0   # packs without comparing",
+            ) from error
+        found.append(Picture(file, image.caption, image.row or 0, seed))
+    return found
+
+
+def least_db(record: Record, quantized: bool) -> float:
+    """The PSNR that a pack must reach."""
+    theirs = record.quality.baseline.psnr_db if quantized else None
+    return LEAST_DB if theirs is None else min(LEAST_DB, theirs - NOISE_DB)
+
+
+def verify(folder: Path, python: str, least: float, install: str) -> Outcome:
+    """Run the pack's own script with another tool alone, and judge.
+
+    python: the interpreter that has the tool. Raises `SdxlError` if the tool cannot draw with the
+    pack, or draws other pictures.
+    """
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, "-s", SCRIPT],
+        cwd=folder,
+        env=env | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        said = done.stderr.strip().splitlines()
+        raise SdxlError(
+            "the other tool cannot draw with the pack", said[-1] if said else done.returncode
+        ) from error
+    if missing := found.get("missing"):
+        return Outcome(False, f"{missing} is not installed; {install} && python {SCRIPT}")
+    psnr = found["psnr_db"]
+    if psnr is not None and psnr < least:
+        raise SdxlError(
+            "the other tool draws other pictures than the record has",
+            f"PSNR {psnr:.1f} dB, largest deviation {found['largest']}/255",
+            f"at least {least:.1f} dB",
+            "--check 0   # packs without comparing",
+        )
+    return Outcome(True, "", found["pictures"], psnr, found["largest"], least, found["with"])
+
+
+def told(outcome: Outcome) -> dict[str, object]:
+    """The outcome for the pack's manifest."""
+    return asdict(outcome)

@@ -1,0 +1,77 @@
+"""The formats by name: what each takes from the store, what opens it, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdxl.bench import generators
+from sdxl.config.schema import Config
+from sdxl.config.schema import Format as Numbers
+from sdxl.core import isolate
+from sdxl.run import jobs
+from sdxl.run.artifacts import Child
+
+Loads = dict[str, Path]
+NOISE = "noise.npy"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of pack.
+
+    graphs: made from ONNX graphs; needs: packages that open it; draw: the script of `assets/pack`
+    that draws with it; use: what its README says; library, tags: for the model card.
+    """
+
+    needs: tuple[str, ...]
+    draw: tuple[str, ...]
+    use: str
+    graphs: bool = False
+    library: str = ""
+    tags: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "diffusers": Format(
+        ("torch", "diffusers", "transformers", "accelerate"),
+        ("draw_diffusers.py",),
+        "`DiffusionPipeline.from_pretrained(FOLDER, torch_dtype=...)` opens this folder; `draw.py` "
+        "has the `torch_dtype` of each part.",
+        library="diffusers",
+        tags=("diffusers", "safetensors"),
+    ),
+}
+"""By the word after `--as`."""
+
+
+def prepare(config: Config, kind: str, child: Child) -> Loads:
+    """The artifacts that a pack is made from, found in the store or made."""
+    loads: Loads = {}
+    if config.quant.format is not Numbers.none:
+        loads["checkpoint"] = Path(child(jobs.quantize)["path"])
+    return loads
+
+
+def write(
+    link: isolate.Link, config: Config, kind: str, loads: Loads, folder: Path, rows: Sequence[int]
+) -> dict[str, Any]:
+    """In a child: the files of the model, and the noise that pictures of these rows began with.
+
+    Returns what the pack holds, `seeds` of the noise of steps, and the settings that draw.
+    """
+    if config.model.diffusers_src:
+        generators.use_diffusers(config.model.diffusers_src)
+    import numpy as np
+
+    from sdxl.export.pack import diffusers_folder
+    from sdxl.model import sampler, schedulers
+
+    writers = {"diffusers": diffusers_folder.write}
+    facts = writers[kind](config, loads, folder, link.report)
+    noise = sampler.Noises(config.model, config.seed)
+    drawn = noise.of(rows or [0])[: 1 if noise.shared is not None else None]
+    np.save(folder.parent / NOISE, drawn.numpy())
+    return {**facts, "seeds": [schedulers.seed_of(config.seed, row) for row in rows]}

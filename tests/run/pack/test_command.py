@@ -1,0 +1,95 @@
+"""A pack: what it holds, that the other tool alone draws the record's pictures, what is refused."""
+
+import json
+import subprocess
+
+import pytest
+
+from sdxl.core import records
+from sdxl.core.record import Record
+from sdxl.core.store import sha256
+from tests.run.pack.conftest import SMALL
+
+
+@pytest.fixture(scope="session")
+def plain(record_of, tmp_path_factory):
+    return record_of(tmp_path_factory.mktemp("record"), SMALL)
+
+
+def test_diffusers_alone_draws_the_pictures(packed, plain, tmp_path):
+    target = tmp_path / "pack"
+    code, line = packed(plain, "--to", target, "--as", "diffusers")
+    assert code == 0 and line["verified"] and line["pictures"] == 2
+    assert line["largest"] <= 1 and "diffusers" in line["versions"]
+    assert [path.name for path in tmp_path.glob(".*")] == []  # nothing half-made beside it
+
+    told = json.loads((target / "pack.json").read_text())
+    assert told["verified"]["largest"] == line["largest"] and told["kind"] == "diffusers"
+    index = json.loads((target / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionXLPipeline"
+    for text in (target / "draw.py", target / "verify.py"):
+        assert "sdxl" not in text.read_text()
+
+    card = (target / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n") and "## Figures of the record" in card
+    assert "verified: 2 of the record's pictures" in card
+    assert "Apache-2.0" in (target / "LICENCES.md").read_text()
+    done = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=target)
+    assert done.returncode == 0
+    listed = {line.split("  ")[1] for line in (target / "SHA256SUMS").read_text().splitlines()}
+    there = {str(f.relative_to(target)) for f in target.rglob("*") if f.is_file()}
+    assert there - listed == {"SHA256SUMS"} and listed <= there
+
+
+def test_other_pictures_are_noticed(packed, plain, tmp_path):
+    other = tmp_path / "record"
+    other.mkdir()
+    record = records.read(plain / "record.json")
+    record.images = record.images[:1]
+    record.images[0].caption = "something else"
+    records.write(record, other)
+    (other / "images").symlink_to(plain / "images")
+    code, line = packed(other, "--to", tmp_path / "pack", "--as", "diffusers")
+    assert code == 1 and "other pictures" in line["reason"]
+    assert not (tmp_path / "pack").exists() and not list(tmp_path.glob(".pack*"))
+
+
+def test_a_tool_that_is_absent_is_told_with_the_line_that_installs_it(
+    packed, plain, tmp_path, monkeypatch
+):
+    bare = tmp_path / "python"  # an interpreter that has nothing
+    bare.write_text('#!/bin/sh\nexec python3 -I -S "$2"\n')
+    bare.chmod(0o755)
+    target = tmp_path / "pack"
+    code, line = packed(plain, "--to", target, "--as", "diffusers", "--python", bare)
+    assert code == 0 and not line["verified"] and "pip install torch diffusers" in line["reason"]
+    assert "not verified" in (target / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words", "said"),
+    [
+        ("backend=fake", (), "fake backend"),
+        ("quant=int4_weight_only", (), "no quantizer of diffusers carries int4_weight_only"),
+        ("quant=fp8_mha", (), "FP8 attention"),
+        ("", ("--check", "-1"), "`--check` is negative"),
+        ("", ("--as", "gguf"), "invalid choice"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused_by_name(packed, tmp_path, setting, words, said):
+    line = f"python run.py {' '.join(SMALL)} {setting}"
+    records.write(Record(key="k", config={}, command=line), tmp_path / "cell")
+    words = words if "--as" in words else ("--as", "diffusers", *words)
+    code, line = packed(tmp_path / "cell", "--to", tmp_path / "pack", *words)
+    assert code == 2 and said in line["reason"]
+    assert not (tmp_path / "pack").exists()
+
+
+def test_nothing_is_overwritten(packed, plain, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("keep")
+    for target in (mine, mine / "notes.txt"):
+        code, line = packed(plain, "--to", target, "--as", "diffusers")
+        assert code == 2 and "in the way" in line["reason"]
+    assert sha256(mine / "notes.txt") and [f.name for f in mine.iterdir()] == ["notes.txt"]
