@@ -182,6 +182,26 @@ class Environment(JsonPart):
 
 
 @dataclass
+class TrainingFacts(JsonPart):
+    """A training: how far it is, how fast its measured steps were; rates are of all processes."""
+
+    stage: str | None = None
+    folder: str | None = None
+    steps: int | None = None
+    resumed_at: int | None = None
+    batch: int | None = None
+    samples_per_s: float | None = None
+    step_ms: float | None = None  # median
+    data_wait: float | None = None  # share of the steps' time
+    tflop_per_sample: float | None = None  # there and back
+    tflops: float | None = None
+    share_of_peak: float | None = None
+    peak_of: str | None = None  # whose peak
+    peak_memory_gib: float | None = None
+    figures: dict[str, Any] = field(default_factory=dict)  # losses, and those of the evaluation
+
+
+@dataclass
 class Record(JsonPart):
     """One cell's outcome, as `record.json` holds it (docs/record.md)."""
 
@@ -198,12 +218,18 @@ class Record(JsonPart):
     resources: Resources = field(default_factory=Resources)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
+    training: TrainingFacts = field(default_factory=TrainingFacts)  # empty for a measurement
     environment: Environment = field(default_factory=Environment)
     durations: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=now)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     schema: int = RECORD_SCHEMA
     _strict: ClassVar[bool] = True
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, but `training` where nothing was trained."""
+        found = super().to_json()
+        return found if self.training else {k: v for k, v in found.items() if k != "training"}
 
     @property
     def _complete(self) -> bool:

@@ -19,10 +19,12 @@ from sdxl.report.naming import label
 
 @dataclass
 class Cells:
-    """What a report is about; `unreadable` are files that are not records, with the reason."""
+    """What a report is about; `unreadable` are files that are not records, with the reason;
+    trainings stand apart: they draw nothing that could ship."""
 
     cells: list[Cell]
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    trainings: list[Cell] = field(default_factory=list)
 
     @property
     def groups(self) -> dict[str, list[Cell]]:
@@ -57,11 +59,15 @@ def load(places: Sequence[Path]) -> Cells:
             "there is no record to report", reason, "record.json files or folders with some",
             "python run.py",
         )  # fmt: skip
-    cells = sorted(found.values(), key=lambda c: (not c.measured, c.quantized, _natural(c.path)))
-    for count, cell in enumerate(cells, 1):
+    trainings = [cell for cell in found.values() if cell.record.training]
+    cells = [cell for cell in found.values() if not cell.record.training]
+    cells.sort(key=lambda c: (not c.measured, c.quantized, _natural(c.path)))
+    for count, cell in enumerate((*cells, *trainings), 1):
         cell.number = count
     label(cells)
-    whole = Cells(cells, unreadable)
+    for cell in trainings:
+        cell.label = f"{cell.path.parent.parent.name} {cell.path.parent.name}"
+    whole = Cells(cells, unreadable, trainings)
     _choose_measure(whole)
     return whole
 

@@ -88,7 +88,9 @@ def own_folder(found: cells.Cells) -> Path:
 
 def common_folder(found: cells.Cells) -> Path:
     """The folder that holds all records, or the one typed in if that is above everything."""
-    shared = Path(os.path.commonpath([str(cell.path.parent) for cell in found.cells]))
+    shared = Path(
+        os.path.commonpath([str(cell.path.parent) for cell in (*found.cells, *found.trainings)])
+    )
     return shared if len(shared.parts) > 2 and os.access(shared, os.W_OK) else Path()
 
 

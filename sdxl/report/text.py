@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdxl.core import terminal
-from sdxl.report import by_prompt, seeds
+from sdxl.report import by_prompt, seeds, trainings
 from sdxl.report.axes import COSTS
 from sdxl.report.cell import BASELINE, Cell, heading, other_scores
 from sdxl.report.cells import Cells
@@ -44,6 +44,8 @@ def show(found: Cells, limits: Limits) -> None:
         refused = [f"{cell.number} breaks a limit: {why}" for cell, why in said.refused]
         _indented(console, [*refused, *said.notes])
         console.print()
+    for made in wide.tables(*trainings.table(found.trainings), trainings.NOTE, console.width):
+        console.print(made)
     for name, reason in unfinished(found):
         console.print(f"not measured: {name}: {reason}", soft_wrap=True)
 
@@ -78,10 +80,16 @@ def markdown(found: Cells, limits: Limits) -> str:
                 parts += [escape(note), "\n".join(table)]
         parts.append("\n".join(f"- {escape(note)}" for note in said.notes))
         parts.append(f"Measured on {escape(', '.join(sorted({machine(c) for c in cells})))}.")
+    if found.trainings:
+        head, rows = trainings.table(found.trainings)
+        table = [_line(head), _line(["---"] * len(head)), *map(_line, rows)]
+        parts += [escape(trainings.NOTE), "\n".join(table)]
     if missing := unfinished(found):
         lines = "\n".join(f"- {escape(name)}: {escape(reason)}" for name, reason in missing)
         parts.append(f"Not measured:\n\n{lines}")
-    lines = "\n".join(f"{cell.number}. {cell.record.command}" for cell in found.cells)
+    lines = "\n".join(
+        f"{cell.number}. {cell.record.command}" for cell in (*found.cells, *found.trainings)
+    )
     fence = "`" * max(3, 1 + _longest_fence(lines))
     parts.append(f"<details><summary>Commands</summary>\n\n{fence}\n{lines}\n{fence}\n\n</details>")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -129,6 +137,7 @@ def data(found: Cells, limits: Limits) -> dict[str, Any]:
         "limits": str(limits) or None,
         "groups": groups,
         "cells": [_cell(cell) for cell in found.cells],
+        **({"trainings": trainings.data(found.trainings)} if found.trainings else {}),
         "unreadable": [{"path": str(path), "reason": why} for path, why in found.unreadable],
         "exit_code": 0,
     }

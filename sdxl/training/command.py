@@ -18,7 +18,7 @@ from sdxl.core import disk, json_file
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.report.mlflow.curves import Curves
-from sdxl.training import checkpoint, loop, machine, rules
+from sdxl.training import checkpoint, kept, loop, machine, rules, speed
 from sdxl.training.mllog import Log
 
 SHOW_EVERY_S = 5.0
@@ -54,23 +54,29 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
         checkpoint.refuse_others(folder / loop.FILE, fixed)
     machine.check(settings)
     main = int(os.environ.get("RANK", "0")) == 0
-    reporter = _Reporter(config, folder, done, stage.count) if main else None
+    meter = speed.Meter(settings)
+    reporter = _Reporter(config, folder, done, stage.count, meter) if main else None
     began = time.perf_counter()
     status = "FAILED"
     try:
-        figures = loop.train(stage, settings, config.seed, folder, reporter or _silent, identity)
+        figures = loop.train(
+            stage, settings, config.seed, folder, reporter or _silent, identity, meter
+        )
         status = "FINISHED" if figures["step"] >= settings.steps else "KILLED"  # by max_s
     finally:
         if reporter:
             reporter.close(status)
+    seconds = time.perf_counter() - began
+    record = kept.write(config, folder, figures, meter, seconds, _typed()) if main else None
     return Outcome(
+        record=str(record) if record else None,
         figures={
             "stage": settings.name,
             "folder": str(folder),
-            "seconds": round(time.perf_counter() - began, 1),
-            **{name: round(value, 6) for name, value in figures.items()},
+            "seconds": round(seconds, 1),
+            **{name: round(value, 6) for name, value in (figures | meter.whole()).items()},
             **chosen.outcome(config, folder / "model"),
-        }
+        },
     )
 
 
@@ -107,10 +113,12 @@ def _step(line: str) -> float:
 class _Reporter:
     """The log beside the checkpoint, the terminal, MLflow's curves and MLPerf's log lines."""
 
-    def __init__(self, config: TrainConfig, folder: Path, done: int, rows: int) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path, done: int, rows: int, meter: speed.Meter
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         settings = config.train
-        self.folder, self.settings = folder, settings
+        self.folder, self.settings, self.meter = folder, settings, meter
         again = done > 0
         self.mllog = Log(folder / "mllog.txt", again)
         self.mllog.begin(settings, config.seed, rows, again)
@@ -138,6 +146,7 @@ class _Reporter:
         now = time.monotonic()
         if kind == "evaluation" or now - self.shown > SHOW_EVERY_S:
             self.shown = now
+            figures = figures | self.meter.now()
             self.curves.log(step, figures)
             words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
             place = f"{self.settings.name} {step:,}/{self.settings.steps:,}"

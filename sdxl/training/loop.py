@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from sdxl.config.schema.train import Training
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.training import checkpoint, machine
+from sdxl.training.average import Averaged, follow
+from sdxl.training.speed import Meter
 
 FILE = "checkpoint.safetensors"
 _MAY_CHANGE = ("steps", "decay_share", "checkpoint_s", "evaluate_every", "max_s", "restart", "run")
@@ -111,18 +113,18 @@ def rate(step: int, settings: Training) -> float:
 
 def train(
     stage: Stage, settings: Training, seed: int, folder: Path, report: Report,
-    identity: Mapping[str, object] | None = None,
+    identity: Mapping[str, object] | None = None, meter: Meter | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Train until `settings.steps`, or `max_s`; returns the last figures.
 
-    `identity`: what else must be the same when the training goes on.
+    `identity`: what else must be the same when the training goes on; `meter`: told of each step.
     """
     accelerator = machine.accelerator(settings)
     with machine.one_order(accelerator.device):
         # Nothing keeps the trainer: `release` wants the distributed model gone.
         figures = Trainer(
             accelerator, stage, settings, seed, folder, report, identity or {}
-        ).run()  # fmt: skip
+        ).run(meter or Meter(settings))  # fmt: skip
     machine.release(accelerator)
     return figures
 
@@ -159,8 +161,10 @@ class Trainer:
             return checkpoint.load(file, self.module, self.average, optimizer, self.kept)
         return 0
 
-    def run(self) -> dict[str, float]:
+    def run(self, meter: Meter) -> dict[str, float]:
         """Steps until `settings.steps`, or `max_s`; returns the last figures."""
+        self.meter = meter
+        meter.begin(self.module, self.accelerator.device, self.accelerator.num_processes)
         main, stop = self.accelerator.is_main_process, False
         if main and 0 < self.done >= self.settings.steps and not _exported(self.folder):
             self.evaluate()
@@ -184,7 +188,9 @@ class Trainer:
         lr = rate(self.done, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        began = time.perf_counter()
         given = self.stage.batch(self._batch(), device)
+        waited = time.perf_counter() - began
         with machine.attention(device):  # checkpointed blocks compute again on the way back
             with self.accelerator.autocast():
                 losses = self.model(**given)
@@ -193,8 +199,9 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
-        _follow(self.average, self.module, min(settings.ema, self.done / (self.done + 10)))
-        values = machine.mean(self.accelerator, losses)
+        follow(self.average, self.module, min(settings.ema, self.done / (self.done + 10)))
+        values = machine.mean(self.accelerator, losses)  # which waits for the device
+        self.meter.took(given, time.perf_counter() - began, waited)
         if not math.isfinite(values["loss"]):
             raise SdxlError(f"the loss of step {self.done} is not finite", str(values["loss"]))
         self.figures = {**values, "lr": lr, "grad_norm": float(norm)}
@@ -235,35 +242,6 @@ class Trainer:
             _export(self.stage, self.folder / "model")
         self.report("evaluation", self.samples, found, picture)
         self.figures |= found
-
-
-class Averaged:
-    """While this lasts the module has the averaged weights."""
-
-    def __init__(self, module: nn.Module, average: dict[str, Tensor]) -> None:
-        self.module, self.average = module, average
-
-    def __enter__(self) -> None:
-        self._swap()
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self._swap()
-        self.module.train()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for name, parameter in checkpoint.trained(self.module):
-            other = self.average[name]
-            kept = parameter.detach().clone()
-            parameter.copy_(other)
-            other.copy_(kept)
-
-
-@torch.no_grad()
-def _follow(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
-    names, now = zip(*checkpoint.trained(module), strict=True)
-    torch._foreach_lerp_([average[name] for name in names], [p.detach() for p in now], 1 - decay)
 
 
 def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from sdxl.report import by_prompt, seeds
+from sdxl.report import by_prompt, seeds, trainings
 from sdxl.report.cells import Cells
 from sdxl.report.choose import answer
 from sdxl.report.html import views
@@ -35,7 +35,8 @@ def page(found: Cells, limits: Limits, prompts: int = 4) -> str:
             views.Group(title, cells, answer(cells, limits), prompts)
             for title, cells in found.groups.items()
         ],
-        started=min(cell.record.started for cell in found.cells),
+        started=min(cell.record.started for cell in (*found.cells, *found.trainings)),
+        trainings=trainings.table(found.trainings),
         counts=", ".join(f"{count} {status}" for status, count in counts.items()),
         differing=differing,
         same=same,
