@@ -23,6 +23,7 @@ from sdxl.config.rules_model import division
 from sdxl.config.usual import changed
 from sdxl.config.words import typed
 from sdxl.core.errors import Problem
+from sdxl.core.types import Order
 
 
 class Fault(str, Enum):
@@ -114,6 +115,11 @@ class FakeGenerator:
         self._late_s = 0.0
         self._ramp: Any = None
         self.seen: set[int] = set()
+        self.cut: list[int] = []
+
+    def draw(self, orders: Sequence[Order]) -> Any:
+        """The pictures whose index is the order's seed; what it says is nothing to draw."""
+        return self.generate([order.seed - self.seed for order in orders])
 
     def generate(self, indices: Sequence[int]) -> Any:
         """Gradient pictures (B, H, W, 3), one hue per index; takes the configured time."""

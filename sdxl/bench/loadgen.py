@@ -15,9 +15,10 @@ from typing import Any
 import mlperf_loadgen as lg
 import numpy as np
 
+from sdxl.bench.batching import Batching
 from sdxl.bench.mlperf import compliance
 from sdxl.bench.mlperf.rounds import rules_of
-from sdxl.bench.sut import Batching, Begin, Generate, Sut
+from sdxl.bench.sut import Begin, Generate, Sut
 from sdxl.config import schema
 from sdxl.config.derive import batch_size
 from sdxl.config.schema import Mode

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,20 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from sdxl.core import environment, gpu, isolate
+from sdxl.bench.pool_worker import Batch, Open, work
+from sdxl.core import isolate
 from sdxl.core.errors import SdxlError
-from sdxl.core.types import Generator
-
-Open = Callable[..., Generator]
-"""Opens a generator inside a worker; it and its arguments are sent there."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a worker may be silent while it loads, and how often it is replaced."""
+    """How long a worker may be silent while it loads, and how often it is replaced.
+
+    a_batch: of these, replacements that a single batch may cost; None: all of them.
+    """
 
     startup_s: float
     restarts: int
+    a_batch: int | None = None
 
 
 class Lane:
@@ -51,6 +52,7 @@ class Lane:
         self._doing = "loading"
         self.facts: dict[str, Any] = {}
         self.restarts = self.answers = 0
+        self.cut: list[int] = []  # places of the last batch whose text was too long
 
     @property
     def pid(self) -> int:
@@ -65,7 +67,7 @@ class Lane:
             context.set_forkserver_preload(["sdxl.core.preload"])
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_work,
+            target=work,
             args=(theirs, self._block.name, self.device, self._pool.open, self._pool.args),
             name=f"device-{self.device}",
             daemon=True,
@@ -75,8 +77,9 @@ class Lane:
         self._process, self._line = process, ours
         self.facts = self._answer(self._pool.patience.startup_s)
 
-    def generate(self, indices: Sequence[int]) -> np.ndarray:
+    def generate(self, indices: Batch) -> np.ndarray:
         """Pictures (B, H, W, 3) in the shared block: they last until the next call."""
+        deaths = 0
         while True:
             try:
                 if self._line is None:
@@ -87,7 +90,13 @@ class Lane:
                 self._doing = "drawing"
                 return self._draw(indices, self._pool.silence_s)
             except (EOFError, OSError) as error:
-                self._bury(error, len(indices))
+                deaths += 1
+                self._bury(error, len(indices), deaths)
+
+    def revive(self) -> None:
+        """Replace the worker if it died while nobody asked anything of it."""
+        if self._line is None or not self._process.is_alive():
+            self.generate([])
 
     def stop(self) -> dict[str, Any]:
         """End the worker; returns its peak memory if it still answers."""
@@ -114,10 +123,11 @@ class Lane:
         with contextlib.suppress(FileNotFoundError):
             self._block.unlink()
 
-    def _draw(self, indices: Sequence[int], limit_s: float) -> np.ndarray:
+    def _draw(self, indices: Batch, limit_s: float) -> np.ndarray:
         assert self._line
         self._line.send(list(indices))
-        return np.ndarray(self._answer(limit_s), np.uint8, self._block.buf)
+        shape, self.cut = self._answer(limit_s)
+        return np.ndarray(shape, np.uint8, self._block.buf)
 
     def _answer(self, limit_s: float) -> Any:
         assert self._line
@@ -129,20 +139,22 @@ class Lane:
             raise isolate.rebuilt(message)
         return message
 
-    def _bury(self, error: Exception, batch: int) -> None:
-        """Note the death; raise `WorkerDied` if it was one too many."""
+    def _bury(self, error: Exception, batch: int, deaths: int) -> None:
+        """Note the death, one of `deaths` in a batch; raise `WorkerDied` if it was one too many."""
         started = self._line is not None
         how = self.exit() if started and not isinstance(error, TimeoutError) else str(error)
         self._end()
         self.restarts += 1
-        again = self.restarts <= self._pool.patience.restarts and not self._pool.abandoned
+        patience = self._pool.patience
+        again = self.restarts <= patience.restarts and not self._pool.abandoned
+        again = again and (patience.a_batch is None or deaths <= patience.a_batch)
         self._pool.note(self, how, self._doing, batch if again and self._doing == "drawing" else 0)
         if not again:
             raise isolate.WorkerDied(
                 f"the worker of device {self.device} died: {how}",
                 f"{self.restarts} times, last while {self._doing}, for a batch of {batch} samples",
                 "a worker that lives",
-                f"backend.restarts={4 * max(1, self._pool.patience.restarts)}",
+                f"backend.restarts={4 * max(1, patience.restarts)}",
             )
 
     @property
@@ -180,7 +192,7 @@ class Pool:
         *,
         preload: bool,
         patience: Patience,
-        warm: Sequence[Sequence[int]] = (),
+        warm: Sequence[Batch] = (),
     ) -> None:
         """`warm`: batches that a replacement draws before it is given samples.
 
@@ -247,34 +259,3 @@ class Pool:
                     "samples_issued_again": issued_again,
                 }
             )
-
-
-def _work(
-    line: Connection, block_name: str, device: int, open_generator: Open, args: tuple[Any, ...]
-) -> None:
-    """In the worker: open, then a batch per message, until the line closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    isolate.no_shared_locks()
-    # Before anything touches CUDA: this process sees one device, which is its device 0.
-    places = gpu.visible()
-    if places is None:
-        os.environ[gpu.VARIABLE] = str(device)
-    else:  # past its end there is none to see: `preflight` refuses that where one is needed
-        os.environ[gpu.VARIABLE] = "".join(places[device : device + 1])
-    block = SharedMemory(block_name)
-    try:
-        generator = open_generator(*args)
-        line.send(("facts", generator.describe()))
-        while (indices := line.recv()) is not None:
-            pictures = generator.generate(indices)
-            np.ndarray(pictures.shape, np.uint8, block.buf)[:] = pictures
-            line.send(("shape", pictures.shape))
-        peak = environment.peak_rss_bytes()
-        generator.close()
-        line.send(("memory", {"peak_rss_bytes": peak}))
-    except (EOFError, BrokenPipeError):
-        return  # the one that asked is gone
-    except BaseException as error:
-        line.send(("error", isolate.pack(error)))
-    finally:
-        block.close()

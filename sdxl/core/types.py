@@ -24,6 +24,20 @@ class Prompt:
     source_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One picture that somebody asks for: words, and the seed of its noise.
+
+    negative: what guidance leads away from; None: the setting's own. shared: start from the latent
+    that all prompts of the setting share, and let the seed decide the noise of the steps alone.
+    """
+
+    text: str
+    seed: int
+    negative: str | None = None
+    shared: bool = False
+
+
 @dataclass
 class Embeddings:
     """Conditioning of the UNet for N rows.
@@ -94,6 +108,18 @@ class Generator(Protocol):
 
     def close(self) -> None:
         """Free what the backend holds."""
+        ...
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A `Generator` that draws what is asked for later, too."""
+
+    cut: Sequence[int]
+    """Places of the last batch whose text was longer than what is read of it."""
+
+    def draw(self, orders: Sequence[Order]) -> Array:
+        """uint8 images (B, H, W, 3) in host memory."""
         ...
 
 

@@ -15,7 +15,7 @@ from sdxl.config import loras, schema
 from sdxl.config.schema import Noise, Rules
 from sdxl.core import store
 from sdxl.core.errors import StageError, UserError
-from sdxl.core.types import Embeddings, Prompt, Stages, TokenIds
+from sdxl.core.types import Embeddings, Order, Prompt, Stages, TokenIds
 from sdxl.model import guidance, schedulers
 from sdxl.model import prompts as prompting
 from sdxl.model.components import Source, notes_of
@@ -41,10 +41,12 @@ class Sampler:
         self.scheduler = self.schedule.scheduler
         self.warnings = schedulers.doubts(config, source, self.scheduler)
         self.notes = notes_of(source)
-        tokenizers = source.tokenizers()
-        self.long = prompting.truncated(prompts, tokenizers)
-        self.ids = prompting.tokenize([prompt.text for prompt in prompts], tokenizers)
-        self.negative = prompting.tokenize([model.negative_prompt or ""], tokenizers)
+        self.tokenizers = source.tokenizers()
+        self.long = prompting.truncated(prompts, self.tokenizers)
+        self.cut: list[int] = []
+        self.ids = self._tokens([prompt.text for prompt in prompts])
+        self.negative = self._tokens([model.negative_prompt or ""])
+        self.orders: Sequence[Order] = ()  # in place of the prompts
         self.zeros = guidance.zero_negative(model, source)
         self.guided = guidance.rows_per_image(model, source) == 2
         width = guidance.width(source)
@@ -59,6 +61,18 @@ class Sampler:
     def generate(self, indices: Sequence[int]) -> np.ndarray:
         """uint8 images (B, H, W, 3) of the prompts at these positions."""
         return self.stages.decode(self.latents(indices))
+
+    def draw(self, orders: Sequence[Order]) -> np.ndarray:
+        """uint8 images (B, H, W, 3) of orders, which take the place of the prompts.
+
+        `seed` is that of the configuration's prompt in row 0: the same seed, the same picture.
+        """
+        self.orders, texts = orders, [order.text for order in orders]
+        self.rows = [order.seed - self.seed for order in orders]
+        asked = [Prompt(place, text, place) for place, text in enumerate(texts)]
+        self.cut = [each.index for each in prompting.truncated(asked, self.tokenizers)]
+        self.ids = self._tokens(texts)
+        return self.generate(range(len(orders)))
 
     def latents(self, indices: Sequence[int], on_step: OnStep | None = None) -> torch.Tensor:
         """Denoised latents (B, 4, h, w), not yet decoded.
@@ -128,6 +142,8 @@ class Sampler:
         positive = self.ids.rows(index)
         if not self.guided:
             found = self.stages.encode(positive)
+        elif any(order.negative is not None for order in self.orders):
+            found = _join(self._negatives(), self.stages.encode(positive))
         elif self.zeros:
             found = self.stages.encode(positive)
             found = _join(_zeros(found), found)
@@ -155,8 +171,32 @@ class Sampler:
             scale = self.embedded.to(found.hidden.device, found.hidden.dtype).repeat(rows, 1)
         return Embeddings(found.hidden, found.pooled, time_ids.repeat(rows, 1), scale)
 
+    def _negatives(self) -> Embeddings:
+        """Rows that guidance leads away from, where some orders have words of their own.
+
+        As many as the orders: backends prepare themselves for sizes of batches.
+        """
+        usual = self.model.negative_prompt or ""
+        words = [usual if order.negative is None else order.negative for order in self.orders]
+        found = self.stages.encode(self._tokens(words))
+        if self.zeros:
+            plain = [place for place, order in enumerate(self.orders) if order.negative is None]
+            found = Embeddings(found.hidden.clone(), found.pooled.clone(), None)
+            found.hidden[plain], found.pooled[plain] = 0, 0
+        return found
+
+    def _tokens(self, texts: Sequence[str]) -> TokenIds:
+        return prompting.tokenize(texts, self.tokenizers)
+
     def _noise(self, indices: Sequence[int]) -> torch.Tensor:
-        return self.noises.of([self.rows[i] for i in indices])
+        rows = [self.rows[place] for place in indices]
+        if not self.orders:
+            return self.noises.of(rows)
+        own = (
+            self.noises.of([row], self.orders[i].shared)
+            for i, row in zip(indices, rows, strict=True)
+        )
+        return torch.cat([*own])
 
 
 class Noises:
@@ -166,9 +206,12 @@ class Noises:
         self.shape = (4, model.height // LATENT_SCALE, model.width // LATENT_SCALE)
         self.shared, self.seed = _shared_noise(model, self.shape, seed), seed
 
-    def of(self, rows: Sequence[int]) -> torch.Tensor:
-        """Initial noise (B, 4, h, w) of these rows of the dataset: unit variance, fp32, CPU."""
-        if self.shared is not None:
+    def of(self, rows: Sequence[int], shares: bool = True) -> torch.Tensor:
+        """Initial noise (B, 4, h, w) of these rows of the dataset: unit variance, fp32, CPU.
+
+        shares: the latent of all rows, where the setting has one.
+        """
+        if self.shared is not None and shares:
             return self.shared.expand(len(rows), -1, -1, -1)
         return torch.cat([_draw(self.shape, self.seed + 1 + row) for row in rows])
 

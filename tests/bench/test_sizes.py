@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdxl.bench import generators
+from sdxl.bench.batching import Pace, padded
 from sdxl.bench.sizes import prepared, warm_up_sizes
-from sdxl.bench.sut import Pace, padded
 from sdxl.core.types import Sample
 from tests.bench.test_sut import PICTURE, Harness
 
@@ -107,7 +107,7 @@ def test_a_batch_between_the_sizes_is_filled_and_its_extra_pictures_dropped(inli
     assert seen == [(list(range(8)), list(range(8))), ([8, 9, 10], [8, 9, 10])]
     counts = harness.sut.counts
     assert (counts.done, counts.batches, counts.padded) == (11, 2, 1)
-    assert harness.sut.pace.of(4) > 0 and not harness.errors
+    assert harness.sut.batches.pace.of(4) > 0 and not harness.errors
 
 
 def test_without_sizes_nothing_is_padded():
@@ -119,12 +119,12 @@ def test_without_sizes_nothing_is_padded():
 def test_a_late_batch_is_cut_to_what_a_size_really_costs():
     """Six cost as much as eight where they are padded: five is then no way out, four is."""
     harness, _ = drawn_by(8, [4, 8], limit_s=10.0)
-    harness.sut.pace = Pace()
+    harness.sut.batches.pace = Pace()
     for size, seconds in ((4, 0.5), (8, 1.0)):
-        harness.sut.pace.note(size, seconds)
+        harness.sut.batches.pace.note(size, seconds)
     since = time.perf_counter() - 8.8  # 0.7 s are left
-    harness.sut._waiting.extend((Sample(n, n), since) for n in range(6))
-    assert harness.sut._size() == 4
+    harness.sut.batches.waiting.extend((Sample(n, n), since) for n in range(6))
+    assert harness.sut.batches._size() == 4
 
 
 def test_a_replacement_prepares_the_same_sizes(load, monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdxl.bench.sut import Batching, Pace, Sut
+from sdxl.bench.batching import Batching, Pace
+from sdxl.bench.sut import Sut
 from sdxl.config.derive import batch_size
 from sdxl.core.types import Sample
 
@@ -267,7 +268,7 @@ def test_pace_is_learnt_by_size():
 
 def test_a_batch_goes_early_where_its_oldest_sample_would_miss_the_limit():
     harness = Harness(batch=8, max_wait_s=30.0, limit_s=1.0)
-    harness.sut.pace.note(8, 0.7)
+    harness.sut.batches.pace.note(8, 0.7)
     harness.start()
     began = time.perf_counter()
     harness.sut.issue([Sample(0, 0)])
@@ -288,11 +289,11 @@ def test_a_batch_goes_early_where_its_oldest_sample_would_miss_the_limit():
 def test_a_late_batch_is_cut_only_where_that_costs_nothing(seconds, wanted):
     harness = Harness(batch=8, limit_s=1.0)
     for size, each in seconds.items():
-        harness.sut.pace.note(size, each)
-    waiting = harness.sut._waiting
+        harness.sut.batches.pace.note(size, each)
+    waiting = harness.sut.batches.waiting
     waiting.extend((Sample(n, 0), time.perf_counter() - 0.4) for n in range(12))
-    assert [len(harness.sut._take())] == wanted[:1]
+    assert [len(harness.sut.batches.take())] == wanted[:1]
     waiting.clear()
     waiting.extend((Sample(n, 0), time.perf_counter() + 5) for n in range(wanted[1]))
     harness.sut.close()
-    assert [len(harness.sut._take())] == wanted[1:]
+    assert [len(harness.sut.batches.take())] == wanted[1:]

@@ -9,7 +9,8 @@ import pytest
 
 from sdxl.backends.torch import BACKEND
 from sdxl.bench import generators
-from sdxl.bench.sut import Batching, Sut
+from sdxl.bench.batching import Batching
+from sdxl.bench.sut import Sut
 from sdxl.core.types import Sample
 from sdxl.model import prompts
 from sdxl.model.overlap import Overlapped
