@@ -21,6 +21,7 @@ COMMANDS = {
     "gate": ("sdxl.report.gate", "pass or fail by limits, for the CI of a model"),
     "generate": ("sdxl.run.generate", "pictures of a prompt, by the setting of a record"),
     "pack": ("sdxl.run.pack.command", "the winner as diffusers' or another tool's files, checked"),
+    "serve": ("sdxl.run.serve.command", "the setting of a record behind OpenAI's images endpoint"),
     "doctor": ("sdxl.run.doctor.command", "is everything there that a run needs"),
     "download": ("sdxl.model.download.command", "published files into the store"),
     "mlflow": ("sdxl.report.mlflow.command", "its pages, and uploading what a dead server missed"),

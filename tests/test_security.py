@@ -40,6 +40,7 @@ TESTS = {
     "No secret is in the arguments": ("test_security.py", "test_addresses_are_no_arguments"),
     "The values of": (SECRETS, "test_values_of_secret_variables_are_known_wherever_they_stand"),
     "MLflow's pages": ("test_security.py", "test_servers_listen_here_only"),
+    "`serve` listens": ("run/serve/test_command.py", "test_other_machines_are_let_in_with_a_token"),
     "MLflow's own telemetry": ("test_security.py", "test_telemetry_is_off"),
     "A run with local weights": ("conftest.py", "world"),
     "Only `http`": ("model/download/test_command.py", "test_only_web_addresses"),

@@ -27,20 +27,27 @@ def open_all(
     backend = config.backend
     if backend.devices is None:
         return open_generator(config, artifacts, chosen)
-    torch_needed = backend_of(config).needs_torch
-    scenario, model = config.scenario, config.model
-    pool = Pool(
-        _open_in_worker,
-        (config, artifacts, chosen),
-        backend.devices,
-        batch_size(config) * model.height * model.width * 3,
-        preload=torch_needed and not model.diffusers_src,
-        patience=Patience(scenario.startup_s, backend.restarts),
-    )
+    patience = Patience(config.scenario.startup_s, backend.restarts)
+    pool = open_pool(config, artifacts, chosen, patience)
     by_shape = bool(pool.describe().get("by_shape"))
     sizes = warm_up_sizes(config, len(chosen), by_shape)
     pool.warm = _batches(sizes, len(chosen), by_shape)
     return pool
+
+
+def open_pool(
+    config: schema.Config, artifacts: dict[str, Path], chosen: list[Prompt], patience: Patience
+) -> Pool:
+    """A worker for each of `backend.devices` (null: one), its generator open."""
+    model = config.model
+    return Pool(
+        _open_in_worker,
+        (config, artifacts, chosen),
+        [0] if config.backend.devices is None else config.backend.devices,
+        batch_size(config) * model.height * model.width * 3,
+        preload=backend_of(config).needs_torch and not model.diffusers_src,
+        patience=patience,
+    )
 
 
 def _open_in_worker(

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sdxl.bench.pool_worker import Batch, Open, work
+from sdxl.bench.pool_worker import UNFIT, Batch, Open, work
 from sdxl.core import isolate
 from sdxl.core.errors import SdxlError
 
@@ -93,9 +93,14 @@ class Lane:
                 deaths += 1
                 self._bury(error, len(indices), deaths)
 
+    @property
+    def alive(self) -> bool:
+        """Whether its worker can be given a batch, as far as can be told without asking it."""
+        return self._line is not None and self._process.is_alive()
+
     def revive(self) -> None:
         """Replace the worker if it died while nobody asked anything of it."""
-        if self._line is None or not self._process.is_alive():
+        if not self.alive:
             self.generate([])
 
     def stop(self) -> dict[str, Any]:
@@ -135,7 +140,9 @@ class Lane:
             raise TimeoutError(f"silent for {limit_s:g} s")
         kind, message = self._line.recv()
         self.answers += 1
-        if kind == "error":
+        if kind == "error":  # its last word
+            self._end()
+        if kind in ("error", UNFIT):
             raise isolate.rebuilt(message)
         return message
 

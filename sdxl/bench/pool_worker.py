@@ -20,12 +20,16 @@ Open = Callable[..., Generator]
 Batch = Sequence[int] | Sequence[Order]
 """What a worker draws: prompts by qsl index, or orders by a generator that `Draws`."""
 
+UNFIT = "unfit"
+"""Kind of an answer: this batch gave no pictures, the next one may."""
+
 
 def work(
     line: Connection, block_name: str, device: int, open_generator: Open, args: tuple[Any, ...]
 ) -> None:
     """Open, then draw a batch per message, until the line closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in (signal.SIGINT, signal.SIGTERM):  # sent to a group: it ends with its line
+        signal.signal(each, signal.SIG_IGN)
     isolate.no_shared_locks()
     # Before anything touches CUDA: this process sees one device, which is its device 0.
     places = gpu.visible()
@@ -57,7 +61,7 @@ def _answer(generator: Generator, batch: Batch, block: SharedMemory) -> tuple[st
     try:
         pictures = _drawn(generator, batch)
     except StageError as error:
-        return "error", isolate.pack(error)
+        return UNFIT, isolate.pack(error)
     np.ndarray(pictures.shape, np.uint8, block.buf)[:] = pictures
     return "drawn", (pictures.shape, getattr(generator, "cut", []))
 

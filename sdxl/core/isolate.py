@@ -84,18 +84,7 @@ def run(
     Its output goes to `log`. Raises `WorkerDied`, `WorkerStalled`, `WorkerFailed`, or the
     `SdxlError` raised inside. Ctrl-C kills the child and propagates.
     """
-    for noisy in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(noisy, "error")
-    # The server process looks for what it preloads without our sys.path (python/cpython#117378),
-    # and would take the code of an installed checkout in place of this one.
-    code = str(PACKAGE.parent)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if paths[0] != code:
-        os.environ["PYTHONPATH"] = os.pathsep.join([code, *filter(None, paths)])
-    if multiprocessing.get_start_method(allow_none=True) == "loky":
-        # joblib's name for its own way, which a child of ours would be told to use and not know.
-        multiprocessing.set_start_method("spawn", force=True)
-    _short_sockets()
+    prepare()
     log.open("ab").close()  # raises `OSError` here: the child could not say why
     context: Any = multiprocessing.get_context("forkserver" if preload else "spawn")
     if preload:
@@ -114,6 +103,22 @@ def run(
     finally:
         _kill(child)
         ours.close()
+
+
+def prepare() -> None:
+    """Before a process is started: what its interpreter has to find, and where sockets fit."""
+    for noisy in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(noisy, "error")
+    # The server process looks for what it preloads without our sys.path (python/cpython#117378),
+    # and would take the code of an installed checkout in place of this one.
+    code = str(PACKAGE.parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if paths[0] != code:
+        os.environ["PYTHONPATH"] = os.pathsep.join([code, *filter(None, paths)])
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        # joblib's name for its own way, which a child of ours would be told to use and not know.
+        multiprocessing.set_start_method("spawn", force=True)
+    _short_sockets()
 
 
 def _short_sockets() -> None:
