@@ -46,6 +46,13 @@ class Prediction(str, Enum):
     sample = "sample"
 
 
+class Weighting(str, Enum):
+    """How timesteps weigh in the loss of a training: by their noise, or all alike."""
+
+    min_snr = "min_snr"
+    none = "none"
+
+
 class Mode(str, Enum):
     """LoadGen's two modes."""
 

@@ -43,6 +43,7 @@ def register() -> None:
     store.store(group="schema", name="config", node=Config)
     store.store(group="schema", name="train_config", node=schema_train.TrainConfig)
     store.store(group="schema/train", name="stage", node=schema_train.Training)
+    store.store(group="schema/train", name="noising", node=schema_train.Noising)
     store.store(group="schema/train", name="tuning", node=schema_train.Tuning)
     store.store(group="schema/train", name="finetune", node=schema_train.Finetune)
     store.store(group="schema/train", name="lora", node=schema_train.Lora)

@@ -9,7 +9,7 @@ from sdxl.training.checkpoint import trained
 
 
 class Averaged:
-    """While this lasts the module has the averaged weights."""
+    """While this lasts the module has the averaged weights; its own where none are kept."""
 
     def __init__(self, module: nn.Module, average: dict[str, Tensor]) -> None:
         self.module, self.average = module, average
@@ -24,15 +24,24 @@ class Averaged:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, parameter in trained(self.module):
-            other = self.average[name]
+        parameters = dict(self.module.named_parameters())
+        for name, other in self.average.items():
+            parameter = parameters[name]
             kept = parameter.detach().clone()
             parameter.copy_(other)
             other.copy_(kept)
 
 
+def begun(module: nn.Module, decay: float | None) -> dict[str, Tensor]:
+    """The average before the first step; empty where `decay` is None."""
+    return {} if decay is None else {k: v.detach().clone() for k, v in trained(module)}
+
+
 @torch.no_grad()
-def follow(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
-    """A step of the average towards what the weights are now."""
+def follow(average: dict[str, Tensor], module: nn.Module, decay: float | None, step: int) -> None:
+    """The average after `step` steps, of which early ones count more than `decay` says."""
+    if decay is None:
+        return
     names, now = zip(*trained(module), strict=True)
-    torch._foreach_lerp_([average[name] for name in names], [p.detach() for p in now], 1 - decay)
+    weight = 1 - min(decay, step / (step + 10))
+    torch._foreach_lerp_([average[name] for name in names], [p.detach() for p in now], weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -14,11 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sdxl.config.schema.train import Finetune
+from sdxl.config.content_key import plain
+from sdxl.config.schema.train import Lora
 from sdxl.core import json_file
 from sdxl.core.errors import SdxlError, UserError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_KNOWN = {field.name: field for field in dataclasses.fields(Lora)}
+"""Every setting of a stage, but those of a student."""
+_BEFORE = {name: plain(f.default) for name, f in _KNOWN.items() if f.metadata.get("added")}
+"""What a checkpoint from before a setting was made with."""
 
 
 def save(
@@ -79,6 +85,7 @@ def refuse_others(path: Path, settings: dict[str, Any]) -> None:
     """Raise `UserError` if the checkpoint was made with other settings."""
     with _opened(path) as file:
         found = dict(json_file.parse(file.metadata()["settings"]))
+    found = _BEFORE | found
     if other := [k for k in settings if found.get(k) != settings[k]]:
         raise UserError(
             f"{path} was made with other settings: {' '.join(other)}",
@@ -90,7 +97,7 @@ def refuse_others(path: Path, settings: dict[str, Any]) -> None:
 
 def _typed(name: str) -> str:
     """A setting as it is typed; what is no setting of the stage keeps its name."""
-    return f"train.{name}" if hasattr(Finetune(), name) else name
+    return f"train.{name}" if name in _KNOWN else name
 
 
 def averaged(path: Path) -> dict[str, Tensor]:

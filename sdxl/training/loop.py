@@ -11,7 +11,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sdxl.config.content_key import plain
 from sdxl.config.schema.train import Training
 from sdxl.core.errors import SdxlError, UserError
-from sdxl.training import checkpoint, machine
-from sdxl.training.average import Averaged, follow
+from sdxl.training import average, checkpoint, machine, recipe
+from sdxl.training.average import Averaged
 from sdxl.training.speed import Meter
 
 FILE = "checkpoint.safetensors"
@@ -87,8 +89,8 @@ def rows_of(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
 
 def fixed(settings: Training, seed: int, identity: Mapping[str, object]) -> dict[str, Any]:
     """What must be the same when a training goes on, JSON-ready."""
-    plain = {**vars(settings), "arithmetic": settings.arithmetic.value}
-    return {**{k: v for k, v in plain.items() if k not in _MAY_CHANGE}, "seed": seed, **identity}
+    kept = {k: v for k, v in plain(settings).items() if k not in _MAY_CHANGE}
+    return {**kept, "seed": seed, **identity}
 
 
 def trained_rows(count: int, held_back: int) -> int:
@@ -100,15 +102,6 @@ def trained_rows(count: int, held_back: int) -> int:
             f"more than the {held_back} that are held back",
         )
     return count - held_back
-
-
-def rate(step: int, settings: Training) -> float:
-    """The learning rate of a step: linear warm-up, constant, cosine to zero at the end."""
-    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    decay = settings.decay_share * settings.steps
-    left = settings.steps - step
-    fall = 0.5 - 0.5 * math.cos(math.pi * left / decay) if left < decay else 1.0
-    return settings.lr * warm * fall
 
 
 def train(
@@ -142,10 +135,9 @@ class Trainer:
         self.accelerator, self.stage, self.settings = accelerator, stage, settings
         self.seed, self.folder, self.report = seed, folder, report
         self.module = stage.module.to(accelerator.device)
-        self.average = {k: v.detach().clone() for k, v in checkpoint.trained(self.module)}
+        self.average = average.begun(self.module, settings.ema)
         self.kept = fixed(settings, seed, identity)
-        groups = _groups(self.module, settings.weight_decay)
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+        optimizer = recipe.optimizer(self.module, settings)
         self.done = self.first = self._restored(optimizer)
         self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
         self.began = self.saved = time.monotonic()
@@ -185,34 +177,47 @@ class Trainer:
     def step(self) -> None:
         """One step of all processes together; raises `SdxlError` if its loss is not finite."""
         settings, device = self.settings, self.accelerator.device
-        lr = rate(self.done, settings)
+        lr = recipe.rate(self.done, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        began = time.perf_counter()
-        given = self.stage.batch(self._batch(), device)
-        waited = time.perf_counter() - began
-        with machine.attention(device):  # checkpointed blocks compute again on the way back
-            with self.accelerator.autocast():
-                losses = self.model(**given)
-            self.accelerator.backward(losses["loss"])
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        began, waited = time.perf_counter(), 0.0
+        parts: list[dict[str, Tensor]] = []
+        for batch in self._batches():
+            asked = time.perf_counter()
+            given = self.stage.batch(batch, device)
+            waited += time.perf_counter() - asked
+            parts.append(self._backward(given, last=len(parts) + 1 == settings.accumulate))
+        norm = self.accelerator.clip_grad_norm_(
+            self.model.parameters(), math.inf if settings.clip_norm is None else settings.clip_norm
+        )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
-        follow(self.average, self.module, min(settings.ema, self.done / (self.done + 10)))
-        values = machine.mean(self.accelerator, losses)  # which waits for the device
+        average.follow(self.average, self.module, settings.ema, self.done)
+        values = machine.mean(self.accelerator, parts)  # which waits for the device
         self.meter.took(given, time.perf_counter() - began, waited)
         if not math.isfinite(values["loss"]):
             raise SdxlError(f"the loss of step {self.done} is not finite", str(values["loss"]))
         self.figures = {**values, "lr": lr, "grad_norm": float(norm)}
 
-    def _batch(self) -> Batch:
-        """This process's share of the next step."""
+    def _backward(self, given: dict[str, Any], last: bool) -> dict[str, Tensor]:
+        """Losses of a part of the batch, their gradients added; the last part's processes meet."""
+        alone = nullcontext() if last else self.accelerator.no_sync(self.model)
+        with alone, machine.attention(self.accelerator.device):  # blocks compute again on the way
+            with self.accelerator.autocast():
+                losses: dict[str, Tensor] = self.model(**given)
+            self.accelerator.backward(losses["loss"] / self.settings.accumulate)
+        return losses
+
+    def _batches(self) -> Iterator[Batch]:
+        """The parts of this process's share of the next step."""
         whole, rank = self.settings.batch, self.accelerator.process_index
-        share = whole // self.accelerator.num_processes
-        here = slice(rank * share, (rank + 1) * share)
+        part = whole // (self.accelerator.num_processes * self.settings.accumulate)
         rows = rows_of(self.done, whole, self.stage.count, self.seed)
-        return Batch(self.done, rows[here], here, whole, self.seed)
+        for number in range(self.settings.accumulate):
+            start = (rank * self.settings.accumulate + number) * part
+            here = slice(start, start + part)
+            yield Batch(self.done, rows[here], here, whole, self.seed)
 
     def _out_of_time(self) -> bool:
         """Whether `max_s` is over in any process."""
@@ -242,15 +247,6 @@ class Trainer:
             _export(self.stage, self.folder / "model")
         self.report("evaluation", self.samples, found, picture)
         self.figures |= found
-
-
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; norms and biases do not."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
 
 
 def _export(stage: Stage, folder: Path) -> None:

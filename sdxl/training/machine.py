@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -33,11 +33,12 @@ def processes() -> int:
 
 def check(settings: Training) -> None:
     """Raise `UserError` where these processes, or this machine, cannot do what is asked."""
-    if settings.batch % processes():
+    if settings.batch % (processes() * settings.accumulate):
+        parts = f" and train.accumulate={settings.accumulate}" if settings.accumulate > 1 else ""
         raise UserError(
             "the batch does not divide among the processes",
-            f"train.batch={settings.batch}, {processes()} processes",
-            "a multiple of the number of processes",
+            f"train.batch={settings.batch}, {processes()} processes{parts}",
+            "a multiple of the number of processes" + (" times the parts" if parts else ""),
         )
     cxx = os.environ.get("CXX", "g++")
     if settings.compile and _state().device.type == "cpu" and not shutil.which(cxx):
@@ -101,10 +102,11 @@ def attention(device: torch.device) -> AbstractContextManager[None]:
     return nullcontext() if device.type != "cpu" else sdpa_kernel(SDPBackend.MATH)
 
 
-def mean(accelerator: Any, losses: dict[str, Tensor]) -> dict[str, float]:
-    """The losses over the whole batch."""
-    names: Sequence[str] = sorted(losses)
-    stacked = torch.stack([losses[name].detach().float() for name in names])
+def mean(accelerator: Any, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """The losses over the whole batch, from those of its parts."""
+    names: Sequence[str] = sorted(parts[0])
+    each = [torch.stack([part[name].detach().float() for name in names]) for part in parts]
+    stacked = each[0] if len(each) == 1 else torch.stack(each).mean(0)
     return dict(zip(names, accelerator.reduce(stacked, "mean").tolist(), strict=True))
 
 

@@ -12,6 +12,7 @@ from mlperf_logging.mllog.mllog import MLLogger
 
 from sdxl.config.schema.train import Training
 from sdxl.core.paths import PACKAGE
+from sdxl.training.recipe import highest_rate
 
 
 class Log:
@@ -33,12 +34,14 @@ class Log:
             key.SEED: seed,
             key.GLOBAL_BATCH_SIZE: settings.batch,
             key.OPT_NAME: key.ADAMW,
-            key.OPT_ADAMW_BETA_1: 0.9,
-            key.OPT_ADAMW_BETA_2: 0.99,
+            key.OPT_ADAMW_BETA_1: settings.beta1,
+            key.OPT_ADAMW_BETA_2: settings.beta2,
+            key.OPT_ADAMW_EPSILON: settings.epsilon,
             key.OPT_ADAMW_WEIGHT_DECAY: settings.weight_decay,
-            key.OPT_BASE_LR: settings.lr,
+            key.OPT_BASE_LR: highest_rate(settings),
             key.OPT_LR_WARMUP_STEPS: settings.warmup_steps,
-            key.OPT_GRADIENT_CLIP_NORM: settings.clip_norm,
+            key.GRADIENT_ACCUMULATION_STEPS: settings.accumulate,
+            key.OPT_GRADIENT_CLIP_NORM: settings.clip_norm or 0.0,
             key.TRAIN_SAMPLES: rows,
         }
         for name, value in hyper.items():

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sdxl.config.choices import DType
-from sdxl.config.schema.train import Distill, Finetune, Lora, Training, Tuning
+from sdxl.config.choices import DType, Prediction
+from sdxl.config.schema.train import Distill, Finetune, Lora, Noising, Training, Tuning
 from sdxl.core.errors import ConfigError, Problem
 
 STAGES = ("vae", "clip", "judge", "unet")
 TUNING = ("qat", "finetune", "lora", "distill")
 """Stages that go on from a model: they have the whole configuration and a folder of their own."""
-_KINDS = {"qat": Tuning, "finetune": Finetune, "lora": Lora, "distill": Distill}
+_KINDS = {"unet": Noising, "qat": Tuning, "finetune": Finetune, "lora": Lora, "distill": Distill}
+_WHOLE = ("vae", "clip", "judge")
+"""Stages whose losses are of a batch as a whole: in parts they would be others."""
 _READ = ("train", "tracking", "seed", "plan", "hydra")
 """What the stages of the bundled model read."""
 
 
 def check(settings: Training, typed: Sequence[str] = ()) -> None:
     """Raise `ConfigError` with every problem; `typed`: the words of the command line."""
-    if problems := [*_problems(settings), *_ignored(settings, typed)]:
+    if problems := [*_problems(settings), *_recipe(settings, typed), *_ignored(settings, typed)]:
         raise ConfigError(problems)
 
 
@@ -37,6 +39,25 @@ def _problems(settings: Training) -> Iterator[Problem]:
         yield Problem(
             "fp16 needs loss scaling, whose state would not resume exactly",
             "train.arithmetic=fp16", "fp32 or bf16", "train.arithmetic=bf16",
+        )  # fmt: skip
+
+
+def _recipe(settings: Training, typed: Sequence[str]) -> Iterator[Problem]:
+    words = dict(word.lstrip("+~").split("=", 1) for word in typed if "=" in word)
+    if settings.base_lr is not None and "train.lr" in words:
+        yield Problem(
+            "`train.lr` would be ignored: the rate is train.base_lr x train.batch",
+            f"train.lr={words['train.lr']}", "one of both", f"train.base_lr={settings.base_lr:g}",
+        )  # fmt: skip
+    if settings.accumulate > 1 and settings.name in _WHOLE:
+        yield Problem(
+            f"the loss of the stage `{settings.name}` is of its whole batch",
+            f"train.accumulate={settings.accumulate}", "1", "train.accumulate=1",
+        )  # fmt: skip
+    if getattr(settings, "prediction", None) is Prediction.sample:
+        yield Problem(
+            "there is no loss for models that predict the picture",
+            "train.prediction=sample", "epsilon or v_prediction", "train.prediction=v_prediction",
         )  # fmt: skip
 
 

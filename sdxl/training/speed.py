@@ -106,7 +106,8 @@ class Meter:
     def flop_per_sample(self) -> float:
         """Operations of a step, there and back, for each sample; 0 where they cannot be counted."""
         assert self.module
-        return step_flop(self.module, self.given) * self.processes / self.settings.batch
+        parts = self.processes * self.settings.accumulate
+        return step_flop(self.module, self.given) * parts / self.settings.batch
 
     @property
     def memory_bytes(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdxl.config.choices import Prediction
 from sdxl.config.load import load as checked
 from sdxl.core.errors import UserError
 from sdxl.model import networks, prompts
@@ -161,8 +162,11 @@ def test_the_loss_is_of_noise_by_the_models_own_schedule(config, monkeypatch):
 
     stage, scheduler = given(beta_end=0.02)
     assert torch.equal(stage.module.alphas, scheduler.alphas_cumprod)
-    with pytest.raises(UserError, match="predict noise"):
-        given(prediction_type="v_prediction")
+    assert stage.module.prediction is Prediction.epsilon
+    other, _ = given(prediction_type="v_prediction")
+    assert other.module.prediction is Prediction.v_prediction
+    with pytest.raises(UserError, match="no loss for models that predict the picture"):
+        given(prediction_type="sample")
 
 
 def test_spoilt_shards_are_named(config, written, tmp_path):

@@ -189,12 +189,3 @@ def test_every_row_comes_once_in_an_epoch_and_epochs_differ():
     first, second = (np.concatenate(rows[half]).tolist() for half in (slice(5), slice(5, 10)))
     assert sorted(first) == sorted(second) == list(range(40))
     assert first != second
-
-
-def test_the_rate_warms_up_stays_and_falls():
-    given = settings(steps=100, warmup_steps=10, decay_share=0.2, lr=1.0)
-    rates = [loop.rate(step, given) for step in range(100)]
-    assert rates[0] == 0.1 and rates[9] == rates[80] == 1.0
-    assert rates[90] == pytest.approx(0.5) and rates[99] < 0.01
-    longer = settings(steps=200, warmup_steps=10, decay_share=0.2, lr=1.0)
-    assert loop.rate(70, longer) == rates[70], "a longer training begins the same"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl.config.schema.train import Training
+from sdxl.config.schema.train import Noising
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
 from sdxl.model.scenes import world
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 def settings(**changes):
     base = {"name": "unet", "run": RUN, "scenes": 24, "steps": 4, "batch": 4, "warmup_steps": 1}
-    return Training(**{**base, "evaluate_every": 10**9, **changes})
+    return Noising(**{**base, "evaluate_every": 10**9, **changes})
 
 
 @pytest.fixture

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Optional
 
 from omegaconf import MISSING
 
-from sdxl.config.choices import DType
+from sdxl.config.choices import DType, Prediction, Weighting
+from sdxl.config.content_key import added
 from sdxl.config.schema import Config
 
 # OmegaConf reads annotations at run time and wants `Optional[X]`, hence the spelling below.
@@ -26,15 +27,29 @@ class Training:
     lr: float = 1e-3  # highest learning rate
     warmup_steps: int = 100  # over which the rate rises
     decay_share: float = 0.2  # of the steps, at the end: the rate falls to zero along a cosine
+    base_lr: Optional[float] = added(None)  # the rate for each sample of the batch, in place of lr
+    beta1: float = added(0.9)  # of AdamW: how slowly the mean of the gradients moves
+    beta2: float = added(0.99)  # of AdamW: how slowly the mean of their squares moves
+    epsilon: float = added(1e-8)  # of AdamW: added to the root of that mean
     weight_decay: float = 0.01  # of AdamW
-    clip_norm: float = 1.0  # largest norm of the gradient
-    ema: float = 0.999  # largest decay of the averaged weights; early ones follow faster
+    decay_all: bool = added(False)  # norms and biases decay, too
+    accumulate: int = added(1)  # parts that a step's batch is computed in, one after the other
+    clip_norm: Optional[float] = 1.0  # largest norm of the gradient; null: none
+    ema: Optional[float] = 0.999  # largest decay of the averaged weights, at first less; null: none
     arithmetic: DType = DType.fp32  # fp32, or bf16 by autocast
     compile: bool = False  # by torch.compile: faster after minutes of compiling
     checkpoint_s: float = 120.0  # seconds between checkpoints
     evaluate_every: int = 50000  # samples between evaluations
     max_s: Optional[float] = None  # stop, resumable, after so many seconds
     restart: bool = False  # begin anew instead of resuming
+
+
+@dataclass
+class Noising(Training):
+    """A stage whose UNet learns what is noise in latents, and is told what they show."""
+
+    dropped: float = added(0.1)  # share of the rows that are told nothing, or the negative prompt
+    weighting: Weighting = added(Weighting.min_snr)  # of the timesteps in the loss
 
 
 @dataclass
@@ -45,8 +60,10 @@ class Tuning(Training):
 
 
 @dataclass
-class Finetune(Tuning):
+class Finetune(Noising, Tuning):
     """All weights of an unquantized UNet."""
+
+    prediction: Optional[Prediction] = added(None)  # what it learns to tell; null: as it does now
 
     gradient_checkpointing: bool = False  # less memory, a third more time
 
@@ -57,9 +74,7 @@ class Lora(Finetune):
 
     rank: int = 16  # width of the layers
     alpha: Optional[float] = None  # what they add counts alpha / rank; null: as much as rank
-    targets: list[str] = field(
-        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out"]
-    )  # patterns of layers' names, as in quant.include
+    targets: list[str] = MISSING  # regular expressions found in layers' names, as quant.include
     text_encoders: bool = False  # layers beside the attention of both text encoders, too
 
 

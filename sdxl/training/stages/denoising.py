@@ -1,6 +1,6 @@
-"""What a UNet is trained for: the noise in latents, told by captions (epsilon prediction).
+"""What a UNet is trained for: what is noise in latents, told by captions (epsilon or v prediction).
 
-Losses are weighted by min-SNR (Hang et al. 2023, arXiv:2303.09556), gamma 5.
+Losses are weighted by min-SNR (Hang et al. 2023, arXiv:2303.09556), gamma 5, or not at all.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdxl.config.choices import Prediction, Weighting
 from sdxl.model import architecture
 
-DROPPED = 0.1
-"""Share of the rows without caption."""
 GAMMA = 5.0
 
 
@@ -26,14 +25,18 @@ def noise_schedule() -> Tensor:
 
 
 class Denoiser(nn.Module):
-    """Weighted error of the noise that the UNet predicts.
+    """Weighted error of what the UNet predicts: the noise, or the velocity.
 
     layout: signal-to-noise ratio below which timesteps weigh more, as its inverse root; 0: none.
     """
 
-    def __init__(self, unet: nn.Module, layout: float = 0.0) -> None:
+    def __init__(
+        self, unet: nn.Module, layout: float = 0.0, weighting: Weighting = Weighting.min_snr,
+        prediction: Prediction = Prediction.epsilon,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.unet, self.layout = unet, layout
+        self.weighting, self.prediction = weighting, prediction
         self.register_buffer("alphas", noise_schedule(), persistent=False)
 
     def forward(
@@ -49,14 +52,26 @@ class Denoiser(nn.Module):
             noisy, timestep, encoder_hidden_states=hidden, added_cond_kwargs=added,
             return_dict=False,
         )[0]  # fmt: skip
-        error = (predicted.float() - noise).square().mean((1, 2, 3))
-        ratio = (alpha / (1 - alpha)).flatten()
-        weight = ratio.clamp(max=GAMMA) / ratio * (1 + self.layout / ratio).sqrt()
-        return {"loss": (weight * error).mean(), "error": error.mean()}
+        velocity = self.prediction is Prediction.v_prediction
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents if velocity else noise
+        error = (predicted.float() - target).square().mean((1, 2, 3))
+        weighted = self._weights((alpha / (1 - alpha)).flatten()) * error
+        return {"loss": weighted.mean(), "error": error.mean()}
+
+    def _weights(self, ratio: Tensor) -> Tensor:
+        """Of timesteps with these signal-to-noise ratios (B,)."""
+        weight = torch.ones_like(ratio)
+        if self.weighting is Weighting.min_snr:
+            velocity = self.prediction is Prediction.v_prediction
+            # Of noise, the least of 1 and gamma / ratio, whose limit holds at a ratio of 0, too.
+            weight = (
+                ratio.clamp(max=GAMMA) / (ratio + 1) if velocity else (GAMMA / ratio).clamp(max=1)
+            )
+        return weight * (1 + self.layout / ratio).sqrt() if self.layout else weight
 
 
 class Told(nn.Module):
-    """Text encoders and UNet in one: the error of the predicted noise, told by token ids."""
+    """Text encoders and UNet in one: the losses of `Denoiser`, told by token ids."""
 
     def __init__(self, denoiser: Denoiser, first: nn.Module, second: nn.Module) -> None:
         super().__init__()

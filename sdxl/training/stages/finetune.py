@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sdxl.config import content_key
+from sdxl.config.choices import Prediction
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema.train import Finetune, TrainConfig
@@ -23,7 +24,7 @@ from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
 from sdxl.training.data import examples
 from sdxl.training.loop import Batch, trained_rows
-from sdxl.training.stages.denoising import DROPPED, Denoiser
+from sdxl.training.stages.denoising import Denoiser
 from sdxl.training.teachable import scheduler_of
 
 TRAINED_BYTES = 20
@@ -54,9 +55,29 @@ def plan(config: TrainConfig) -> dict[str, Any]:
 
 def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     """Where the result is, and how it is used."""
-    words = f"python run.py model={config.model.name} model.unet={made}"
+    words = f"python run.py model={config.model.name} model.unet={made}{told_apart(config)}"
     print(f"to draw with it: {words}", file=sys.stderr)
     return {"unet": str(made), "use": words}
+
+
+def told_apart(config: TrainConfig) -> str:
+    """What a run must be told of a UNet that learnt to predict something else than it did."""
+    assert isinstance(config.train, Finetune)
+    wanted = config.train.prediction
+    return "" if wanted is None else f" scheduler.prediction_type={wanted.value}"
+
+
+def _prediction(config: TrainConfig, own: str) -> Prediction:
+    """What the UNet is to predict; raises `UserError` for what there is no loss for."""
+    assert isinstance(config.train, Finetune)
+    found = config.train.prediction or own
+    if found == Prediction.sample:
+        raise UserError(
+            "there is no loss for models that predict the picture",
+            f"model={config.model.name}: {own}", "epsilon or v_prediction",
+            "train.prediction=v_prediction",
+        )  # fmt: skip
+    return Prediction(found)
 
 
 class Stage:
@@ -64,19 +85,18 @@ class Stage:
 
     def __init__(self, config: TrainConfig) -> None:
         assert isinstance(config.train, Finetune)
+        self.settings = config.train
         self.examples = examples.open_examples(config)
         self.count = trained_rows(self.examples.count, _HELD_BACK)
         source = open_source(config.model, config.seed)
         scheduler = scheduler_of(source)
-        if scheduler.config.prediction_type != "epsilon":
-            raise UserError(
-                "the loss is that of models that predict noise",
-                f"model={config.model.name}: {scheduler.config.prediction_type}", "epsilon",
-            )  # fmt: skip
         unet = self._unet(config, source)
         if config.train.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        denoiser = Denoiser(unet.train())
+        denoiser = Denoiser(
+            unet.train(), weighting=config.train.weighting,
+            prediction=_prediction(config, scheduler.config.prediction_type),
+        )  # fmt: skip
         denoiser.alphas = scheduler.alphas_cumprod  # the model's own schedule
         self.module: Any = denoiser
         self.steps = len(scheduler.alphas_cumprod)
@@ -100,13 +120,14 @@ class Stage:
     def _given(self, rows: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
         latents, hidden, pooled, sizes = self.examples.rows(rows)
         for kind, (none_hidden, none_pooled) in enumerate(zip(*self.examples.none, strict=True)):
-            dropped = (chance >= kind * DROPPED / 2) & (chance < (kind + 1) * DROPPED / 2)
+            half = self.settings.dropped / 2
+            dropped = (chance >= kind * half) & (chance < (kind + 1) * half)
             hidden[dropped], pooled[dropped] = none_hidden, none_pooled
         return {"latents": latents, "hidden": hidden, "pooled": pooled, "time_ids": sizes}
 
     @torch.no_grad()
     def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
-        """The error of the predicted noise on rows held back, at timesteps spread evenly."""
+        """The error of what it predicts on rows held back, at timesteps spread evenly."""
         given = self._given(self.count + np.arange(_HELD_BACK), torch.ones(_HELD_BACK))
         generator = torch.Generator().manual_seed(0)
         given["noise"] = torch.randn(given["latents"].shape, generator=generator)

@@ -29,7 +29,7 @@ from sdxl.quant import build
 from sdxl.training import adapters
 from sdxl.training.data import embed
 from sdxl.training.stages import fake_quant, finetune
-from sdxl.training.stages.denoising import DROPPED, Told, unheard
+from sdxl.training.stages.denoising import Told, unheard
 
 FROZEN_BYTES, TRAINED_BYTES = 4, 20
 """Per parameter, in fp32: a weight alone; a weight, gradient, two moments and the average."""
@@ -75,7 +75,7 @@ def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     model = f"model={config.model.name}"
     if isinstance(config.model, schema.SdxlModel):
         model += f" model.path={config.model.path}"
-    use = f"python run.py {model} model.lora={made} rules=open"
+    use = f"python run.py {model} model.lora={made}{finetune.told_apart(config)} rules=open"
     quant = config.quant
     named = quant.format is not Format.none
     recipe = f"quant={quant.name} quant_level={quant.level:g}" if named else "quant=int8"
@@ -93,22 +93,24 @@ class Stage(finetune.Stage):
 
     def __init__(self, config: TrainConfig) -> None:
         assert isinstance(config.train, Lora)
-        self.settings = config.train
         torch.manual_seed(config.seed)
         super().__init__(config)
+        self.settings: Lora = config.train
         self.networks = {"unet": self.module.unet}
         if self.settings.text_encoders:
             self._teach_encoders(config)
 
     def _unet(self, config: TrainConfig, source: Source) -> Any:
         unet: Any = source.component("unet", torch.float32, torch.device("cpu"))
-        names = adapters.layers(unet, self.settings.targets)
+        settings = config.train
+        assert isinstance(settings, Lora)
+        names = adapters.layers(unet, settings.targets)
         made = None
         if config.quant.format is not Format.none:
             with Progress("train=lora") as progress:
                 made = build.prepare(config, progress.report)
             unet = fake_quant.still(unet, made.path)
-        adapters.put(unet, names, self.settings.rank, _alpha(self.settings))
+        adapters.put(unet, names, settings.rank, _alpha(settings))
         return fake_quant.round_attention(unet, made.path) if made else unet
 
     def _teach_encoders(self, config: TrainConfig) -> None:
@@ -133,8 +135,8 @@ class Stage(finetune.Stage):
             return given
         texts = self.examples.texts(rows)
         for place, value in enumerate(chance.tolist()):
-            if value < DROPPED:
-                texts[place] = self.none_texts[int(value >= DROPPED / 2)]
+            if value < self.settings.dropped:
+                texts[place] = self.none_texts[int(value >= self.settings.dropped / 2)]
         ids = prompts.tokenize(texts, self.tokenizers)
         told = {"first": torch.from_numpy(ids.first), "second": torch.from_numpy(ids.second)}
         return {**{name: given[name] for name in ("latents", "time_ids")}, **told}

@@ -21,7 +21,7 @@ import torch
 from sdxl.config import content_key
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.rules_model import MLPERF_NEGATIVE_PROMPT
-from sdxl.config.schema.train import Training
+from sdxl.config.schema.train import Noising
 from sdxl.core import store
 from sdxl.model import architecture
 from sdxl.model.scenes import captions, world
@@ -29,7 +29,7 @@ from sdxl.quality.scenes import judge
 from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training.data import encoded, scene_data
 from sdxl.training.loop import Batch
-from sdxl.training.stages.denoising import DROPPED, Denoiser, Told, unheard
+from sdxl.training.stages.denoising import Denoiser, Told, unheard
 
 GUIDANCE = 4.0
 """As the bundled model is run with (`conf/model/scenes.yaml`)."""
@@ -45,8 +45,9 @@ _EVALUATED = 32
 class Stage:
     """Trains a UNet from random weights, and the text encoders of the stage `clip`."""
 
-    def __init__(self, settings: Training, seed: int) -> None:
+    def __init__(self, settings: Noising, seed: int) -> None:
         torch.manual_seed(seed)
+        self.settings = settings
         self.run, self.size, self.seed = settings.run, settings.size, seed
         self.tokenizers = scene_data.tokenizers(self.run)
         self.module = self._network()
@@ -69,7 +70,7 @@ class Stage:
             part.requires_grad_(True)
         for unused in unheard(first):
             unused.requires_grad_(False)
-        return Told(Denoiser(unet, layout=LAYOUT), first, second).train()
+        return Told(Denoiser(unet, LAYOUT, self.settings.weighting), first, second).train()
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Latents, noise, timesteps and token ids, some of them of the unconditional texts."""
@@ -92,8 +93,9 @@ class Stage:
 
     def _text(self, batch: Batch, place: int, drawn: tuple[int, float]) -> str:
         row, chance = drawn
-        if chance < DROPPED:
-            return scene_data.UNCONDITIONAL[int(chance >= DROPPED / 2)]
+        dropped = self.settings.dropped
+        if chance < dropped:
+            return scene_data.UNCONDITIONAL[int(chance >= dropped / 2)]
         words = f"words/{self.seed}/{batch.step}/{batch.share.start + place}"
         return captions.describe(self.scenes[row], random.Random(words)).text
 
