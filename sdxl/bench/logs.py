@@ -75,3 +75,34 @@ def verdict(detail: dict[str, Any], accuracy: bool) -> tuple[bool, str]:
             reasons.append(f"early stopping: {stopping.lstrip('* ')}")
     reasons += [f"LoadGen error: {message}" for message in detail.get("errors", [])]
     return not reasons, "; ".join(reasons)
+
+
+def figure(
+    scenario: str, detail: dict[str, Any], samples: int = 1
+) -> tuple[float, tuple[str, float | None, str]]:
+    """images/s, and the scenario's own (metric, value, unit) under LoadGen's names.
+
+    samples: of a query, in MultiStream.
+    """
+    match scenario:
+        case "Offline":
+            rate = float(detail["result_samples_per_second"])
+            return rate, ("samples_per_second", rate, "images/s")
+        case "Server":
+            rate = float(detail["result_completed_samples_per_sec"])
+            return rate, ("completed_samples_per_second", rate, "images/s")
+        case "SingleStream":
+            name = "early_stopping_latency_ss"
+        case _:
+            name = "early_stopping_latency_ms"
+    rate = samples * 1e9 / detail["result_mean_latency_ns"]
+    # LoadGen writes 0 where early stopping has too few queries for an estimate.
+    return rate, (name, detail[name] / 1e6 or None, "ms")
+
+
+def latency_ms(detail: dict[str, Any]) -> dict[str, float]:
+    """The latencies of a timed run that a record keeps."""
+    names = {"mean": "mean_latency", "max": "max_latency"}
+    names |= {f"p{share}": f"{share}.00_percentile_latency" for share in (50, 90, 99)}
+    order = ("mean", "p50", "p90", "p99", "max")
+    return {label: detail[f"result_{names[label]}_ns"] / 1e6 for label in order}

@@ -18,6 +18,16 @@ REFERENCE, BASELINE = "reference", "baseline"
 """What the quality of a cell is its distance to."""
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best published result on a cell's accelerator: images/s of one, and the cell's share."""
+
+    rate: float
+    ratio: float
+    source: str  # round and number of the submission
+    url: str
+
+
 @dataclass
 class Cell:
     """One record with its place in the report; figures that it lacks are None."""
@@ -28,6 +38,7 @@ class Cell:
     label: str = ""
     baseline: Cell | None = None
     is_baseline: bool = False  # of another cell of the report
+    best_published: Best | None = None  # where the report was asked for it
     against: str = ""  # what the cells of its group are compared with; empty: whatever it has
 
     def setting(self, dotted: str, default: Any = None) -> Any:
@@ -43,6 +54,11 @@ class Cell:
     def measured(self) -> bool:
         """Did LoadGen finish, validly or not?"""
         return self.record.status in MEASURED
+
+    @property
+    def published(self) -> bool:
+        """Is it somebody else's published result, and no measurement of ours?"""
+        return self.setting("backend.name") == "published"
 
     @property
     def quantized(self) -> bool:

@@ -43,13 +43,24 @@ class Answer:
 
 
 def answer(cells: Sequence[Cell], limits: Limits) -> Answer:
-    """The best cell of a group that did the same work, within the limits."""
+    """The best cell of a group that did the same work, within the limits.
+
+    Published results stand beside and are never chosen.
+    """
+    peers = [cell for cell in cells if cell.published]
+    cells = [cell for cell in cells if not cell.published]
+    if not cells:
+        return Answer("No answer: these are published results, nothing was measured here.")
     valid = [cell for cell in cells if cell.record.status == "ok"]
     broken = {cell.number: limits.broken(cell) for cell in cells}
     inside = [cell for cell in valid if not broken[cell.number]]
     timed = [cell for cell in valid if cell.speed and not cell.meaningless]
     real = [cell for cell in timed if cell in inside]
     found = Answer(_sentence(cells, valid, inside, real, limits), notes=_notes(cells, real))
+    if peers:
+        found.notes.append(
+            f"{len(peers)} rows are published results, measured by their submitters."
+        )
     quantized_too = any(cell.quantized for cell in inside)
     if len(cells) > 1 and (any(cell.quantized for cell in real) or not quantized_too):
         found.best = fastest(real)

@@ -19,7 +19,7 @@ from typing import Any
 from sdxl.core import terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.store import disk_error
-from sdxl.report import cells, diff, plots, table_file, text
+from sdxl.report import cells, diff, plots, published, table_file, text
 from sdxl.report.html.page import page
 from sdxl.report.limits import Limits
 
@@ -41,6 +41,11 @@ def _report(words: list[str]) -> dict[str, Any] | None:
     found = cells.load(asked.places)
     if asked.per_hour is not None:
         cells.set_price(found, asked.per_hour)
+    if asked.with_published and not published.mark(found):
+        terminal.say(
+            "--with-published: no cell ran SDXL's 1024 x 1024 pictures in 20 steps on an "
+            f"accelerator and in a scenario of {published.TABLE.name}"
+        )
     whole = text.data(found, limits)
     written: list[Path] = []
     quiet = asked.markdown or asked.json or asked.png or asked.csv
@@ -125,6 +130,10 @@ def _parser() -> Parser:
     parser.add_argument(
         "--per-hour", type=float, metavar="X",
         help="price of an hour of the machine, in place of the records' cost.per_hour",
+    )  # fmt: skip
+    parser.add_argument(
+        "--with-published", action="store_true",
+        help="beside each cell the best published MLPerf result on its accelerator, and the ratio",
     )  # fmt: skip
     out = parser.add_argument_group("output")
     out.add_argument(

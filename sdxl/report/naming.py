@@ -14,7 +14,28 @@ _SHORT = {"quant.level": "level", "quant.alpha": "alpha", "quant.percentile": "p
 
 
 def label(cells: list[Any]) -> None:
-    """Label each cell by the settings in which the cells differ."""
+    """Label each cell by the settings in which the cells differ; a published one by whose it is."""
+    _by_setting([cell for cell in cells if not cell.published])
+    for cell in cells:
+        if cell.published:
+            cell.label = _whose(cell)
+    for cell in cells:
+        near = [each for each in cells if not cell.published or each.group == cell.group]
+        if sum(other.label == cell.label for other in near) > 1:
+            cell.label += f" (#{cell.number})"
+
+
+def _whose(cell: Any) -> str:
+    """`Dell: 8 x NVIDIA L40S, fp8`: who published it, of what."""
+    backend = cell.record.config["backend"]
+    of = f"{backend.get('accelerators')} x {backend.get('accelerator')}"
+    if backend.get("of") == "accelerator":
+        of = f"each {backend.get('accelerator')}"
+    return f"{backend.get('submitter')}: {of}, {cell.setting('precision.unet')}"
+
+
+def _by_setting(cells: list[Any]) -> None:
+    """Labels of measured cells."""
     flat = [flatten(cell.record.config) for cell in cells]
     keys = sorted({key for each in flat for key in each} - _QUIET)
     ours = [k for k in keys if not k.startswith(("tracking.", "quant.", "quality."))]
@@ -27,9 +48,6 @@ def label(cells: list[Any]) -> None:
         tuned = [k for k in tuned if k in ("quant.level", "quant.alpha", "quant.calib_size")]
     for cell, settings in zip(cells, flat, strict=True):
         cell.label = _label(cell, settings, varying, tuned)
-    for cell in cells:
-        if sum(other.label == cell.label for other in cells) > 1:
-            cell.label += f" (#{cell.number})"
 
 
 def _label(cell: Any, settings: dict[str, Any], varying: list[str], tuned: list[str]) -> str:

@@ -159,7 +159,7 @@ def results(cells: Sequence[Cell]) -> Table:
 
 MAIN = ("#", "setting", "status", "images/s", "speed-up", "p99 ms", "GiB", "PSNR dB")
 """Columns that an answer rests on."""
-MAY_LACK = ("PSNR dB", "SSIM", "J/image", "price/1,000")
+MAY_LACK = ("PSNR dB", "SSIM", "J/image", "price/1,000", "best published", "of it")
 """Columns that are left out where no cell has a figure."""
 
 
@@ -178,7 +178,15 @@ def _row(cell: Cell) -> dict[str, str]:
         "SSIM": _form(cell.ssim, ".4f"),
         "J/image": _doubt(cell, _form(cell.joules, ".4g")),
         "price/1,000": _doubt(cell, _form(cell.price, ".4g")),
+        "best published": best_text(cell),
+        "of it": _doubt(cell, f"{cell.best_published.ratio:.2f}" if cell.best_published else DASH),
     }
+
+
+def best_text(cell: Cell) -> str:
+    """The best published result on its accelerator: images/s of one, and whose."""
+    best = cell.best_published
+    return f"{rate(best.rate)}/s, {best.source}" if best else DASH
 
 
 def psnr_text(cell: Cell) -> str:
@@ -244,6 +252,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "rms_difference_percent": cell.rms_percent,
         "joules_per_image": cell.joules,
         "price_per_thousand": cell.price,
+        **({"best_published": vars(cell.best_published)} if cell.best_published else {}),
         "scores": other_scores(cell),
         "comparable": cell.record.comparable,
         "baseline": cell.baseline.number if cell.baseline else None,

@@ -26,12 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _judge(argv: Sequence[str] | None) -> dict[str, Any]:
     words = _parser().parse_args(argv)
     read = {path: records.read(path) for path in records.find(words.places)}
-    judged = {path: record for path, record in read.items() if record.performance.loadgen}
+    judged = {path: found for path, found in read.items() if _can_be_judged(found)}
     failing: dict[str, list[str]] = {}
     unasked: dict[str, list[str]] = {}
     for path, record in judged.items():
-        partner = _partner(record, judged.values())
-        record.verdict = [gate.row() for gate in verdict.gates(record, partner)]
+        record.verdict = [gate.row() for gate in _gates(record, judged.values())]
         asked = words.official or verdict.asked(record)
         table.show(f"{path}, {record.config['round']}", record.verdict, asked)
         missed = [row for row in record.verdict if not row.passed]
@@ -54,6 +53,19 @@ def _parser() -> Parser:
         help="ask the round's gates of quick runs, too: those of less than 600 s",
     )  # fmt: skip
     return parser
+
+
+def _gates(record: Record, others: Iterable[Record]) -> list[verdict.Gate]:
+    """All of a run whose logs are there, else those of its published scores."""
+    if not record.performance.loadgen:
+        return verdict.score_gates(record, record.quality, str(record.config["rules"]))
+    return verdict.gates(record, _partner(record, others))
+
+
+def _can_be_judged(record: Record) -> bool:
+    """Whether there are logs, or at least the scores of a published row."""
+    published = record.config.get("backend", {}).get("name") == "published"
+    return bool(record.performance.loadgen) or (published and bool(record.quality.scores))
 
 
 def _partner(record: Record, others: Iterable[Record]) -> Record | None:

@@ -9,22 +9,44 @@ from pathlib import Path
 from sdxl.bench.mlperf import compliance, verdict
 from sdxl.config import schema
 from sdxl.config.derive import plain_of
-from sdxl.config.schema import Compliance, Config, Mode, Rerun
+from sdxl.config.schema import Compliance, Config, Mode, Rerun, Rules
 from sdxl.core import records
 from sdxl.core.command import Outcome
+from sdxl.core.errors import UserError
 from sdxl.core.record import Record
 from sdxl.run import identity, ledger
 from sdxl.run.attempt import Context, measure_one, other_run, without
+
+
+def _pictures_first(config: Config, record: Record) -> bool:
+    """Whether an official TEST01 is asked for; `UserError` if no accuracy run of its work will do.
+
+    One made on the way, without official scores and whole pictures, would cost a second pass.
+    """
+    quick = config.scenario.min_duration_ms < verdict.OFFICIAL_MS
+    if quick or config.rules is Rules.open:
+        return False
+    known = ledger.partner(identity.pair_key(config), Mode.accuracy)
+    if known and known[1].status == "ok" and known[1].config.get("submission"):
+        return True
+    words = shlex.join(without(record.command, "compliance", "mode", "quality"))
+    raise UserError(
+        "an official TEST01 needs the accuracy run of this work first, with whole pictures",
+        f"{known[0]} without them" if known else "none that was measured here with this code",
+        "an accuracy run that the submission takes, too",
+        f"{words} mode=accuracy quality=mlperf submission=true",
+    )
 
 
 def audit(config: Config, out_dir: Path, record: Record, context: Context) -> Outcome:
     """Run one of MLPerf's audits; the ordinary runs it needs are measured if there are none."""
     test = config.compliance
     assert test
+    official = test is Compliance.test01 and _pictures_first(config, record)
     plain: dict[Mode, Path] = {}
     context = dataclasses.replace(context, policy=config.rerun or Rerun.failed)
     for mode in (Mode.performance, Mode.accuracy)[: 2 if test is Compliance.test01 else 1]:
-        if mode is Mode.accuracy and context.policy is not Rerun.all:
+        if mode is Mode.accuracy and (official or context.policy is not Rerun.all):
             # Any accuracy run of the same work will do; a timed one must have the same settings.
             known = ledger.partner(identity.pair_key(config), mode)
             if known and known[1].status == "ok":

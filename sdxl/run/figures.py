@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sdxl.bench import logs
 from sdxl.config import loras, schema
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Mode, Rules
@@ -24,19 +25,11 @@ def performance(config: Config, result: WorkerResult, found: dict[str, Any]) -> 
         performance["profile"] = result.profile
     if config.mode is Mode.accuracy:
         return Performance.from_json(performance)
-    rate, metric = _figure(config, found["detail"])
+    samples = getattr(config.scenario, "samples_per_query", 1)
+    rate, metric = logs.figure(config.scenario.name, found["detail"], samples)
     performance["images_per_second"] = rate
     performance["metric"], performance["value"], performance["unit"] = metric
-    performance["latency_ms"] = {
-        label: found["detail"][f"result_{name}_ns"] / 1e6
-        for label, name in (
-            ("mean", "mean_latency"),
-            ("p50", "50.00_percentile_latency"),
-            ("p90", "90.00_percentile_latency"),
-            ("p99", "99.00_percentile_latency"),
-            ("max", "max_latency"),
-        )
-    }
+    performance["latency_ms"] = logs.latency_ms(found["detail"])
     performance["latency_histogram"] = result.latency_histogram
     if result.image_flop:
         performance["tflop_per_image"] = result.image_flop / 1e12
@@ -55,25 +48,6 @@ def within(limit: dict[str, Any], rate: float) -> dict[str, Any]:
         return {**limit, "share": rate / limit["images_per_second"]}
     device = f"{limit['device']}, which this run passed: it is the limit itself"
     return {**limit, "device": device, "images_per_second": rate, "share": 1.0}
-
-
-def _figure(config: Config, detail: dict[str, Any]) -> tuple[float, tuple[str, float | None, str]]:
-    """images/s, and the scenario's own (metric, value, unit) under LoadGen's names."""
-    match config.scenario.name:
-        case "Offline":
-            rate = float(detail["result_samples_per_second"])
-            return rate, ("samples_per_second", rate, "images/s")
-        case "Server":
-            rate = float(detail["result_completed_samples_per_sec"])
-            return rate, ("completed_samples_per_second", rate, "images/s")
-        case "SingleStream":
-            name, samples = "early_stopping_latency_ss", 1
-        case _:
-            assert isinstance(config.scenario, schema.MultiStream)
-            name, samples = "early_stopping_latency_ms", config.scenario.samples_per_query
-    rate = samples * 1e9 / detail["result_mean_latency_ns"]
-    # LoadGen writes 0 where early stopping has too few queries for an estimate.
-    return rate, (name, detail[name] / 1e6 or None, "ms")
 
 
 def incomparable(config: Config, prompt_count: int) -> list[str]:

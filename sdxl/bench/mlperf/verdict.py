@@ -76,6 +76,8 @@ def gates(record: Record, partner: Record | None = None, division: str | None = 
     found.append(_division(own, division))
     if record.config.get("compliance"):
         return found
+    if record.config.get("backend", {}).get("name") == "published":  # one record of both runs
+        return found + score_gates(record, record.quality, division)
     found += pair_gates(record, partner)
     scored = record if accuracy else partner
     return found + score_gates(record, scored.quality if scored else Quality(), division)

@@ -1,5 +1,6 @@
 """MLPerf submissions.
 
+python -m sdxl submission plan [RECORD|DIR ...] [model.path=FOLDER ...]
 python -m sdxl submission describe SYSTEM.json
 python -m sdxl submission build RECORD|DIR... --system SYSTEM.json --submitter NAME --out DIR
 python -m sdxl submission check DIR
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.bench.mlperf import rounds
-from sdxl.bench.mlperf.submission import systems
+from sdxl.bench.mlperf.submission import plan, systems
 from sdxl.bench.mlperf.submission.check import check
 from sdxl.bench.mlperf.submission.gather import Asked, gather
 from sdxl.bench.mlperf.submission.tree import build
@@ -32,7 +33,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> dict[str, Any]:
     asked = _parser().parse_args(argv)
-    return {"describe": _describe, "build": _build, "check": _check}[asked.command](asked)
+    return {"plan": _plan, "describe": _describe, "build": _build, "check": _check}[asked.command](
+        asked
+    )
+
+
+def _plan(words: argparse.Namespace) -> dict[str, Any]:
+    """Every run that a submission needs, in order, with what is there already."""
+    asked = Asked(Round(words.round), words.division, "", "", words.system_type)
+    allowed = rounds.scenarios_of(rounds.rules_of(asked.round), asked.system_type, asked.division)
+    if allowed is None:
+        raise UserError(
+            f"{asked.round.value} takes no SDXL from {asked.system_type} systems in the closed "
+            "division", rounds.rules_of(asked.round).status, "--round v5.1, or --division open",
+        )  # fmt: skip
+    places = [Path(each) for each in words.places if "=" not in each]
+    found = plan.steps(places, asked, [each for each in words.places if "=" in each])
+    left = [step for step in found if not step.record]
+    for number, step in enumerate(found, 1):
+        print(f"{number:>2}  {step.scenario} {step.role}: {_told(step)}")
+        print(f"    {step.command}")
+    known = [step.hours for step in left if step.hours is not None]
+    hours = round(sum(known), 2) if len(known) == len(left) else None
+    disk = sum(step.disk_bytes for step in left)
+    took = "hours unknown: no record of this work yet" if hours is None else f"{hours:g} hours"
+    print(f"left: {len(left)} of {len(found)} runs, {took}, {disk / 1e9:.1f} GB")
+    kind = f"--round {words.round} --system-type {words.system_type} --division {words.division}"
+    start = "python -m sdxl submission build multirun --system box.json --submitter NAME"
+    print(f"then: {start} {kind} --out submission")
+    return {"status": "ok", "runs": [step.row() for step in found], "left": len(left),
+            "hours_left": hours, "disk_bytes_left": disk, "exit_code": OK}  # fmt: skip
+
+
+def _told(step: plan.Step) -> str:
+    """What is there of a run, or what it takes."""
+    if step.record:
+        return f"there: {step.record}"
+    took = "hours unknown" if step.hours is None else f"{step.hours:.2f} hours"
+    disk = f", {step.disk_bytes / 1e9:.1f} GB" if step.disk_bytes else ""
+    return f"{took}{disk}" + (f"; again, since {step.refused}" if step.refused else "")
 
 
 def _describe(asked: argparse.Namespace) -> dict[str, Any]:
@@ -83,6 +122,11 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    zero = commands.add_parser("plan", help="every run it needs: order, hours, disk, commands")
+    zero.add_argument(
+        "places", nargs="*", metavar="RECORD|DIR|WORD=VALUE",
+        help="records so far; settings of the work (default: those of the newest record)",
+    )  # fmt: skip
     one = commands.add_parser("describe", help="write what is known of this machine")
     one.add_argument("file", type=Path, metavar="SYSTEM.json")
     two = commands.add_parser("build", help="make the tree from records, and check it")
@@ -91,14 +135,15 @@ def _parser() -> Parser:
                      help="description; its name names the system")  # fmt: skip
     two.add_argument("--submitter", required=True, metavar="NAME")
     two.add_argument("--out", type=Path, required=True, metavar="DIR")
-    two.add_argument("--division", choices=("closed", "open"), default="closed")
-    two.add_argument("--system-type", choices=rounds.SYSTEM_TYPES, default="edge")
     two.add_argument("--draft", action="store_true",
                      help="let in runs that miss the round's settings or bounds")  # fmt: skip
     two.add_argument("--accept-rounding", action="store_true",
                      help="a TEST01 whose answers agree in their first bytes only")  # fmt: skip
     three = commands.add_parser("check", help="check a tree, whoever made it")
     three.add_argument("folder", type=Path, metavar="DIR")
-    for each in (two, three):
+    for each in (zero, two):
+        each.add_argument("--division", choices=("closed", "open"), default="closed")
+        each.add_argument("--system-type", choices=rounds.SYSTEM_TYPES, default="edge")
+    for each in (zero, two, three):
         each.add_argument("--round", choices=[r.value for r in rounds.ROUNDS], default=NEWEST)
     return parser

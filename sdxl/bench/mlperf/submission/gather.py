@@ -78,7 +78,7 @@ def gather(places: list[Path], asked: Asked) -> list[Result]:
     Raises `ConfigError` with everything that forbids submitting them, each run by its path.
     """
     runs = [Run(path, records.read(path)) for path in records.find(places)]
-    problems = [problem for run in runs for problem in _refused(run, asked)]
+    problems = [problem for run in runs for problem in refused(run, asked)]
     results: dict[str, Result] = {}
     for run in runs:
         known = results.setdefault(run.scenario, Result(run.scenario)).runs
@@ -94,7 +94,7 @@ def gather(places: list[Path], asked: Asked) -> list[Result]:
     return sorted(results.values(), key=lambda result: result.scenario)
 
 
-def _refused(run: Run, asked: Asked) -> Iterator[Problem]:
+def refused(run: Run, asked: Asked) -> Iterator[Problem]:
     """What is wrong with one run, by itself."""
     record = run.record
     failing = {row.gate for row in record.verdict if not row.passed and row.scope == "run"}
