@@ -90,7 +90,8 @@ def _record(result: Result, of: str, command: str) -> Record:
     done = int(detail.get("result_query_count") or 0) * _samples(detail)
     record.performance = Performance(
         scenario=result.scenario, mode="performance", images_per_second=result.rate,
-        metric=METRIC[result.scenario], value=result.value, unit=result.unit, counts=Counts(done, done),
+        metric=METRIC[result.scenario], value=result.value, unit=result.unit,
+        counts=Counts(done, done),
         latency_ms=logs.latency_ms(detail) if detail else {},
         loadgen=LoadGen.from_json(result.logged) if detail else LoadGen(),
     )  # fmt: skip
