@@ -49,9 +49,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("places", nargs="+", type=Path, metavar="RECORD|DIR")
     parser.add_argument(
-        "--official", action="store_true",
+        "--official",
+        action="store_true",
         help="ask the round's gates of quick runs, too: those of less than 600 s",
-    )  # fmt: skip
+    )
     return parser
 
 

@@ -37,8 +37,14 @@ def _run(argv: Sequence[str] | None) -> dict[str, Any]:
 def _name(record: records.Record) -> str:
     """The folder of a record: what it is of, and the beginning of its key."""
     backend, config = record.config["backend"], record.config
-    parts = (config["round"], backend["submitter"], backend["system"], config["scenario"]["name"],
-             backend["of"], record.key[:8])  # fmt: skip
+    parts = (
+        config["round"],
+        backend["submitter"],
+        backend["system"],
+        config["scenario"]["name"],
+        backend["of"],
+        record.key[:8],
+    )
     return re.sub(r"[^\w.-]+", "_", "-".join(map(str, parts))).lstrip(".-")
 
 
@@ -51,7 +57,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("place", type=Path, metavar="FOLDER|JSON")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=ROOT / "published",
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=ROOT / "published",
         help="where the records go (default: published/)",
-    )  # fmt: skip
+    )
     return parser

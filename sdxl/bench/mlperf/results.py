@@ -73,28 +73,45 @@ class Result:
 def _record(result: Result, of: str, command: str) -> Record:
     """A record as if it had been measured here; its `config` says that it was not."""
     config = {
-        "model": {"name": "sdxl", "height": SIDE, "width": SIDE, "steps": MLPERF_STEPS,
-                  "guidance": MLPERF_GUIDANCE},
-        "backend": {"name": BACKEND, "of": of, "accelerator": result.accelerator,
-                    "accelerators": result.accelerators if of == SYSTEM else 1,
-                    "submitter": result.submitter, "system": result.system,
-                    "source": result.source},
+        "model": {
+            "name": "sdxl",
+            "height": SIDE,
+            "width": SIDE,
+            "steps": MLPERF_STEPS,
+            "guidance": MLPERF_GUIDANCE,
+        },
+        "backend": {
+            "name": BACKEND,
+            "of": of,
+            "accelerator": result.accelerator,
+            "accelerators": result.accelerators if of == SYSTEM else 1,
+            "submitter": result.submitter,
+            "system": result.system,
+            "source": result.source,
+        },
         "precision": {"unet": result.unet},
         "quant": {"format": "none"},
         "scenario": {"name": result.scenario, "min_duration_ms": verdict.OFFICIAL_MS},
-        "mode": "performance", "round": result.round, "rules": result.division,
-        "compliance": None, "seed": 0,
-    }  # fmt: skip
+        "mode": "performance",
+        "round": result.round,
+        "rules": result.division,
+        "compliance": None,
+        "seed": 0,
+    }
     record = Record(key(config, result.rate, result.value), config, command, "ok")
     detail = result.logged.get("detail", {})
     done = int(detail.get("result_query_count") or 0) * _samples(detail)
     record.performance = Performance(
-        scenario=result.scenario, mode="performance", images_per_second=result.rate,
-        metric=METRIC[result.scenario], value=result.value, unit=result.unit,
+        scenario=result.scenario,
+        mode="performance",
+        images_per_second=result.rate,
+        metric=METRIC[result.scenario],
+        value=result.value,
+        unit=result.unit,
         counts=Counts(done, done),
         latency_ms=logs.latency_ms(detail) if detail else {},
         loadgen=LoadGen.from_json(result.logged) if detail else LoadGen(),
-    )  # fmt: skip
+    )
     found = {"fid": result.fid, "clip_score": result.clip}
     metrics = {name: each for name, each in found.items() if each is not None}
     if metrics:
@@ -132,9 +149,10 @@ def of_table(path: Path) -> Iterator[Result]:
                 yield _row(row)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"row {number} of {path} is no result", f"{type(error).__name__}: {error}",
+                f"row {number} of {path} is no result",
+                f"{type(error).__name__}: {error}",
                 "the fields of MLCommons' results table",
-            ) from error  # fmt: skip
+            ) from error
 
 
 def _row(row: dict[str, Any]) -> Result:
@@ -237,10 +255,20 @@ def _logged(folder: Path, scenario: str) -> Result:
         rate = value = float(detail["result_qps_without_loadgen_overhead"])
         unit = "images/s"
     return Result(
-        round=_round(detail), division=rounds.OPEN, submitter="unknown", system=folder.name,
-        accelerator="unknown", accelerators=1, scenario=scenario, rate=rate, value=value,
-        unit=unit, source=str(folder), ran=ran, logged=found,
-    )  # fmt: skip
+        round=_round(detail),
+        division=rounds.OPEN,
+        submitter="unknown",
+        system=folder.name,
+        accelerator="unknown",
+        accelerators=1,
+        scenario=scenario,
+        rate=rate,
+        value=value,
+        unit=unit,
+        source=str(folder),
+        ran=ran,
+        logged=found,
+    )
 
 
 def _round(detail: dict[str, Any]) -> str:

@@ -18,8 +18,10 @@ from sdxl.core.errors import SdxlError
 DETAIL, SUMMARY = LOGS = ("mlperf_log_detail.txt", "mlperf_log_summary.txt")
 HASH = re.compile(r"^hash=([\w\d]+)$", re.MULTILINE)
 INFERRED = {
-    ("SingleStream", "MultiStream"), ("MultiStream", "Offline"), ("SingleStream", "Offline")
-}  # fmt: skip
+    ("SingleStream", "MultiStream"),
+    ("MultiStream", "Offline"),
+    ("SingleStream", "Offline"),
+}
 """On edge systems the first scenario's run may stand in the second's folder."""
 TEST01_UNEQUAL = {"CLIP_SCORE": 1.0, "FID_SCORE": 2.0}
 """Percent by which scores may differ where TEST01's answers are not equal byte by byte."""

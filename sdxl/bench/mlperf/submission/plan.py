@@ -20,8 +20,22 @@ ROLES = {
     "TEST04": "compliance=test04",
 }
 """The words that make an official run what it is. TEST01 is judged by the two before it."""
-_OURS = ("+experiment", "round", "rules", "scenario", "mode", "quality", "submission", "compliance",
-         "limit", "plan", "rerun", "find_peak", "hydra", "repeat")  # fmt: skip
+_OURS = (
+    "+experiment",
+    "round",
+    "rules",
+    "scenario",
+    "mode",
+    "quality",
+    "submission",
+    "compliance",
+    "limit",
+    "plan",
+    "rerun",
+    "find_peak",
+    "hydra",
+    "repeat",
+)
 """Settings that the plan writes itself; all others of a record's command are kept."""
 _PICTURE = 3 * 1024 * 1024
 _SEARCH = 8
@@ -80,8 +94,14 @@ def _step(
     qps: float | None,
 ) -> Iterator[Step]:
     """A run, with Server's search for its rate before it where nobody knows one."""
-    line = ["python", "run.py", f"+experiment=mlperf_{scenario.lower()}",
-            f"round={asked.round.value}", f"rules={asked.division}", *words]  # fmt: skip
+    line = [
+        "python",
+        "run.py",
+        f"+experiment=mlperf_{scenario.lower()}",
+        f"round={asked.round.value}",
+        f"rules={asked.division}",
+        *words,
+    ]
     seconds = _seconds(scenario, role, rate)
     if scenario == "Server" and role == "performance" and not qps:
         hours = seconds and _SEARCH * seconds / 3600
