@@ -16,6 +16,7 @@ CALLS = {
     for path in (ROOT / folder).rglob("*.py")
 }
 GUARD, SECRETS = "config/test_guard.py", "core/test_secrets.py"
+OPENVINO = "backends/openvino/test_openvino.py"
 
 TESTS = {
     "A configuration runs no code": (GUARD, "test_typed_words_run_no_code"),
@@ -42,6 +43,7 @@ TESTS = {
     "MLflow's pages": ("test_security.py", "test_servers_listen_here_only"),
     "`serve` listens": ("run/serve/test_command.py", "test_other_machines_are_let_in_with_a_token"),
     "MLflow's own telemetry": ("test_security.py", "test_telemetry_is_off"),
+    "OpenVINO's own telemetry": (OPENVINO, "test_the_import_tells_nobody"),
     "A run with local weights": ("conftest.py", "world"),
     "Only `http`": ("model/download/test_command.py", "test_only_web_addresses"),
     "A measurement's process": ("run/test_faults.py", "test_the_worker_follows_a_killed_command"),

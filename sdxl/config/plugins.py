@@ -17,6 +17,7 @@ from typing import Any, Literal
 from sdxl.config import schema
 from sdxl.core.errors import Problem
 from sdxl.core.paths import CONF, PACKAGE
+from sdxl.core.store import Artifact
 
 Check = Callable[[Any], list[Problem]]
 """What is wrong with a checked `Config`, or with this machine for it."""
@@ -25,6 +26,19 @@ Check = Callable[[Any], list[Problem]]
 def nothing(_config: Any) -> list[Problem]:
     """The check of an option that has none."""
     return []
+
+
+@dataclass(frozen=True)
+class Form:
+    """A backend's own form of a graph: an artifact that it opens in place of the ONNX one."""
+
+    kind: str
+    key: Callable[[schema.Config, str, str, str], str]
+    """Of a graph's name, and the kind and key of what it is made of."""
+    get: Callable[[schema.Config, str, Artifact], Artifact]
+    """Found in the store, or made now."""
+    missing: Check = nothing
+    """What this machine lacks to make it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,8 @@ class Backend:
     needs_torch: bool = True
     profiles: bool = False
     """Its stages have `modules`, and `eager()` in which they run one by one."""
+    form: Form | None = None
+    """What graphs are turned into before it opens; None: it opens them as they are."""
     quantized_only: tuple[str, ...] = ()
     """Settings that an unquantized model ignores; its baseline has their defaults."""
     problems_of: Check = nothing

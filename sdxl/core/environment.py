@@ -25,6 +25,7 @@ PACKAGES = (
     "nvidia-modelopt",
     "onnx",
     "onnxruntime",
+    "openvino",
     "safetensors",
     "tensorrt",
     "tensorrt-rtx-cu12",

@@ -1,4 +1,5 @@
-"""What a backend loads, found or made: checkpoint -> ONNX graphs -> Q/DQ graph -> engines.
+"""What a backend loads, found or made: checkpoint -> ONNX graphs -> Q/DQ graph -> engines,
+or the backend's own form of graphs.
 
 A backend's `loads` says how far the chain goes. Pieces are made in child processes: their memory
 goes back, and a crash ends the child, not the cell.
@@ -16,7 +17,7 @@ from typing import Any
 from sdxl.config import graphs, plugins
 from sdxl.config.schema import Config, Format, ScenesModel, TinyModel
 from sdxl.run import jobs
-from sdxl.run.jobs import build_engine, check_parity, export_graphs, quantize_graph
+from sdxl.run.jobs import build_engine, check_parity, convert_graphs, export_graphs, quantize_graph
 
 Child = Callable[..., Any]
 """`child(work, *args)` runs `work(link, config, *args)` in a fresh process; see `isolate.run`."""
@@ -64,6 +65,10 @@ def build(config: Config, child: Child) -> Chain:
             with _timed(chain, "qdq_s"):
                 parents = _names(chain.piece("unet")), _names(checkpoint)
                 _take(chain, {"unet": child(quantize_graph, *parents)})
+    if plugins.backend_of(config).form:
+        with _timed(chain, "convert_s"):
+            sources = {graph: _names(chain.piece(graph)) for graph in graphs.GRAPHS}
+            _take(chain, child(convert_graphs, sources))
     if loads == "engines":
         with _timed(chain, "engine_s"):
             for graph in graphs.GRAPHS:

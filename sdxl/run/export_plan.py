@@ -7,7 +7,7 @@ from typing import Any
 from sdxl.bench import generators
 from sdxl.config import engines, graphs, rules_engines
 from sdxl.config.engines import Flavor
-from sdxl.config.plugins import backend_of
+from sdxl.config.plugins import Form, backend_of
 from sdxl.config.schema import Config, Format, Quant
 from sdxl.core import store
 from sdxl.core.errors import UserError
@@ -42,6 +42,8 @@ def rows(config: Config) -> list[dict[str, Any]]:
     if quantized:
         found.append(_quantized(config, sources["unet"]["key"], checkpoint[-1]["key"]))
         sources["unet"] = found[-1]
+    if form := backend_of(config).form:
+        found += [_converted(config, form, sources[graph]) for graph in graphs.GRAPHS]
     if backend_of(config).loads == "engines":
         found += [_engine(config, sources[graph]) for graph in graphs.GRAPHS]
     return found
@@ -89,6 +91,13 @@ def _quantized(config: Config, graph: str | None, checkpoint: str | None) -> dic
     layout, convolutions = options.layout.value, options.convolutions.value
     words = f"{_recipe(config.quant)}, {layout}, convolutions as {convolutions}"
     return _row("unet", artifact.KIND, key, words)
+
+
+def _converted(config: Config, form: Form, source: dict[str, Any]) -> dict[str, Any]:
+    """A graph in the backend's own form; its key follows from what it is made of."""
+    graph, known = source["graph"], source["key"] and not form.missing(config)
+    key = form.key(config, graph, source["kind"], source["key"]) if known else UNKNOWN
+    return _row(graph, form.kind, key, source["as"])
 
 
 def _engine(config: Config, source: dict[str, Any]) -> dict[str, Any]:

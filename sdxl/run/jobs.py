@@ -78,6 +78,19 @@ def quantize_graph(
     return _packed(qdq.get(config, _found(graph), _found(checkpoint)))
 
 
+def convert_graphs(
+    link: isolate.Link, config: Config, sources: dict[str, tuple[str, str]]
+) -> dict[str, Any]:
+    """In a child: each graph, named by (kind, key), in the backend's own form."""
+    form = backend_of(config).form
+    assert form
+    found = {}
+    for graph, source in sources.items():
+        link.report({"phase": f"converting {graph}"})
+        found[graph] = _packed(form.get(config, graph, _found(source)))
+    return found
+
+
 def build_engine(
     link: isolate.Link, config: Config, graph: str, source: tuple[str, str]
 ) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import threading
@@ -236,11 +237,21 @@ def _roofline(
     from sdxl.bench import roofline
 
     on_gpu = str(facts.get("device")).startswith("cuda")
-    size = batch_size(config)
+    size, config = batch_size(config), _as_computed(config, facts)
     # On a GPU the limit is that of the format asked for; processors are told what really ran.
     simulated = not on_gpu and bool(facts.get("simulated"))
     work = roofline.work_of(config, size, counted, simulated)
     return roofline.facts(config, name, size, counted.image_flop, on_gpu, rate, work)
+
+
+def _as_computed(config: schema.Config, facts: dict[str, Any]) -> schema.Config:
+    """With the formats of the arithmetic, where a backend says that its files have others."""
+    if not (found := facts.get("arithmetic")):
+        return config
+    names = {"text_encoder": "text_encoder", "unet": "unet", "vae": "vae_decoder"}
+    wanted = {name: schema.DType(found[graph]) for name, graph in names.items()}
+    precision = dataclasses.replace(config.precision, **wanted)
+    return dataclasses.replace(config, precision=precision)
 
 
 def _counted(config: schema.Config) -> Cost | None:

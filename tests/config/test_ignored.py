@@ -45,6 +45,7 @@ BASES = {
     "torch int4": ["backend=torch", "quant=int4_weight_only"],
     "torch fp8": ["backend=torch", "quant=fp8"],
     "ort": ["backend=ort", "quant=int8"],
+    "openvino": ["backend=openvino", "quant=int8"],
     "trt": ["backend=trt", "quant=int8"],
     "full": ["quality=full"],
     "sdxl": ["model=sdxl"],

@@ -1,7 +1,7 @@
 """How Q and DQ are laid out; every layout holds the same integers and scales.
 
-TensorRT and ONNX Runtime turn different patterns into 8-bit kernels. What each of them takes was
-tried: docs/qdq.md has the figures.
+TensorRT, OpenVINO and ONNX Runtime turn different patterns into 8-bit kernels. What each of them
+takes was tried: docs/qdq.md has the figures.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Options:
 
 TENSORRT = Options()
 ONNX_RUNTIME = Options(Layout.integer, Convolutions.product)
-DEFAULTS = {"ort": ONNX_RUNTIME, "trt": TENSORRT}
+OPENVINO = Options()
+DEFAULTS = {"openvino": OPENVINO, "ort": ONNX_RUNTIME, "trt": TENSORRT}
 
 
 def options_of(config: Config) -> Options:

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sdxl.backends.openvino import rules
 from sdxl.config import engines
 from sdxl.config.engines import Flavor
 from sdxl.core import gpu as gpus
@@ -122,6 +123,22 @@ def tensorrt() -> Iterator[Check]:
     for flavor in (Flavor.tensorrt, Flavor.rtx):
         if engines.installed(flavor):
             yield _engines(flavor)
+
+
+def openvino() -> Iterator[Check]:
+    """OpenVINO's devices here, with the formats that each computes in."""
+    if absent := rules.not_installed():
+        text = "not installed; only backend=openvino needs it"
+        yield Check("OpenVINO", "warning", text, absent[0].fix or "")
+        return
+    try:
+        found = rules.devices()
+    except Exception as error:  # a library it needs is absent or too old
+        text = f"cannot be loaded: {type(error).__name__}: {error}"
+        yield Check("OpenVINO", "warning", text, rules.INSTALL)
+        return
+    described = ", ".join(f"{name} ({' '.join(each)})" for name, each in found.items())
+    yield Check("OpenVINO", "ok", f"{version('openvino')}: {described}")
 
 
 def disk() -> Iterator[Check]:

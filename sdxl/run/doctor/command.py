@@ -71,6 +71,7 @@ def _all(checksums: bool) -> list[tuple[str, Callable[[], Iterator[Check]]]]:
         ("LoadGen", checks.loadgen),
         ("GPU", checks.gpu),
         ("TensorRT", checks.tensorrt),
+        ("OpenVINO", checks.openvino),
         ("disk", checks.disk),
         ("download", lambda: checks.downloads(checksums)),
         ("MLflow", store),

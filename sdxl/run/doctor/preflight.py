@@ -63,8 +63,10 @@ def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) ->
         problems += _devices(config)
     if quality := quality_of(config):
         problems += quality.missing(config)
+    if backend.form:
+        problems += backend.form.missing(config)
     if runs:
-        problems += backend.missing(config)
+        problems += [each for each in backend.missing(config) if each not in problems]
     if out_dir:
         problems += disk.room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
     needed = graphs * GRAPH_BYTES + (config.quant.format is not Format.none) * disk.CHECKPOINT_BYTES
@@ -100,8 +102,9 @@ def _devices(config: Config) -> list[Problem]:
     Where there are no GPUs at all, or none is wanted, the places are workers on the processor.
     """
     wanted = config.backend.devices
-    # ONNX Runtime chooses by a setting of its own.
-    on_cpu = "cpu" in (config.model.device, getattr(config.backend, "provider", None))
+    # ONNX Runtime and OpenVINO choose by a setting of their own.
+    own = (getattr(config.backend, name, None) for name in ("provider", "device_name"))
+    on_cpu = "cpu" in (config.model.device, *own)
     if on_cpu or not wanted:
         return []
     there = gpu.names()
