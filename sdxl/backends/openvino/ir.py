@@ -43,9 +43,14 @@ def get(config: schema.Config, graph: str, source: Artifact) -> Artifact:
         return {"versions": {"openvino": described["openvino"]}}
 
     return store.get(
-        KIND, key(config, graph, names.kind, names.key), build, settings=described,
-        parents=[names.key], allow=config.build, command="python export.py backend=openvino",
-    )  # fmt: skip
+        KIND,
+        key(config, graph, names.kind, names.key),
+        build,
+        settings=described,
+        parents=[names.key],
+        allow=config.build,
+        command="python export.py backend=openvino",
+    )
 
 
 def _described(graph: str) -> dict[str, Any]:

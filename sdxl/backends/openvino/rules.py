@@ -40,21 +40,33 @@ def _refused(config: schema.Config) -> Iterator[Problem]:
             "model.device=auto",
         )
     if place is Place.npu and not backend.static_batch:
-        yield Problem("an NPU takes graphs of one size only", "backend.static_batch=false",
-                      "a static batch", "backend.static_batch=true")  # fmt: skip
+        yield Problem(
+            "an NPU takes graphs of one size only",
+            "backend.static_batch=false",
+            "a static batch",
+            "backend.static_batch=true",
+        )
     if place is not Place.cpu and backend.threads:
-        yield Problem("`backend.threads` would be ignored: it counts the processor's threads",
-                      f"backend.device_name={place.value}", "backend.threads=null",
-                      "backend.threads=null")  # fmt: skip
+        yield Problem(
+            "`backend.threads` would be ignored: it counts the processor's threads",
+            f"backend.device_name={place.value}",
+            "backend.threads=null",
+            "backend.threads=null",
+        )
     if place is not Place.cpu and backend.devices is not None:
-        yield Problem(f"workers would share one {place.value}",
-                      f"backend.devices={backend.devices}", "one process",
-                      "backend.devices=null")  # fmt: skip
+        yield Problem(
+            f"workers would share one {place.value}",
+            f"backend.devices={backend.devices}",
+            "one process",
+            "backend.devices=null",
+        )
     if backend.threads and backend.streams > backend.threads:
-        yield Problem("each stream needs a thread",
-                      f"backend.streams={backend.streams} backend.threads={backend.threads}",
-                      f"at most {backend.threads} streams",
-                      f"backend.streams={backend.threads}")  # fmt: skip
+        yield Problem(
+            "each stream needs a thread",
+            f"backend.streams={backend.streams} backend.threads={backend.threads}",
+            f"at most {backend.threads} streams",
+            f"backend.streams={backend.threads}",
+        )
 
 
 def missing(config: schema.Config) -> list[Problem]:
@@ -67,9 +79,13 @@ def missing(config: schema.Config) -> list[Problem]:
     found = devices()
     if place.value.upper() not in found:
         return [
-            Problem(f"OpenVINO has no {place.value} here", ", ".join(found), "one of these",
-                    "backend.device_name=cpu")
-        ]  # fmt: skip
+            Problem(
+                f"OpenVINO has no {place.value} here",
+                ", ".join(found),
+                "one of these",
+                "backend.device_name=cpu",
+            )
+        ]
     if hint and ABILITIES[hint] not in found[place.value.upper()]:
         return [
             Problem(

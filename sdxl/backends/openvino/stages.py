@@ -102,14 +102,19 @@ class Compiled:
         starts = range(0, count, size)
         running = list(zip(self.requests, starts, strict=False))
         for request, start in running:
-            part = [self._part(*each, start, size) for each in zip(tensors, self.integers,
-                                                                  strict=True)]  # fmt: skip
+            part = [
+                self._part(*each, start, size) for each in zip(tensors, self.integers, strict=True)
+            ]
             request.start_async(part, share_inputs=True)
         found = []
         for request, start in running:
             request.wait()
-            found.append([torch.from_numpy(out.data[: count - start].copy())
-                          for out in request.output_tensors])  # fmt: skip
+            found.append(
+                [
+                    torch.from_numpy(out.data[: count - start].copy())
+                    for out in request.output_tensors
+                ]
+            )
         return [torch.cat(outs) for outs in zip(*found, strict=True)]
 
     def describe(self) -> dict[str, Any]:
