@@ -32,6 +32,7 @@ from sdxl.config.schema import Config, Quant
 from sdxl.core.paths import ROOT
 from sdxl.quant import apply, calibrate, levels, statistics
 from sdxl.quant.levels import Kind
+from sdxl.quant.unquantized import Unquantized
 
 LEVELS = (1, 2, 2.5, 3)
 ALPHAS = (0.5, 0.8, 1.0)
@@ -101,14 +102,14 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as store:
         os.environ["SDXL_STORE"] = store
-        counted: list[calibrate._Unquantized] = []
-        plain = calibrate._Unquantized.__init__
+        counted: list[Unquantized] = []
+        plain = Unquantized.__init__
 
         def counting(self: Any, *args: Any) -> None:
             plain(self, *args)
             counted.append(self)
 
-        calibrate._Unquantized.__init__ = counting  # type: ignore[method-assign]
+        Unquantized.__init__ = counting  # type: ignore[method-assign]
         began, began_cpu = time.perf_counter(), time.process_time()
         shared = []
         for config in grid:
@@ -117,7 +118,7 @@ def main() -> None:
             chosen = levels.select(levels.layers_of(unet), config.quant)
             shared.append(apply.quantize(unet, chosen, table, config.quant).state_dict())
         shared_s, shared_cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
-        calibrate._Unquantized.__init__ = plain  # type: ignore[method-assign]
+        Unquantized.__init__ = plain  # type: ignore[method-assign]
     forwards = sum(stage.forwards for stage in counted)
     assert forwards == arguments.prompts * arguments.steps, forwards
 

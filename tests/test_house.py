@@ -32,6 +32,7 @@ ROOM_OF = {
     "rung": "report",
     "scenario": "bench",
     "scheduler": "model",
+    "shortcut": "model",
     "sweep": "run",
     "tracking": "report",
     "train": "training",

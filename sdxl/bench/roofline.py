@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from sdxl.bench import peaks
+from sdxl.bench import peaks, products
 from sdxl.config import schema
-from sdxl.config.schema import DType, Format
-from sdxl.model import cost, networks
+from sdxl.config.schema import DType
+from sdxl.core.errors import UserError
+from sdxl.model import cost
 from sdxl.model.components import torch_dtype
-from sdxl.model.sources import shapes_source
-from sdxl.quant import levels
 
 VAE_SHARE = 0.6
 """Of the 16-bit peak: what its wide, thin convolutions can reach."""
@@ -54,21 +52,11 @@ def peaks_of(device_name: str) -> Peaks | None:
 
 
 @dataclass(frozen=True)
-class Product:
-    """A layer of the UNet: its operations, the bytes it moves, whether its factors have 8 bits."""
-
-    flop: float
-    moved: float
-    eight_bit: bool
-
-
-@dataclass(frozen=True)
 class Work:
-    """A batch: the products of one UNet forward, and what stands around it."""
+    """A batch: the products of its UNet calls, by kind of call, and what stands around them."""
 
     images: int
-    calls: int
-    products: list[Product]
+    unet: products.Calls
     decode_flop: float
     encode_flop: float
     wide: bool  # the UNet in fp32
@@ -77,13 +65,15 @@ class Work:
         """The roofline's rate on a device."""
         sixteen = peaks.fp32 if self.wide else peaks.sixteen_bit
         unet = sum(
-            max(
+            calls
+            * max(
                 each.flop / (peaks.eight_bit if each.eight_bit else sixteen),
                 each.moved / peaks.memory if each.moved > peaks.cache_bytes else 0.0,
             )
-            for each in self.products
+            for calls, found in self.unet
+            for each in found
         )
-        seconds = self.calls * unet + self.encode_flop / peaks.sixteen_bit
+        seconds = unet + self.encode_flop / peaks.sixteen_bit
         return self.images / (seconds + self.decode_flop / (peaks.vae_share * peaks.sixteen_bit))
 
 
@@ -98,15 +88,26 @@ def work_of(
     simulated: quantized layers compute in the UNet's own numbers.
     """
     counted = counted or cost.count(config, batch)
-    rows = batch * counted.rows_per_image
-    return Work(
-        batch,
-        counted.unet_calls,
-        _products(config, rows, set() if simulated else None),
-        batch * counted.decode_flop,
-        rows * counted.encode_flop,
-        config.precision.unet is DType.fp32,
-    )
+    calls = products.of_calls(config, batch, set() if simulated else None)
+    return _work(config, batch, counted, calls(config.shortcut))
+
+
+def works_of(config: schema.Config, batch: int, counted: cost.Cost) -> dict[str, Work]:
+    """What `batch` images take under each shortcut that the model can use, as its file has it."""
+    calls, found = products.of_calls(config, batch), {}
+    for name, node in schema.GROUPS["shortcut"].items():
+        shortcut = config.shortcut if name == config.shortcut.name else node(name)
+        try:
+            found[name] = _work(config, batch, counted, calls(shortcut))
+        except UserError:  # no guidance to cut off, or blocks of another kind
+            continue
+    return found
+
+
+def _work(config: schema.Config, batch: int, counted: cost.Cost, unet: products.Calls) -> Work:
+    encoded = batch * counted.rows_per_image * counted.encode_flop
+    wide = config.precision.unet is DType.fp32
+    return Work(batch, unet, batch * counted.decode_flop, encoded, wide)
 
 
 def measured_peak(dtype: torch.dtype, size: int = 1024, device: str = "cpu") -> float:
@@ -191,59 +192,4 @@ def _processor(config: schema.Config, work: Work, again: bool = False) -> Peaks:
 
 
 def _eight_bits_in(work: Work) -> bool:
-    return any(each.eight_bit for each in work.products)
-
-
-def _products(config: schema.Config, rows: int, eight_bit: set[str] | None = None) -> list[Product]:
-    """Those of one forward of `rows` rows; a norm counts as a pass over its input and output.
-
-    eight_bit: the layers with 8-bit factors; None: those that the recipe selects.
-    """
-    from diffusers.models.attention_processor import Attention
-
-    model, dtype = config.model, torch_dtype(config.precision.unet)
-    unet: Any = shapes_source(model, config.seed).component("unet", dtype, torch.device("meta"))
-    eight_bit = _eight_bit(config, unet) if eight_bit is None else eight_bit
-    size = dtype.itemsize
-    found: list[Product] = []
-
-    def matrix(name: str) -> Any:
-        def hook(module: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
-            eight = name in eight_bit
-            moved = (given[0].numel() + module.weight.numel()) * (1 if eight else size)
-            flop = 2 * out.numel() * module.weight[0].numel()
-            found.append(Product(flop, moved + out.numel() * size, eight))
-
-        return hook
-
-    def norm(_module: Any, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
-        moved = given[0].numel() * size + out.numel() * (1 if eight_bit else size)
-        found.append(Product(0, moved, False))
-
-    def attention(name: str) -> Any:
-        def hook(module: Any, given: Any, words: Any, _out: torch.Tensor) -> None:
-            keys = words.get("encoder_hidden_states")
-            length = given[0].shape[1] if keys is None else keys.shape[1]
-            queries = given[0].shape[0] * given[0].shape[1] * module.inner_dim
-            held = 2 * queries + 2 * given[0].shape[0] * length * module.inner_dim
-            found.append(Product(4 * queries * length, held * size, name in eight_bit))
-
-        return hook
-
-    for name, module in unet.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(matrix(name))
-        elif isinstance(module, nn.GroupNorm | nn.LayerNorm):
-            module.register_forward_hook(norm)
-        elif isinstance(module, Attention):
-            module.register_forward_hook(attention(name), with_kwargs=True)
-    with torch.inference_mode():
-        unet(**networks.empty_inputs(unet, rows, model.height, model.width))
-    return found
-
-
-def _eight_bit(config: schema.Config, unet: Any) -> set[str]:
-    """Layers whose product has two 8-bit factors."""
-    if config.quant.format not in (Format.int8, Format.fp8):
-        return set()
-    return {layer.name for layer in levels.select(levels.layers_of(unet), config.quant)}
+    return any(each.eight_bit for _, found in work.unet for each in found)

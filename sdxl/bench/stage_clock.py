@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-STAGES = ("encode", "unet", "decode", "denoise")
-"""Functions of `sdxl.core.types.Stages`; `denoise` is a backend's own whole loop."""
+STAGES = {"encode": "encode", "unet": "unet", "part": "unet", "decode": "decode",
+          "denoise": "denoise"}  # fmt: skip
+"""Functions of a backend and their names here; `denoise` is its own whole loop."""
 
 
 class Watched:
@@ -30,7 +31,7 @@ class Watched:
         def timed(*args: Any) -> Any:
             begin = _mark()
             result = found(*args)
-            self.marks.append((name, begin, _mark()))
+            self.marks.append((STAGES[name], begin, _mark()))
             return result
 
         return timed

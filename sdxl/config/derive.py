@@ -111,10 +111,16 @@ def batch_size(config: schema.Config, default: int = DEFAULT_BATCH) -> int:
     return default
 
 
+def has_baseline(config: Config) -> bool:
+    """Whether a cell stands beside another: what it quantizes or leaves out may cost quality."""
+    changed = config.quant.format is not Format.none or config.shortcut.name != "none"
+    return changed and config.quality.baseline
+
+
 def baseline_of(config: Config) -> Config:
-    """The same configuration without quantization."""
+    """The same configuration without quantization and without a shortcut."""
     baseline = copy.deepcopy(config)
-    baseline.quant = schema.Quant("none")
+    baseline.quant, baseline.shortcut = schema.Quant("none"), schema.Shortcut("none")
     for name in quantized_only(config):
         fields = {field.name: field for field in dataclasses.fields(baseline.backend)}
         setattr(baseline.backend, name, fields[name].default)

@@ -140,6 +140,7 @@ def _other_names(config: Config) -> Iterator[Problem]:
     """Names that say another option than the one that was chosen."""
     nodes: dict[str, dict[str, type]] = {
         "scenario": GROUPS["scenario"],
+        "shortcut": GROUPS["shortcut"],
         "backend": {name: each.config for name, each in plugins.backends().items()},
         "quality": {
             "none": schema.Quality,

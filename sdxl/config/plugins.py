@@ -51,6 +51,8 @@ class Backend:
     loads: Literal["nothing", "checkpoint", "graphs", "engines"]
     """How far the chain of artifacts goes before it opens."""
     needs_torch: bool = True
+    parts: bool = False
+    """Its stages have `part`, which computes a part of the UNet (`shortcut=deepcache`)."""
     profiles: bool = False
     """Its stages have `modules`, and `eager()` in which they run one by one."""
     form: Form | None = None

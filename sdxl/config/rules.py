@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from sdxl.config import rules_model, rules_quant, schema
+from sdxl.config import rules_model, rules_quant, rules_shortcut, schema
 from sdxl.config.ranges import RANGES, SECONDS
 from sdxl.config.schema import Compliance, Config, Mode
 from sdxl.core.errors import Problem
@@ -23,6 +23,7 @@ def problems_of(config: Config) -> list[Problem]:
         rules_model.settings,
         rules_model.division,
         rules_quant.problems_of,
+        rules_shortcut.problems_of,
         _peak,
         _workers,
         _scenario,

@@ -96,6 +96,7 @@ class Performance(JsonPart):
     latency_ms: dict[str, float] = field(default_factory=dict)
     latency_histogram: dict[str, list[float]] = field(default_factory=dict)
     tflop_per_image: float | None = None
+    work: dict[str, Any] = field(default_factory=dict)  # UNet calls, rows, operations of an image
     tflops: float | None = None
     roofline: Roofline = field(default_factory=Roofline)
     artifact_key: str | None = None

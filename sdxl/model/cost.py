@@ -14,10 +14,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdxl.config import schema
 from sdxl.model import guidance, networks, schedulers
-from sdxl.model.components import COMPONENTS, torch_dtype
+from sdxl.model.components import COMPONENTS, Source, torch_dtype
+from sdxl.model.kinds import kinds_of
 from sdxl.model.prompts import MAX_TOKENS
 from sdxl.model.sampler import LATENT_SCALE
 from sdxl.model.sources import shapes_source
+
+
+@dataclass(frozen=True)
+class Share:
+    """UNet calls of one kind: how many, rows of an image in each, operations of a row."""
+
+    kind: str
+    calls: int
+    rows: int
+    row_flop: int
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,8 @@ class Cost:
 
     parameters and bytes: per component. unet_flop, decode_flop, encode_flop: of one row, one
     image, one prompt (2 operations per multiply-add). image_flop: the whole image, guidance and
-    both prompts included. unet_calls: of a batch; a scheduler of second order has two a step.
+    both prompts included, as its shortcut leaves it; closed_flop: with nothing left out.
+    unet_calls: of a batch; a scheduler of second order has two a step. kinds: of its calls.
     peak_bytes: most activations alive at once in an eager forward of a batch, UNet or VAE; weights
     and workspaces come on top.
     """
@@ -40,6 +52,25 @@ class Cost:
     rows_per_image: int
     unet_calls: int
     peak_bytes: int
+    closed_flop: int
+    kinds: tuple[Share, ...]
+
+    @property
+    def unet_rows(self) -> int:
+        """UNet rows of an image, all calls together."""
+        return sum(share.calls * share.rows for share in self.kinds)
+
+    def describe(self) -> dict[str, Any]:
+        """For the record: calls, rows and operations of an image, beside those of closed rules."""
+        closed = {"unet_rows": self.unet_calls * self.rows_per_image,
+                  "tflop": self.closed_flop / 1e12}  # fmt: skip
+        return {
+            "unet_calls": self.unet_calls,
+            "unet_rows": self.unet_rows,
+            "tflop": self.image_flop / 1e12,
+            "kinds": [vars(share) for share in self.kinds],
+            "closed": {"unet_calls": self.unet_calls, **closed},
+        }
 
 
 def count(config: schema.Config, batch: int) -> Cost:
@@ -74,17 +105,40 @@ def count(config: schema.Config, batch: int) -> Cost:
         )
     rows, calls = guidance.rows_per_image(model, source), schedulers.chosen(config, source).calls
     encoded = 1 if guidance.zero_negative(model, source) else rows
+    around = encoded * encode_flop + decode_flop
+    shares = _shares(config, source, unet, unet_flop, calls)
     return Cost(
         parameters,
         weight_bytes,
         unet_flop,
         decode_flop,
         encode_flop,
-        rows * calls * unet_flop + encoded * encode_flop + decode_flop,
+        sum(each.calls * each.rows * each.row_flop for each in shares) + around,
         rows,
         calls,
         peak_bytes=batch * max(rows * unet_peak, decode_peak),
+        closed_flop=rows * calls * unet_flop + around,
+        kinds=shares,
     )
+
+
+def _shares(
+    config: schema.Config, source: Source, unet: Any, unet_flop: int, calls: int
+) -> tuple[Share, ...]:
+    """UNet calls of a batch by kind, each kind run once on a row's shapes."""
+    model, shortcut = config.model, config.shortcut
+    steps = guidance.steps_of(shortcut, model, source, calls)
+    with torch.inference_mode():
+        kinds = kinds_of(unet, shortcut, steps, (model.height, model.width), 0)
+        return tuple(
+            Share(
+                kind.step.kind,
+                kind.calls,
+                kind.step.rows,
+                unet_flop if kind.step.whole else _forward(kind.run)[0],
+            )
+            for kind in kinds
+        )
 
 
 def _forward(function: Any, *args: Any, **kwargs: Any) -> tuple[int, int]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from sdxl.config import schema
+from sdxl.config import schema, shortcuts
+from sdxl.core.errors import UserError
 from sdxl.model.components import Source
 from sdxl.model.sources import shapes_source
 
@@ -22,6 +23,21 @@ def width(source: Source) -> int | None:
 def rows_per_image(model: schema.Model, source: Source) -> int:
     """UNet rows of a picture: 2 with classifier-free guidance, else 1."""
     return 2 if model.guidance > 1 and width(source) is None else 1
+
+
+def steps_of(
+    shortcut: schema.Shortcut, model: schema.Model, source: Source, calls: int
+) -> list[shortcuts.Step]:
+    """What each of a batch's UNet calls computes."""
+    guided = rows_per_image(model, source) == 2
+    if isinstance(shortcut, schema.GuidanceCutoff) and not guided:
+        raise UserError(
+            f"`shortcut={shortcut.name}` would be ignored: the model has one UNet row a picture",
+            f"model.guidance={model.guidance:g} and a UNet that takes its scale",
+            "a model with guidance by a second row",
+            "shortcut=none",
+        )
+    return shortcuts.steps_of(shortcut, calls, guided)
 
 
 def zero_negative(model: schema.Model, source: Source) -> bool:

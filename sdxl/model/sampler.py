@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdxl.config import loras, schema
+from sdxl.config import loras, schema, shortcuts
 from sdxl.config.schema import Noise, Rules
 from sdxl.core import store
 from sdxl.core.errors import StageError, UserError
@@ -21,6 +21,7 @@ from sdxl.model import prompts as prompting
 from sdxl.model.components import Source, notes_of
 from sdxl.model.latents import SHAPE as MLPERF_SHAPE
 from sdxl.model.latents import mlperf as mlperf_latent
+from sdxl.model.parts import Kept, positive
 
 LATENT_SCALE = 8
 """Pixels per latent, in each direction, of every SDXL VAE."""
@@ -49,6 +50,9 @@ class Sampler:
         self.orders: Sequence[Order] = ()  # in place of the prompts
         self.zeros = guidance.zero_negative(model, source)
         self.guided = guidance.rows_per_image(model, source) == 2
+        self.steps = guidance.steps_of(config.shortcut, model, source, self.schedule.calls)
+        """What each UNet call computes."""
+        self.short, self.parted = config.shortcut.name != "none", shortcuts.parted(self.steps)
         width = guidance.width(source)
         self.embedded = guidance.embedding(model.guidance, width) if width else None
         self.fused = loras.describe(model, config.quant.format)
@@ -105,6 +109,7 @@ class Sampler:
             "scheduler": type(self.scheduler).__name__,
             "schedule": self.schedule.describe(),
             "unet_rows_per_image": 2 if self.guided else 1,
+            **({"shortcut": shortcuts.counts(self.steps)} if self.short else {}),
             **self.fused,
             **({"weights": self.notes} if self.notes else {}),
             "prompts_truncated": len(self.long),
@@ -124,15 +129,20 @@ class Sampler:
     ) -> torch.Tensor:
         walk = self.schedule.begin(noise.device, seeds)
         latents = noise * walk.start
-        for number, timestep in enumerate(walk.timesteps):
+        kept, conditional = Kept(), positive(embeddings, len(noise))
+        for number, (step, timestep) in enumerate(zip(self.steps, walk.timesteps, strict=True)):
             if on_step:
                 on_step(number, float(timestep))
-            doubled = torch.cat([latents, latents]) if self.guided else latents
+            doubled = torch.cat([latents, latents]) if step.guided else latents
             sample = walk.scaled(doubled, timestep)
-            predicted = self.stages.unet(sample, timestep, embeddings)
-            if self.guided:
-                negative, positive = predicted.chunk(2)
-                predicted = negative + self.model.guidance * (positive - negative)
+            given = sample, timestep, embeddings if step.guided else conditional
+            if self.parted:
+                predicted = self.stages.part(step, *given, kept)  # type: ignore[attr-defined]
+            else:
+                predicted = self.stages.unet(*given)
+            if step.guided:
+                without, with_prompt = predicted.chunk(2)
+                predicted = without + self.model.guidance * (with_prompt - without)
             latents = walk.step(predicted, timestep, latents)
         return latents
 

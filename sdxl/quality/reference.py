@@ -51,7 +51,7 @@ def chosen(config: Config, prompts: Sequence[Prompt]) -> list[Prompt]:
 def drawing(config: Config) -> Config:
     """How the reference is drawn: torch as it comes, fp32 throughout, nothing quantized."""
     found = copy.deepcopy(config)
-    found.quant = schema.Quant("none")
+    found.quant, found.shortcut = schema.Quant("none"), schema.Shortcut("none")
     for name in schema.QUANT_KEYS:
         setattr(found, name, None)
     found.precision = schema.Precision(DType.fp32, DType.fp32, DType.fp32)

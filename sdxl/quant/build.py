@@ -113,6 +113,14 @@ def statistics_of(
             f"statistics of model={config.model.name} with these weights",
             "quant.statistics=null   # calibrates this model",
         )
+    needed = calibrate.settings_of(config, attention).get("shortcut")
+    if found.settings.get("shortcut") != needed:
+        raise UserError(
+            "the statistics are of other UNet calls: ranges differ by what a call computes",
+            f"{quant.statistics}: {'another shortcut' if needed else 'a shortcut'}",
+            f"statistics made under shortcut={config.shortcut.name}",
+            "quant.statistics=null   # calibrates under this shortcut",
+        )
     found.check()
     return found
 

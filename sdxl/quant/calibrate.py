@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from sdxl.config import content_key, schema
+from sdxl.config import content_key, schema, shortcuts
 from sdxl.config.schema import Config, Rules
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.progress import Count, Report, silent
 from sdxl.core.store import Artifact
-from sdxl.core.types import Build, Embeddings, TokenIds
-from sdxl.model import guidance, networks, prompts, schedulers
-from sdxl.model.components import Settings, Source, torch_device, torch_dtype
+from sdxl.core.types import Build
+from sdxl.model import guidance, prompts, schedulers
+from sdxl.model.components import Settings, Source, torch_device
 from sdxl.model.prompts import Prompt
 from sdxl.model.sampler import Sampler
 from sdxl.model.scenes import captions
@@ -30,6 +30,7 @@ from sdxl.model.sources import open_source
 from sdxl.quant import statistics
 from sdxl.quant.collect import Collector
 from sdxl.quant.statistics import Statistics
+from sdxl.quant.unquantized import Unquantized
 
 KIND = "statistics"
 SCENES = "scenes"
@@ -39,42 +40,12 @@ SAVE_EVERY_S = 60.0
 """Longest stretch of calibration that a killed process loses."""
 
 
-class _Unquantized:
-    """`Stages` without a decoder: calibration needs no picture."""
-
-    def __init__(self, source: Source, config: Config) -> None:
-        device = torch_device(config.model.device)
-        text = torch_dtype(config.precision.text_encoder)
-        self.first = source.component("text_encoder", text, device)
-        self.second = source.component("text_encoder_2", text, device)
-        self.network: Any = source.component("unet", torch_dtype(config.precision.unet), device)
-        self.forwards = 0
-
-    def encode(self, ids: TokenIds) -> Embeddings:
-        return networks.encode(self.first, self.second, ids, self.network.dtype)
-
-    def unet(
-        self, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings
-    ) -> torch.Tensor:
-        self.forwards += 1
-        return networks.predict(self.network, sample, timestep, embeddings)
-
-    def decode(self, latents: torch.Tensor) -> Any:
-        raise NotImplementedError("calibration draws no pictures")
-
-    def describe(self) -> dict[str, Any]:
-        return {}
-
-    def close(self) -> None:
-        pass
-
-
 class Calibration:
     """The unquantized model, its prompts and the one denoise loop, ready to be watched."""
 
     def __init__(self, config: Config, texts: list[Prompt]) -> None:
         source = open_source(config.model, config.seed)
-        self.stages = _Unquantized(source, config)
+        self.stages = Unquantized(source, config)
         # The division's rules are about measuring; here the negative prompt is encoded once.
         settings = dataclasses.replace(config, rules=Rules.open)
         self.sampler = Sampler(self.stages, source, settings, texts)
@@ -131,7 +102,18 @@ def settings_of(config: Config, attention: bool) -> dict[str, Any]:
         "dtypes": [config.precision.text_encoder.value, config.precision.unet.value],
         "attention": attention,
         **_beyond_euler(config, source, type(scheduler).__name__),
+        **_shortcut(config, source),
     }
+
+
+def _shortcut(config: Config, source: Source) -> Settings:
+    """The kind of each UNet call, whose inputs differ; nothing where all are computed."""
+    if config.shortcut.name == "none":
+        return {}
+    calls = schedulers.schedule_of(config.scheduler, config.model.steps, source).calls
+    steps = guidance.steps_of(config.shortcut, config.model, source, calls)
+    kinds = [step.kind for step in steps]
+    return {"shortcut": {"calls": kinds, "branch": shortcuts.branch_of(config.shortcut)}}
 
 
 def _beyond_euler(config: Config, source: Source, scheduler: str) -> Settings:

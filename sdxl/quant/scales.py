@@ -54,8 +54,10 @@ def over_calls(amax: torch.Tensor, rule: Calls) -> torch.Tensor:
     return (amax.double().sum(0) / divisor).to(amax.dtype)
 
 
-def over_steps(amax: torch.Tensor, rule: Steps, fraction: float) -> torch.Tensor:
-    """(steps, ...) -> (...) over the first `fraction` of the steps.
+def over_steps(
+    amax: torch.Tensor, rule: Steps, fraction: float, ran: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(steps, ...) -> (...) over the first `fraction` of the steps, of those that `ran` (steps,).
 
     Raises `UserError` if that is no step.
     """
@@ -66,7 +68,7 @@ def over_steps(amax: torch.Tensor, rule: Steps, fraction: float) -> torch.Tensor
             f"{fraction:g} of {len(amax)} steps",
             "(0, 1], and at least one step",
         )
-    first = amax[:count]
+    first = amax[:count] if ran is None else amax[:count][ran[:count]]
     if rule is Steps.max:
         return first.amax(0)
     if rule is Steps.min:
@@ -77,7 +79,7 @@ def over_steps(amax: torch.Tensor, rule: Steps, fraction: float) -> torch.Tensor
 def tensor_amax(statistics: Statistics, name: str, quant: schema.Quant) -> torch.Tensor:
     """0-d amax of a convolution's input by the recipe's rule."""
     per_step = over_calls(statistics.tensor(name), quant.calls)
-    return over_steps(per_step, quant.steps, quant.percentile)
+    return over_steps(per_step, quant.steps, quant.percentile, statistics.ran(name))
 
 
 def channel_amax(statistics: Statistics, name: str, quant: schema.Quant) -> torch.Tensor:
@@ -86,7 +88,7 @@ def channel_amax(statistics: Statistics, name: str, quant: schema.Quant) -> torc
         return statistics.channel(name).amax(0)
     assert quant.calls in (Calls.max, Calls.min), quant.calls
     per_step = statistics.channel(name, smallest=quant.calls is Calls.min)
-    return over_steps(per_step, quant.steps, quant.percentile)
+    return over_steps(per_step, quant.steps, quant.percentile, statistics.ran(name))
 
 
 def linear_amax(statistics: Statistics, name: str, quant: schema.Quant) -> torch.Tensor:
@@ -95,7 +97,7 @@ def linear_amax(statistics: Statistics, name: str, quant: schema.Quant) -> torch
         return statistics.channel(name).amax()
     assert quant.calls is Calls.max, "minima of channels do not give minima of tensors"
     per_step = statistics.channel(name).amax(-1)
-    return over_steps(per_step, quant.steps, quant.percentile)
+    return over_steps(per_step, quant.steps, quant.percentile, statistics.ran(name))
 
 
 def smooth_factors(weight: torch.Tensor, amax: torch.Tensor, alpha: float) -> torch.Tensor:

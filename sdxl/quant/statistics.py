@@ -21,7 +21,8 @@ class Statistics:
 
     per_tensor: (calls, steps, T) for convolutions and attention parts, in the order of `tensors`;
     channel_max, channel_min: (steps, C) over calls, Linear input channels side by side.
-    settings: what the statistics belong to (model, steps, guidance, ...).
+    settings: what the statistics belong to (model, steps, guidance, ...; under a shortcut the kind
+    of each call). A layer that a call left out has zeros there, which no rule may count.
     """
 
     per_tensor: torch.Tensor
@@ -45,6 +46,14 @@ class Statistics:
         """amax (steps, in_features) of a Linear's input, largest or smallest over calls."""
         table = self.channel_min if smallest else self.channel_max
         return table[:, self.channels[name]]
+
+    def ran(self, name: str) -> torch.Tensor:
+        """(steps,) whether the layer, or part of attention, was computed: not so in a shortcut."""
+        if "shortcut" not in self.settings:
+            return torch.ones(len(self.timesteps), dtype=torch.bool)
+        if name in self.channels:
+            return (self.channel(name) > 0).any(-1)
+        return (self.tensor(name) > 0).any(0)
 
     def add(self, tensors: torch.Tensor, channels: torch.Tensor) -> None:
         """Count one more prompt: (steps, T) and (steps, C)."""

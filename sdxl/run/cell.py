@@ -12,8 +12,8 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from sdxl.config.derive import baseline_of, quantized_only
-from sdxl.config.schema import QUANT_KEYS, Config, Format
+from sdxl.config.derive import baseline_of, has_baseline, quantized_only
+from sdxl.config.schema import QUANT_KEYS, Config
 from sdxl.core import disk, ends
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
@@ -47,9 +47,9 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
     if config.compliance:
         return audit(config, out_dir, record, context)
     judge: Callable[[], None] | None = None
-    if config.quant.format is not Format.none and config.quality.baseline:
+    if has_baseline(config):
         settings = (f"backend.{name}" for name in quantized_only(config))
-        words = without(record.command, "quant", *QUANT_KEYS, *settings)
+        words = without(record.command, "quant", "shortcut", *QUANT_KEYS, *settings)
         command = shlex.join([*words, "quant=none"])
         baseline = other_run(baseline_of(config), out_dir / "baseline", command, context)
         if isinstance(baseline, Outcome):

@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 
 from sdxl.config.content_key import plain
-from sdxl.config.schema import Config, Mode
+from sdxl.config.schema import Config, Mode, Shortcut
 from sdxl.core import environment, records
 from sdxl.core.paths import ROOT
 from sdxl.core.record import Record
 
-SAME = ("model", "precision", "quant", "backend")
+SAME = ("model", "precision", "quant", "backend", "shortcut")
 """Groups that must agree for a rate to carry over."""
 
 
@@ -29,8 +29,10 @@ def known(config: Config) -> Known | None:
     """The newest measurement of the same model, precision, quantization and backend."""
     settings = plain(config)
     wanted = {name: settings[name] for name in SAME}
+    none = plain(Shortcut("none"))  # what records were that are older than shortcuts
     for record, path in _records():
-        if all(record.config.get(name) == wanted[name] for name in SAME):
+        theirs = {"shortcut": none, **record.config}
+        if all(theirs.get(name) == wanted[name] for name in SAME):
             rate = record.performance.images_per_second or 0.0
             overhead = _took(record, "total_s") - _took(record, "measure_s")
             return Known(rate, max(0.0, overhead), path)

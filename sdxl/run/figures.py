@@ -20,6 +20,7 @@ def performance(config: Config, result: WorkerResult, found: dict[str, Any]) -> 
         "mode": config.mode.value,
         **{name: getattr(result, name) for name in same},
         "loadgen": found,
+        **({"work": result.work} if result.work else {}),
     }
     if result.profile:
         performance["profile"] = result.profile

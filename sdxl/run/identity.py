@@ -61,6 +61,8 @@ def identity(config: Config) -> str:
     del measured["export"]["parity"]  # looks, changes nothing
     if not _scheduler(config):
         del measured["scheduler"]
+    if not _shortcut(config):
+        del measured["shortcut"]
     quality = measured["quality"]
     quality["twin"] = quality.pop("baseline")  # its name before 0.2: keys stay what they were
     if config.quality.name == "fast":  # whose reference was null before there was `auto`
@@ -83,13 +85,19 @@ def artifact_key(config: Config) -> str:
     """
     backend = {n: v for n, v in keyed(config.backend).items() if n != "batch_size"}
     parts = (config.model, config.precision, effective(config), backend, config.seed)
-    return key(*parts, *_scheduler(config), _files(config), MEASURE_VERSION)
+    chosen = *_scheduler(config), *_shortcut(config)
+    return key(*parts, *chosen, _files(config), MEASURE_VERSION)
 
 
 def _scheduler(config: Config) -> list[Any]:
     """The scheduler where it is not the model's own as it stands: older keys have none."""
     chosen = keyed(config.scheduler)
     return [chosen] if chosen != keyed(Spaced("auto")) else []
+
+
+def _shortcut(config: Config) -> list[Any]:
+    """The shortcut where there is one: older keys have none."""
+    return [keyed(config.shortcut)] if config.shortcut.name != "none" else []
 
 
 def pair_key(config: Config) -> str:

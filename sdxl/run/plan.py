@@ -83,16 +83,50 @@ def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
         ("precision", ", ".join(f"{n} {v}" for n, v in precision.items())),
         (
             "per image",
-            f"{found.image_flop / 1e12:,.4g} TFLOP = {found.rows_per_image} x {found.unet_calls} "
-            f"UNet forwards of {found.unet_flop / 1e12:.4g}, VAE {found.decode_flop / 1e12:.4g}, "
+            f"{found.image_flop / 1e12:,.4g} TFLOP = {_forwards(found)}, "
+            f"VAE {found.decode_flop / 1e12:.4g}, "
             f"{found.rows_per_image} encodings of {found.encode_flop / 1e12:.4g}",
         ),
         ("roofline", ", ".join(f"{v:.3g} images/s on {n}" for n, v in limits.items())),
+        *_shortcut_rows(config, batch, found, facts),
         (
             "memory",
             f"{weights / 2**30:.2f} GiB weights + {found.peak_bytes / 2**30:.2f} GiB activations "
             f"(eager, counted) + workspaces",
         ),
+    ]
+
+
+def _forwards(found: cost.Cost) -> str:
+    """An image's UNet forwards, in parts where a shortcut leaves some out."""
+    if found.image_flop == found.closed_flop:
+        each = f"{found.unet_flop / 1e12:.4g}"
+        return f"{found.rows_per_image} x {found.unet_calls} UNet forwards of {each}"
+    parts = [f"{s.rows} x {s.calls} {s.kind} of {s.row_flop / 1e12:.4g}" for s in found.kinds]
+    whole = f"instead of {found.closed_flop / 1e12:,.4g} TFLOP"
+    return f"{' + '.join(parts)} (UNet forwards, {found.unet_rows} rows, {whole})"
+
+
+def _shortcut_rows(
+    config: Config, batch: int, counted: cost.Cost, facts: dict[str, Any]
+) -> list[Row]:
+    """The roofline's limits under each shortcut, beside those of closed rules."""
+    if not backend_of(config).parts:
+        return []
+    peaks = roofline.PEAKS.values()
+    works = roofline.works_of(config, batch, counted).items()
+    found = {name: {p.name: work.images_per_second(p) for p in peaks} for name, work in works}
+    facts["shortcuts"] = found
+    closed = found["none"]
+    return [
+        (
+            f"{'> ' if name == config.shortcut.name else '  '}shortcut={name}",
+            ", ".join(
+                f"{rate:.3g} images/s on {device} ({rate / closed[device]:.2f} x)"
+                for device, rate in rates.items()
+            ),
+        )
+        for name, rates in found.items()
     ]
 
 

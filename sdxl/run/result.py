@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -13,7 +13,8 @@ class WorkerResult:
     latency_histogram: `edges_ms` (one more than bins) and `counts`; stage_ms: of the fastest full
     batch; scores, profile, roofline: empty where there are none; beside: the pictures beside the
     reference's, and figures by prompt; image_flop: operations per image, 0 without a model;
-    environment: what only the worker sees; durations: seconds by stage.
+    environment: what only the worker sees; durations: seconds by stage; work: what the UNet calls
+    of an image compute.
     """
 
     counts: dict[str, int]
@@ -33,3 +34,4 @@ class WorkerResult:
     durations: dict[str, float]
     prompts: int
     batch_size: int
+    work: dict[str, Any] = field(default_factory=dict)

@@ -170,6 +170,7 @@ class Session:
             durations=self.durations,
             prompts=len(self.prompts),
             batch_size=batch_size(self.config),
+            work=counted.describe() if counted else {},
         )
 
     def _rate(self) -> float:

@@ -62,10 +62,16 @@ def _recipe(settings: Training, typed: Sequence[str]) -> Iterator[Problem]:
 
 
 def _ignored(settings: Training, typed: Sequence[str]) -> Iterator[Problem]:
-    if settings.name not in STAGES:
-        return
     for word in typed:
         key = word.lstrip("+~").partition("=")[0]
+        if key.split(".")[0] == "shortcut" and word != "shortcut=none":
+            yield Problem(
+                f"`{key}` would be ignored: a training computes all of the UNet",
+                word, "shortcut=none", "shortcut=none",
+            )  # fmt: skip
+            continue
+        if settings.name not in STAGES:
+            continue
         if key.split("@")[0].split(".")[0] not in _READ:
             yield Problem(
                 f"`{key}` would be ignored: the stage `{settings.name}` is of the bundled model",

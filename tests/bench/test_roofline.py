@@ -1,11 +1,14 @@
 """The roofline against the figures of the literature's arithmetic (32 images in a batch)."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
 from sdxl.bench import peaks, roofline
+from sdxl.config import schema
+from sdxl.model import cost
 from sdxl.run import figures
 
 SDXL = ("model=sdxl_random", "precision=fp16", "precision.vae=fp32", "plan=true")
@@ -127,3 +130,22 @@ def test_int8_products_and_memory_are_measured_on_processors(monkeypatch):
     monkeypatch.setattr(peaks, "COPIED", 1 << 20)
     assert 1e8 < peaks.matrix(torch.int8, 256) < 1e15
     assert 1e8 < peaks.bandwidth() < 1e13
+
+
+def test_the_limits_of_shortcuts_are_those_of_what_they_compute(load):
+    """Operations of the products are those that were counted, call by call."""
+    words = ("model=tiny_random", "rules=open", "model.steps=10", "shortcut=deepcache_tgate")
+    config = load(*words)
+    counted = cost.count(config, 2)
+    works = roofline.works_of(config, 2, counted)
+    assert list(works) == list(schema.GROUPS["shortcut"])
+    h100 = roofline.PEAKS["H100 80GB HBM3"]
+    rates = {name: work.images_per_second(h100) for name, work in works.items()}
+    assert min(rates, key=lambda name: rates[name]) == "none"
+    assert max(rates, key=lambda name: rates[name]) == "deepcache_tgate"
+    for name in ("guidance_cutoff", "deepcache_tgate"):
+        work = works[name]
+        own = dataclasses.replace(config, shortcut=schema.GROUPS["shortcut"][name](name))
+        unet = sum(share.calls * share.rows * share.row_flop for share in cost.count(own, 2).kinds)
+        flop = sum(calls * each.flop for calls, found in work.unet for each in found)
+        assert flop == pytest.approx(2 * unet, rel=1e-6), name

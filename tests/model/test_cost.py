@@ -61,3 +61,25 @@ def test_the_plan_of_sdxl_prints_the_figures(cli):
     for text in ("2,567,463,684", "281.1 TFLOP", "6.761"):
         assert text in done.out
     assert done.json["plan"]["tflop_per_image"] == pytest.approx(281.14, abs=5e-3)
+
+
+def test_a_shortcut_costs_what_its_calls_compute(load):
+    words = ("model=tiny_random", "rules=open", "model.steps=10")
+    whole = cost.count(load(*words), 1)
+    assert whole.image_flop == whole.closed_flop and whole.unet_rows == 20
+    cut = cost.count(load(*words, "shortcut=guidance_cutoff"), 1)
+    assert cut.closed_flop == whole.closed_flop and cut.unet_rows == 15
+    assert whole.image_flop - cut.image_flop == 5 * whole.unet_flop
+    cached = cost.count(load(*words, "shortcut=deepcache", "shortcut.interval=5"), 1)
+    deep, shallow = cached.kinds
+    assert (deep.calls, shallow.calls, deep.row_flop) == (2, 8, whole.unet_flop)
+    assert 0 < shallow.row_flop < 0.3 * whole.unet_flop
+    assert whole.image_flop - cached.image_flop == 16 * (whole.unet_flop - shallow.row_flop)
+    everything = cost.count(load(*words, "shortcut=deepcache", "shortcut.branch=5"), 1)
+    assert everything.kinds[1].row_flop < whole.unet_flop, "all but the middle block"
+    gated = cost.count(load(*words, "shortcut=tgate"), 1)
+    assert [(each.kind, each.calls, each.rows) for each in gated.kinds] == [
+        ("deep-guided", 4, 2), ("deep-gated", 6, 1),
+    ]  # fmt: skip
+    assert gated.kinds[1].row_flop < whole.unet_flop == gated.kinds[0].row_flop
+    assert gated.describe()["closed"]["unet_rows"] == 20 and gated.describe()["unet_rows"] == 14

@@ -19,9 +19,9 @@ from tests.quant.conftest import CALLS, make, with_quant
 def forwards(monkeypatch):
     """UNet calls made by calibrations from here on."""
     counted = []
-    plain = calibrate._Unquantized.unet
+    plain = calibrate.Unquantized.unet
     monkeypatch.setattr(
-        calibrate._Unquantized, "unet", lambda *args: counted.append(1) or plain(*args)
+        calibrate.Unquantized, "unet", lambda *args: counted.append(1) or plain(*args)
     )
     return counted
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from sdxl.config.derive import baseline_of, has_baseline
 from sdxl.config.schema import Mode, Rerun
 from sdxl.core import paths, records
 from sdxl.core.record import Performance
@@ -201,3 +202,16 @@ def test_keys_are_what_they_always_were(load, monkeypatch, words):
     if len(KEYS[words].split()) > len(found):
         found += build.keys(config).values()
     assert " ".join(found) == KEYS[words]
+
+
+def test_a_shortcut_is_part_of_the_key_and_none_is_not(load):
+    words = ("model=scenes", "quality=none", "rules=open")
+    plain, none, cached, wider = (
+        load(*words, *more)
+        for more in ([], ["shortcut=none"], ["shortcut=deepcache"],
+                     ["shortcut=deepcache", "shortcut.branch=1"])
+    )  # fmt: skip
+    for key in (identity.identity, identity.artifact_key, identity.pair_key):
+        assert key(plain) == key(none) and len({key(none), key(cached), key(wider)}) == 3
+    assert identity.identity(baseline_of(cached)) == identity.identity(plain)
+    assert has_baseline(cached) and not has_baseline(plain)

@@ -35,6 +35,7 @@ BACKEND = Backend(
     Config,
     _open,
     "checkpoint",
+    parts=True,
     profiles=True,
     quantized_only=("execution", "fusion"),
     problems_of=lambda config: list(rules.problems_of(config)),

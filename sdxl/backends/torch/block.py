@@ -44,6 +44,9 @@ class Block(nn.Module):
         return self._feed_forward(hidden)
 
     def _attention(self, attn: Any, norm: Any, hidden: Tensor, context: Tensor | None) -> Tensor:
+        gate = getattr(attn, "gate", None)  # of cross-attention that a shortcut keeps
+        if gate and gate.replays:
+            return hidden + gate.value
         flat = hidden.reshape(-1, hidden.shape[-1])
         if context is None:
             query, key, value = self._of_norm(norm, flat, parts(attn, "q", "k", "v"))
@@ -57,6 +60,9 @@ class Block(nn.Module):
             for each in (query, key, value)
         )
         found = self.attend(attn.processor, *given).transpose(1, 2).reshape(len(flat), -1)
+        if gate and gate.records:
+            gate.value = attn.to_out[0](found).view_as(hidden)
+            return hidden + gate.value
         return plus(attn.to_out[0], found, flat).view_as(hidden)
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Cache:
         self.networks: list[str] = []
         torch._dynamo.config.recompile_limit = max(SIZES, torch._dynamo.config.recompile_limit)
 
-    def compile(self, name: str, run: Any, eager_first: bool) -> Callable[..., Any]:
+    def compile(self, name: str, eager_first: bool, run: Any) -> Callable[..., Any]:
         """A network's `run` compiled; with `eager_first` each new shape runs once as it is before.
 
         Kernels that are chosen by timing are settled then: a trace could not time them. Batch

@@ -10,18 +10,21 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from sdxl.backends.torch.config import Graphs
 from sdxl.backends.torch.kernels import reference
+from sdxl.config.shortcuts import Step
 from sdxl.core.types import Embeddings
+from sdxl.model.parts import Kept, positive
 from sdxl.model.schedulers import Schedule
 
 Tensor = torch.Tensor
 Unet = Callable[[Tensor, Tensor, Embeddings], Tensor]
+Part = Callable[[Step, Tensor, Tensor, Embeddings, Kept], Tensor]
 
 WARM_STEPS = 3
 """Before a capture: kernels are chosen, tuned and compiled, and libraries take their workspaces."""
@@ -35,6 +38,14 @@ def guided(predicted: Tensor, images: int, guidance: float) -> Tensor:
     return negative + guidance * (positive - negative)
 
 
+@dataclass(frozen=True)
+class Short:
+    """A shortcut: what each UNet call computes, and who computes parts."""
+
+    steps: Sequence[Step]
+    part: Part
+
+
 @dataclass
 class _Buffers:
     """What one batch shape keeps: latents (B, 4, h, w) fp32, the UNet's input, the conditioning."""
@@ -44,6 +55,8 @@ class _Buffers:
     embeddings: Embeddings
     at: Tensor  # (1,) int64: the next row of the table
     graph: Any = None
+    graphs: dict[Step, Any] = field(default_factory=dict)  # under a shortcut: one a kind of step
+    kept: Kept = field(default_factory=lambda: Kept(stays=True))
     carried: Tensor | None = None  # fp32, as latents: what a step leaves for the next
     drawn: Tensor | None = None  # (steps, B, 4, h, w): noise of the steps
 
@@ -53,7 +66,7 @@ class Denoiser:
 
     def __init__(
         self, unet: Unet, scheduler: Any, steps: int, guidance: float,
-        device: torch.device, graphs: Graphs,
+        device: torch.device, graphs: Graphs, short: Short | None = None,
     ) -> None:  # fmt: skip
         assert scheduler.config.prediction_type == "epsilon", scheduler.config.prediction_type
         scheduler = copy.deepcopy(scheduler)
@@ -62,12 +75,16 @@ class Denoiser:
         rows = (scheduler.timesteps.float(), sigmas[:-1], sigmas[1:])
         self.table = torch.stack(rows, dim=1).to(device)
         self.start = float(scheduler.init_noise_sigma)
-        self._prepare(unet, steps, guidance, graphs)
+        self._prepare(unet, steps, guidance, graphs, short)
         self.euler, self._advance = _euler(device)
 
-    def _prepare(self, unet: Unet, steps: int, guidance: float, graphs: Graphs) -> None:
+    def _prepare(
+        self, unet: Unet, steps: int, guidance: float, graphs: Graphs, short: Short | None
+    ) -> None:
         """What every static loop has, whatever its step."""
         self.unet, self.steps, self.guidance, self.graphs = unet, steps, guidance, graphs
+        self.short = short
+        self.order: Sequence[Step | None] = short.steps if short else [None] * steps
         self.euler = ""
         self._buffers: dict[tuple[Any, ...], _Buffers] = {}
         self._pool: Any = None
@@ -82,14 +99,14 @@ class Denoiser:
         buffers = self._for(embeddings, noise)
         self._fill(buffers, embeddings, noise, seeds)
         if self.graphs is Graphs.none:
-            for _ in range(self.steps):
-                self._step(buffers)
+            for step in self.order:
+                self._step(buffers, step)
         else:
             if buffers.graph is None:
                 self._capture(buffers)
                 self._fill(buffers, embeddings, noise, seeds)  # the warm steps have moved it
-            for _ in range(self.steps if self.graphs is Graphs.step else 1):
-                buffers.graph.replay()
+            for step in self.order if self.graphs is Graphs.step else [None]:
+                (buffers.graphs[step] if step else buffers.graph).replay()
         return buffers.latents.to(embeddings.hidden.dtype, copy=True)
 
     def describe(self) -> dict[str, Any]:
@@ -140,29 +157,51 @@ class Denoiser:
         given = (buffers.latents / (sigma * sigma + 1).sqrt()).to(buffers.scaled.dtype)
         buffers.scaled.view(-1, *noise.shape).copy_(given)
 
-    def _step(self, buffers: _Buffers) -> None:
+    def _step(self, buffers: _Buffers, step: Step | None = None) -> None:
+        """One step; `step`: what it computes under a shortcut."""
         timestep, sigma, sigma_next = self.table.index_select(0, buffers.at)[0].unbind()
-        predicted = self.unet(buffers.scaled, timestep, buffers.embeddings)
-        self._advance(buffers.latents, predicted, self.guidance, sigma, sigma_next, buffers.scaled)
+        predicted = self._predicted(buffers, timestep, step)
+        scaled = buffers.scaled[-len(predicted) :]
+        self._advance(buffers.latents, predicted, self.guidance, sigma, sigma_next, scaled)
+        if len(scaled) < len(buffers.scaled):
+            buffers.scaled[: len(scaled)].copy_(scaled)
         buffers.at.add_(1)
 
+    def _predicted(self, buffers: _Buffers, timestep: Tensor, step: Step | None) -> Tensor:
+        """What the UNet makes of the buffers, of the conditional rows alone without guidance."""
+        if not (self.short and step):
+            return self.unet(buffers.scaled, timestep, buffers.embeddings)
+        given, embeddings = buffers.scaled, buffers.embeddings
+        if not step.guided:
+            images = len(buffers.latents)
+            given, embeddings = given[-images:], positive(embeddings, images)
+        return self.short.part(step, given, timestep, embeddings, buffers.kept)
+
     def _capture(self, buffers: _Buffers) -> None:
-        """One step, or all of them, as a CUDA graph; graphs share one pool of memory."""
+        """One step of each kind, or all of them, as a CUDA graph; graphs share a pool of memory."""
         began = time.perf_counter()
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
+        kinds = list(dict.fromkeys(self.order))
         with torch.cuda.stream(aside):
-            for _ in range(WARM_STEPS):
-                buffers.at.zero_()
-                self._step(buffers)
+            for step in kinds:
+                for _ in range(WARM_STEPS):
+                    buffers.at.zero_()
+                    self._step(buffers, step)
         here.wait_stream(aside)
         torch.cuda.synchronize()
-        buffers.graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        # Other threads may talk to CUDA meanwhile: a picture on its way to the host.
-        with torch.cuda.graph(buffers.graph, pool=self._pool, capture_error_mode="thread_local"):
-            for _ in range(1 if self.graphs is Graphs.step else self.steps):
-                self._step(buffers)
+        whole = self.graphs is not Graphs.step
+        for kind in [None] if whole else kinds:
+            buffers.graph = torch.cuda.CUDAGraph()
+            # Other threads may talk to CUDA meanwhile: a picture on its way to the host.
+            with torch.cuda.graph(
+                buffers.graph, pool=self._pool, capture_error_mode="thread_local"
+            ):
+                for step in self.order if whole else [kind]:
+                    self._step(buffers, step)
+            if kind:
+                buffers.graphs[kind] = buffers.graph
         seconds = round(time.perf_counter() - began, 3)
         self.captured.append({"batch": len(buffers.latents), "seconds": seconds})
 

@@ -66,6 +66,7 @@ class Up(nn.Module):
 
     resnets: Any
     attentions: Any
+    joins = True  # its residual blocks take the skip beside the image
 
     def __init__(self, plain: Any) -> None:
         super().__init__()

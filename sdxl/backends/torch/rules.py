@@ -33,6 +33,13 @@ def problems_of(config: schema.Config) -> Iterator[Problem]:
             "backend.execution=real backend.fusion=false",
         )
     yield from _of_the_loop(backend)
+    if config.shortcut.name != "none" and backend.loop is Loop.pipeline:
+        yield Problem(
+            "`shortcut` would be ignored: diffusers' own pipeline computes every step",
+            f"shortcut={config.shortcut.name} backend.loop=pipeline",
+            "backend.loop=static or scheduler, or shortcut=none",
+            "backend.loop=static",
+        )
     if backend.overlap:
         yield from _of_overlap(config, backend)
 

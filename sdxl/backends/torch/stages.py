@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ import torch
 from sdxl.backends.torch import attention, loop, real, rules, simulated, tables
 from sdxl.backends.torch import compile as compiler
 from sdxl.backends.torch.config import Attention, Config, Execution, Graphs, Loop
-from sdxl.config import schema
+from sdxl.config import schema, shortcuts
 from sdxl.core.errors import ConfigError
-from sdxl.model import images, networks, schedulers
+from sdxl.model import guidance, images, networks, schedulers
 from sdxl.model.components import Source, check_half, torch_device, torch_dtype, unscale
+from sdxl.model.parts import Kept, Parts
 from sdxl.model.sources import open_source
 
 if TYPE_CHECKING:
@@ -42,11 +44,14 @@ class TorchStages:
         self._load(config, source, artifacts.get("unet"))
         self.attention = self._attention()
         self._unet, self._decode = self.modules["unet"], self.modules["vae"].decode
-        self.compiled = self._compile()
+        schedule = schedulers.chosen(config, source)
+        self.calls = guidance.steps_of(config.shortcut, config.model, source, schedule.calls)
+        """What each UNet call of a batch computes."""
+        self.parts: Parts | None = None
+        self.compiled = self._compile(config.shortcut)
         self.overlap = backend.overlap
         """Whether `decode` may run beside the next batch's loop: it has a stream of its own."""
         self._aside = torch.cuda.Stream(self.device) if backend.overlap else None
-        schedule = schedulers.chosen(config, source)
         self.steps = schedule.calls
         """UNet calls of a batch."""
         self.loop = self.denoise = self._loop(config, schedule)
@@ -82,24 +87,28 @@ class TorchStages:
             chosen.append(self.modules["vae"])
         return attention.install(chosen, self.settings.attention, self.device)
 
-    def _compile(self) -> compiler.Cache | None:
+    def _compile(self, shortcut: schema.Shortcut) -> compiler.Cache | None:
         """UNet and VAE through torch.compile, if asked."""
         mode = self.settings.compile.value
         if self.device.type == "cuda" or mode != "none":
             compiler.use_store()
-        if mode == "none":
-            return None
-        cache, early = compiler.Cache(mode), self.attention is not None
-        if self.choice is None:  # 8-bit layers choose their kernels by timing: eager
-            self._unet = cache.compile("unet", self._unet, early)
-        self._decode = cache.compile("vae", self._decode, early)
+        cache, early = None if mode == "none" else compiler.Cache(mode), self.attention is not None
+        # 8-bit layers choose their kernels by timing: eager.
+        unet = partial(cache.compile, "unet", early) if cache and self.choice is None else _as_it_is
+        if shortcuts.parted(self.calls):
+            branch, gated = shortcuts.branch_of(shortcut), shortcuts.gated(shortcut)
+            self.parts = Parts(self._unet, branch, gated, unet)
+        else:
+            self._unet = unet(self._unet)
+        if cache:
+            self._decode = cache.compile("vae", early, self._decode)
         return cache
 
     def _loop(self, config: schema.Config, schedule: schedulers.Schedule) -> Any:
         """The whole denoise loop, unless the sampler's own is to run."""
-        kind, guidance = self.settings.loop, config.model.guidance
+        kind, scale = self.settings.loop, config.model.guidance
         if kind is Loop.pipeline:
-            return loop.Pipeline(self.modules, schedule, guidance)
+            return loop.Pipeline(self.modules, schedule, scale)
         plain = schedule.scheduler.config.get("prediction_type") == "epsilon"
         euler = plain and type(schedule.scheduler).__name__ == "EulerDiscreteScheduler"
         table = "" if euler or kind is Loop.scheduler else tables.table_of(schedule)
@@ -113,37 +122,33 @@ class TorchStages:
             theirs = self.settings.compile in rules.OWN_GRAPHS
             cuda = self.device.type == "cuda"
             graphs = Graphs.step if cuda and not theirs else Graphs.none
+        short = None
+        if config.shortcut.name != "none":
+            short = loop.Short(self.calls, lambda *given: self.part(*given))
+
+        def unet(*given: Any) -> torch.Tensor:
+            return self.unet(*given)
+
         if not isinstance(table, str):
-            return tables.TableDenoiser(
-                lambda *given: self.unet(*given),
-                table,
-                schedule.noisy,
-                guidance,
-                self.device,
-                graphs,
-            )
-        return loop.Denoiser(
-            lambda *given: self.unet(*given),
-            schedule.scheduler,
-            schedule.steps,
-            guidance,
-            self.device,
-            graphs,
-        )
+            noisy, where = schedule.noisy, self.device
+            return tables.TableDenoiser(unet, table, noisy, scale, where, graphs, short)
+        plan = schedule.scheduler, schedule.steps, scale
+        return loop.Denoiser(unet, *plan, self.device, graphs, short)
 
     @contextmanager
     def eager(self) -> Iterator[None]:
         """The sampler's own loop over modules that are not compiled: what hooks can watch."""
-        kept = self._unet, self._decode, self.denoise
+        kept = self._unet, self._decode, self.denoise, self.parts
         self._unet, self._decode, self.denoise = (
             self.modules["unet"],
             self.modules["vae"].decode,
             None,
         )
+        self.parts = self.parts and self.parts.eager()
         try:
             yield
         finally:
-            self._unet, self._decode, self.denoise = kept
+            self._unet, self._decode, self.denoise, self.parts = kept
 
     def _restore(self, shapes: Any, folder: Path, dtype: torch.dtype) -> None:
         """The quantized UNet from its checkpoint, to compute as asked."""
@@ -164,6 +169,15 @@ class TorchStages:
     ) -> torch.Tensor:
         """Predicted noise (N, 4, h, w)."""
         return networks.predict(self._unet, sample, timestep, embeddings)
+
+    def part(
+        self, step: shortcuts.Step, sample: torch.Tensor, timestep: torch.Tensor,
+        embeddings: Embeddings, kept: Kept,
+    ) -> torch.Tensor:  # fmt: skip
+        """Predicted noise (N, 4, h, w) of a call under a shortcut."""
+        if self.parts is None:
+            return self.unet(sample, timestep, embeddings)
+        return self.parts(step, sample, timestep, embeddings, kept)
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf.
@@ -187,7 +201,8 @@ class TorchStages:
     def close(self) -> None:
         """Free the modules and the allocator's cache."""
         self.modules.clear()
-        self.loop = self.denoise = self._unet = self._decode = None  # graphs and buffers with them
+        # Graphs and buffers with them.
+        self.loop = self.denoise = self.parts = self._unet = self._decode = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -218,6 +233,10 @@ def facts_of(stages: TorchStages) -> dict[str, Any]:
         "precision": {name: str(m.dtype).removeprefix("torch.") for name, m in modules},
         "parameters": counts,
     }
+
+
+def _as_it_is(run: Any) -> Any:
+    return run
 
 
 def _shared_loop(stages: TorchStages) -> dict[str, str]:

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from sdxl.backends.torch.config import Graphs
-from sdxl.backends.torch.loop import Denoiser, Unet, guided
+from sdxl.backends.torch.loop import Denoiser, Short, Unet, guided
+from sdxl.config.shortcuts import Step
 from sdxl.core.types import Embeddings
 from sdxl.model.schedulers import Schedule, generators
 
@@ -121,9 +122,9 @@ class TableDenoiser(Denoiser):
 
     def __init__(
         self, unet: Unet, table: Table, noisy: bool, guidance: float, device: torch.device,
-        graphs: Graphs,
+        graphs: Graphs, short: Short | None = None,
     ) -> None:  # fmt: skip
-        self._prepare(unet, len(table.at), guidance, graphs)
+        self._prepare(unet, len(table.at), guidance, graphs, short)
         self.table, self.start = table.rows().to(device), table.start
         self.first, self.noisy = float(table.scale[0]), noisy
 
@@ -150,9 +151,9 @@ class TableDenoiser(Denoiser):
                     drawn = torch.randn((1, *noise.shape[1:]), generator=generator)
                     buffers.drawn[step, place].copy_(drawn[0])
 
-    def _step(self, buffers: Any) -> None:
+    def _step(self, buffers: Any, step: Step | None = None) -> None:
         row = self.table.index_select(0, buffers.at)[0]
-        predicted = self.unet(buffers.scaled, row[0], buffers.embeddings)
+        predicted = self._predicted(buffers, row[0], step)
         drawn = buffers.drawn.index_select(0, buffers.at)[0] if self.noisy else 0.0
         whole = guided(predicted.float(), len(buffers.latents), self.guidance)
         moved, later = _moved(row[2:], buffers.latents, whole, buffers.carried, drawn)

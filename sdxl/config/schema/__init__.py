@@ -48,6 +48,14 @@ from sdxl.config.schema.scenario import (
     SingleStream,
 )
 from sdxl.config.schema.scheduler import Ddim, Edm, Lcm, Scheduler, Spaced, Tcd
+from sdxl.config.schema.shortcut import (
+    DeepCache,
+    DeepCacheCutoff,
+    DeepCacheTGate,
+    GuidanceCutoff,
+    Shortcut,
+    TGate,
+)
 from sdxl.core.types import Build
 
 __all__ = [
@@ -64,11 +72,15 @@ __all__ = [
     "DType",
     "Dataset",
     "Ddim",
+    "DeepCache",
+    "DeepCacheCutoff",
+    "DeepCacheTGate",
     "Device",
     "Edm",
     "Export",
     "Foreign",
     "Format",
+    "GuidanceCutoff",
     "Lcm",
     "LinesDataset",
     "Mode",
@@ -90,11 +102,13 @@ __all__ = [
     "Scheduler",
     "SdxlModel",
     "Server",
+    "Shortcut",
     "SingleStream",
     "Spaced",
     "Spacing",
     "Steps",
     "StudentModel",
+    "TGate",
     "Tcd",
     "TextDataset",
     "TinyModel",
@@ -200,6 +214,7 @@ class Config:
     model: Model = MISSING
     precision: Precision = MISSING
     scheduler: Scheduler = MISSING
+    shortcut: Shortcut = field(default_factory=lambda: Shortcut("none"))
     quant: Quant = MISSING
     dataset: Dataset = MISSING
     backend: Backend = MISSING
@@ -251,6 +266,14 @@ GROUPS: dict[str, dict[str, type]] = {
         "lcm": Lcm,
         "tcd": Tcd,
         "edm": Edm,
+    },
+    "shortcut": {
+        "none": Shortcut,
+        "guidance_cutoff": GuidanceCutoff,
+        "deepcache": DeepCache,
+        "tgate": TGate,
+        "deepcache_cutoff": DeepCacheCutoff,
+        "deepcache_tgate": DeepCacheTGate,
     },
     "quant": {"base": Quant},
     "dataset": {"builtin": Dataset, "tsv": TsvDataset, "scenes": ScenesDataset},

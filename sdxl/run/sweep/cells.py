@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config.compose import Composer
-from sdxl.config.derive import baseline_of
+from sdxl.config.derive import baseline_of, has_baseline
 from sdxl.config.plugins import backend_of
-from sdxl.config.schema import Config, Format
+from sdxl.config.schema import Config
 from sdxl.core.command import Outcome
 from sdxl.core.errors import ConfigError, UserError, one_line
 from sdxl.core.record import Record
@@ -117,7 +117,7 @@ def varying(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def baseline_key(config: Config) -> str | None:
     """Key of the unquantized baseline that a cell needs, if it needs one."""
-    if config.quant.format is Format.none or not config.quality.baseline:
+    if not has_baseline(config):
         return None
     return identity.identity(baseline_of(config))
 
