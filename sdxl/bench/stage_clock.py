@@ -11,8 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-STAGES = {"encode": "encode", "unet": "unet", "part": "unet", "decode": "decode",
-          "denoise": "denoise"}  # fmt: skip
+STAGES = {
+    "encode": "encode",
+    "unet": "unet",
+    "part": "unet",
+    "decode": "decode",
+    "denoise": "denoise",
+}
 """Functions of a backend and their names here; `denoise` is its own whole loop."""
 
 

@@ -26,9 +26,11 @@ def problems_of(c: Config) -> Iterator[Problem]:
     if not (backend.needs_torch and able):
         does = "computes whole UNets only" if backend.needs_torch else "draws without a model"
         yield Problem(
-            f"backend={c.backend.name} {does}", name, "backend=torch, or shortcut=none",
+            f"backend={c.backend.name} {does}",
+            name,
+            "backend=torch, or shortcut=none",
             "backend=torch",
-        )  # fmt: skip
+        )
     if isinstance(shortcut, schema.GuidanceCutoff):
         yield from _cutoff(shortcut, c.model)
     if isinstance(shortcut, schema.DeepCache):

@@ -62,8 +62,10 @@ class Cost:
 
     def describe(self) -> dict[str, Any]:
         """For the record: calls, rows and operations of an image, beside those of closed rules."""
-        closed = {"unet_rows": self.unet_calls * self.rows_per_image,
-                  "tflop": self.closed_flop / 1e12}  # fmt: skip
+        closed = {
+            "unet_rows": self.unet_calls * self.rows_per_image,
+            "tflop": self.closed_flop / 1e12,
+        }
         return {
             "unet_calls": self.unet_calls,
             "unet_rows": self.unet_rows,

@@ -19,15 +19,25 @@ from sdxl.core.errors import UserError
 from sdxl.core.types import Embeddings
 
 Tensor = torch.Tensor
-_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "UpBlock2D",
-           "CrossAttnUpBlock2D", "Up")  # fmt: skip
+_BLOCKS = (
+    "DownBlock2D",
+    "CrossAttnDownBlock2D",
+    "UNetMidBlock2DCrossAttn",
+    "UpBlock2D",
+    "CrossAttnUpBlock2D",
+    "Up",
+)
 """diffusers' classes that SDXL is made of, and the torch backend's own way up."""
 
 
 def forward(
-    unet: Any, branch: int | None, feature: Tensor | None, sample: Tensor, timestep: Tensor,
+    unet: Any,
+    branch: int | None,
+    feature: Tensor | None,
+    sample: Tensor,
+    timestep: Tensor,
     given: Embeddings,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Predicted noise (N, 4, h, w), and the feature of `branch` (the last one where it is None).
 
     feature: of an earlier call, for the layers above it alone; None computes all of the UNet.
@@ -123,15 +133,19 @@ def check(unet: Any, branch: int | None) -> None:
     embeds = unet.config.addition_embed_type == "text_time" and unet.encoder_hid_proj is None
     if other or not embeds:
         raise UserError(
-            "this UNet cannot be called in parts", ", ".join(sorted(other)) or "other embeddings",
-            "the blocks of SDXL", "shortcut=none, or shortcut=guidance_cutoff",
-        )  # fmt: skip
+            "this UNet cannot be called in parts",
+            ", ".join(sorted(other)) or "other embeddings",
+            "the blocks of SDXL",
+            "shortcut=none, or shortcut=guidance_cutoff",
+        )
     last = sum(len(block.resnets) for block in unet.up_blocks) - 1
     if branch is not None and branch > last:
         raise UserError(
-            "`shortcut.branch` does not exist in this UNet", str(branch), f"0 to {last}",
+            "`shortcut.branch` does not exist in this UNet",
+            str(branch),
+            f"0 to {last}",
             f"shortcut.branch={last}",
-        )  # fmt: skip
+        )
 
 
 class Gate:
