@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +27,7 @@ if "_refuse" not in vars(sitecustomize):  # the interpreter brought one of its o
 
 from sdxl.config import load as config  # noqa: E402
 from sdxl.core import ends  # noqa: E402
-from tests import small  # noqa: E402
+from tests import forked, small  # noqa: E402
 
 config.register()
 
@@ -180,16 +179,8 @@ def cli(tmp_path, measured_peaks):
         if not store.exists():
             shutil.copytree(measured_peaks, store / "rooflines")
         runs.append(out_dir)
-        line = [sys.executable, str(ROOT / script), *words_of(words, out_dir)]
-        done = subprocess.run(
-            line,
-            cwd=cwd,
-            env={**clean, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
+        line = [str(ROOT / script), *words_of(words, out_dir)]
+        done = forked.run(line, cwd=cwd, env={**clean, **(env or {})}, timeout=timeout)
         return Done(done.returncode, done.stdout, done.stderr, out_dir)
 
     return run

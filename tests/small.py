@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 from filelock import FileLock
 
 from sdxl.model import architecture
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[1]
 UNET = {
@@ -48,11 +47,10 @@ def export(folder: Path) -> Exported:
         if not said.exists():
             folder.mkdir(exist_ok=True)
             (folder / "unet.json").write_text(json.dumps(UNET))
-            done = subprocess.run(
-                [sys.executable, str(ROOT / "export.py"), "export.parity=true", "tracking=off",
-                 *words, f"hydra.run.dir={folder}/run"],
-                cwd=folder, env=os.environ | {"SDXL_STORE": str(folder / "store")},
-                capture_output=True, text=True, timeout=900,
+            done = forked.run(
+                [str(ROOT / "export.py"), "export.parity=true", "tracking=off", *words,
+                 f"hydra.run.dir={folder}/run"],
+                cwd=folder, env=os.environ | {"SDXL_STORE": str(folder / "store")}, timeout=900,
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
             said.write_text(json.dumps([done.stdout.splitlines()[-1], done.stderr]))

@@ -182,3 +182,15 @@ def test_the_json_line_is_strict_json(cli):
     done = cli(*FAST, "mode=accuracy")
     json.loads(done.out.splitlines()[-1], parse_constant=no_constant)
     json.loads((done.dir / "record.json").read_text(), parse_constant=no_constant)
+
+
+def test_a_command_and_a_worker_without_a_model_import_no_framework():
+    """Torch comes to the workers that need it, from the server that they are forked from."""
+    code = (
+        "import sys, sdxl.run.cell, sdxl.run.worker\n"
+        "print(*sorted({'torch', 'diffusers', 'transformers', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0 and done.stdout == "\n", done.stdout + done.stderr

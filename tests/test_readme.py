@@ -6,10 +6,11 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELL_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -63,7 +64,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", PYTHON)
 def test_command_runs(command: str, store: Path, tmp_path: Path) -> None:
-    words = [sys.executable, *shlex.split(command)[1:]]
+    words = shlex.split(command)
     if words[1] in ("run.py", "quantize.py", "export.py") and "--help" not in words:
         words += shrunk(words, tmp_path)
     if words[1:4] == ["-m", "sdxl", "report"]:
@@ -75,9 +76,7 @@ def test_command_runs(command: str, store: Path, tmp_path: Path) -> None:
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
-    )
+    done = forked.run(words[1:], cwd=ROOT, env=environment, timeout=280)
     assert done.returncode in FINISHED, done.stdout[-3000:] + done.stderr[-3000:]
     if not {"--help", "--markdown"} & set(words):
         assert done.stdout.splitlines()[-1].startswith('{"status": ')
@@ -86,9 +85,7 @@ def test_command_runs(command: str, store: Path, tmp_path: Path) -> None:
 def a_sweep(folder: Path) -> Path:
     """Two cells to report on."""
     words = ["-m", "seed=1,2", "backend=fake", "tracking=off", f"hydra.sweep.dir={folder}/two"]
-    subprocess.run(
-        [sys.executable, "run.py", *words], cwd=ROOT, capture_output=True, check=True, timeout=100
-    )
+    forked.run(["run.py", *words], cwd=ROOT, env=os.environ, timeout=100).check_returncode()
     return folder / "two"
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sdxl.config.schema import Device, Quality
 from sdxl.core.types import Figures, Prompt
-from sdxl.model.components import torch_device
 from sdxl.quality import extra
 from sdxl.quality.per_prompt import Kind
 
@@ -20,11 +19,7 @@ class Extras:
     def __init__(self, quality: Quality, device: Device, prompts: Sequence[Prompt]) -> None:
         self._prompts = prompts
         self._known = extra.asked(quality)
-        chosen = torch_device(device)
-        self._open = {
-            name: metric.open(extra.weights_of(quality, name), chosen)
-            for name, metric in self._known.items()
-        }
+        self._open = _opened(quality, device, self._known) if self._known else {}
         self.facts = {name: extra.facts(quality, name) for name in self._known}
         self.kinds = {name: Kind(m.higher_is_better) for name, m in self._known.items()}
         self._sets: dict[str, tuple[list[Any], list[Any]]] = {}
@@ -51,3 +46,12 @@ class Extras:
 
     def _of(self, kind: str) -> list[str]:
         return [name for name, metric in self._known.items() if metric.kind == kind]
+
+
+def _opened(quality: Quality, device: Device, known: Mapping[str, extra.Metric]) -> dict[str, Any]:
+    from sdxl.model.components import torch_device  # seconds of torch, which few runs need here
+
+    chosen = torch_device(device)
+    return {
+        name: metric.open(extra.weights_of(quality, name), chosen) for name, metric in known.items()
+    }

@@ -1,14 +1,14 @@
 """A finished run, measured once, and MLflow stores to put it in."""
 
+import os
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 
 from sdxl.config import schema
 from sdxl.report.mlflow import client
+from tests import forked
 from tests.conftest import ROOT, words_of
 from tests.report.mlflow.mlflow_store import FAST, runs
 
@@ -17,8 +17,8 @@ from tests.report.mlflow.mlflow_store import FAST, runs
 def measured(tmp_path_factory):
     """The folder of a finished run that was not tracked."""
     folder = tmp_path_factory.mktemp("measured") / "run"
-    line = [sys.executable, str(ROOT / "run.py"), *words_of(FAST, folder)]
-    subprocess.run(line, check=True, capture_output=True, timeout=120)
+    line = [str(ROOT / "run.py"), *words_of(FAST, folder)]
+    forked.run(line, cwd=folder.parent, env=os.environ, timeout=120).check_returncode()
     return folder
 
 
