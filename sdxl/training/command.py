@@ -18,11 +18,14 @@ from sdxl.core import disk, json_file
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.report.mlflow.curves import Curves
-from sdxl.training import checkpoint, kept, loop, machine, rules, speed
-from sdxl.training.mllog import Log
+from sdxl.training import checkpoint, kept, loop, machine, mllog, rules, speed
 
 SHOW_EVERY_S = 5.0
 """Seconds between two lines on the terminal, and between two points of a curve."""
+
+
+START_MS = mllog.now_ms()
+"""When this program began, near enough."""
 
 
 def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
@@ -47,6 +50,7 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
         line = f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}"
         print(line, file=sys.stderr)
         return Outcome(figures={"plan": plan})
+    began_ms = mllog.now_ms()
     stage = chosen.open(config)
     identity = getattr(stage, "identity", None) or {}
     if done:  # before anything is written beside the checkpoint
@@ -55,7 +59,9 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
     machine.check(settings)
     main = int(os.environ.get("RANK", "0")) == 0
     meter = speed.Meter(settings)
-    reporter = _Reporter(config, folder, done, stage.count, meter) if main else None
+    reporter = _Reporter(config, folder, done, meter) if main else None
+    if reporter:
+        reporter.mllog.begin(settings, _told(stage, config), START_MS, began_ms)
     began = time.perf_counter()
     status = "FAILED"
     try:
@@ -78,6 +84,14 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
             **chosen.outcome(config, folder / "model"),
         },
     )
+
+
+def _told(stage: Any, config: TrainConfig) -> mllog.Told:
+    """For MLPerf's log; a stage of MLPerf's own says its benchmark itself."""
+    return mllog.Told(
+        stage.count, getattr(stage, "eval_count", 0), config.seed,
+        getattr(stage, "benchmark", f"scenes_{config.train.name}"),
+    )  # fmt: skip
 
 
 def _typed() -> list[str]:
@@ -113,15 +127,12 @@ def _step(line: str) -> float:
 class _Reporter:
     """The log beside the checkpoint, the terminal, MLflow's curves and MLPerf's log lines."""
 
-    def __init__(
-        self, config: TrainConfig, folder: Path, done: int, rows: int, meter: speed.Meter
-    ) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, done: int, meter: speed.Meter) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         settings = config.train
         self.folder, self.settings, self.meter = folder, settings, meter
         again = done > 0
-        self.mllog = Log(folder / "mllog.txt", again)
-        self.mllog.begin(settings, config.seed, rows, again)
+        self.mllog = mllog.Log(folder / "mllog.txt", done * settings.batch if again else None)
         self.log = folder / "log.jsonl"
         _forget(self.log, done if again else 0)
         name = f"train {settings.run} {settings.name}"
@@ -134,6 +145,9 @@ class _Reporter:
 
     def __call__(self, kind: str, samples: int, figures: dict[str, float], picture: Any) -> None:
         step = samples // self.settings.batch
+        if kind == "evaluating":
+            self.mllog.evaluating(samples, self.meter.whole())
+            return
         with self.log.open("a") as stream:
             stream.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")
         if picture is not None:
@@ -141,7 +155,9 @@ class _Reporter:
 
             Image.fromarray(picture).save(self.folder / f"evaluation-{samples:09d}.png")
             self.curves.picture(step, self.settings.name, picture)
-        if kind == "evaluation":
+        if kind == "step":
+            self.mllog.step(samples)
+        else:
             self.mllog.evaluation(samples, figures)
         now = time.monotonic()
         if kind == "evaluation" or now - self.shown > SHOW_EVERY_S:

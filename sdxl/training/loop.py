@@ -74,7 +74,7 @@ class Stage(Protocol):
 
 
 Report = Callable[[str, int, dict[str, float], Any], None]
-"""(`step` or `evaluation`, samples seen, figures, picture)."""
+"""(`step`, `evaluating` before and `evaluation` after one, samples seen, figures, picture)."""
 
 
 def rows_of(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
@@ -242,6 +242,7 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Figures and export of the averaged weights."""
+        self.report("evaluating", self.samples, {}, None)
         with Averaged(self.module, self.average):
             found, picture = self.stage.evaluate(self.accelerator.device)
             _export(self.stage, self.folder / "model")

@@ -88,6 +88,8 @@ class Stage:
 
     identity = scene_data.IDENTITY
 
+    eval_count = _HELD_BACK
+
     def __init__(self, settings: Training, seed: int) -> None:
         self.count = trained_rows(settings.scenes, _HELD_BACK)
         torch.manual_seed(seed)

@@ -99,6 +99,8 @@ def _wide(values: Tensor) -> Tensor:
 class Stage:
     """Trains the whole UNet on the teacher's pieces."""
 
+    eval_count = _HELD_BACK
+
     def __init__(self, config: TrainConfig) -> None:
         assert isinstance(config.train, Distill)
         source = open_source(config.model, config.seed)

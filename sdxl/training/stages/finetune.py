@@ -83,6 +83,8 @@ def _prediction(config: TrainConfig, own: str) -> Prediction:
 class Stage:
     """Trains the whole UNet."""
 
+    eval_count = _HELD_BACK
+
     def __init__(self, config: TrainConfig) -> None:
         assert isinstance(config.train, Finetune)
         self.settings = config.train

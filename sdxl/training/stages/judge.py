@@ -63,6 +63,8 @@ class Stage:
     It only judges, so unlike the other stages it may see every combination.
     """
 
+    eval_count = _EVALUATED
+
     def __init__(self, settings: Training, seed: int) -> None:
         torch.manual_seed(seed)
         self.identity = scene_data.on_latents(settings.run)

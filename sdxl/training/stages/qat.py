@@ -90,6 +90,8 @@ def predict(
 class Stage:
     """Trains the weights of the quantized layers."""
 
+    eval_count = _HELD_BACK
+
     def __init__(self, config: TrainConfig) -> None:
         source = open_source(config.model, config.seed)
         self.alphas = scheduler_of(source).alphas_cumprod.float()

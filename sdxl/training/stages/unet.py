@@ -45,6 +45,8 @@ _EVALUATED = 32
 class Stage:
     """Trains a UNet from random weights, and the text encoders of the stage `clip`."""
 
+    eval_count = _EVALUATED
+
     def __init__(self, settings: Noising, seed: int) -> None:
         torch.manual_seed(seed)
         self.settings = settings
