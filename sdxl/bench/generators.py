@@ -17,7 +17,7 @@ from sdxl.config.derive import batch_size
 from sdxl.config.plugins import backend_of
 from sdxl.core import isolate
 from sdxl.core.errors import UserError
-from sdxl.core.types import Generator, Prompt
+from sdxl.core.types import Asks, Generator, Prompt
 
 
 def open_all(
@@ -65,6 +65,8 @@ def open_generator(
     backend = backend_of(config)
     if not backend.needs_torch:
         generator: Generator = backend.open(config, artifacts)
+        if isinstance(generator, Asks):
+            generator.ask(chosen)
         return generator
     from sdxl.model.overlap import Overlapped
     from sdxl.model.sampler import Sampler

@@ -53,6 +53,8 @@ class Backend:
     needs_torch: bool = True
     parts: bool = False
     """Its stages have `part`, which computes a part of the UNet (`shortcut=deepcache`)."""
+    remote: bool = False
+    """A server draws: what it runs, and on what, is not of this process."""
     profiles: bool = False
     """Its stages have `modules`, and `eager()` in which they run one by one."""
     form: Form | None = None

@@ -20,6 +20,8 @@ from sdxl.core.errors import UserError
 HIDDEN = "***"
 WITHHELD = "SDXL_WITHHELD"
 """Environment variable that takes withheld addresses to the command's own processes."""
+SERVE_TOKEN = "SDXL_SERVE_TOKEN"  # noqa: S105
+"""Environment variable with the bearer token of `serve` and of `backend=http`."""
 
 _WORD = (
     r"(?:pass(?:word|wd|phrase)?|pwd|token|secret|credentials?|sig(?:nature)?|auth(?:orization)?"

@@ -123,6 +123,15 @@ class Draws(Protocol):
         ...
 
 
+@runtime_checkable
+class Asks(Protocol):
+    """A `Generator` that is opened without prompts, and told them afterwards."""
+
+    def ask(self, prompts: Sequence[Prompt]) -> None:
+        """What positions mean from now on."""
+        ...
+
+
 Figures = Mapping[str, Sequence[float | None]]
 """By name, a number for each picture of a batch."""
 

@@ -29,8 +29,11 @@ def absent(config: Config) -> str:
         return "quality.reference=null"
     if quality.reference != settings.AUTO:
         return "quality.reference names real pictures, not the model's own"
-    if not plugins.backend_of(config).needs_torch:
+    backend = plugins.backend_of(config)
+    if not (backend.needs_torch or backend.remote):
         return f"backend={config.backend.name} draws without a model"
+    if getattr(config.backend, "dialect", None) == "openai":
+        return "a server that is not ours draws from noise of its own"
     if isinstance(model, schema.TinyModel | schema.RandomModel):
         return f"model={model.name} has random weights: its pictures are noise"
     if config.compliance:

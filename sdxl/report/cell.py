@@ -86,9 +86,15 @@ class Cell:
         return bool(self.record.performance.generator.simulated)
 
     @property
+    def served(self) -> dict[str, Any]:
+        """What the server said of itself, if it was measured over HTTP."""
+        found = self.record.performance.generator.other.get("server")
+        return found if isinstance(found, dict) else {}
+
+    @property
     def meaningless(self) -> str:
         """Why its speed says nothing about a product; empty if it does."""
-        if self.setting("backend.name") == "fake":
+        if "fake" in (self.setting("backend.name"), self.served.get("backend")):
             return "the fake backend runs no model"
         if self.simulated:
             return "quantized arithmetic was simulated"

@@ -55,8 +55,7 @@ def incomparable(config: Config, prompt_count: int) -> list[str]:
     """Why the figures may not stand beside published MLPerf results; empty if they may."""
     reasons = []
     model, scenario = config.model, config.scenario
-    if not backend_of(config).needs_torch:
-        reasons.append(f"backend={config.backend.name} draws without a model")
+    reasons += _drawn_elsewhere(config)
     if not isinstance(model, schema.SdxlModel):
         kind = "is a miniature" if isinstance(model, schema.ScenesModel) else "has random weights"
         reasons.append(f"model={model.name} {kind}")
@@ -81,6 +80,14 @@ def incomparable(config: Config, prompt_count: int) -> list[str]:
     if config.mode is Mode.performance and config.scenario.min_duration_ms < 600_000:
         reasons.append(f"{config.scenario.min_duration_ms / 1e3:g} s minimum duration, not 600 s")
     return reasons
+
+
+def _drawn_elsewhere(config: Config) -> list[str]:
+    """What of it no model in this process drew."""
+    backend = backend_of(config)
+    if backend.remote:
+        return [f"measured over HTTP: {getattr(config.backend, 'url', '')}"]
+    return [] if backend.needs_torch else [f"backend={config.backend.name} draws without a model"]
 
 
 def _doubt(config: Config) -> str | None:

@@ -12,6 +12,7 @@ from sdxl.bench import logs
 from sdxl.bench.mlperf import verdict
 from sdxl.bench.probe import Probe, strangers
 from sdxl.config.content_key import key
+from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Foreign, Mode
 from sdxl.core import environment, gpu_locks
 from sdxl.core.errors import ConfigError, SdxlError
@@ -122,7 +123,8 @@ def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None
         shown = record.images[:SHEET_IMAGES]
         paths = [folder / image.file for image in shown]
         sheet(paths, [image.caption for image in shown], folder / "images.png")
-    _alone(config.foreign, record)
+    if not backend_of(config).remote:  # whose work would look like somebody else's
+        _alone(config.foreign, record)
 
 
 def _alone(foreign: Foreign, record: Record) -> None:

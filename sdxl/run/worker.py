@@ -78,7 +78,7 @@ class Session:
             self.prompts = prompts.load(config.dataset, config.limit, config.seed)
             self.generator = generators.open_all(config, artifacts, self.prompts)
         self.pool = self.generator if isinstance(self.generator, Pool) else None
-        self.parts = self.pool.lanes if self.pool else [self.generator]
+        self.parts = getattr(self.generator, "lanes", [self.generator])
 
     def warm_up(self) -> None:
         """Draw a few batches; what LoadGen is to expect follows from their speed."""

@@ -24,11 +24,10 @@ from sdxl.core.command import Parser, ended
 from sdxl.core.errors import ConfigError, SdxlError, UserError
 from sdxl.core.paths import ROOT
 from sdxl.core.progress import Progress
+from sdxl.core.secrets import SERVE_TOKEN
 from sdxl.run import artifacts, jobs, setting
 from sdxl.run.doctor.preflight import INSTALL, installed, preflight
 
-TOKEN = "SDXL_SERVE_TOKEN"  # noqa: S105  the name of an environment variable
-"""Environment variable with the bearer token that clients must send."""
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
 
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> dict[str, Any]:
     given = _parser().parse_intermixed_args(argv)
     needs(PACKAGES, "serve")
-    token = os.environ.get(TOKEN) or None
+    token = os.environ.get(SERVE_TOKEN) or None
     _guarded(given.host, token)
     config = configure(given)
     folder = ROOT / "multirun" / time.strftime("%Y-%m-%d/serve-%H-%M-%S")
@@ -170,7 +169,7 @@ def _guarded(host: str, token: str | None) -> None:
     if not local and not token:
         raise UserError(
             "other machines could draw without a token", f"--host {host}",
-            "127.0.0.1, or a token that clients send as a bearer token", f"export {TOKEN}=...",
+            "127.0.0.1, or a bearer token that clients send", f"export {SERVE_TOKEN}=...",
         )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def test_the_setting_is_that_of_the_record_with_words_on_top(tmp_path):
     ],
 )
 def test_mistakes_are_refused(refused, monkeypatch, words, said):
-    monkeypatch.delenv(command.TOKEN, raising=False)
+    monkeypatch.delenv(command.SERVE_TOKEN, raising=False)
     assert said in refused(*words)[0]
 
 
