@@ -23,7 +23,7 @@ def problems_of(c: Config) -> Iterator[Problem]:
         )
     backend = plugins.backend_of(c)
     able = backend.parts or not shortcuts.parts_of(shortcut)
-    if not (backend.needs_torch and able):
+    if not ((backend.needs_torch and able) or backend.remote):
         does = "computes whole UNets only" if backend.needs_torch else "draws without a model"
         yield Problem(
             f"backend={c.backend.name} {does}",

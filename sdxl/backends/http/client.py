@@ -17,8 +17,7 @@ from PIL import Image
 
 from sdxl.backends.http.config import CONCURRENCY, NOT_SERVED, Config, Dialect
 from sdxl.config import schema
-from sdxl.config.content_key import plain
-from sdxl.config.derive import effective
+from sdxl.config.derive import drawn_with
 from sdxl.config.words import typed
 from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError
 from sdxl.core.secrets import SERVE_TOKEN
@@ -162,17 +161,11 @@ class Client:
     def _differences(self, served: dict[str, Any]) -> Iterator[Problem]:
         """Settings of the run that the server's are not."""
         config = self.config
-        claims: dict[str, Any] = {
-            "model": plain(config.model),
-            "precision": plain(config.precision),
-            "scheduler": plain(config.scheduler),
-            "quant": effective(config),
-        }
         random = isinstance(config.model, schema.TinyModel | schema.RandomModel)
         if random and served["seed"] != config.seed:
             yield self._apart("seed", config.seed, served["seed"])
-        for group, settings in claims.items():
-            theirs = served[group]
+        for group, settings in drawn_with(config).items():
+            theirs = served.get(group, {})
             for name in sorted({*settings, *theirs} - {*NOT_SERVED}):
                 ours, there = settings.get(name), theirs.get(name)
                 if ours != there and not (name == "noise" and there == "shared"):

@@ -91,6 +91,7 @@ def _unsaid(config: schema.Config, dialect: Dialect) -> Iterator[Problem]:
     usuals = {
         "precision": (config.precision, schema.Precision(fp32, fp32, fp32)),
         "scheduler": (config.scheduler, schema.Spaced("auto")),
+        "shortcut": (config.shortcut, schema.Shortcut("none")),
         "quant": (effective(config), {"format": "none"}),
     }
     for group, (asked, usual) in usuals.items():

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sdxl.config import schema
-from sdxl.config.content_key import plain
-from sdxl.config.derive import effective
+from sdxl.config.derive import drawn_with
 from sdxl.core.types import Order
 from sdxl.run.serve.refusals import Refused
 
@@ -67,14 +66,7 @@ class Setting:
     def describe(self) -> dict[str, Any]:
         """What decides the pictures, for a client that has to know (`backend=http`)."""
         config = self.config
-        return {
-            "backend": config.backend.name,
-            "seed": config.seed,
-            "model": plain(config.model),
-            "precision": plain(config.precision),
-            "scheduler": plain(config.scheduler),
-            "quant": effective(config),
-        }
+        return {"backend": config.backend.name, "seed": config.seed, **drawn_with(config)}
 
 
 def read(body: bytes) -> Ask:

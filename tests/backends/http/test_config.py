@@ -31,6 +31,7 @@ def test_each_picture_is_a_request_and_the_record_says_how_it_was_measured(load)
         (["backend.dialect=openai", "model.steps=4"], "`model.steps` would be ignored"),
         (["backend.dialect=openai", "precision=bf16"], "`precision` would be ignored"),
         (["backend.dialect=openai", "scheduler=ddim"], "`scheduler` would be ignored"),
+        (["backend.dialect=openai", "shortcut=deepcache"], "`shortcut` would be ignored"),
         (
             ["backend.dialect=openai", "quant=int8", "quality.baseline=false"],
             "`quant` would be ignored",
@@ -49,6 +50,7 @@ def test_what_no_request_carries_is_refused(load, words, said):
     "words",
     [
         ["model.steps=4", "precision=bf16", "scheduler=ddim"],
+        ["shortcut=deepcache"],
         ["quant=int8", "quant_level=3", "quality.baseline=false"],
         ["backend.dialect=openai", "size=256x128"],
         ["scenario=SingleStream"],
