@@ -28,6 +28,7 @@ class Exportable:
     names: tuple[str, ...]
     inputs: tuple[torch.Tensor, ...]
     dynamic: tuple[dict[int, Any], ...]
+    outputs: tuple[str, ...]
 
     def run(self) -> tuple[torch.Tensor, ...]:
         """What torch makes of the example inputs."""
@@ -60,7 +61,8 @@ def prepare(config: Config, source: Source, graph: str, images: int) -> Exportab
     rows = graphs.rows(graph, images, guidance.rows_per_image(config.model, source))
     inputs = _inputs(config, module, graph, dtype, rows)
     free = _dynamic(config, graph, tuple(inputs))
-    return Exportable(graph, module, tuple(inputs), tuple(inputs.values()), free)
+    names, outputs = tuple(inputs), graphs.OUTPUTS[graph]
+    return Exportable(graph, module, names, tuple(inputs.values()), free, outputs)
 
 
 def _unet(

@@ -15,7 +15,7 @@ from sdxl.backends.torch import compile as compiler
 from sdxl.backends.torch.config import Attention, Config, Execution, Graphs, Loop
 from sdxl.config import schema, shortcuts
 from sdxl.core.errors import ConfigError
-from sdxl.model import guidance, images, networks, schedulers
+from sdxl.model import guidance, images, networks, schedulers, step_table
 from sdxl.model.components import Source, check_half, torch_device, torch_dtype, unscale
 from sdxl.model.parts import Kept, Parts
 from sdxl.model.sources import open_source
@@ -111,7 +111,7 @@ class TorchStages:
             return loop.Pipeline(self.modules, schedule, scale)
         plain = schedule.scheduler.config.get("prediction_type") == "epsilon"
         euler = plain and type(schedule.scheduler).__name__ == "EulerDiscreteScheduler"
-        table = "" if euler or kind is Loop.scheduler else tables.table_of(schedule)
+        table = "" if euler or kind is Loop.scheduler else step_table.table_of(schedule)
         if kind is Loop.scheduler or (isinstance(table, str) and table):
             if problems := list(rules.of_schedule(self.settings, str(table))):
                 raise ConfigError(problems)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sdxl.config import schema
-from sdxl.config.schema import Config, Format
+from sdxl.config import graphs, schema
+from sdxl.config.schema import Config, DType, Format
 from sdxl.core.errors import UserError
 
 TORCHAO = {
@@ -12,6 +12,8 @@ TORCHAO = {
     Format.fp8: "Float8WeightOnlyConfig",
 }
 """By number format: what torchao calls a layer of it."""
+
+_READER = {"diffusers": "no quantizer of diffusers", "comfyui": "no layer of ComfyUI"}
 
 
 def check(config: Config, kind: str) -> None:
@@ -22,16 +24,25 @@ def check(config: Config, kind: str) -> None:
             "backend=fake",
             "a record of a model",
         )
-    if kind == "diffusers":
-        _diffusers(config.quant)
+    if kind in ("diffusers", "comfyui"):
+        _weights(config.quant, kind)
+        return
+    used = {graph: graphs.dtype_of(config, graph) for graph in graphs.GRAPHS}
+    if found := [graph for graph, dtype in used.items() if dtype is DType.bf16]:
+        raise UserError(
+            "numpy, which feeds the graphs, has no bf16",
+            f"bf16 for {', '.join(found)}",
+            "a record in fp16 or fp32",
+            "--as diffusers",
+        )
 
 
-def _diffusers(quant: schema.Quant) -> None:
+def _weights(quant: schema.Quant, kind: str) -> None:
     known = (Format.none, Format.auto_mixed, *TORCHAO)
     if quant.format not in known or (quant.format is Format.fp8 and quant.level >= 4):
         what = "FP8 attention" if quant.format in known else quant.format.value
         raise UserError(
-            f"no quantizer of diffusers carries {what} as it was measured",
+            f"{_READER[kind]} carries {what} as it was measured",
             f"quant={quant.name} quant_level={quant.level:g}",
             "int8, int8_weight_only or fp8, up to level 3; an onnx pack carries the others",
             "--as onnx",

@@ -40,19 +40,22 @@ class Card:
         yield f"# {self.config.model.name}, {numbers(self.config)}"
         yield f"\nPacked by {DISTRIBUTION} from a measured record; {self.checked}."
         yield f"\n## Use\n{self.form.use}\n\n```text"
-        versions = self.told["versions"]
-        needs = [
-            f"{name}=={versions[name]}".partition("+")[0] if name in versions else name
-            for name in self.told["needs"]
-        ]
-        yield f"python -m pip install {' '.join(needs)} pillow"
-        yield 'python draw.py "a red cube left of a blue sphere" picture.png'
-        yield "python verify.py               # the record's pictures again"
+        if self.form.draw:
+            versions = self.told["versions"]
+            needs = [_pinned(name, versions.get(name)) for name in self.told["needs"]]
+            yield f"python -m pip install {' '.join(needs)} pillow"
+            yield 'python draw.py "a red cube left of a blue sphere" picture.png'
+            yield "python verify.py               # the record's pictures again"
         yield "sha256sum --check SHA256SUMS\n```\n\n## What it holds"
         yield from (f"- {line}" for line in self.told["holds"])
         yield "\n## Figures of the record\n| figure | value |\n|---|---|"
         yield from (f"| {name} | {value} |" for name, value in _figures(self.cell))
         yield f"\nLicences: [{LICENCES}]({LICENCES}). Settings, versions, the check: `pack.json`."
+
+
+def _pinned(name: str, version: str | None) -> str:
+    """A package as pip takes it, without the mark of a build of its own."""
+    return f"{name}=={version.partition('+')[0]}" if version else name
 
 
 def numbers(config: Config) -> str:

@@ -85,7 +85,9 @@ class Pack:
         pictures = check.copy(images, self.path.parent, self.folder, seeds)
         shutil.move(self.work / formats.NOISE, self.folder / check.FOLDER / formats.NOISE)
         scripts = dict(zip(("draw.py", "runtime.py"), self.form.draw, strict=False))
-        for name, asset in {check.SCRIPT: check.SCRIPT, **scripts}.items():
+        if scripts:
+            scripts[check.SCRIPT] = check.SCRIPT
+        for name, asset in scripts.items():
             shutil.copyfile(ASSETS / "pack" / asset, self.folder / name)
         needs = [*self.form.needs, *facts.pop("also_needs", ())]
         self.told = {
@@ -102,8 +104,12 @@ class Pack:
 
     def check(self, python: str) -> Outcome:
         """Have the other tool draw the record's pictures; raises `SdxlError` if it cannot."""
+        if self.form.unchecked:
+            return Outcome(False, self.form.unchecked)
         if not self.told["check"]:
             return Outcome(False, "no picture of the record was compared")
+        if isinstance(why := self.told.get("schedule"), str):
+            return Outcome(False, f"{why}; draw with the tool's own pipeline")
         quantized = self.config.quant.format is not Format.none
         install = f"python -m pip install {' '.join(self.told['needs'])}"
         with Progress(f"{self.config.model.name} {self.kind}") as progress:

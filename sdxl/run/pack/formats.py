@@ -22,14 +22,16 @@ NOISE = "noise.npy"
 class Format:
     """One kind of pack.
 
-    graphs: made from ONNX graphs; needs: packages that open it; draw: the script of `assets/pack`
-    that draws with it; use: what its README says; library, tags: for the model card.
+    needs: packages that open it; draw: scripts of `assets/pack` that draw with it; use: what its
+    README says; graphs: made from ONNX graphs; unchecked: why no tool can be asked here; library,
+    tags: for the model card.
     """
 
     needs: tuple[str, ...]
     draw: tuple[str, ...]
     use: str
     graphs: bool = False
+    unchecked: str = ""
     library: str = ""
     tags: tuple[str, ...] = ()
 
@@ -43,16 +45,40 @@ FORMATS = {
         library="diffusers",
         tags=("diffusers", "safetensors"),
     ),
+    "onnx": Format(
+        ("onnxruntime", "numpy", "tokenizers"),
+        ("draw_graphs.py", "runtime_onnx.py"),
+        "`ORTStableDiffusionXLPipeline.from_pretrained(FOLDER)` of optimum-onnx opens this folder; "
+        "`draw.py` needs no more than ONNX Runtime.",
+        graphs=True,
+        tags=("onnx", "onnxruntime"),
+    ),
+    "comfyui": Format(
+        (),
+        (),
+        "Put the file into `models/checkpoints` of ComfyUI and load it with `Load Checkpoint`; the "
+        "record's steps, guidance (`cfg`), size and negative prompt are in `pack.json`.",
+        unchecked="ComfyUI is a program, not a package that could be asked",
+        tags=("comfyui", "safetensors"),
+    ),
 }
 """By the word after `--as`."""
 
 
 def prepare(config: Config, kind: str, child: Child) -> Loads:
     """The artifacts that a pack is made from, found in the store or made."""
-    loads: Loads = {}
-    if config.quant.format is not Numbers.none:
-        loads["checkpoint"] = Path(child(jobs.quantize)["path"])
-    return loads
+    quantized = config.quant.format is not Numbers.none
+    checkpoint = child(jobs.quantize) if quantized else None
+    if not FORMATS[kind].graphs:
+        return {"checkpoint": Path(checkpoint["path"])} if checkpoint else {}
+    unet = child(jobs.export_graphs, ("unet",))["unet"]
+    if checkpoint:
+        unet = child(jobs.quantize_graph, _names(unet), _names(checkpoint))
+    return {"unet": Path(unet["path"])}
+
+
+def _names(made: dict[str, Any]) -> tuple[str, str]:
+    return made["manifest"]["kind"], made["manifest"]["key"]
 
 
 def write(
@@ -66,10 +92,14 @@ def write(
         generators.use_diffusers(config.model.diffusers_src)
     import numpy as np
 
-    from sdxl.export.pack import diffusers_folder
+    from sdxl.export.pack import comfyui, diffusers_folder, onnx_folder
     from sdxl.model import sampler, schedulers
 
-    writers = {"diffusers": diffusers_folder.write}
+    writers = {
+        "diffusers": diffusers_folder.write,
+        "onnx": onnx_folder.write,
+        "comfyui": comfyui.write,
+    }
     facts = writers[kind](config, loads, folder, link.report)
     noise = sampler.Noises(config.model, config.seed)
     drawn = noise.of(rows or [0])[: 1 if noise.shared is not None else None]

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from sdxl.backends.torch.config import Graphs
-from sdxl.backends.torch.tables import Table, TableDenoiser, table_of
+from sdxl.backends.torch.tables import TableDenoiser
 from sdxl.core.types import Embeddings
 from sdxl.model.architecture import SCHEDULER
 from sdxl.model.schedulers import CHOICES, Schedule, generators
+from sdxl.model.step_table import Table, table_of
 
 CPU = torch.device("cpu")
 SEEDS = [11, 12, 13]

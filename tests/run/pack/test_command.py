@@ -3,11 +3,13 @@
 import json
 import subprocess
 
+import onnx
 import pytest
 
 from sdxl.core import records
 from sdxl.core.record import Record
 from sdxl.core.store import sha256
+from sdxl.quant import build
 from tests.run.pack.conftest import SMALL
 
 
@@ -93,3 +95,36 @@ def test_nothing_is_overwritten(packed, plain, tmp_path):
         code, line = packed(plain, "--to", target, "--as", "diffusers")
         assert code == 2 and "in the way" in line["reason"]
     assert sha256(mine / "notes.txt") and [f.name for f in mine.iterdir()] == ["notes.txt"]
+
+
+@pytest.fixture(scope="session")
+def graphs(record_of, exported_once, tmp_path_factory):
+    """A record whose UNet's graph the store has."""
+    return record_of(tmp_path_factory.mktemp("graphs"), exported_once.words)
+
+
+@pytest.mark.slow
+def test_onnxruntime_alone_draws_the_pictures(packed, graphs, exported, tmp_path):
+    target = tmp_path / "pack"
+    code, line = packed(graphs, "--to", target, "--as", "onnx")
+    assert code == 0 and line["verified"] and line["largest"] <= 1
+    assert set(line["versions"]) == {"onnxruntime"}
+    model = onnx.load(target / "unet/model.onnx", load_external_data=False)
+    assert [value.name for value in model.graph.output] == ["out_sample"]
+    text = onnx.load(target / "text_encoder_2/model.onnx", load_external_data=False)
+    names = [value.name for value in text.graph.output]
+    assert names[:3] == ["text_embeds", "last_hidden_state", "hidden_states.0"]  # as optimum reads
+    card = (target / "README.md").read_text()
+    assert card.count("trtexec --stronglyTyped") == 4 and "sample:2x4x8x8" in card
+
+
+@pytest.mark.slow
+def test_a_quantized_graph_keeps_its_integers(packed, load, record_of, exported, tmp_path):
+    words = [*exported.words, "quant=int8", "quant_level=3", "calib_size=1"]
+    cell = record_of(tmp_path / "cell", words, {"unet": build.prepare(load(*words)).path})
+    target = tmp_path / "pack"
+    code, line = packed(cell, "--to", target, "--as", "onnx")
+    assert code == 0 and line["verified"] and line["psnr_db"] > 30
+    model = onnx.load(target / "unet/model.onnx", load_external_data=False)
+    assert any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+    assert (target / "unet/unet.safetensors").is_file()
