@@ -24,6 +24,12 @@ def check(config: Config, kind: str) -> None:
             "backend=fake",
             "a record of a model",
         )
+    if config.shortcut.name != "none":
+        raise UserError(
+            "a shortcut is a loop of our own, which no file carries",
+            f"shortcut={config.shortcut.name}",
+            "a record without one",
+        )
     if kind in ("diffusers", "comfyui"):
         _weights(config.quant, kind)
         return

@@ -72,6 +72,7 @@ def test_a_tool_that_is_absent_is_told_with_the_line_that_installs_it(
     ("setting", "words", "said"),
     [
         ("backend=fake", (), "fake backend"),
+        ("shortcut=deepcache", (), "shortcut=deepcache"),
         ("quant=int4_weight_only", (), "no quantizer of diffusers carries int4_weight_only"),
         ("quant=fp8_mha", (), "FP8 attention"),
         ("", ("--check", "-1"), "`--check` is negative"),
