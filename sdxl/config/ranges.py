@@ -117,6 +117,7 @@ RANGES: dict[str, Range] = {
     "scenario.samples_per_query": BATCH,
     "quality.keep_images": COUNT,
     "quality.reference_images": COUNT,
+    "quality.reference_steps": Range(1, 1000),
     "export.opset": Range(1, 100),
     "train.scenes": Range(1, 100_000_000),
     "train.size": Range(8, 8192),

@@ -12,10 +12,11 @@ def problems_of(config: Config) -> list[Problem]:
     quality = config.quality
     assert isinstance(quality, settings.Scored)
     found = []
-    if quality.reference_images and quality.reference != settings.AUTO:
-        got = f"quality.reference={quality.reference or 'null'}"
-        what = "`quality.reference_images` would be ignored"
-        found.append(Problem(what, got, "quality.reference=auto", "quality.reference_images=null"))
+    for name in ("reference_images", "reference_steps"):
+        if getattr(quality, name) and quality.reference != settings.AUTO:
+            got = f"quality.reference={quality.reference or 'null'}"
+            what = f"`quality.{name}` would be ignored"
+            found.append(Problem(what, got, "quality.reference=auto", f"quality.{name}=null"))
     if settings.real_pictures(quality) and not isinstance(quality, settings.Fast):
         what = f"`quality.reference`: quality={quality.name} compares with no folder of pictures"
         fix = "quality=fast, or quality.reference=auto"

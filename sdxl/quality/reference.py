@@ -57,6 +57,7 @@ def drawing(config: Config) -> Config:
     found.quant, found.shortcut = schema.Quant("none"), schema.Shortcut("none")
     for name in schema.QUANT_KEYS:
         setattr(found, name, None)
+    found.model.steps = settings.reference_steps(found.quality, found.model)
     found.precision = schema.Precision(DType.fp32, DType.fp32, DType.fp32)
     found.backend = plugins.backends()["torch"].config(name="torch")
     # The division's rules are about measuring; here the negative prompt is encoded once.

@@ -23,6 +23,7 @@ from sdxl.core.types import Prompt
 from sdxl.model import sources
 from sdxl.model.components import Source
 from sdxl.model.sampler import Sampler
+from sdxl.quality.settings import reference_steps
 
 KIND, FILE = "reference", "pictures.npy"
 VERSION = 1
@@ -42,6 +43,7 @@ def settings_of(config: Config, source: Source) -> dict[str, Any]:
     """What the pictures depend on, the prompts apart."""
     design = {name: keyed(part) for name in _DESIGN if (part := getattr(config, name, None))}
     design["model"] = {n: v for n, v in design["model"].items() if n not in _ELSEWHERE}
+    design["model"]["steps"] = reference_steps(config.quality, config.model)
     scheduler, latents = source.scheduler(), config.model.latents
     return {
         "version": VERSION,

@@ -18,6 +18,7 @@ class Scored(schema.Quality):
 
     reference: Optional[str] = added(AUTO)  # auto: the same model in torch fp32; null: none
     reference_images: Optional[int] = added(None)  # of auto; null: 16, of the bundled model all
+    reference_steps: Optional[int] = added(None)  # of auto; null: as many as the cell's own
     extra: Optional[list[str]] = added(None)  # further metrics, such as [ms_ssim,lpips]; null: none
     weights: Optional[list[str]] = added(None)  # of `extra`: [METRIC:PATH]; null: in the store
 
@@ -26,6 +27,11 @@ def real_pictures(quality: schema.Quality) -> str | None:
     """The folder that `quality.reference` names; None for `auto`, or without any."""
     named = getattr(quality, "reference", None)
     return None if named == AUTO else named
+
+
+def reference_steps(quality: schema.Quality, model: schema.Model) -> int:
+    """Steps of the reference's pictures."""
+    return getattr(quality, "reference_steps", None) or model.steps
 
 
 @dataclass

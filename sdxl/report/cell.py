@@ -200,10 +200,13 @@ class Cell:
     @property
     def group(self) -> str:
         """Cells of one group did the same work and can be ranked; this is its title."""
+        steps = f"{self.setting('model.steps', '?')} steps"
+        if one := self.setting("quality.reference_steps"):
+            steps = f"any number of steps beside {one}"
         size = f"{self.setting('model.width', '?')} x {self.setting('model.height', '?')}"
         return (
             f"{self.setting('model.name', 'unknown model')} {size}, "
-            f"{self.setting('model.steps', '?')} steps, {self.setting('scenario.name', '?')}"
+            f"{steps}, {self.setting('scenario.name', '?')}"
             + (", accuracy" if self.setting("mode") == "accuracy" else "")
         )
 

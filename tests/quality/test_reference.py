@@ -8,7 +8,7 @@ import pytest
 from sdxl.config import schema
 from sdxl.config.content_key import key
 from sdxl.core import store
-from sdxl.core.errors import UserError
+from sdxl.core.errors import ConfigError, UserError
 from sdxl.core.progress import silent
 from sdxl.core.types import Build
 from sdxl.model import prompts, sources
@@ -171,3 +171,17 @@ def test_the_same_pictures_are_identical_and_others_are_measured(config, tmp_pat
 def test_nothing_is_written_where_nothing_is_known(tmp_path):
     beside = Beside([], {})
     assert beside.result(tmp_path) == {} and not [*tmp_path.iterdir()]
+
+
+def test_cells_of_several_steps_have_one_reference(load):
+    words = ("model=scenes", "quality=fast", "rules=open")
+    ten, twenty, beside = (
+        load(*words, *more)
+        for more in (["model.steps=10"], [], ["model.steps=10", "quality.reference_steps=20"])
+    )
+    source = sources.open_source(twenty.model, 0)
+    settings = [reference_pictures.settings_of(each, source) for each in (ten, twenty, beside)]
+    assert settings[0] != settings[1] == settings[2]
+    assert reference.drawing(beside).model.steps == 20 and beside.model.steps == 10
+    with pytest.raises(ConfigError, match=r"quality.reference_steps` would be ignored"):
+        load(*words, "quality.reference=null", "quality.reference_steps=20")

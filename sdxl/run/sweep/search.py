@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import ConfigCompositionException
+
 from sdxl.config.compose import Composer
 from sdxl.config.content_key import plain
 from sdxl.core import records
@@ -45,6 +47,7 @@ class Search:
         self._values: dict[str, tuple[float, float] | None] = {}  # key -> objectives, None: failed
         self._open: dict[str, Any] = {}  # key -> trial
         self._params: dict[str, dict[str, Any]] = {}
+        self._absent: set[tuple[str, Any]] = set()  # (key, option of its group that has none)
         self.known = [] if "rerun=all" in self._fixed else self._recall()
         self._study = self._new_study(int(settings.get("seed") or 0) + len(self.known))
 
@@ -141,7 +144,7 @@ class Search:
 
     def _words(self, params: dict[str, Any]) -> tuple[list[str] | None, str]:
         """(words, key) of a cell without the settings its recipe would ignore; None if refused."""
-        chosen = dict(params)
+        chosen = {n: v for n, v in params.items() if (n, _option(n, params)) not in self._absent}
         while True:
             words = [*self._fixed, *(f"{name}={value}" for name, value in chosen.items())]
             try:
@@ -149,6 +152,9 @@ class Search:
             except ConfigError as error:
                 said = [p.what for p in error.problems if "would be ignored" in p.what]
                 ignored = [n for n in chosen if any(f"`{n}`" in s or f"{n}=" in s for s in said)]
+            except ConfigCompositionException as error:  # the chosen option has no such key
+                ignored = [n for n in chosen if f"'{n}'" in str(error)]
+                self._absent |= {(n, _option(n, params)) for n in ignored}
             if not ignored:
                 return None, ""
             for name in ignored:
@@ -213,6 +219,11 @@ def _axis(override: Any) -> Any:
         return [str(value) for value in override.sweep_string_iterator()]
     value = override.value()
     return float(value.start), float(value.end)
+
+
+def _option(name: str, params: dict[str, Any]) -> Any:
+    """The option that a trial chose for the group of a key."""
+    return params.get(name.partition(".")[0])
 
 
 def _ordered(axis: list[str]) -> bool:

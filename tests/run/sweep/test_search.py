@@ -69,6 +69,18 @@ def test_settings_that_a_recipe_refuses_or_ignores_never_become_cells(study):
     }  # fmt: skip
 
 
+def test_a_budget_is_searched_over_shortcuts_and_steps(study):
+    """A key that the chosen shortcut has not is left out, and so is what changes nothing."""
+    found = study("shortcut=deepcache,tgate,none", "shortcut.interval=2,3", "shortcut.gate=0.5,0.7",
+                  "model.steps=10,20")  # fmt: skip
+    cells = [dict(word.split("=") for word in point) for point in found.ask(30)]
+    assert {frozenset(cell) - {"model.steps"} for cell in cells} == {
+        frozenset(keys) for keys in (["shortcut"], ["shortcut", "shortcut.gate"],
+                                     ["shortcut", "shortcut.interval"])
+    }  # fmt: skip
+    assert len(cells) == 10 and {cell["model.steps"] for cell in cells} == {"10", "20"}
+
+
 def test_a_space_that_is_used_up_ends_the_search(study):
     found = study("backend=fake", "seed=1,2,3")
     assert len(found.ask(30)) == 3 and found.ask(30) == []
