@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
@@ -38,15 +39,16 @@ def run(
     words: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run([sys.executable, *words], ...)` with both streams captured as text."""
+    env = {"PYTHONPATH": OFFLINE, **env}
     with _lock:
-        server, known = _started()
-        env = {"PYTHONPATH": OFFLINE, **env}
+        known = _server[1] if _server else _variables()
         if any(_differs(name, env, known) for name in {*env, *known}):
             return subprocess.run(
-                [sys.executable, *words], cwd=cwd, env=dict(env), capture_output=True, text=True,
+                [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True,
                 timeout=timeout, stdin=subprocess.DEVNULL,
             )  # fmt: skip
-        request = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env)}).encode()
+        server = _started()
+        request = json.dumps({"words": list(words), "cwd": str(cwd), "env": env}).encode()
         assert len(request) < _LONGEST
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             socket.send_fds(server, [request], [out.fileno(), err.fileno()])
@@ -79,11 +81,15 @@ def _differs(name: str, env: Mapping[str, str], known: Mapping[str, str]) -> boo
     return not name.startswith(READ_LATE) and env.get(name) != known.get(name)
 
 
-def _started() -> tuple[socket.socket, dict[str, str]]:
+def _variables() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": OFFLINE}
+
+
+def _started() -> socket.socket:
     global _server
     if _server is None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        known = {**os.environ, "PYTHONPATH": OFFLINE}
+        known = _variables()
         process = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())], env=known,
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
@@ -92,7 +98,7 @@ def _started() -> tuple[socket.socket, dict[str, str]]:
         atexit.register(process.wait)
         atexit.register(ours.close)
         _server = ours, known
-    return _server
+    return _server[0]
 
 
 def _serve(server: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -155,8 +161,9 @@ def _main() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import importlib
 
-    for name in ("sdxl.core.preload", *LIBRARIES):
-        importlib.import_module(name)
+    with warnings.catch_warnings(action="ignore"):
+        for name in ("sdxl.core.preload", *LIBRARIES):
+            importlib.import_module(name)
     for name in [name for name in sys.modules if name.split(".")[0] == "sdxl"]:
         del sys.modules[name]  # ours are read by each command: they ask where they are
     del sys.path[0]

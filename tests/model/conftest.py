@@ -10,6 +10,8 @@ from sdxl.config import schema
 from sdxl.core.paths import BUNDLED
 from sdxl.model import single_file
 from sdxl.model.weights import WeightSource
+from tests.model import folders
+from tests.model.folders import SDE, TURBO
 
 
 def settings(path, **options):
@@ -39,3 +41,17 @@ def edit(path, **changes):
     for key, value in changes.items():
         found.pop(key, None) if value is ... else found.update({key: value})
     path.write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Folders by what their scheduler says; an LCM UNet; zeros for no prompt."""
+    base = tmp_path_factory.mktemp("folders")
+    return {
+        "epsilon": folders.folder(base / "epsilon"),
+        "v_prediction": folders.folder(base / "v", {"prediction_type": "v_prediction"}),
+        "turbo": folders.folder(base / "turbo", TURBO),
+        "sde": folders.folder(base / "sde", SDE),
+        "lcm": folders.lcm(base / "lcm"),
+        "zeros": folders.folder(base / "zeros", index={"force_zeros_for_empty_prompt": True}),
+    }

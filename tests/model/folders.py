@@ -12,6 +12,14 @@ from sdxl.core.paths import BUNDLED
 PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
 WIDTH = 64
 """Of the guidance scale's embedding."""
+SIZE = ("model=sdxl", "model.height=64", "model.width=64", "model.noise=per_prompt",
+        "model.guidance=4", "rules=open", "backend.loop=scheduler")  # fmt: skip
+TURBO = {"_class_name": "EulerAncestralDiscreteScheduler", "beta_start": 0.00085,
+         "beta_end": 0.012, "beta_schedule": "scaled_linear",
+         "timestep_spacing": "trailing"}  # fmt: skip
+SDE = {"_class_name": "DPMSolverMultistepScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+       "beta_schedule": "scaled_linear", "algorithm_type": "sde-dpmsolver++", "steps_offset": 1,
+       "use_karras_sigmas": True, "timestep_spacing": "leading"}  # fmt: skip
 
 
 def folder(out: Path, scheduler: dict | None = None, index: dict | None = None) -> Path:

@@ -115,3 +115,38 @@ def test_a_variants_files_and_no_others_come_from_the_hub(hub, tmp_path):
     assert len(hub.asked) == count, "what is in the cache is not asked for again"
     both = fetched(hub, tmp_path / "two", "fp16")
     assert both == {**{name: plain[name] for name in list(plain)[:3]}, **half}
+
+
+def test_a_hub_name_without_a_network_is_told_within_seconds(cli):
+    import time
+
+    began = time.monotonic()
+    done = cli("model=sdxl", "precision=fp16", "model.path=someone/some-sdxl",
+               env={"HF_ENDPOINT": "http://127.0.0.1:9"})  # fmt: skip
+    assert time.monotonic() - began < 60
+    assert done.code == 2, done.err
+    assert "neither here nor to be had from the hub" in done.err
+    assert "model.path=FOLDER" in done.err and "Traceback" not in done.err
+
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+SHARDS = "unet/diffusion_pytorch_model-00001-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("variant", "wanted", "unwanted"),
+    [
+        (None, [UNET, SHARDS], ["unet/diffusion_pytorch_model.fp16.safetensors"]),
+        ("fp16", ["unet/diffusion_pytorch_model.fp16.safetensors"], [UNET]),
+    ],
+)
+def test_the_hub_is_asked_only_for_what_is_used(variant, wanted, unwanted):
+    from huggingface_hub.utils import filter_repo_objects
+
+    from sdxl.model import locate
+
+    files = ["model_index.json", "tokenizer/vocab.json", "tokenizer/merges.txt", *wanted]
+    extra = ["sd_xl_base_1.0.safetensors", "unet/model.onnx", "unet/diffusion_pytorch_model.bin"]
+    patterns = locate.hub_patterns(variant)
+    found = set(filter_repo_objects([*files, *unwanted, *extra], allow_patterns=patterns))
+    assert found == set(files)

@@ -287,42 +287,8 @@ def test_another_model_is_never_replaced_by_the_one_in_the_store(saved, tmp_path
     assert "not there" in refusal("/data/my-finetuned-sdxl")
 
 
-def test_a_hub_name_without_a_network_is_told_within_seconds(cli):
-    import time
-
-    began = time.monotonic()
-    done = cli("model=sdxl", "precision=fp16", "model.path=someone/some-sdxl",
-               env={"HF_ENDPOINT": "http://127.0.0.1:9"})  # fmt: skip
-    assert time.monotonic() - began < 60
-    assert done.code == 2, done.err
-    assert "neither here nor to be had from the hub" in done.err
-    assert "model.path=FOLDER" in done.err and "Traceback" not in done.err
-
-
 def test_a_saved_model_runs_from_the_command_line(cli, saved):
     done = cli("model=sdxl", f"model.path={saved}", "model.height=64", "model.width=64",
                "rules=open", "model.steps=2", "limit=3", "scenario.min_duration_ms=0")  # fmt: skip
     assert done.code == 0, done.err
     assert done.record["performance"]["generator"]["parameters"]["unet"] > 100_000
-
-
-SHARDS = "unet/diffusion_pytorch_model-00001-of-00002.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("variant", "wanted", "unwanted"),
-    [
-        (None, [UNET, SHARDS], ["unet/diffusion_pytorch_model.fp16.safetensors"]),
-        ("fp16", ["unet/diffusion_pytorch_model.fp16.safetensors"], [UNET]),
-    ],
-)
-def test_the_hub_is_asked_only_for_what_is_used(variant, wanted, unwanted):
-    from huggingface_hub.utils import filter_repo_objects
-
-    from sdxl.model import locate
-
-    files = ["model_index.json", "tokenizer/vocab.json", "tokenizer/merges.txt", *wanted]
-    extra = ["sd_xl_base_1.0.safetensors", "unet/model.onnx", "unet/diffusion_pytorch_model.bin"]
-    patterns = locate.hub_patterns(variant)
-    found = set(filter_repo_objects([*files, *unwanted, *extra], allow_patterns=patterns))
-    assert found == set(files)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
-from jinja2 import UndefinedError
-from markupsafe import Markup
 
 from sdxl.core.errors import UserError
-from sdxl.report import choose, command, plots, text
+from sdxl.report import choose, command, text
 from sdxl.report.cells import Cells, load, newest
-from sdxl.report.html.page import breakable, page, templates
-from sdxl.report.html.pictures import GAIN, difference
+from sdxl.report.html.page import page
 from sdxl.report.limits import Limits
 from tests.sweep_of_records import EVIL, put, quantized, record
 
@@ -266,36 +261,3 @@ def test_importing_the_report_imports_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert done.stdout.strip() == "[]", done.stderr
-
-
-def test_templates_escape_text_and_attributes():
-    shown = templates().from_string('<p title="{{ title }}">{{ text }}{{ markup }}</p>')
-    made = shown.render(title='"&', text="<b>", markup=Markup("<i>"))
-    assert made == '<p title="&#34;&amp;">&lt;b&gt;<i></p>'
-    assert breakable("a/<b>.c") == "a/<wbr>&lt;b&gt;.<wbr>c"
-
-
-def test_templates_do_not_guess():
-    with pytest.raises(UndefinedError):
-        templates().from_string("{{ misspelt }}").render()
-
-
-def test_the_plot_of_the_page_is_the_one_of_the_png_files(found: Cells, html: str):
-    """Two sizes of one drawing: text in the page's colour, a title for each mark, ids once."""
-    wide, narrow = re.findall(r'<svg class="(?:wide|narrow)".*?</svg>', html, re.DOTALL)
-    scatter = plots.scatter_of(only(found))
-    assert scatter and len(scatter.points) == 5 and len(scatter.missing) == 1
-    for drawn in (wide, narrow):
-        assert "currentColor" in drawn and "var(--accent)" in drawn
-        assert not re.search("#[0-9a-f]{6}", drawn), "no colour that the dark page cannot change"
-        for cell, _ in scatter.points:
-            assert f"<title>{cell.number} {cell.label}: " in drawn
-            assert f">{cell.number}</text>" in drawn
-    ids = re.findall(r' id="([^"]*)"', html)
-    assert len(ids) == len(set(ids))
-
-
-def test_difference_is_amplified_and_does_not_wrap():
-    black, white = np.zeros((1, 1, 3), np.uint8), np.full((1, 1, 3), 255, np.uint8)
-    assert difference(black, white).item() == difference(white, black).item() == 255
-    assert difference(black, black + 2).item() == 2 * GAIN

@@ -9,13 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdxl.backends.torch import BACKEND, cpu, eight_bit, real
+from sdxl.backends.torch import cpu, eight_bit, real
 from sdxl.backends.torch import simulated as simulation
 from sdxl.backends.torch.layer import Geometry, Simulated, read
 from sdxl.bench.profile import ModuleTimes
-from sdxl.config.derive import baseline_of
 from sdxl.config.schema import Format
-from sdxl.core.errors import ConfigError
 from sdxl.model import codes
 from sdxl.model.checkpoint import Checkpoint
 from sdxl.model.sources import open_source
@@ -265,47 +263,3 @@ def test_a_convolution_in_groups_is_simulated(config, statistics, warm_store):
     assert "groups" in (choice.why_not(entry, nn.Conv2d(4, 4, 3, groups=2)) or "")
     choice.usable = lambda *_: []
     assert "no exact int8 conv" in (choice.why_not(entry, nn.Conv2d(4, 4, 3)) or "")
-
-
-def test_real_execution_needs_something_to_execute(load):
-    for words in (["quant=none"], ["quant=int8_weight_only"]):
-        with pytest.raises(ConfigError, match="would be ignored"):
-            load("backend.execution=real", *words)
-    with pytest.raises(ConfigError, match=r"torch.compile cannot trace"):
-        load("backend.execution=real", "quant=int8", "backend.compile=reduce-overhead")
-
-
-def test_the_vae_is_compiled_and_the_8_bit_unet_is_not(load, monkeypatch, tmp_path):
-    seen = []
-    monkeypatch.setattr(torch, "compile", lambda run, **words: seen.append(words) or run)
-    config = load("quant=int8", "backend.execution=real", "backend.compile=default")
-    unet = open_source(config.model, 0).component("unet", torch.float32, CPU)
-    monkeypatch.setattr(real, "restore", lambda *_: (unet, eight_bit.Choice(CPU)))
-    stages = BACKEND.open(config, {"unet": tmp_path})
-    assert seen == [{"mode": "default", "dynamic": False}]
-    assert stages.describe()["compile_cache"]["networks"] == ["vae"]
-    plain = BACKEND.open(load("backend.compile=default"), {})
-    assert plain.describe()["compile_cache"]["networks"] == ["unet", "vae"]
-
-
-def test_the_baseline_is_the_same_for_both_executions(load):
-    baselines = [
-        baseline_of(load("quant=int8", f"backend.execution={e}")) for e in ("real", "simulated")
-    ]
-    assert baselines[0] == baselines[1]
-    assert baselines[0].backend.execution.value == "simulated"
-
-
-@pytest.mark.slow
-def test_a_real_cell(cli):
-    done = cli("quant_level=3", "backend.execution=real", "limit=2", "calib_size=1", "rules=open",
-               "model.steps=2", "model.height=64", "model.width=64", "scenario.min_duration_ms=1",
-               "quant.report_prompts=0", timeout=280)  # fmt: skip
-    assert done.code == 0, done.err
-    generator = done.record["performance"]["generator"]
-    executed = generator["execution"]
-    assert generator["simulated"] is (executed["real_layers"] == 0)
-    assert executed["real_layers"] + executed["simulated_layers"] == 150
-    assert "8-bit layers" in done.out and "means nothing" not in done.out
-    baseline = done.dir / "baseline" / "record.json"
-    assert "backend.execution" not in baseline.read_text().split('"command"')[1].split("\n")[0]

@@ -9,35 +9,18 @@ import os
 import shutil
 import socket
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
-from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from sdxl.config.load import load, register
-from sdxl.config.schema import Config
-from sdxl.core.paths import ROOT
-from sdxl.run.doctor import checks, command, preflight
+from sdxl.run.doctor import checks, command
 from sdxl.run.doctor.checks import Check
 from sdxl.run.doctor.mlflow_store import mlflow_store
 from tests.nvml import driver
-
-USAGE = namedtuple("usage", "total used free")
-
-register()
-
-
-def configure(*overrides: str) -> Config:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return load(compose("run", overrides=list(overrides)))
 
 
 def one(found) -> Check:
@@ -219,52 +202,6 @@ def test_a_database_whose_driver_is_not_installed(monkeypatch):
     assert found.fix == "python -m pip install -e '.[postgres]'"
 
 
-def test_preflight_of_a_plain_run_is_empty_and_fast(tmp_path: Path):
-    config = configure("quant_level=2.5")
-    began = time.perf_counter()
-    assert preflight(config, tmp_path / "not" / "yet" / "there") == []
-    assert time.perf_counter() - began < 0.05
-
-
-def test_preflight_imports_no_framework():
-    code = (
-        "import sys, sdxl.run.doctor;"
-        "print(sorted({'torch', 'mlflow', 'mlperf_loadgen', 'diffusers'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
-    assert done.stdout.strip() == "[]", done.stderr
-
-
-def test_preflight_finds_a_full_disk(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda _: USAGE(1 << 40, 1 << 40, 1 << 20))
-    problems = preflight(configure("quant_level=2.5"), tmp_path)
-    assert ["too full" in problem.what for problem in problems] == [True, True]
-    assert all(problem.fix for problem in problems)
-
-
-def test_preflight_counts_the_pictures_of_an_accuracy_run(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda _: USAGE(1 << 40, 0, 10 << 30))
-    accuracy = ("model=sdxl_random", "mode=accuracy")
-    assert preflight(configure(*accuracy, "limit=16"), tmp_path) == []
-    assert preflight(configure(*accuracy, "limit=2000"), tmp_path) == []
-    assert preflight(configure(*accuracy, "limit=2000", "submission=true"), tmp_path)
-
-
-@pytest.fixture
-def gpus(monkeypatch):
-    """Put GPUs into this machine; the argument is `CUDA_VISIBLE_DEVICES`."""
-    from sdxl.core import gpu
-
-    monkeypatch.setitem(sys.modules, "pynvml", driver(["L4", "L4", "H100"]))
-
-    def show(visible):
-        gpu.names.cache_clear()
-        monkeypatch.setenv(gpu.VARIABLE, visible)
-
-    yield show
-    gpu.names.cache_clear()
-
-
 def test_gpus_are_listed_and_a_taken_one_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", driver(["H100", "L4"]))
     lines = [check for check in checks.gpu() if check.name == "GPU"]
@@ -280,36 +217,3 @@ def test_gpus_are_listed_and_a_taken_one_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     found = next(checks.gpu())
     assert (found.state, found.fix) == ("warning", "python -m pip install nvidia-ml-py")
-
-
-def test_preflight_finds_places_without_a_gpu(gpus):
-    words = ("model=tiny_random", "quality=none")
-    gpus("2,1")
-    (problem,) = preflight(configure(*words, "backend.devices=[0,1,2]"))
-    assert problem.got == "[0, 1, 2]"
-    assert problem.fix == "backend.devices=[0,1]"
-    assert "0: GPU 2 H100, 1: GPU 1 L4" in str(problem.expected)
-    (problem,) = preflight(configure(*words, "backend.devices=[2]"))
-    assert problem.fix == "backend.devices=[0]"
-    assert preflight(configure(*words, "backend.devices=[1]")) == []
-    three = "backend.devices=[0,1,2]"
-    for others in (["model.device=cpu"], ["backend=ort", "backend.provider=cpu"], ["backend=fake"]):
-        found = preflight(configure(*words, three, *others))
-        assert not [each for each in found if "backend.devices" in each.what], others
-    assert preflight(configure(*words, three), runs=False) == []
-    for hidden in ("", "-1"):
-        gpus(hidden)
-        assert preflight(configure(*words, three)) == [], "workers on the processor"
-
-
-def test_preflight_finds_missing_packages_and_weights(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("SDXL_STORE", str(tmp_path))
-    weights = preflight(configure("model=sdxl", "model.path=store:sdxl"))
-    assert [problem.fix for problem in weights] == ["python -m sdxl download sdxl"]
-    (tmp_path / "sdxl").mkdir()
-    (tmp_path / "sdxl" / "model_index.json").write_text("{}")
-    assert preflight(configure("model=sdxl", "model.path=store:sdxl")) == []
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    lacking = preflight(configure("backend=fake"))
-    names = ["`mlperf_loadgen`", "`psutil`", "`scipy`"]
-    assert [problem.got for problem in lacking] == [f"no module {name}" for name in names]
