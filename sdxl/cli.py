@@ -40,6 +40,8 @@ def job(action: Action, cfg: DictConfig) -> None:
         say = silent if shared.of_cell(out_dir) else None
         try:
             this.outcomes.append(_outcome(action, cfg, out_dir, say))
+            if say is None and current.elsewhere() and this.outcomes[-1].exit_code:
+                raise SdxlError(this.outcomes[-1].reason or "the job failed")  # for the launcher
         except KeyboardInterrupt as stop:
             this.outcomes.append(getattr(stop, "outcome", None) or _interrupted())
             raise

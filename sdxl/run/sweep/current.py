@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from sdxl.config import explain
 from sdxl.config.words import Words, read
 from sdxl.core.command import NOT_STARTED, Outcome
 from sdxl.core.errors import UserError
+from sdxl.core.paths import ROOT
 
 if TYPE_CHECKING:
     from sdxl.run.sweep.run import Sweep
@@ -48,7 +50,11 @@ class Command:
         """Call Hydra's entry point; a sweep is announced before, which may be all it asks for."""
         read = self.understand()
         explain.check(self.name, read)
-        if self.name == "run" and {"-m", "--multirun"} & {*read.options}:
+        several = bool({"-m", "--multirun"} & {*read.options})
+        if several:  # a launcher's processes import our modules
+            paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+            os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
+        if self.name == "run" and several:
             from sdxl.run.sweep.run import Sweep
 
             self.sweep = Sweep(self.name, read.overrides, read.config_dir)
@@ -100,6 +106,11 @@ def begun(argv: Sequence[str]) -> Iterator[Command]:
 def command() -> Command:
     """The command that runs; in a launcher's process, which has none, a new one."""
     return _command.get() or Command(sys.argv)
+
+
+def elsewhere() -> bool:
+    """Whether this is a launcher's process, whose outcomes the command does not see."""
+    return _command.get() is None
 
 
 def sweep() -> Sweep:

@@ -7,7 +7,6 @@ Cells that an earlier sweep has finished are taken over here and never reach the
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 import sys
 import time
@@ -20,7 +19,6 @@ from sdxl.config.compose import Composer
 from sdxl.core import disk
 from sdxl.core.command import NOT_STARTED, Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, USER, ConfigError, UserError, one_line
-from sdxl.core.paths import ROOT
 from sdxl.core.progress import Say
 from sdxl.core.types import now
 from sdxl.report.mlflow import sweeps
@@ -78,9 +76,6 @@ class Sweep:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Around Hydra's work: the folder and MLflow's parent run before it, the table during."""
-        if self.elsewhere:  # the launcher's processes import our modules
-            paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-            os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         disk.store_ready()
         if problems := disk.room(self.folder, disk.NOTES_BYTES, "hydra.sweep.dir=FOLDER"):
             raise ConfigError(problems)
