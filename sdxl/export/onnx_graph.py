@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnxscript import optimizer, version_converter
+from onnxscript import version_converter
 
 from sdxl.config import graphs
 from sdxl.core.errors import SdxlError
 from sdxl.export.modules import Exportable
+from sdxl.export.simplify import simplify
 
 TORCH_OPSET = 18
 """What torch's translations are written in; higher ones are converted to."""
@@ -52,7 +53,7 @@ def build(source: Exportable, opset: int, tell: Callable[[str], None] = lambda _
     weights = _take_weights(model, set(source.module.state_dict(keep_vars=True)))
     with _quiet():
         version_converter.convert_version(model, opset)
-        optimizer.optimize_ir(model, num_iterations=4)
+        simplify(model)
     _give_weights(model, weights)
     _forget_sources(model)
     return model
