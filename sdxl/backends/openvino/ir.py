@@ -29,17 +29,7 @@ def get(config: schema.Config, graph: str, source: Artifact) -> Artifact:
     names, described = source.manifest, _described(graph)
 
     def build(folder: Path) -> dict[str, Any]:
-        openvino = library.load()
-        try:
-            model = openvino.Core().read_model(source.path / graphs.MODEL)
-            openvino.save_model(model, folder / IR, compress_to_fp16=False)
-        except RuntimeError as error:
-            raise SdxlError(
-                f"OpenVINO does not take the graph of {graph}",
-                str(error)[:500],
-                "operators and types that it knows",
-                "backend=ort",
-            ) from error
+        convert(source.path / graphs.MODEL, folder / IR, graph)
         return {"versions": {"openvino": described["openvino"]}}
 
     return store.get(
@@ -51,6 +41,23 @@ def get(config: schema.Config, graph: str, source: Artifact) -> Artifact:
         allow=config.build,
         command="python export.py backend=openvino",
     )
+
+
+def convert(model: Path, file: Path, graph: str) -> None:
+    """An ONNX graph as IR; weights stay in the numbers that they are in.
+
+    Raises `SdxlError` for a graph that OpenVINO does not take.
+    """
+    openvino = library.load()
+    try:
+        openvino.save_model(openvino.Core().read_model(model), file, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise SdxlError(
+            f"OpenVINO does not take the graph of {graph}",
+            str(error)[:500],
+            "operators and types that it knows",
+            "backend=ort",
+        ) from error
 
 
 def _described(graph: str) -> dict[str, Any]:

@@ -32,7 +32,11 @@ def check(config: Config, kind: str) -> None:
         )
     if kind in ("diffusers", "comfyui"):
         _weights(config.quant, kind)
-        return
+    elif kind != "tensorrt":
+        _numpy(config)
+
+
+def _numpy(config: Config) -> None:
     used = {graph: graphs.dtype_of(config, graph) for graph in graphs.GRAPHS}
     if found := [graph for graph, dtype in used.items() if dtype is DType.bf16]:
         raise UserError(

@@ -20,8 +20,7 @@ def write(config: Config, source: Source, folder: Path) -> None:
     """The index, the scheduler that draws, and both tokenizers."""
     scheduler = schedulers.schedule_of(config.scheduler, config.model.steps, source).scheduler
     scheduler.save_pretrained(folder / "scheduler")
-    for name, tokenizer in zip(("tokenizer", "tokenizer_2"), source.tokenizers(), strict=True):
-        _tokenizer(tokenizer, folder / name)
+    tokenizers(source, folder)
     pipeline = source.settings("pipeline")
     store.write_json(
         folder / "model_index.json",
@@ -40,6 +39,12 @@ def write(config: Config, source: Source, folder: Path) -> None:
             "vae": ["diffusers", loading.vae_class(source.configs["vae"])],
         },
     )
+
+
+def tokenizers(source: Source, folder: Path) -> None:
+    """Those of both text encoders."""
+    for name, each in zip(("tokenizer", "tokenizer_2"), source.tokenizers(), strict=True):
+        _tokenizer(each, folder / name)
 
 
 def _tokenizer(tokenizer: Any, folder: Path) -> None:

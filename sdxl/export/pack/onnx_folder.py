@@ -50,7 +50,8 @@ def write(config: Config, loads: Loads, folder: Path, report: Report) -> Facts:
         "schedule": rows,
         "names": names(source),
         "quant": config.quant.format.value,
-        "holds": [*_words(folder), *_trtexec(folder)],
+        "holds": _words(folder),
+        "trtexec": _trtexec(folder),
     }
 
 
@@ -148,10 +149,8 @@ def _trtexec(folder: Path) -> list[str]:
             f"--{kind}Shapes={','.join(_shape(value, rows) for value in model.graph.input)}"
             for kind, rows in (("min", 1), ("opt", 2), ("max", 8))
         ]
-        lines.append(
-            f"`trtexec --stronglyTyped --onnx={graph}/{graphs.MODEL} "
-            f"--saveEngine={graph}.plan {' '.join(shapes)}`"
-        )
+        files = f"--onnx={graph}/{graphs.MODEL} --saveEngine={graph}.plan"
+        lines.append(f"trtexec --stronglyTyped {files} {' '.join(shapes)}")
     return lines
 
 

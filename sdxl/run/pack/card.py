@@ -46,7 +46,11 @@ class Card:
             yield f"python -m pip install {' '.join(needs)} pillow"
             yield 'python draw.py "a red cube left of a blue sphere" picture.png'
             yield "python verify.py               # the record's pictures again"
-        yield "sha256sum --check SHA256SUMS\n```\n\n## What it holds"
+        yield "sha256sum --check SHA256SUMS\n```"
+        if lines := self.told.get("trtexec"):
+            yield "\nEngines of TensorRT, for one to four pictures:\n\n```text"
+            yield "\n".join([*lines, "```"])
+        yield "\n## What it holds"
         yield from (f"- {line}" for line in self.told["holds"])
         yield "\n## Figures of the record\n| figure | value |\n|---|---|"
         yield from (f"| {name} | {value} |" for name, value in _figures(self.cell))

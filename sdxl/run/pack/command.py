@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import sdxl
+from sdxl.backends.openvino import rules as openvino_rules
 from sdxl.config.schema import Config, Format
-from sdxl.core import gpu_locks, records, store, terminal
+from sdxl.core import gpu, gpu_locks, records, store, terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import ConfigError, UserError
 from sdxl.core.paths import ASSETS, DISTRIBUTION
@@ -47,8 +48,10 @@ def _run(argv: Sequence[str] | None) -> dict[str, Any]:
     if given.check < 0:
         raise UserError("`--check` is negative", str(given.check), "a number of pictures, or 0")
     path = setting.record_of(given.record)
-    record, config = records.read(path), setting.compose(str(path), [])
+    record, config = records.read(path), _config(path, given.kind)
     carried.check(config, given.kind)
+    if given.kind == "openvino" and (absent := openvino_rules.not_installed(config)):
+        raise ConfigError(absent)
     target = given.to.expanduser()
     folder.check(target)
     with folder.writing(target) as work:
@@ -106,6 +109,8 @@ class Pack:
         """Have the other tool draw the record's pictures; raises `SdxlError` if it cannot."""
         if self.form.unchecked:
             return Outcome(False, self.form.unchecked)
+        if self.form.gpu and not gpu.find()[0]:
+            return Outcome(False, "it draws on an NVIDIA GPU alone; there: python verify.py")
         if not self.told["check"]:
             return Outcome(False, "no picture of the record was compared")
         if isinstance(why := self.told.get("schedule"), str):
@@ -124,6 +129,15 @@ class Pack:
         store.write_json(self.folder / MANIFEST, self.told)
         cell = Cell(self.path, self.record)
         Card(self.config, cell, self.form, self.told, outcome.said()).write(self.folder)
+
+
+def _config(path: Path, kind: str) -> Config:
+    """The record's setting; engines are built as `backend=trt` builds them, whoever measured."""
+    config = setting.compose(str(path), [])
+    if kind != "tensorrt" or config.backend.name in ("trt", "fake"):
+        return config
+    known = [word for word in setting.words_of(path) if not word.startswith("backend")]
+    return setting.compose(None, [*known, "backend=trt"])
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from sdxl.bench import generators
 from sdxl.config.schema import Config
 from sdxl.config.schema import Format as Numbers
 from sdxl.core import isolate
-from sdxl.run import jobs
+from sdxl.run import artifacts, jobs
 from sdxl.run.artifacts import Child
+from sdxl.run.pack import openvino_ir
 
 Loads = dict[str, Path]
 NOISE = "noise.npy"
@@ -23,14 +24,15 @@ class Format:
     """One kind of pack.
 
     needs: packages that open it; draw: scripts of `assets/pack` that draw with it; use: what its
-    README says; graphs: made from ONNX graphs; unchecked: why no tool can be asked here; library,
-    tags: for the model card.
+    README says; graphs: made from ONNX graphs; gpu: draws on a GPU alone; unchecked: why no tool
+    can be asked here; library, tags: for the model card.
     """
 
     needs: tuple[str, ...]
     draw: tuple[str, ...]
     use: str
     graphs: bool = False
+    gpu: bool = False
     unchecked: str = ""
     library: str = ""
     tags: tuple[str, ...] = ()
@@ -53,6 +55,23 @@ FORMATS = {
         graphs=True,
         tags=("onnx", "onnxruntime"),
     ),
+    "openvino": Format(
+        ("openvino", "numpy", "tokenizers"),
+        ("draw_graphs.py", "runtime_openvino.py"),
+        "`OVStableDiffusionXLPipeline.from_pretrained(FOLDER)` of optimum-intel looks for these "
+        "files; `draw.py` needs no more than OpenVINO.",
+        graphs=True,
+        tags=("openvino",),
+    ),
+    "tensorrt": Format(
+        ("torch", "numpy", "tokenizers"),
+        ("draw_graphs.py", "runtime_tensorrt.py"),
+        "`runtime.py` runs the engines and needs no more than TensorRT and PyTorch's memory; "
+        "`draw.py` has the loop around them. An engine opens on the GPU and in the version that "
+        "`pack.json` names, nowhere else.",
+        gpu=True,
+        tags=("tensorrt",),
+    ),
     "comfyui": Format(
         (),
         (),
@@ -67,6 +86,8 @@ FORMATS = {
 
 def prepare(config: Config, kind: str, child: Child) -> Loads:
     """The artifacts that a pack is made from, found in the store or made."""
+    if kind == "tensorrt":
+        return artifacts.build(config, child).loads
     quantized = config.quant.format is not Numbers.none
     checkpoint = child(jobs.quantize) if quantized else None
     if not FORMATS[kind].graphs:
@@ -92,15 +113,21 @@ def write(
         generators.use_diffusers(config.model.diffusers_src)
     import numpy as np
 
-    from sdxl.export.pack import comfyui, diffusers_folder, onnx_folder
+    from sdxl.export.pack import comfyui, diffusers_folder, engines_folder, onnx_folder
     from sdxl.model import sampler, schedulers
 
     writers = {
         "diffusers": diffusers_folder.write,
         "onnx": onnx_folder.write,
+        "openvino": onnx_folder.write,
+        "tensorrt": engines_folder.write,
         "comfyui": comfyui.write,
     }
     facts = writers[kind](config, loads, folder, link.report)
+    if kind == "openvino":
+        link.report({"phase": "converting to OpenVINO's IR"})
+        openvino_ir.convert(folder)
+        del facts["trtexec"]
     noise = sampler.Noises(config.model, config.seed)
     drawn = noise.of(rows or [0])[: 1 if noise.shared is not None else None]
     np.save(folder.parent / NOISE, drawn.numpy())

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from sdxl.core import records
+from sdxl.core.paths import ASSETS
 from sdxl.core.record import Record
 from sdxl.core.store import sha256
 from sdxl.quant import build
@@ -117,6 +118,40 @@ def test_onnxruntime_alone_draws_the_pictures(packed, graphs, exported, tmp_path
     assert names[:3] == ["text_embeds", "last_hidden_state", "hidden_states.0"]  # as optimum reads
     card = (target / "README.md").read_text()
     assert card.count("trtexec --stronglyTyped") == 4 and "sample:2x4x8x8" in card
+
+
+@pytest.mark.slow
+def test_openvino_alone_draws_the_pictures(packed, graphs, exported, tmp_path):
+    pytest.importorskip("openvino")
+    target = tmp_path / "pack"
+    code, line = packed(graphs, "--to", target, "--as", "openvino")
+    assert code == 0 and line["verified"] and line["largest"] <= 1
+    assert set(line["versions"]) == {"openvino"}
+    kinds = {path.suffix for path in target.glob("*/*")}
+    assert {".xml", ".bin"} < kinds and ".onnx" not in kinds and ".data" not in kinds
+    assert "trtexec" not in (target / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_engines_say_what_they_were_made_for(packed, graphs, exported, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    target = tmp_path / "pack"
+    code, line = packed(graphs, "--to", target, "--as", "tensorrt")
+    assert code == 0, line
+    told = json.loads((target / "pack.json").read_text())
+    assert {path.stem for path in target.glob("*.engine")} == set(told["engines"])
+    unet = told["engines"]["unet"]
+    assert told["library"] == "tensorrt_rtx" and unet["tensorrt"] and unet["rows"][0] <= 2
+    assert not line["verified"] and "GPU" in line["reason"]
+
+
+def test_scripts_stand_alone():
+    texts = {path.name: path.read_text() for path in (ASSETS / "pack").glob("*.py")}
+    assert len(texts) == 6
+    assert not [
+        name for name, text in texts.items() if "import sdxl" in text or "from sdxl" in text
+    ]
+    assert len(texts["runtime_tensorrt.py"].splitlines()) <= 60
 
 
 @pytest.mark.slow
