@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from sdxl.bench.pool import Patience, Pool
 from sdxl.bench.sizes import full_batch, warm_up_sizes
 from sdxl.config import schema
 from sdxl.config.derive import batch_size
+from sdxl.config.mix import Kind
 from sdxl.config.plugins import backend_of
 from sdxl.core import isolate
 from sdxl.core.errors import UserError
@@ -76,6 +78,14 @@ def open_generator(
     stages = backend.open(config, artifacts)
     kind = Overlapped if getattr(stages, "overlap", False) else Sampler
     return kind(stages, source, config, chosen)
+
+
+def of_kind(config: schema.Config, kind: Kind) -> schema.Config:
+    """The configuration that draws one kind of request."""
+    chosen = copy.deepcopy(config)
+    chosen.model.width, chosen.model.height = kind.width, kind.height
+    chosen.model.steps = kind.steps
+    return chosen
 
 
 def use_diffusers(path: str) -> None:

@@ -27,7 +27,7 @@ def warm_up_sizes(config: schema.Config, count: int, by_shape: bool) -> list[int
         most = min(batch_size(config), query)
         return sorted({query % most or most, most})
     most = min(batch_size(config), count)
-    server = isinstance(scenario, schema.Server)
+    server = isinstance(scenario, schema.Server | schema.LoadCurve)
     if by_shape:
         if _may_repeat(scenario, config.mode, count):
             most = batch_size(config)

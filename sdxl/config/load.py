@@ -28,7 +28,7 @@ RENAMED = {"quality.twin": "quality.baseline"}
 """Keys of earlier versions, by their name now."""
 
 
-_LISTS: dict[Any, type] = {list[str]: str, list[int]: int}
+_LISTS: dict[Any, type] = {list[str]: str, list[int]: int, list[float]: float}
 """Types of settings that are lists, and of their items."""
 _OF_SWEEPS = ("report_prompts",)
 """Settings of a recipe that a sweep gives to all its cells, also those that quantize nothing."""

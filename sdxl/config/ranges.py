@@ -115,6 +115,8 @@ RANGES: dict[str, Range] = {
     "scenario.target_latency_percentile": FRACTION,
     "scenario.max_wait_ms": LATENCY_MS,
     "scenario.samples_per_query": BATCH,
+    "scenario.rates": positive(1_000_000),
+    "scenario.concurrencies": BATCH,
     "quality.keep_images": COUNT,
     "quality.reference_images": COUNT,
     "quality.reference_steps": Range(1, 1000),

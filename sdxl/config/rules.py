@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from sdxl.config import rules_model, rules_quant, rules_shortcut, schema
+from sdxl.config import mix, rules_model, rules_quant, rules_shortcut, schema
+from sdxl.config.plugins import backend_of
 from sdxl.config.ranges import RANGES, SECONDS
 from sdxl.config.schema import Compliance, Config, Mode
 from sdxl.core.errors import Problem
@@ -27,6 +28,7 @@ def problems_of(config: Config) -> list[Problem]:
         _peak,
         _workers,
         _scenario,
+        _load_curve,
         _work,
         _captions,
         _compliance,
@@ -94,6 +96,33 @@ def _scenario(c: Config) -> Iterator[Problem]:
                 str(batch),
                 f"at most scenario.samples_per_query={samples}",
             )
+
+
+def _load_curve(c: Config) -> Iterator[Problem]:
+    """A curve is a measurement of speed, and none of MLPerf's."""
+    if not isinstance(c.scenario, schema.LoadCurve):
+        return
+    for word, asked in (
+        ("mode=accuracy", c.mode is Mode.accuracy),
+        (f"compliance={c.compliance.value if c.compliance else ''}", bool(c.compliance)),
+    ):
+        if asked:
+            yield Problem(
+                "scenario=LoadCurve is no scenario of MLPerf's: it measures speed alone", word,
+                "one of LoadGen's scenarios", "scenario=Server",
+            )  # fmt: skip
+    if c.scenario.rates == [] and c.scenario.concurrencies == [] and not c.scenario.trace:
+        yield Problem(
+            "the load curve has no point", "scenario.rates=[] scenario.concurrencies=[]",
+            "numbers, or null for a ladder of its own", "scenario.rates=null",
+        )  # fmt: skip
+    yield from mix.problems_of(c.scenario)
+    if c.scenario.mix and (c.backend.devices or backend_of(c).loads in ("graphs", "engines")):
+        got = f"backend.devices={c.backend.devices}" if c.backend.devices else c.backend.name
+        yield Problem(
+            "`scenario.mix` needs a model in this process that draws every size", got,
+            "backend=torch without devices, or one kind of request", "scenario.mix=null",
+        )  # fmt: skip
 
 
 def _work(c: Config) -> Iterator[Problem]:

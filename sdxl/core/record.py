@@ -102,6 +102,7 @@ class Performance(JsonPart):
     artifact_key: str | None = None
     pair_key: str | None = None
     peak: Peak = field(default_factory=Peak)
+    curve: dict[str, Any] = field(default_factory=dict)  # of scenario=LoadCurve: points and knee
     repeats: list[float] = field(default_factory=list)
     spread: float | None = None
     baseline_images_per_second: float | None = None

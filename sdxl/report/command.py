@@ -19,7 +19,7 @@ from typing import Any
 from sdxl.core import terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.store import disk_error
-from sdxl.report import cells, diff, plots, published, table_file, text
+from sdxl.report import cells, curve, diff, plots, published, table_file, text
 from sdxl.report.html.page import page
 from sdxl.report.limits import Limits
 
@@ -62,6 +62,11 @@ def _report(words: list[str]) -> dict[str, Any] | None:
         written.append(asked.csv)
     if asked.png:
         written += plots.draw(found, asked.png)
+        written += [
+            curve.png(cell.record, cell.label, asked.png / f"load-{cell.number}.png")
+            for cell in found.cells
+            if curve.points(cell.record)
+        ]
     if asked.markdown:
         sys.stdout.write(text.markdown(found, limits))
     elif not asked.json:

@@ -92,25 +92,25 @@ def draw(found: Cells, folder: Path) -> list[Path]:
     for count, (title, cells) in enumerate(found.groups.items(), 1):
         timed = [cell for cell in cells if cell.speed]
         if timed:
-            with _axes(title, WIDTH, 90 + 24 * len(timed)) as axes:
+            with axes_of(title, WIDTH, 90 + 24 * len(timed)) as axes:
                 _speed(axes, timed)
-            written.append(_save(axes, folder / f"speed-{count}.png"))
+            written.append(save(axes, folder / f"speed-{count}.png"))
         for scatter in (each for each in scatters(cells) if each.judged):
             axis, judged = scatter.axis, [cell for cell, _ in scatter.points]
-            with _axes(title, WIDTH, HEIGHT) as axes:
+            with axes_of(title, WIDTH, HEIGHT) as axes:
                 _scatter(axes, scatter)
                 axes.set_xlabel(f"{axis.unit}{_doubt(judged)}")
                 key = "\n".join(f"{cell.number:>2}  {cell.label}" for cell, _ in scatter.points)
                 axes.text(1.03, 1, key, transform=axes.transAxes, va="top", linespacing=1.5)
             name = "pareto" if axis is SPEED else f"pareto-{axis.name}"
-            written.append(_save(axes, folder / f"{name}-{count}.png"))
+            written.append(save(axes, folder / f"{name}-{count}.png"))
     return written
 
 
 def svg(scatter: Scatter, width: int, height: int) -> str:
     """The scatter as SVG of that size; its marks have the ids `mark_id`."""
     target = io.StringIO()
-    with _axes("", width, height) as axes:
+    with axes_of("", width, height) as axes:
         left, bottom, right, top = 56 / width, 48 / height, 1 - 14 / width, 1 - 12 / height
         axes.set_position((left, bottom, right - left, top - bottom))
         _scatter(axes, scatter)
@@ -121,7 +121,7 @@ def svg(scatter: Scatter, width: int, height: int) -> str:
 def latencies(performance: Performance, title: str, path: Path) -> Path:
     """The histogram of a measurement's latencies, with its percentiles."""
     found = performance.latency_histogram
-    with _axes(title, 576, 230) as axes:
+    with axes_of(title, 576, 230) as axes:
         axes.stairs(found["counts"], found["edges_ms"], fill=True, color=ACCENT, alpha=0.8)
         for name in ("p50", "p90", "p99"):
             value = performance.latency_ms.get(name)
@@ -131,7 +131,7 @@ def latencies(performance: Performance, title: str, path: Path) -> Path:
                               xytext=(2, -9), textcoords="offset points", color=WARM)  # fmt: skip
         axes.set_xlabel("latency of a sample, ms")
         axes.set_ylabel("samples")
-    return _save(axes, path)
+    return save(axes, path)
 
 
 def mark_id(cell: Cell) -> str:
@@ -140,7 +140,7 @@ def mark_id(cell: Cell) -> str:
 
 
 @contextmanager
-def _axes(title: str, width: int, height: int) -> Iterator[Any]:
+def axes_of(title: str, width: int, height: int) -> Iterator[Any]:
     """Axes of a size in points, in our style; at 72 dpi a pixel is a point."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -151,7 +151,7 @@ def _axes(title: str, width: int, height: int) -> Iterator[Any]:
         yield axes
 
 
-def _save(axes: Any, path: Path) -> Path:
+def save(axes: Any, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         axes.figure.savefig(path, dpi=130, bbox_inches="tight")

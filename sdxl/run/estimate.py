@@ -7,11 +7,13 @@ from functools import cache
 from pathlib import Path
 
 from sdxl.config.content_key import plain
-from sdxl.config.schema import Config, Mode, Shortcut
+from sdxl.config.schema import Config, LoadCurve, Mode, Shortcut
 from sdxl.core import environment, records
 from sdxl.core.paths import ROOT
 from sdxl.core.record import Record
 
+POINTS = 14
+"""Of a load curve, about."""
 SAME = ("model", "precision", "quant", "backend", "shortcut")
 """Groups that must agree for a rate to carry over."""
 
@@ -62,6 +64,8 @@ def least_seconds(config: Config, prompts: int) -> float:
     accuracy = config.mode is Mode.accuracy  # which ends with the last prompt
     least = 0.0 if accuracy else config.scenario.min_duration_ms / 1e3
     qps = getattr(config.scenario, "target_qps", None)
+    if isinstance(config.scenario, LoadCurve):
+        least *= POINTS
     if config.scenario.name == "Server" and qps:
         least = max(least, images(config, prompts) / qps)
     return least
@@ -72,6 +76,8 @@ def images(config: Config, prompts: int) -> int:
     if config.mode is Mode.accuracy:
         return prompts
     queries = config.scenario.min_query_count or prompts
+    if isinstance(config.scenario, LoadCurve):
+        return POINTS * queries
     return queries * getattr(config.scenario, "samples_per_query", 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sdxl.bench import logs
@@ -12,18 +13,20 @@ from sdxl.core.record import Performance
 from sdxl.run.result import WorkerResult
 
 
-def performance(config: Config, result: WorkerResult, found: dict[str, Any]) -> Performance:
-    """Figures from LoadGen's own log; in accuracy mode there are none to report."""
+def performance(config: Config, result: WorkerResult, logged: Path) -> Performance:
+    """Figures from LoadGen's own logs in `logged`; in accuracy mode there are none to report."""
     same = ("batch_size", "prompts", "counts", "warm_up", "stage_ms", "settings", "generator")
     performance: dict[str, Any] = {
         "scenario": config.scenario.name,
         "mode": config.mode.value,
         **{name: getattr(result, name) for name in same},
-        "loadgen": found,
         **({"work": result.work} if result.work else {}),
     }
     if result.profile:
         performance["profile"] = result.profile
+    if isinstance(config.scenario, schema.LoadCurve):
+        return _of_curve(performance, result)
+    found = performance["loadgen"] = logs.read(logged)
     if config.mode is Mode.accuracy:
         return Performance.from_json(performance)
     samples = getattr(config.scenario, "samples_per_query", 1)
@@ -38,6 +41,14 @@ def performance(config: Config, result: WorkerResult, found: dict[str, Any]) -> 
     if limit := result.roofline:
         performance["roofline"] = within(limit, rate)
     return Performance.from_json(performance)
+
+
+def _of_curve(found: dict[str, Any], result: WorkerResult) -> Performance:
+    """The knee as the speed, and the latencies of all points together."""
+    curve, histogram = result.curve, result.latency_histogram
+    found |= {"curve": curve, "images_per_second": curve["knee"], "latency_histogram": histogram}
+    found |= {"metric": "knee", "value": curve["knee"], "unit": "images/s"}
+    return Performance.from_json(found)
 
 
 def within(limit: dict[str, Any], rate: float) -> dict[str, Any]:
@@ -71,10 +82,7 @@ def incomparable(config: Config, prompt_count: int) -> list[str]:
         reasons.append("rules=open")
     if model.latents or config.seed:
         reasons.append("an initial latent of its own")
-    if isinstance(scenario, schema.Server) and (
-        scenario.target_latency_ms > 20_000 or scenario.target_latency_percentile < 0.99
-    ):
-        reasons.append("a Server limit other than 99 % within 20 s")
+    reasons += _other_load(scenario)
     if config.dataset.name != "coco" or config.dataset.shuffle or prompt_count < 5000:
         reasons.append(f"{prompt_count} prompts of {config.dataset.name}, not 5,000 of coco")
     if config.mode is Mode.performance and config.scenario.min_duration_ms < 600_000:
@@ -88,6 +96,17 @@ def _drawn_elsewhere(config: Config) -> list[str]:
     if backend.remote:
         return [f"measured over HTTP: {getattr(config.backend, 'url', '')}"]
     return [] if backend.needs_torch else [f"backend={config.backend.name} draws without a model"]
+
+
+def _other_load(scenario: schema.Scenario) -> list[str]:
+    """Loads that MLPerf does not ask of SDXL."""
+    if isinstance(scenario, schema.LoadCurve):
+        return ["a load curve is no scenario of MLPerf's"]
+    if isinstance(scenario, schema.Server) and (
+        scenario.target_latency_ms > 20_000 or scenario.target_latency_percentile < 0.99
+    ):
+        return ["a Server limit other than 99 % within 20 s"]
+    return []
 
 
 def _doubt(config: Config) -> str | None:

@@ -32,7 +32,7 @@ EULER = "EulerDiscreteScheduler"
 
 _PATHS = (
     *("path", "config", "latents", "unet", "vae", "unet_config", "diffusers_src"),
-    *("statistics", "tuned"),
+    *("statistics", "tuned", "trace"),
 )
 """Settings that name a file or a folder."""
 _SCORING = ("inception", "statistics", "clip", "vocabulary", "reference")
@@ -108,7 +108,12 @@ def pair_key(config: Config) -> str:
 
 def _files(config: Config) -> dict[str, str]:
     """What the files behind the settings hold: a path alone would hide a change."""
-    groups = {"model": config.model, "dataset": config.dataset, "quant": config.quant}
+    groups = {
+        "model": config.model,
+        "dataset": config.dataset,
+        "quant": config.quant,
+        "scenario": config.scenario,
+    }
     found = _named(groups, _PATHS)
     fused = loras.of(config.model)
     for number, each in enumerate(fused):

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl.bench import logs
 from sdxl.bench.mlperf import verdict
 from sdxl.bench.probe import Probe, strangers
 from sdxl.config.content_key import key
 from sdxl.config.plugins import backend_of
-from sdxl.config.schema import Config, Foreign, Mode
+from sdxl.config.schema import Config, Foreign, LoadCurve, Mode
 from sdxl.core import environment, gpu_locks
 from sdxl.core.errors import ConfigError, SdxlError
 from sdxl.core.progress import Progress, Say
@@ -113,7 +112,7 @@ def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None
     record.quality.per_prompt = PerPrompt.from_json(result.beside.get("per_prompt", {}))
     seen = {**record.environment.to_json(), **result.environment}
     record.environment = Environment.from_json(seen)
-    record.performance = performance(config, result, logs.read(folder / "loadgen"))
+    record.performance = performance(config, result, folder / "loadgen")
     _judge(config, record)
     reasons = incomparable(config, len(chosen))
     if deaths := record.performance.generator.deaths:
@@ -148,6 +147,9 @@ def _judge(config: Config, record: Record) -> None:
     record.performance.pair_key = pair
     other = Mode.performance if config.mode is Mode.accuracy else Mode.accuracy
     partner = ledger.partner(pair, other)
+    if isinstance(config.scenario, LoadCurve):  # LoadGen had no part in it
+        record.status = "ok"
+        return
     found = verdict.gates(record, partner[1] if partner else None)
     record.verdict = [gate.row() for gate in found]
     record.reason = verdict.invalid_because(found)

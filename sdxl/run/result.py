@@ -14,7 +14,7 @@ class WorkerResult:
     batch; scores, profile, roofline: empty where there are none; beside: the pictures beside the
     reference's, and figures by prompt; image_flop: operations per image, 0 without a model;
     environment: what only the worker sees; durations: seconds by stage; work: what the UNet calls
-    of an image compute.
+    of an image compute; curve: of a load curve.
     """
 
     counts: dict[str, int]
@@ -35,3 +35,4 @@ class WorkerResult:
     prompts: int
     batch_size: int
     work: dict[str, Any] = field(default_factory=dict)
+    curve: dict[str, Any] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from sdxl.core.types import Sample
 from sdxl.model import prompts
 from sdxl.quality import reference
 from sdxl.quality.scoring import Scoring
+from sdxl.run.load_curve import LoadCurve
 from sdxl.run.reporter import Reporter, expected_samples, stall_limit_s
 from sdxl.run.result import WorkerResult
 
@@ -67,11 +68,13 @@ class Session:
         self.profile: dict[str, Any] = {}
         self.scores: dict[str, Any] = {}
         self.beside: dict[str, Any] = {}
+        self.curve: LoadCurve | None = None
+        self.sut: Any = None  # with counts and latencies
 
     def load(self, artifacts: dict[str, Path]) -> None:
         """Open the prompts and the generator, or a pool of them."""
         self.link.report({"phase": "loading"})
-        config = self.config
+        config, self.artifacts = self.config, artifacts
         with self._timed("load_s"):
             if config.model.diffusers_src:
                 generators.use_diffusers(config.model.diffusers_src)
@@ -88,7 +91,9 @@ class Session:
             self.warm, self.stage_ms = generators.warm_up(
                 self.parts, self.config, count, self.link, facts
             )
-        self.settings = loadgen.test_settings(self.config, count, self.warm)
+        self.settings = None
+        if not isinstance(self.config.scenario, schema.LoadCurve):
+            self.settings = loadgen.test_settings(self.config, count, self.warm)
         keep = self.config.quality.keep_images or schema.KEEP_IMAGES
         accuracy = self.config.mode is Mode.accuracy
         self.keeper = Keeper(self.out_dir / "images", self.prompts, keep, accuracy)
@@ -96,7 +101,14 @@ class Session:
         self.scoring.begin()
 
     def measure(self) -> None:
-        """Run LoadGen's test, the parent watching."""
+        """Run LoadGen's test, or the load curve, the parent watching."""
+        if isinstance(self.config.scenario, schema.LoadCurve):
+            self.curve = LoadCurve(self, self.config.scenario)
+            self.link.report({"phase": "measuring", isolate.LIMIT: self._limit_s()})
+            with self._timed("measure_s"):
+                self.curve.run()
+            self.sut = self.curve
+            return
         expected = len(self.prompts)
         if self.config.mode is Mode.performance:
             expected = expected_samples(self.settings, self.config.scenario)
@@ -157,7 +169,8 @@ class Session:
             latency_histogram=_histogram(self.sut.latencies_s),
             warm_up=vars(self.warm),
             stage_ms=self.stage_ms,
-            settings=loadgen.describe(self.settings),
+            settings=loadgen.describe(self.settings) if self.settings else {},
+            curve=self.curve.facts if self.curve else {},
             images=self.images,
             scores=self.scores,
             beside=self.beside,
@@ -177,7 +190,8 @@ class Session:
         """Images per second by the harness's own clock."""
         return self.sut.counts.done / max(1e-9, self.durations["measure_s"])
 
-    def _test(self) -> loadgen.Test:
+    def taker(self) -> Callable[[list[Sample], Any], None]:
+        """What is done with pictures that were answered, from whichever thread."""
         taking = threading.Lock()  # lanes call from threads of their own
 
         def on_images(batch: list[Sample], made: Any) -> None:
@@ -185,12 +199,15 @@ class Session:
                 self.keeper.take(batch, made)
                 self.scoring.take(batch, made)
 
+        return on_images
+
+    def _test(self) -> loadgen.Test:
         return loadgen.Test(
             self.config,
             self.settings,
             len(self.prompts),
             [part.generate for part in self.parts],
-            on_images,
+            self.taker(),
             self.link.fail,  # LoadGen would wait for the lost samples
             self.out_dir / "loadgen",
             self.warm.sizes if self.warm.by_shape else (),

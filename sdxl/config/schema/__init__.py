@@ -41,6 +41,7 @@ from sdxl.config.schema.model import (
 )
 from sdxl.config.schema.quant import Quant
 from sdxl.config.schema.scenario import (
+    LoadCurve,
     MultiStream,
     Offline,
     Scenario,
@@ -83,6 +84,7 @@ __all__ = [
     "GuidanceCutoff",
     "Lcm",
     "LinesDataset",
+    "LoadCurve",
     "Mode",
     "Model",
     "MultiStream",
@@ -282,6 +284,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "Server": Server,
         "SingleStream": SingleStream,
         "MultiStream": MultiStream,
+        "LoadCurve": LoadCurve,
     },
     "quality": {"base": Quality},
     "tracking": {"base": Tracking},

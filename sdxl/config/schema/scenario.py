@@ -54,3 +54,19 @@ class MultiStream(Scenario):
     samples_per_query: int = 8  # prompts of one query
     target_latency_ms: Optional[float] = None  # expectation LoadGen plans for; null: warm-up
     target_latency_percentile: float = 0.99  # which latency is the figure
+
+
+@dataclass
+class LoadCurve(Scenario):
+    """Latency by rate and by requests in flight, until the system cannot follow; not MLPerf's.
+
+    `min_duration_ms` and `min_query_count` are those of each point.
+    """
+
+    rates: Optional[list[float]] = None  # requests/s; null: shares of what it can do; []: none
+    concurrencies: Optional[list[int]] = None  # requests in flight; null: doubled while it pays
+    trace: Optional[str] = None  # arrivals to replay: seconds from the start, one a line
+    target_latency_ms: float = 20000.0  # goodput counts the requests answered within it
+    target_latency_percentile: float = 0.99  # of the requests that must keep it
+    max_wait_ms: float = 50.0  # longest a request waits for its batch to fill
+    mix: Optional[list[str]] = None  # WIDTHxHEIGHT@STEPS or ...:WEIGHT, drawn at random; null: one

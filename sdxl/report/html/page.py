@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from sdxl.report import by_prompt, seeds, trainings
+from sdxl.report import by_prompt, curve, seeds, trainings
 from sdxl.report.cells import Cells
 from sdxl.report.choose import answer
 from sdxl.report.html import views
@@ -44,6 +44,7 @@ def page(found: Cells, limits: Limits, prompts: int = 4) -> str:
         css=Markup((HERE / "page.css").read_text()),  # noqa: S704
         seeds_note=seeds.NOTE,
         prompts_note=by_prompt.NOTE,
+        curve_head=curve.HEAD,
         gain=GAIN,
         no_baseline=NO_BASELINE,
     )  # fmt: skip

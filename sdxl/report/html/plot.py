@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from sdxl.report import plots
+from sdxl.report import curve, plots
 from sdxl.report.axes import COSTS
 from sdxl.report.cell import Cell
 from sdxl.report.plots import Scatter
@@ -61,6 +61,19 @@ def _slim(drawn: str) -> str:
     used = {*re.findall(r"#([\w.-]+)", drawn), *re.findall(r'"(cell-\d+)"', drawn)}
     drawn = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", drawn)
     return re.sub(r"\s+", " ", drawn).replace("> <", "><").strip()
+
+
+def load_curve(cell: Cell) -> Markup:
+    """A cell's latency against the rate of requests, in the page's colours."""
+    drawn = _slim(curve.svg(cell.record))
+    for colour, name in _COLOURS.items():
+        drawn = drawn.replace(colour, name)
+    place = f"curve-{cell.number}-"
+    drawn = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{place}", drawn)
+    width, height = curve.SIZE
+    said = escape(f"{cell.label}: {curve.sentence(cell.record)}")
+    head = f'<svg class="load" viewBox="0 0 {width} {height}" role="img" aria-label="{said}">'
+    return Markup(f"{head}<title>{said}</title>{drawn}")  # noqa: S704 (labels are escaped)
 
 
 def of(cells: Sequence[Cell]) -> list[Plot]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sdxl.report import by_prompt, seeds
+from markupsafe import Markup
+
+from sdxl.report import by_prompt, curve, seeds
 from sdxl.report.cell import Cell, surroundings
 from sdxl.report.choose import Answer
 from sdxl.report.html import plot
@@ -70,6 +72,14 @@ class Group:
     def plots(self) -> list[Plot]:
         """Quality, or latency, against speed and costs."""
         return plot.of(self.cells)
+
+    @cached_property
+    def curves(self) -> list[tuple[Cell, str, Markup, list[list[str]]]]:
+        """(cell, what is said of it, drawing, table) of each cell with a load curve."""
+        having = [cell for cell in self.cells if curve.points(cell.record)]
+        return [
+            (c, curve.sentence(c.record), plot.load_curve(c), curve.rows(c.record)) for c in having
+        ]
 
     @cached_property
     def seeds(self) -> tuple[list[str], list[list[str]]]:

@@ -9,6 +9,7 @@ from typing import Any
 from sdxl.core import terminal
 from sdxl.core.command import Outcome
 from sdxl.core.record import Performance, Record
+from sdxl.report import curve
 from sdxl.report.cell import BASELINE, Cell
 from sdxl.report.terminal import gates, profile
 
@@ -28,6 +29,7 @@ def show(record: Record, out_dir: str) -> None:
             *_where(record, out_dir),
         ],
     )
+    curve.show(record)
     if gates.wanted(record):
         gates.show(f"verdict by the rules of {record.config['round']}", record.verdict)
 
@@ -89,7 +91,8 @@ def print_rows(title: str, rows: list[Row]) -> None:
 
 def _verdict(record: Record) -> list[Row]:
     rows = [("status", record.status.upper() if record.status != "ok" else "ok (VALID)")]
-    if record.config["mode"] == "accuracy" and record.status == "ok":
+    of_loadgen = record.config["mode"] == "performance" and not record.performance.curve
+    if not of_loadgen and record.status == "ok":
         rows = [("status", "ok")]
     if record.reason:
         rows.append(("reason", record.reason))

@@ -13,13 +13,14 @@ from sdxl.config.schema import (
     Compliance,
     Config,
     Format,
+    LoadCurve,
     Mode,
     ScenesModel,
     SdxlModel,
     TinyModel,
 )
 from sdxl.core import disk, gpu, store
-from sdxl.core.errors import Problem
+from sdxl.core.errors import Problem, UserError
 from sdxl.model import weight_files
 
 INSTALL = "python -m pip install -c constraints.txt -e ."
@@ -56,7 +57,7 @@ def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) ->
         for name, what in wanted.items()
         if not installed(name)
     ]
-    problems += _weights(config)
+    problems += [*_weights(config), *_trace(config)]
     if backend.needs_torch or graphs:
         problems += _scheduler(config)
     if runs and backend.needs_torch:
@@ -137,6 +138,20 @@ def _scheduler(config: Config) -> list[Problem]:
             f"{INSTALL[:-1]}'.[sde]'   # or scheduler=dpmpp_2m",
         )
     ]
+
+
+def _trace(config: Config) -> list[Problem]:
+    """Arrivals of a load curve that cannot be replayed."""
+    name = config.scenario.trace if isinstance(config.scenario, LoadCurve) else None
+    if name is None:
+        return []
+    from sdxl.bench.load import read_trace
+
+    try:
+        read_trace(store.resolve(name))
+    except UserError as error:
+        return error.problems
+    return []
 
 
 def _weights(config: Config) -> list[Problem]:

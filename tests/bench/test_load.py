@@ -1,0 +1,124 @@
+"""Load on a system of known capacity: the knee, over-saturation, goodput, a trace."""
+
+import time
+
+import numpy as np
+import pytest
+
+from sdxl.bench import load
+from sdxl.bench.batching import Batching
+from sdxl.core.errors import UserError
+
+BATCH, BATCH_S = 8, 0.1
+CAPACITY = BATCH / BATCH_S
+
+
+class Device:
+    """Draws batches that take equal time, whoever else uses the processor."""
+
+    def __init__(self, batch_s=BATCH_S):
+        self.batch_s, self.late_s = batch_s, 0.0
+
+    def __call__(self, indices):
+        due = time.perf_counter() + self.batch_s - self.late_s
+        time.sleep(max(0.0, due - time.perf_counter()))
+        self.late_s = min(self.batch_s / 2, time.perf_counter() - due)
+        return np.zeros((len(indices), 1, 1, 3), np.uint8)
+
+
+def system(lanes=1, batch_s=BATCH_S, batch=BATCH, **more):
+    def failed(error):
+        raise error
+
+    batching = Batching(batch, max_wait_s=0.05, limit_s=10.0)
+    return load.System([Device(batch_s) for _ in range(lanes)], batching, 16,
+                       lambda batch, images: None, failed, **more)  # fmt: skip
+
+
+def asked(duration_s=2.0, limit_ms=1000.0, least=1):
+    return load.Load(duration_s, least, limit_ms, 0.99, 0)
+
+
+def test_the_knee_of_a_known_capacity_is_found_within_5_percent():
+    ours = system()
+    points = list(load.ladder(ours, asked(), [0.5 * CAPACITY, 1.5 * CAPACITY], [1, 16], None))
+    found = load.summary(points, asked())
+    assert found["knee"] == pytest.approx(CAPACITY, rel=0.05)
+    assert [(each.kind, each.saturated) for each in points] == [
+        ("in flight", False), ("in flight", False), ("rate", False), ("rate", True)
+    ]  # fmt: skip
+    one, full, half, over = points
+    assert one.p50 == pytest.approx(1e3 * (BATCH_S + 0.05), rel=0.15), "it waits for company"
+    assert full.p50 == pytest.approx(2e3 * BATCH_S, rel=0.1), "two batches are under way"
+    assert half.offered == 0.5 * CAPACITY and half.p50 < over.p50
+    assert found["saturated_at"] == 1.5 * CAPACITY
+    assert found["within_limit"] == half.completed, "what saturates keeps no limit for long"
+    assert ours.counts.done == ours.counts.issued == sum(each.requests for each in points)
+    assert len(ours.latencies_s) == ours.counts.done
+
+
+def test_the_ladder_stops_where_the_system_cannot_follow():
+    """A rate of ten times the capacity is broken off long before its 1,000 s."""
+    ours = system(batch_s=0.01, batch=4)
+    began = time.perf_counter()
+    (only,) = load.ladder(ours, asked(1000.0), [4000.0, 5000.0], [], None)
+    assert only.saturated and only.asked == 4000.0 and time.perf_counter() - began < 20
+    assert only.requests <= 2 * load.GIVEN_UP * 4
+
+
+def test_lanes_add_up():
+    points = list(load.ladder(system(2), asked(1.0), [], [32], None))
+    assert points[0].completed == pytest.approx(2 * CAPACITY, rel=0.1)
+
+
+def test_its_own_ladder_goes_from_one_request_to_past_the_knee():
+    ours = system(batch_s=0.02, batch=4)
+    points = list(load.ladder(ours, asked(0.5, least=8), None, None, None))
+    flights = [each.asked for each in points if each.kind == "in flight"]
+    assert flights[:4] == [1, 2, 4, 8]
+    rates = [each for each in points if each.kind == "rate"]
+    most = max(each.completed for each in points if each.kind == "in flight")
+    assert [each.asked / most for each in rates] == pytest.approx(load.SHARES[: len(rates)])
+    assert [each.saturated for each in rates[:-1]] == [False] * (len(rates) - 1)
+
+
+def test_goodput_counts_what_keeps_the_limit():
+    for limit_ms, share in ((1e4, 1.0), (1.0, 0.0)):
+        ours = asked(0.3, limit_ms)
+        (point,) = load.ladder(system(batch_s=0.02), ours, [50.0], [], None)
+        assert point.goodput == share * point.completed
+        best = load.summary([point], ours)["within_limit"]
+        assert best == (point.completed if share else None)
+
+
+def test_a_trace_is_replayed_as_it_was(tmp_path):
+    (tmp_path / "trace").write_text("# arrivals\n10.0\n10.0\n\n10.1\n10.4\n")
+    arrivals = load.read_trace(tmp_path / "trace")
+    assert arrivals == pytest.approx([0.0, 0.0, 0.1, 0.4])
+    began = time.perf_counter()
+    (point,) = load.ladder(system(batch_s=0.01), asked(), [], [], arrivals)
+    assert 0.4 < time.perf_counter() - began < 5
+    assert (point.kind, point.requests) == ("trace", 4)
+    assert point.offered == pytest.approx(3 / 0.4)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("1\nx\n", "line 2"), ("2\n1\n", "line 2"), ("-1\n2\n", "line 1"), ("nan\n", "line 1"),
+     ("1\ninf\n", "line 2"), ("1\n", "no load"), ("", "no load")],
+)  # fmt: skip
+def test_a_line_of_a_trace_that_is_no_arrival_is_named(tmp_path, text, what):
+    (tmp_path / "trace").write_text(text)
+    with pytest.raises(UserError, match=what):
+        load.read_trace(tmp_path / "trace")
+    with pytest.raises(UserError, match="cannot be read"):
+        load.read_trace(tmp_path / "nowhere")
+
+
+def test_arrivals_have_their_rate_and_the_same_gaps_at_every_rate():
+    slow, fast = (np.array(load.poisson(rate, asked(100.0))) for rate in (10.0, 20.0))
+    assert len(slow) == 1000 and slow[-1] == pytest.approx(100.0)
+    assert len(fast) == 2000 and fast[-1] == pytest.approx(100.0)
+    gaps = [np.diff(each[:1000]) for each in (slow, fast)]
+    assert np.ptp(gaps[0] / gaps[1]) < 1e-9
+    assert np.std(gaps[0]) / np.mean(gaps[0]) == pytest.approx(1.0, abs=0.1), "exponential"
