@@ -117,7 +117,9 @@ def _load_curve(c: Config) -> Iterator[Problem]:
             "numbers, or null for a ladder of its own", "scenario.rates=null",
         )  # fmt: skip
     yield from mix.problems_of(c.scenario)
-    if c.scenario.mix and (c.backend.devices or backend_of(c).loads in ("graphs", "engines")):
+    backend = backend_of(c)
+    elsewhere = bool(c.backend.devices) or backend.remote
+    if c.scenario.mix and (elsewhere or backend.loads in ("graphs", "engines")):
         got = f"backend.devices={c.backend.devices}" if c.backend.devices else c.backend.name
         yield Problem(
             "`scenario.mix` needs a model in this process that draws every size", got,
