@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from sdxl.bench import generators, load
 from sdxl.bench.batching import Batching
+from sdxl.bench.pool import Pool
 from sdxl.bench.sut import Sut
 from sdxl.config import mix, schema
 from sdxl.config.derive import batch_size
+from sdxl.core import isolate
 from sdxl.core.store import resolve
-from sdxl.core.types import Sample
+from sdxl.core.types import Prompt, Sample
 from sdxl.run.reporter import Reporter
 
-if TYPE_CHECKING:
-    from sdxl.run.worker import Session
+
+class Session(Protocol):
+    """What of the measuring process a curve needs."""
+
+    config: schema.Config
+    link: isolate.Link
+    prompts: list[Prompt]
+    warm: Any
+    generator: Any
+    parts: Sequence[Any]
+    pool: Pool | None
+    artifacts: dict[str, Path]
+
+    def taker(self) -> Callable[[list[Sample], Any], None]:
+        """What is done with pictures that were answered."""
 
 
 class LoadCurve:
