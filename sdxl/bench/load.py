@@ -12,14 +12,13 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sdxl.bench.arrivals import poisson
 from sdxl.bench.batching import Batching
 from sdxl.bench.sut import Counts, Generate, Sut
-from sdxl.core.errors import UserError
 from sdxl.core.types import Sample
 
 SHARES = (0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.2, 1.5)
@@ -234,7 +233,13 @@ def ladder(
         count = 2 * system.full
         most = point(system, load, IN_FLIGHT, count, partial(Run.in_flight, count=count)).completed
     for rate in sorted(rates) if rates is not None else [share * most for share in SHARES]:
-        found = point(system, load, RATE, rate, partial(Run.rate, arrivals=poisson(rate, load)))
+        found = point(
+            system,
+            load,
+            RATE,
+            rate,
+            partial(Run.rate, arrivals=poisson(rate, load.duration_s, load.least, load.seed)),
+        )
         yield found
         if found.saturated:
             break
@@ -248,44 +253,6 @@ def _doubling(system: System) -> Iterator[int]:
     while count <= 8 * system.full:
         yield count
         count *= 2
-
-
-def poisson(rate: float, load: Load) -> list[float]:
-    """Arrivals in seconds: exponential gaps, scaled so that the mean is the rate to the digit.
-
-    The gaps of all rates are the same, only shorter: what differs between points is the rate.
-    """
-    count = max(load.least, round(rate * load.duration_s), 2)
-    gaps = np.random.default_rng(load.seed).exponential(1.0, count)
-    whole = np.cumsum(gaps)
-    return [float(each) for each in whole * (count / rate / whole[-1])]
-
-
-def read_trace(path: Path) -> list[float]:
-    """Arrivals of a trace in seconds from its first; raises `UserError` naming a bad line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("the trace cannot be read", f"{path}: {error}") from error
-    found: list[float] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            due = float(line)
-        except ValueError:
-            due = float("nan")
-        if not due >= (found[-1] if found else 0.0) or due == float("inf"):
-            raise UserError(
-                f"line {number} of the trace is no arrival",
-                line,
-                "seconds from the start, none before the line above it",
-                f"scenario.trace={path}",
-            )
-        found.append(due)
-    if len(found) < 2:
-        raise UserError("the trace has no load", path, "two arrivals or more, one a line")
-    return [due - found[0] for due in found]
 
 
 def summary(points: Sequence[Point], load: Load) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from sdxl.bench import generators, load
+from sdxl.bench import arrivals, generators, load
 from sdxl.bench.batching import Batching
 from sdxl.bench.pool import Pool
 from sdxl.bench.sut import Sut
@@ -68,7 +68,7 @@ class LoadCurve:
     def run(self) -> None:
         """Measure every point."""
         scenario = self.scenario
-        trace = load.read_trace(resolve(scenario.trace)) if scenario.trace else None
+        trace = arrivals.read_trace(resolve(scenario.trace)) if scenario.trace else None
         self.points += load.ladder(
             self.system, self.load, scenario.rates, scenario.concurrencies, trace
         )

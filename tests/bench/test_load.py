@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sdxl.bench import load
+from sdxl.bench.arrivals import read_trace
 from sdxl.bench.batching import Batching
-from sdxl.core.errors import UserError
 
 BATCH, BATCH_S = 8, 0.1
 CAPACITY = BATCH / BATCH_S
@@ -93,32 +93,10 @@ def test_goodput_counts_what_keeps_the_limit():
 
 def test_a_trace_is_replayed_as_it_was(tmp_path):
     (tmp_path / "trace").write_text("# arrivals\n10.0\n10.0\n\n10.1\n10.4\n")
-    arrivals = load.read_trace(tmp_path / "trace")
-    assert arrivals == pytest.approx([0.0, 0.0, 0.1, 0.4])
+    due = read_trace(tmp_path / "trace")
+    assert due == pytest.approx([0.0, 0.0, 0.1, 0.4])
     began = time.perf_counter()
-    (point,) = load.ladder(system(batch_s=0.01), asked(), [], [], arrivals)
+    (point,) = load.ladder(system(batch_s=0.01), asked(), [], [], due)
     assert 0.4 < time.perf_counter() - began < 5
     assert (point.kind, point.requests) == ("trace", 4)
     assert point.offered == pytest.approx(3 / 0.4)
-
-
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [("1\nx\n", "line 2"), ("2\n1\n", "line 2"), ("-1\n2\n", "line 1"), ("nan\n", "line 1"),
-     ("1\ninf\n", "line 2"), ("1\n", "no load"), ("", "no load")],
-)  # fmt: skip
-def test_a_line_of_a_trace_that_is_no_arrival_is_named(tmp_path, text, what):
-    (tmp_path / "trace").write_text(text)
-    with pytest.raises(UserError, match=what):
-        load.read_trace(tmp_path / "trace")
-    with pytest.raises(UserError, match="cannot be read"):
-        load.read_trace(tmp_path / "nowhere")
-
-
-def test_arrivals_have_their_rate_and_the_same_gaps_at_every_rate():
-    slow, fast = (np.array(load.poisson(rate, asked(100.0))) for rate in (10.0, 20.0))
-    assert len(slow) == 1000 and slow[-1] == pytest.approx(100.0)
-    assert len(fast) == 2000 and fast[-1] == pytest.approx(100.0)
-    gaps = [np.diff(each[:1000]) for each in (slow, fast)]
-    assert np.ptp(gaps[0] / gaps[1]) < 1e-9
-    assert np.std(gaps[0]) / np.mean(gaps[0]) == pytest.approx(1.0, abs=0.1), "exponential"

@@ -280,11 +280,7 @@ GROUPS: dict[str, dict[str, type]] = {
     "quant": {"base": Quant},
     "dataset": {"builtin": Dataset, "tsv": TsvDataset, "scenes": ScenesDataset},
     "scenario": {
-        "Offline": Offline,
-        "Server": Server,
-        "SingleStream": SingleStream,
-        "MultiStream": MultiStream,
-        "LoadCurve": LoadCurve,
+        node.__name__: node for node in (Offline, Server, SingleStream, MultiStream, LoadCurve)
     },
     "quality": {"base": Quality},
     "tracking": {"base": Tracking},

@@ -145,7 +145,7 @@ def _trace(config: Config) -> list[Problem]:
     name = config.scenario.trace if isinstance(config.scenario, LoadCurve) else None
     if name is None:
         return []
-    from sdxl.bench.load import read_trace
+    from sdxl.bench.arrivals import read_trace
 
     try:
         read_trace(store.resolve(name))
