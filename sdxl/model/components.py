@@ -85,6 +85,26 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     return scale(drawn.mean if drawn is not None else encoded.latents, vae.config)
 
 
+def moments(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] -> mean and log-variance (B, 2 C, h, w), not scaled.
+
+    Raises `UserError` for a VAE that has only one latent for a picture.
+    """
+    drawn = getattr(vae.encode(pixels), "latent_dist", None)
+    if drawn is None:
+        raise UserError("this VAE has no moments", type(vae).__name__, "an AutoencoderKL")
+    found: torch.Tensor = drawn.parameters
+    return found
+
+
+def of_moments(found: torch.Tensor, noise: torch.Tensor | None, config: Any) -> torch.Tensor:
+    """Latents (B, C, h, w) as the UNet sees them, of moments; without noise, their means."""
+    mean, log_variance = found.chunk(2, dim=1)
+    if noise is not None:
+        mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
+    return scale(mean, config)
+
+
 @torch.inference_mode()
 def check_half(vae: Any) -> None:
     """Decode a piece of noise with an fp16 VAE whose configuration warns of it.

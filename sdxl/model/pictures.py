@@ -6,6 +6,7 @@ lie on white. What has no one meaning as a picture is refused, by its name.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -34,12 +35,15 @@ def find(folder: Path) -> list[Path]:
     )
 
 
-def load(path: Path) -> np.ndarray:
-    """The picture's pixels, uint8 (H, W, 3); raises `UserError` that names it."""
+def load(path: Path, content: bytes | None = None) -> np.ndarray:
+    """The picture's pixels, uint8 (H, W, 3); raises `UserError` that names it.
+
+    content: the file's bytes, where it lies in no file of its own.
+    """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(path if content is None else io.BytesIO(content)) as opened:
             _check(opened)
             picture = ImageOps.exif_transpose(opened)
             return np.array(_rgb(picture, opened.format))

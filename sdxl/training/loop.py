@@ -26,6 +26,7 @@ from sdxl.config.content_key import plain
 from sdxl.config.schema.train import Training
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.training import average, checkpoint, machine, recipe
+from sdxl.training.ahead import Ahead
 from sdxl.training.average import Averaged
 from sdxl.training.speed import Meter
 
@@ -157,6 +158,17 @@ class Trainer:
         """Steps until `settings.steps`, or `max_s`; returns the last figures."""
         self.meter = meter
         meter.begin(self.module, self.accelerator.device, self.accelerator.num_processes)
+        device = self.accelerator.device
+        self.ahead = Ahead(
+            lambda batch: self.stage.batch(batch, device), self._batches(),
+            getattr(self.stage, "reads_ahead", False),
+        )  # fmt: skip
+        try:
+            return self._steps()
+        finally:
+            self.ahead.close()
+
+    def _steps(self) -> dict[str, float]:
         main, stop = self.accelerator.is_main_process, False
         if main and 0 < self.done >= self.settings.steps and not _exported(self.folder):
             self.evaluate()
@@ -176,15 +188,15 @@ class Trainer:
 
     def step(self) -> None:
         """One step of all processes together; raises `SdxlError` if its loss is not finite."""
-        settings, device = self.settings, self.accelerator.device
+        settings = self.settings
         lr = recipe.rate(self.done, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         began, waited = time.perf_counter(), 0.0
         parts: list[dict[str, Tensor]] = []
-        for batch in self._batches():
+        for _ in range(settings.accumulate):
             asked = time.perf_counter()
-            given = self.stage.batch(batch, device)
+            given = self.ahead.take()
             waited += time.perf_counter() - asked
             parts.append(self._backward(given, last=len(parts) + 1 == settings.accumulate))
         norm = self.accelerator.clip_grad_norm_(
@@ -210,14 +222,17 @@ class Trainer:
         return losses
 
     def _batches(self) -> Iterator[Batch]:
-        """The parts of this process's share of the next step."""
-        whole, rank = self.settings.batch, self.accelerator.process_index
-        part = whole // (self.accelerator.num_processes * self.settings.accumulate)
-        rows = rows_of(self.done, whole, self.stage.count, self.seed)
-        for number in range(self.settings.accumulate):
-            start = (rank * self.settings.accumulate + number) * part
-            here = slice(start, start + part)
-            yield Batch(self.done, rows[here], here, whole, self.seed)
+        """The parts of this process's share of every step to come."""
+        whole, rank, parts = (
+            self.settings.batch, self.accelerator.process_index, self.settings.accumulate
+        )  # fmt: skip
+        part = whole // (self.accelerator.num_processes * parts)
+        for step in range(self.done, self.settings.steps):
+            rows = rows_of(step, whole, self.stage.count, self.seed)
+            for number in range(parts):
+                start = (rank * parts + number) * part
+                here = slice(start, start + part)
+                yield Batch(step, rows[here], here, whole, self.seed)
 
     def _out_of_time(self) -> bool:
         """Whether `max_s` is over in any process."""

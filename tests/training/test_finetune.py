@@ -20,6 +20,8 @@ from sdxl.model.sources import open_source
 from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training import loop
 from sdxl.training.data import embed, sharded, shards
+from sdxl.training.data.encoder import npy
+from sdxl.training.data.shards import Asked
 from sdxl.training.stages import finetune
 
 COUNT = 22
@@ -53,8 +55,8 @@ def config(composed):
 @pytest.fixture
 def written(config, pictures, tmp_path):
     for name, embeddings in (("plain", False), ("whole", True)):
-        count = shards.write(config(), pictures, tmp_path / name, 8, embeddings)
-        assert count == COUNT
+        made = shards.write(config(), pictures, tmp_path / name, Asked(8, embeddings))
+        assert made["samples"] == COUNT and made["without_caption"] == 1
     assert len(list((tmp_path / "plain").glob("*.tar"))) == 3
     return tmp_path
 
@@ -134,8 +136,9 @@ def test_a_training_on_shards_resumes_to_the_bit_and_its_unet_is_used(config, wr
 
 def test_shards_of_an_earlier_set_are_not_mixed_in(config, pictures, written, tmp_path):
     with pytest.raises(UserError, match=r"other shards"):
-        shards.write(config(), pictures, written / "plain", 16)
-    assert shards.write(config(), pictures, written / "plain", 8) == COUNT, "the same again"
+        shards.write(config(), pictures, written / "plain", Asked(16))
+    again = shards.write(config(), pictures, written / "plain", Asked(8))
+    assert again["samples"] == COUNT and again["kept"] == 3, "the same again"
 
 
 def test_the_command_names_mistakes(monkeypatch, capsys, tmp_path):
@@ -195,16 +198,16 @@ def test_spoilt_shards_are_named(config, written, tmp_path):
         ({"json": b'{"caption": "x", "crop": [0]}'}, "other sizes than SDXL is told"),
         ({"txt": b"\xff"}, "sample `a` cannot be read"),
         ({"latents.npy": b"half"}, "sample `a` cannot be read"),
-        ({"latents.npy": shards._npy(np.zeros(3))}, "another size"),
-        ({"latents.npy": shards._npy(np.full((4, 8, 8), np.nan))}, "latents that are no numbers"),
+        ({"latents.npy": npy(np.zeros(3))}, "another size"),
+        ({"latents.npy": npy(np.full((4, 8, 8), np.nan))}, "latents that are no numbers"),
         ({"json": b'{"caption": ["a", "b"]}'}, "has no caption"),
-        ({"hidden.npy": shards._npy(np.zeros((77, 5)))}, None),  # no pooled.npy: the caption counts
-        ({"hidden.npy": shards._npy(np.zeros((77, 5))), "pooled.npy": shards._npy(np.zeros(5))},
+        ({"hidden.npy": npy(np.zeros((77, 5)))}, None),  # no pooled.npy: the caption counts
+        ({"hidden.npy": npy(np.zeros((77, 5))), "pooled.npy": npy(np.zeros(5))},
          "another model's hidden.npy"),
     ],
 )  # fmt: skip
 def test_a_spoilt_sample_is_named(config, tmp_path, changes, said):
-    parts = {"latents.npy": shards._npy(np.zeros((4, 8, 8))), "json": b'{"caption": "a cube"}'}
+    parts = {"latents.npy": npy(np.zeros((4, 8, 8))), "json": b'{"caption": "a cube"}'}
     with tarfile.open(tmp_path / "0.tar", "w:") as tar:
         for name, content in {**parts, **changes}.items():
             if content is not None:
@@ -218,12 +221,12 @@ def test_a_spoilt_sample_is_named(config, tmp_path, changes, said):
 
 
 def test_other_pictures_in_shards_of_the_same_size_are_other_data(config, pictures, tmp_path):
-    shards.write(config(), pictures, tmp_path / "out", 8)
+    shards.write(config(), pictures, tmp_path / "out", Asked(8))
     before = sharded.Shards(config(), str(tmp_path / "out")).identity
     turned = shutil.copytree(pictures, tmp_path / "turned")
     for file in turned.glob("*.png"):
         save(np.ascontiguousarray(load(file)[:, ::-1]), file)
-    shards.write(config(), turned, tmp_path / "out", 8)
+    shards.write(config(), turned, tmp_path / "out", Asked(8))
     after = sharded.Shards(config(), str(tmp_path / "out")).identity
     assert [name for name, _ in after] == [name for name, _ in before]
     assert all(one != other for one, other in zip(before, after, strict=True))
@@ -233,7 +236,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_leaves_nothing(config, pictu
     spoilt = shutil.copytree(pictures, tmp_path / "spoilt")
     (spoilt / "003.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"003\.png cannot be read"):
-        shards.write(config(), spoilt, tmp_path / "out", 8)
+        shards.write(config(), spoilt, tmp_path / "out", Asked(8))
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -26,10 +26,16 @@ class Examples(Protocol):
 
     count: int
     none: tuple[Tensor, Tensor]
+    moments: bool
     identity: Any  # what must be the same when a training goes on, JSON-ready
 
-    def rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """latents (B, 4, h, w), hidden (B, 77, D), pooled (B, P), time_ids (B, 6); float32."""
+    def rows(
+        self, rows: np.ndarray, noise: Tensor | None = None, /
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """latents (B, 4, h, w), hidden (B, 77, D), pooled (B, P), time_ids (B, 6); float32.
+
+        noise (B, 4, h, w): what latents are drawn with where `moments` are kept; else their means.
+        """
         ...
 
     def texts(self, rows: np.ndarray) -> list[str]:

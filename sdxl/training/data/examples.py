@@ -45,7 +45,11 @@ class Rendered:
         self.data = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
         self.none = (self._floats("none_hidden"), self._floats("none_pooled"))
 
-    def rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    moments = False
+
+    def rows(
+        self, rows: np.ndarray, _noise: Tensor | None = None, /
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The rows, all of one size."""
         parts = (self._floats(name, rows) for name in ("latents", "hidden", "pooled"))
         latents, hidden, pooled = parts

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,15 +22,17 @@ from torch import Tensor
 
 from sdxl.config.schema import Config
 from sdxl.core.errors import UserError
-from sdxl.model import networks, prompts
+from sdxl.model import components, networks, prompts
 from sdxl.model.components import torch_device
 from sdxl.model.sources import open_source
 from sdxl.training.data import embed, tars
-from sdxl.training.data.tars import FIX, LATENTS, Sample
+from sdxl.training.data.tars import FIX, LATENTS, MOMENTS, Sample
 
 HIDDEN, POOLED = "hidden.npy", "pooled.npy"
 _OPEN = 64
 """Tar files kept open."""
+_VAE = {"scaling_factor": 0.18215}
+"""diffusers' own default, for a config.json that says nothing of it."""
 
 
 class Shards:
@@ -47,10 +51,13 @@ class Shards:
         if not self.embedded:
             for sample in self.samples:
                 self._check_caption(sample)
+        self.moments = any(LATENTS not in s.parts for s in self.samples)
+        self._lock = threading.RLock()  # rows are read ahead by a thread
         self._handles: OrderedDict[int, Any] = OrderedDict()
         self.identity = self._identity()
         self.size = config.model.height, config.model.width
         self._source = open_source(config.model, config.seed)
+        self._vae = SimpleNamespace(**{**_VAE, **self._source.configs["vae"]})
         self._device = torch_device(config.model.device)
         self._encoders: tuple[Any, Any] | None = None
         self.none = self._encode(["", config.model.negative_prompt or ""])
@@ -63,10 +70,19 @@ class Shards:
             where = f"{self.files[sample.file]}: sample `{sample.name}`"
             raise UserError(f"{where} has no caption", " ".join(sample.parts), "txt or json", FIX)
 
-    def rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """latents, hidden, pooled, time_ids of these rows, float32 on the CPU."""
+    def rows(
+        self, rows: np.ndarray, noise: Tensor | None = None, /
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """latents, hidden, pooled, time_ids of these rows, float32 on the CPU.
+
+        noise (B, 4, h, w), normal: what latents are drawn with from moments; else their means.
+        """
         read = [self._checked(self.samples[int(row)]) for row in rows]
-        latents = torch.stack([sample[LATENTS] for sample in read])
+        latents = torch.stack([
+            sample[LATENTS] if noise is None or not sample["moments"]
+            else components.of_moments(sample["moments"][0], drawn[None], self._vae)[0]
+            for sample, drawn in zip(read, read if noise is None else noise, strict=True)
+        ])  # fmt: skip
         if self.embedded:
             hidden, pooled = (torch.stack([s[part] for s in read]) for part in (HIDDEN, POOLED))
         else:
@@ -119,9 +135,16 @@ class Shards:
 
     def _read(self, sample: Sample) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for name in (LATENTS, HIDDEN, POOLED) if self.embedded else (LATENTS,):
+        kind = LATENTS if LATENTS in sample.parts else MOMENTS
+        for name in (kind, HIDDEN, POOLED) if self.embedded else (kind,):
             array = np.load(io.BytesIO(self._bytes(sample, name)), allow_pickle=False)
             found[name] = torch.from_numpy(array.astype(np.float32))
+        found["moments"] = []
+        if kind == MOMENTS:  # (1, 8, h, w), as they are published, or (8, h, w)
+            whole = found.pop(MOMENTS)
+            whole = whole[None] if whole.dim() == 3 else whole
+            found["moments"] = [whole]
+            found[LATENTS] = components.of_moments(whole, None, self._vae)[0]
         facts = json.loads(self._bytes(sample, "json")) if "json" in sample.parts else {}
         caption = facts.get("caption")
         if "txt" in sample.parts:
@@ -133,15 +156,16 @@ class Shards:
 
     def _bytes(self, sample: Sample, part: str) -> bytes:
         number = sample.file
-        if number not in self._handles:
-            self._handles[number] = self.files[number].open("rb")
-            if len(self._handles) > _OPEN:
-                self._handles.popitem(last=False)[1].close()
-        self._handles.move_to_end(number)
-        handle = self._handles[number]
         offset, length = sample.parts[part]
-        handle.seek(offset)
-        content: bytes = handle.read(length)
+        with self._lock:
+            if number not in self._handles:
+                self._handles[number] = self.files[number].open("rb")
+                if len(self._handles) > _OPEN:
+                    self._handles.popitem(last=False)[1].close()
+            self._handles.move_to_end(number)
+            handle = self._handles[number]
+            handle.seek(offset)
+            content: bytes = handle.read(length)
         return content
 
     def _identity(self) -> list[list[str]]:
@@ -151,16 +175,18 @@ class Shards:
         for sample in self.samples:
             digests[sample.file].update(f"{sample.name}{sample.parts}".encode())
         for number, sample in last.items():
-            digests[number].update(self._bytes(sample, LATENTS))
+            kind = LATENTS if LATENTS in sample.parts else MOMENTS
+            digests[number].update(self._bytes(sample, kind))
         return [
             [file.name, digest.hexdigest()[:16]]
             for file, digest in zip(self.files, digests, strict=True)
         ]
 
     def _encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        if self._encoders is None:
-            self._encoders = embed.text_encoders(self._source, self._device)
-            self._tokenizers = self._source.tokenizers()
+        with self._lock:
+            if self._encoders is None:
+                self._encoders = embed.text_encoders(self._source, self._device)
+                self._tokenizers = self._source.tokenizers()
         ids = prompts.tokenize(texts, self._tokenizers)
         made = networks.encode(*self._encoders, ids, torch.float32)
         return made.hidden.cpu().clone(), made.pooled.cpu().clone()

@@ -4,127 +4,133 @@
     python train.py train=finetune train.shards=OUT model=sdxl model.path=/data/sdxl
 
 A sample is the files with one name up to the first dot: `latents.npy` (4, h, w), scaled as the UNet
-sees them; `txt`, or `json` with `caption`; or embeddings, `hidden.npy` (77, D) and `pooled.npy`
-(P,). `json` may have `original_size`, `crop`, `target_size` in pixels (height, width or top, left).
-`sdxl.training.data.sharded` reads them.
+sees them, or `npy` (1, 8, h, w), the VAE's mean and log-variance, unscaled, of which latents are
+drawn anew at every step; `txt`, or `json` with `caption`; or embeddings, `hidden.npy` (77, D) and
+`pooled.npy` (P,). `json` may have `original_size`, `crop`, `target_size` in pixels (height, width
+or top, left). `sdxl.training.data.sharded` reads them. Beside each tar lies its index.
 """
 
 from __future__ import annotations
 
 import io
-import json
+import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
+from sdxl.config import content_key
 from sdxl.config.schema import Config
 from sdxl.core import store
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import ConfigError, Problem, UserError
 from sdxl.core.paths import CONF
-from sdxl.model import networks, pictures, prompts
-from sdxl.model.components import encode, torch_device
+from sdxl.model import pictures
 from sdxl.model.sources import open_source
-from sdxl.quality.scenes.networks import to_tensor
-from sdxl.training.data import embed
-from sdxl.training.data.sharded import HIDDEN, POOLED
-from sdxl.training.data.tars import LATENTS
+from sdxl.training import launch
+from sdxl.training.data import tar_index, tars
+from sdxl.training.data.encoder import Encoder, Pair
 
 
-def write(
-    config: Config, images: Path, out: Path, per_shard: int = 1000, embeddings: bool = False
-) -> int:
-    """Shards of the pictures in `images` that have a caption (same name, .txt); returns how many.
+@dataclass(frozen=True)
+class Asked:
+    """What is written into a tar beside what the pictures are encoded with."""
 
-    Pictures are scaled so that they cover the model's size, and cut to it in the middle.
+    per_shard: int = 1000
+    embeddings: bool = False
+    moments: bool = False
+
+
+def write(config: Config, images: Path, out: Path, asked: Asked | None = None) -> dict[str, int]:
+    """Shards of the pictures in `images` that have a caption; counts of what became of them.
+
+    images: a folder of pictures with captions (same name, .txt), or of tars with both; of those,
+    each becomes a tar of its name. Pictures are scaled so that they cover the model's size, and cut
+    to it in the middle. A tar that is there already, of the same pictures and settings, is kept. Of
+    several processes each writes its share.
     """
-    pairs = pictures.find(images)
-    pairs = [file for file in pairs if file.with_suffix(".txt").is_file()]
+    asked = asked or Asked()
+    if asked.per_shard < 1:
+        raise UserError("a shard holds samples", f"--per-shard {asked.per_shard}", "at least 1")
+    shards, uncaptioned = _shards(images, asked.per_shard)
+    pairs = sum(map(len, shards.values()))
     if not pairs:
         raise UserError("there are no pictures with captions", str(images), "name.png and name.txt")
-    if per_shard < 1:
-        raise UserError("a shard holds samples", f"--per-shard {per_shard}", "at least 1")
-    shards = [f"{number:06d}" for number in range(-(-len(pairs) // per_shard))]
     if others := sorted({file.name for file in out.glob("*.tar")} - {f"{s}.tar" for s in shards}):
         raise UserError(
             f"{out} holds other shards, which would be trained on, too",
             " ".join(others[:5]),
             "a new folder, or these shards removed",
         )
-    encode = _Encoder(config, embeddings)
+    weights = open_source(config.model, config.seed).identity()
+    size, encoder = [config.model.height, config.model.width], None
+    rank, world = (
+        int(os.environ.get(name, usual)) for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"))
+    )
+    kept = 0
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for shard, start in zip(shards, range(0, len(pairs), per_shard), strict=True):
-            partial = out / f".{shard}.part"
-            try:
-                with tarfile.open(partial, "w:") as tar, torch.inference_mode():
-                    for number, file in enumerate(pairs[start : start + per_shard], start):
-                        for name, content in encode(file).items():
-                            _add(tar, f"{number:08d}.{name}", content)
-                partial.replace(out / f"{shard}.tar")
-            finally:
-                partial.unlink(missing_ok=True)
+        for name, inputs in list(shards.items())[rank::world]:
+            parts = {"weights": weights, "size": size, "embeddings": asked.embeddings,
+                     "moments": asked.moments, "inputs": [*map(_state, inputs)]}  # fmt: skip
+            key, tar = content_key.key(parts), out / f"{name}.tar"
+            if tar.is_file() and tar_index.made_of(tar) == key:
+                kept += 1
+                continue
+            encoder = encoder or Encoder(config, asked.embeddings, asked.moments)
+            _write(encoder, tar, inputs, key)
     except OSError as error:
         raise store.disk_error(error, out, "another OUT") from error
-    return len(pairs)
+    return {"samples": pairs, "without_caption": uncaptioned, "shards": len(shards), "kept": kept}
 
 
-class _Encoder:
-    """A picture and its caption as the files of a sample."""
+def _write(encoder: Encoder, tar: Path, pairs: Sequence[Pair], key: str) -> None:
+    """A tar, whole or not at all, then its index."""
+    partial = tar.with_name(f".{tar.stem}.part")
+    try:
+        with tarfile.open(partial, "w:") as opened:
+            for pair, sample in zip(pairs, encoder.samples(pairs), strict=True):
+                for name, content in sample.items():
+                    _add(opened, f"{pair.name}.{name}", content)
+        partial.replace(tar)
+    finally:
+        partial.unlink(missing_ok=True)
+    tar_index.write(tar, key, [(s.name, s.parts) for s in tars.members(0, tar)])
 
-    def __init__(self, config: Config, embeddings: bool) -> None:
-        source, self.device = (
-            open_source(config.model, config.seed),
-            torch_device(config.model.device),
-        )
-        self.size = config.model.height, config.model.width
-        self.vae: Any = source.component("vae", torch.float32, self.device)
-        self.encoders = embed.text_encoders(source, self.device) if embeddings else None
-        self.tokenizers = source.tokenizers()
 
-    def __call__(self, file: Path) -> dict[str, bytes]:
-        """Ending -> content; raises `UserError` if the picture or its caption cannot be read."""
-        try:
-            caption = file.with_suffix(".txt").read_text("utf-8").strip()
-            pixels, facts = cut(pictures.load(file), *self.size)
-        except (OSError, ValueError) as error:
+def _shards(images: Path, per_shard: int) -> tuple[dict[str, list[Pair]], int]:
+    """The pairs of each shard by its name, and how many pictures have no caption."""
+    if images.is_file() or (not images.is_dir()) or any(images.glob("*.tar")):
+        found = {file.stem: [*_within(file)] for file in tars.files_of(str(images))}
+        lone = sum(pair is None for each in found.values() for pair in each)
+        return {n: [pair for pair in each if pair] for n, each in found.items()}, lone
+    files = pictures.find(images)
+    told = [file for file in files if file.with_suffix(".txt").is_file()]
+    pairs = [Pair(f"{n:08d}", f, f.with_suffix(".txt")) for n, f in enumerate(told)]
+    parts = [pairs[start : start + per_shard] for start in range(0, len(pairs), per_shard)]
+    return {f"{number:06d}": part for number, part in enumerate(parts)}, len(files) - len(told)
+
+
+def _within(tar: Path) -> Iterator[Pair | None]:
+    """The pictures of a tar with their captions; None for one without."""
+    for sample in tars.members(0, tar):
+        shown = [part for part in sample.parts if f".{part}".lower() in pictures.SUFFIXES]
+        if len(shown) != 1:
+            said = " ".join(sample.parts)
             raise UserError(
-                f"{file} cannot be read",
-                str(error),
-                "a picture, and its caption in UTF-8 beside it",
-            ) from error
-        latents = encode(self.vae, to_tensor(pixels[None]).to(self.device))
-        arrays = {LATENTS: latents[0].cpu().numpy()}
-        if self.encoders:
-            ids = prompts.tokenize([caption], self.tokenizers)
-            made = networks.encode(*self.encoders, ids, torch.float32)
-            arrays[HIDDEN] = made.hidden[0].cpu().numpy().astype(np.float16)
-            arrays[POOLED] = made.pooled[0].cpu().numpy().astype(np.float16)
-        described = json.dumps({"caption": caption, **facts}).encode()
-        return {"json": described, **{name: _npy(array) for name, array in arrays.items()}}
+                f"{tar}: sample `{sample.name}` has {len(shown)} pictures", said, "one",
+                "a tar of pictures and captions: name.jpg and name.txt",
+            )  # fmt: skip
+        places = sample.parts[shown[0]], sample.parts.get("txt")
+        yield None if places[1] is None else Pair(sample.name, tar, tar, (places[0], places[1]))
 
 
-def _npy(array: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    np.save(content, array)
-    return content.getvalue()
-
-
-def cut(picture: np.ndarray, height: int, width: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """uint8 (H, W, 3) -> (height, width, 3) from the middle, and SDXL's size conditioning."""
-    from PIL import Image
-
-    tall, wide = picture.shape[:2]
-    factor = max(height / tall, width / wide)
-    size = max(width, round(wide * factor)), max(height, round(tall * factor))
-    scaled = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-    top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
-    facts = {"original_size": [tall, wide], "crop": [top, left], "target_size": [height, width]}
-    return scaled[top : top + height, left : left + width], facts
+def _state(pair: Pair) -> list[Any]:
+    """What tells a pair from another without reading it."""
+    if pair.within:
+        return [pair.name, store.fingerprint(pair.picture)]
+    return [pair.name, *(store.fingerprint(file) for file in (pair.picture, pair.caption))]
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -140,16 +146,19 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str] | None) -> dict[str, Any]:
     parser = Parser(prog="python -m sdxl shards", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("images", type=Path, help="pictures with their captions")
+    parser.add_argument("images", type=Path, help="pictures with their captions, or tars of both")
     parser.add_argument("out", type=Path, help="folder of the tar files")
     parser.add_argument("overrides", nargs="*", help="settings of the model: model=sdxl ...")
     parser.add_argument("--per-shard", type=int, default=1000, help="samples of a tar file")
     parser.add_argument("--embeddings", action="store_true", help="keep the text embeddings, too")
+    parser.add_argument(
+        "--moments", action="store_true", help="the VAE's mean and log-variance in place of latents"
+    )
     given = parser.parse_args(words)
+    launch.settle()
     config = _configuration(given.overrides)
-    count = write(config, given.images, given.out, given.per_shard, given.embeddings)
-    uncaptioned = len(pictures.find(given.images)) - count
-    return {"samples": count, "without_caption": uncaptioned, "folder": str(given.out)}
+    asked = Asked(given.per_shard, given.embeddings, given.moments)
+    return {**write(config, given.images, given.out, asked), "folder": str(given.out)}
 
 
 def _configuration(overrides: list[str]) -> Config:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from sdxl.core import store
 from sdxl.core.errors import UserError
+from sdxl.training.data import tar_index
 
-LATENTS = "latents.npy"
+LATENTS, MOMENTS = "latents.npy", "npy"
+"""Parts of a sample: latents as the UNet sees them, or the VAE's mean and log-variance."""
 FIX = "python -m sdxl shards IMAGES OUT model=..."
 Place = tuple[int, int]
 """Offset and length in bytes."""
@@ -65,6 +67,22 @@ def _expanded(word: str) -> Iterator[str]:
 
 
 def index(number: int, file: Path) -> list[Sample]:
+    """Every sample of a tar with latents or moments; by the index beside it, if it has one.
+
+    Raises `UserError` if a part of it would be lost.
+    """
+    found = tar_index.read(file)
+    samples = members(number, file) if found is None else [Sample(number, *each) for each in found]
+    for sample in samples:
+        parts, name = sample.parts, sample.name
+        if not {LATENTS, MOMENTS} & parts.keys():
+            raise UserError(f"{file}: sample `{name}` has no {LATENTS}", " ".join(parts), fix=FIX)
+        if empty := [part for part, (_, length) in parts.items() if not length]:
+            raise UserError(f"{file}: sample `{name}` is empty", " ".join(empty), fix=FIX)
+    return samples
+
+
+def members(number: int, file: Path) -> list[Sample]:
     """Every sample of a tar in its order; raises `UserError` if a part of it would be lost."""
     samples: dict[str, dict[str, Place]] = {}
     try:
@@ -75,11 +93,6 @@ def index(number: int, file: Path) -> list[Sample]:
             _check_end(file, tar.offset)
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read", str(error), "an uncompressed tar", FIX) from error
-    for name, parts in samples.items():
-        if LATENTS not in parts:
-            raise UserError(f"{file}: sample `{name}` has no {LATENTS}", " ".join(parts), fix=FIX)
-        if empty := [part for part, (_, length) in parts.items() if not length]:
-            raise UserError(f"{file}: sample `{name}` is empty", " ".join(empty), fix=FIX)
     return [Sample(number, name, parts) for name, parts in samples.items()]
 
 

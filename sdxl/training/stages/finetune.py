@@ -88,7 +88,10 @@ class Stage:
     def __init__(self, config: TrainConfig) -> None:
         assert isinstance(config.train, Finetune)
         self.settings = config.train
+        self.size = config.model.height // 8, config.model.width // 8
         self.examples = examples.open_examples(config)
+        # Not where captions are encoded: which attention runs is a switch of all threads.
+        self.reads_ahead = getattr(self.examples, "embedded", False)
         self.count = trained_rows(self.examples.count, _HELD_BACK)
         source = open_source(config.model, config.seed)
         scheduler = scheduler_of(source)
@@ -114,13 +117,16 @@ class Stage:
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
         """Latents, noise, timesteps and embeddings, some of them unconditional."""
-        given = self._given(batch.rows, batch.draw("dropped", uniform=True))
+        posterior = batch.draw("posterior", 4, *self.size) if self.examples.moments else None
+        given = self._given(batch.rows, batch.draw("dropped", uniform=True), posterior)
         given["noise"] = batch.draw("noise", *given["latents"].shape[1:])
         given["timestep"] = (batch.draw("timestep", uniform=True) * self.steps).long()
         return {name: value.to(device) for name, value in given.items()}
 
-    def _given(self, rows: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
-        latents, hidden, pooled, sizes = self.examples.rows(rows)
+    def _given(
+        self, rows: np.ndarray, chance: Tensor, posterior: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        latents, hidden, pooled, sizes = self.examples.rows(rows, posterior)
         for kind, (none_hidden, none_pooled) in enumerate(zip(*self.examples.none, strict=True)):
             half = self.settings.dropped / 2
             dropped = (chance >= kind * half) & (chance < (kind + 1) * half)

@@ -129,8 +129,10 @@ class Stage(finetune.Stage):
             self.networks[name] = encoder
         self.module = Told(self.module, first, second).train()
 
-    def _given(self, rows: np.ndarray, chance: Tensor) -> dict[str, Tensor]:
-        given = super()._given(rows, chance)
+    def _given(
+        self, rows: np.ndarray, chance: Tensor, posterior: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        given = super()._given(rows, chance, posterior)
         if not self.settings.text_encoders:
             return given
         texts = self.examples.texts(rows)

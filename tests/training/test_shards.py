@@ -1,0 +1,210 @@
+"""Shards: moments as they are published, tars of pictures, shares, and a killed run."""
+
+import dataclasses
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from sdxl.config.load import load as checked
+from sdxl.core.errors import UserError
+from sdxl.model import components
+from sdxl.model.images import save
+from sdxl.model.scenes import render, world
+from sdxl.model.sources import open_source
+from sdxl.quality.scenes.networks import to_tensor
+from sdxl.training import loop
+from sdxl.training.ahead import Ahead
+from sdxl.training.data import encoder, sharded, shards, tar_index, tars
+from sdxl.training.data.shards import Asked
+from sdxl.training.stages import finetune
+
+COUNT = 20
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(COUNT):
+        save(render.picture(world.training_scene(0, number)), folder / f"{number:03d}.png")
+        (folder / f"{number:03d}.txt").write_text(f"caption {number}\n")
+    return folder
+
+
+@pytest.fixture
+def config(composed):
+    words = ("train=finetune", "model=tiny_random", "model.height=64", "model.width=64",
+             "tracking=off", "train.batch=2", "train.steps=3", "train.warmup_steps=1")  # fmt: skip
+    return lambda *more: checked(composed(*words, *more, name="train"))
+
+
+def vae_of(config):
+    return open_source(config.model, 0).component("vae", torch.float32, CPU)
+
+
+@pytest.fixture(scope="module")
+def written(pictures, tmp_path_factory, composed):
+    """Moments of all pictures, and embeddings, in three tars."""
+    words = ("train=finetune", "model=tiny_random", "model.height=64", "model.width=64")
+    given = checked(composed(*words, name="train"))
+    out = tmp_path_factory.mktemp("moments")
+    made = shards.write(given, pictures, out, Asked(8, embeddings=True, moments=True))
+    assert made == {"samples": COUNT, "without_caption": 0, "shards": 3, "kept": 0}
+    return out
+
+
+def test_moments_are_in_the_published_layout_and_come_back(config, written):
+    vae = vae_of(config())
+    with tarfile.open(written / "000001.tar") as tar:
+        names = tar.getnames()
+        moments = np.load(io.BytesIO(tar.extractfile("00000009.npy").read()))
+        text = tar.extractfile("00000009.txt").read()
+    assert {"00000009.npy", "00000009.txt", "00000009.json"} <= {*names}
+    assert moments.shape == (1, 8, 8, 8) and moments.dtype == np.float32
+    assert text == b"caption 9"
+    pixels = to_tensor(render.picture(world.training_scene(0, 9))[None])
+    with torch.inference_mode():
+        drawn = vae.encode(pixels).latent_dist
+    assert np.allclose(moments, drawn.parameters.numpy(), atol=1e-4)
+
+    read = sharded.Shards(config(), str(written))
+    assert read.moments and read.embedded
+    latents, *_ = read.rows(np.array([9]))
+    assert torch.allclose(latents, components.scale(drawn.mean, vae.config), atol=1e-4)
+    noise = torch.randn(1, 4, 8, 8)
+    other, *_ = read.rows(np.array([9]), noise)
+    by_hand = components.scale(drawn.mean + drawn.std * noise, vae.config)
+    assert torch.allclose(other, by_hand, atol=1e-4)
+
+
+def test_a_shard_that_others_published_is_read(config, tmp_path):
+    moments = np.random.default_rng(0).standard_normal((1, 8, 8, 8)).astype(np.float32)
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        parts = {"npy": encoder.npy(moments), "txt": b"a red cube",
+                 "json": json.dumps({"url": "x", "caption": "another"}).encode()}  # fmt: skip
+        for name, content in parts.items():
+            shards._add(tar, f"000000001.{name}", content)
+    read = sharded.Shards(config(), str(tmp_path))
+    latents, hidden, _, sizes = read.rows(np.array([0]))
+    factor = vae_of(config()).config.scaling_factor
+    assert torch.allclose(latents[0], torch.from_numpy(moments[0, :4]) * factor)
+    assert hidden.shape[1] == 77 and sizes.tolist() == [[64, 64, 0, 0, 64, 64]]
+    assert read.texts(np.array([0])) == ["a red cube"]
+
+
+def test_a_killed_run_goes_on_with_the_next_tar_and_each_process_has_its_share(
+    config, pictures, tmp_path, monkeypatch
+):
+    given, asked = config(), Asked(8)
+    whole = tmp_path / "whole"
+    shards.write(given, pictures, whole, asked)
+    add, seen = shards._add, []
+
+    def killed(tar, name, content):
+        seen.append(name)
+        if name.startswith("00000012"):
+            raise KeyboardInterrupt
+        add(tar, name, content)
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(shards, "_add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        shards.write(given, pictures, out, asked)
+    assert sorted(file.name for file in out.glob("*.tar")) == ["000000.tar"]
+    monkeypatch.setattr(shards, "_add", add)
+    before = (out / "000000.tar").stat().st_mtime_ns
+    assert shards.write(given, pictures, out, asked)["kept"] == 1
+    assert (out / "000000.tar").stat().st_mtime_ns == before
+
+    parts = tmp_path / "parts"
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        shards.write(given, pictures, parts, asked)
+        assert len(list(parts.glob("*.tar"))) == (2, 3)[rank]
+    for folder in (out, parts):
+        for tar in whole.glob("*.tar"):
+            assert (folder / tar.name).read_bytes() == tar.read_bytes()
+
+
+def test_tars_of_pictures_become_tars_of_the_same_names(config, pictures, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for shard in range(2):
+        with tarfile.open(source / f"{shard:05d}.tar", "w") as tar:
+            for number in range(3 * shard, 3 * shard + 3):
+                picture = (pictures / f"{number:03d}.png").read_bytes()
+                shards._add(tar, f"{number:09d}.png", picture)
+                if number != 4:
+                    shards._add(tar, f"{number:09d}.txt", b"a caption")
+    out = tmp_path / "out"
+    made = shards.write(config(), source, out)
+    assert made == {"samples": 5, "without_caption": 1, "shards": 2, "kept": 0}
+    assert sorted(file.name for file in out.glob("*.tar")) == ["00000.tar", "00001.tar"]
+    read = sharded.Shards(config(), str(out))
+    names = [sample.name for sample in read.samples]
+    assert names == [f"{number:09d}" for number in (0, 1, 2, 3, 5)]
+    pixels = to_tensor(render.picture(world.training_scene(0, 5))[None])
+    with torch.inference_mode():
+        latents = components.encode(vae_of(config()), pixels)
+    assert torch.allclose(read.rows(np.array([4]))[0], latents, atol=1e-4)
+    braces = shards.write(config(), source / "{00000..00001}.tar", tmp_path / "again")
+    assert braces["samples"] == 5
+    with tarfile.open(source / "00002.tar", "w") as tar:
+        shards._add(tar, "a.txt", b"alone")
+    with pytest.raises(UserError, match="has 0 pictures"):
+        shards.write(config(), source, tmp_path / "third")
+
+
+def test_the_index_beside_a_tar_is_of_that_tar_only(written, tmp_path):
+    tar = tmp_path / "000000.tar"
+    tar.write_bytes((written / tar.name).read_bytes())
+    assert tar_index.read(written / tar.name) is not None and tar_index.read(tar) is None
+    scanned = tars.index(0, tar)
+    assert tars.index(0, written / tar.name) == scanned
+    tar_index.write(tar, "key", [(s.name, s.parts) for s in scanned])
+    assert tars.index(0, tar) == scanned and tar_index.made_of(tar) == "key"
+    tar_index.beside(tar).write_text("{")
+    assert tars.index(0, tar) == scanned and tar_index.made_of(tar) is None
+
+
+def test_latents_are_drawn_anew_each_step_and_a_training_goes_on_to_the_bit(
+    config, written, tmp_path
+):
+    given = config(f"train.shards={written}")
+    stage = finetune.Stage(given)
+    assert stage.reads_ahead
+    one, other = (
+        stage.batch(loop.Batch(step, np.array([3]), slice(0, 1), 2, 0), CPU) for step in (0, 1)
+    )
+    assert not torch.equal(one["latents"], other["latents"])
+    assert torch.allclose(one["latents"], other["latents"], atol=8.0)
+
+    def losses(folder, **changes):
+        settings = dataclasses.replace(given.train, **changes)
+        seen = []
+        loop.train(finetune.Stage(given), settings, 0, folder,
+                   lambda kind, _, f, __: kind == "step" and seen.append(f["loss"]))  # fmt: skip
+        return seen
+
+    whole = losses(tmp_path / "whole")
+    parts = losses(tmp_path / "parts", max_s=0.0) + losses(tmp_path / "parts")
+    assert parts == whole and len(whole) == 3
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_rows_come_in_order_and_a_failure_where_it_belongs(threaded):
+    def get(number):
+        if number == 3:
+            raise ValueError("spoilt")
+        return number
+
+    ahead = Ahead(get, iter(range(5)), threaded)
+    assert [ahead.take() for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="spoilt"):
+        ahead.take()
+    ahead.close()
