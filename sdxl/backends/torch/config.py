@@ -58,10 +58,15 @@ class Attention(str, Enum):
 
 
 class Execution(str, Enum):
-    """How a quantized UNet computes: in 8 bits, or in its own dtype with rounded numbers."""
+    """How a quantized UNet computes: in 8 bits, or in its own dtype with rounded numbers.
+
+    `auto`, on a CPU: layers in 8 bits where that is faster for their kind and shape, else in the
+    UNet's dtype from the dequantized weight, its input not rounded.
+    """
 
     simulated = "simulated"
     real = "real"
+    auto = "auto"
 
 
 @dataclass
@@ -72,7 +77,7 @@ class Config(schema.Backend):
     channels_last: bool = True  # memory format of UNet and VAE
     threads: Optional[int] = None  # CPU threads; null: torch's own choice
     decode_batch_size: Optional[int] = 4  # images per VAE call; null: all of a batch
-    execution: Execution = Execution.simulated  # real: INT8 and FP8 layers compute in 8 bits
+    execution: Execution = Execution.simulated  # real: in 8 bits; auto: where that is faster
     fusion: bool = True  # real: norms, GEGLU, residuals and q/k/v fused with the 8-bit products
     attention: Attention = Attention.torch  # kernel; torch: PyTorch's order, auto: by timing
     loop: Loop = Loop.static  # who goes through the denoising steps

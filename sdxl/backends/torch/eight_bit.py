@@ -9,25 +9,30 @@ import torch
 from torch import nn
 
 from sdxl.backends.torch import cpu, cuda, fp8_attention
-from sdxl.backends.torch.layer import Kernel, Layer, Simulated
+from sdxl.backends.torch.layer import Float, Kernel, Layer, Simulated
+from sdxl.backends.torch.timings import Timings
 from sdxl.config.schema import Format
 from sdxl.model.checkpoint import StoredLayer
 
-WIDE = (Simulated.name, fp8_attention.PLAIN)
+WIDE = (Simulated.name, Float.name, fp8_attention.PLAIN)
 """Kernels that are not in 8 bits."""
 
 
 class Choice:
     """The kernels in use: how each was chosen, and what fell back."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, timings: Timings | None = None) -> None:
         self.device = device
+        self.timings = timings
+        """With them a layer may also compute in floats, and nothing is simulated for being slow."""
         # Triton's interpreter aside, its kernels need CUDA.
         self.home: Any = cuda if device.type == "cuda" else cpu
         self._usable: dict[tuple[str, Format], list[type[Kernel]]] = {}
         self.refused: dict[str, dict[str, str]] = {}
         self.shapes: dict[tuple[Any, ...], dict[str, float]] = {}
         self.layers: dict[str, str] = {}
+        self.calls: Counter[tuple[Any, ...]] = Counter()
+        """Layers by the key of `shapes`."""
         self.attention: dict[tuple[Any, ...], dict[str, float]] = {}
         self.fallbacks: dict[str, str] = {}
         self.fused: Counter[str] = Counter()
@@ -51,11 +56,15 @@ class Choice:
             return fp8_attention.why_not(module, self.home, self.device)
         if isinstance(module, nn.Conv2d) and not _plain(module):
             return "a convolution in groups, or with odd strides or padding"
-        if not self.usable(entry.kind, entry.format):
-            what = f"{entry.format.value} {entry.kind}"
-            why = "; ".join(f"{name}: {said}" for name, said in self.refused.get(what, {}).items())
-            return f"no exact {what} kernel on this device" + (f" ({why})" if why else "")
+        if self.timings is None and not self.usable(entry.kind, entry.format):
+            return self._no_kernel(entry.kind, entry.format)
         return None
+
+    def _no_kernel(self, kind: str, number: Format) -> str:
+        """Why no kernel computes such layers exactly, in words."""
+        what = f"{number.value} {kind}"
+        why = "; ".join(f"{name}: {said}" for name, said in self.refused.get(what, {}).items())
+        return f"no exact {what} kernel on this device" + (f" ({why})" if why else "")
 
     def kernel(
         self, layer: Layer, example: torch.Tensor, residual: torch.Tensor | None = None
@@ -63,7 +72,10 @@ class Choice:
         """The fastest kernel for this layer and input, and for adding a residual where it does."""
         kernels: list[Any] = [
             each
-            for each in (*self.usable(layer.kind, layer.format), Simulated)
+            for each in (
+                *self.usable(layer.kind, layer.format),
+                Float if self.timings else Simulated,
+            )
             if getattr(each, "fits", _always)(layer)
         ]
         candidates = {each.name: each for each in kernels}
@@ -71,15 +83,33 @@ class Choice:
         key = (layer.kind, tuple(example.shape), tuple(layer.codes.shape), stride, layer.format,
                layer.dtype, residual is not None, tuple(candidates))  # fmt: skip
         if key not in self.shapes:
-            self.shapes[key] = {
+            self.shapes[key] = self._times(key, candidates, layer, example, residual)
+        times = self.shapes[key]
+        fastest = min(times, key=times.__getitem__)
+        names = layer.name.split("+")  # a joined layer has the names of its parts
+        self.layers.update(dict.fromkeys(names, fastest))
+        self.calls[key] += len(names)
+        return candidates[fastest](layer, example)
+
+    def _times(
+        self,
+        key: tuple[Any, ...],
+        candidates: dict[str, Any],
+        layer: Layer,
+        example: torch.Tensor,
+        residual: torch.Tensor | None,
+    ) -> dict[str, float]:
+        """Milliseconds of each candidate: the machine's, where they are kept, or measured now."""
+
+        def measure() -> dict[str, float]:
+            return {
                 name: self.home.best_ms(kernel(layer, example), example, residual)
                 for name, kernel in candidates.items()
             }
-        times = self.shapes[key]
-        fastest = min(times, key=times.__getitem__)
-        for name in layer.name.split("+"):  # a joined layer has the names of its parts
-            self.layers[name] = fastest
-        return candidates[fastest](layer, example)
+
+        if self.timings is None:
+            return measure()
+        return self.timings.of(str(key[:-1]), list(candidates), measure)
 
     def attends(self, name: str) -> Any:
         """What an attention layer calls when it has timed a shape."""
@@ -113,13 +143,18 @@ class Choice:
             }
             for (query, key, _), times in self.attention.items()
         ]
-        wide = sum(kernel == fp8_attention.PLAIN for kernel in self.layers.values())
+        wide = Counter(
+            "attention: 16 bits are faster"
+            for kernel in self.layers.values()
+            if kernel == fp8_attention.PLAIN
+        )
         return {
+            **({"timings": self.timings.machine} if self.timings else {}),
             "real_layers": sum(kernel not in WIDE for kernel in self.layers.values()),
             "simulated_layers": len(slower) + len(self.fallbacks),
             "kernels": dict(Counter(k for k in self.layers.values() if k not in WIDE)),
-            # Neither in 8 bits nor simulated: attention that is slower in FP8.
-            "wide": {"attention: 16 bits are faster": wide} if wide else {},
+            # Neither in 8 bits nor simulated.
+            "wide": dict(wide + self._floats()),
             "layers": self.layers,
             "shapes": shapes,
             "fallbacks": dict(Counter([*self.fallbacks.values(), *slower.values()])),
@@ -127,6 +162,16 @@ class Choice:
             "fused": dict(self.fused),
             "unfused": dict(self.unfused),
         }
+
+    def _floats(self) -> Counter[str]:
+        """Why how many layers compute in floats, with the dtype."""
+        found: Counter[str] = Counter()
+        for key, times in self.shapes.items():
+            if min(times, key=times.__getitem__) == Float.name:
+                kind, number, dtype = key[0], key[4], str(key[5]).removeprefix("torch.")
+                why = "faster" if len(times) > 1 else self._no_kernel(kind, number)
+                found[f"{kind} in {dtype}: {why}"] += self.calls[key]
+        return found
 
 
 class EightBit(nn.Module):

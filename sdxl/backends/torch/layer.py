@@ -113,12 +113,37 @@ class Simulated:
     def _product(self, values: torch.Tensor) -> torch.Tensor:
         smoothed = values if self.input.factors is None else values * self.input.factors
         rounded = codes.rounded(smoothed, self.input.amax, self.fp8)
-        if self.conv is None:
-            return functional.linear(rounded, self.weight, self.bias)
-        conv = self.conv
-        return functional.conv2d(
-            rounded, self.weight, self.bias, conv.stride, conv.padding, conv.dilation
-        )
+        return product(rounded, self.weight, self.bias, self.conv)
+
+
+class Float:
+    """The dequantized weight on the input as it is: nothing but the weight is rounded."""
+
+    name = "float"
+    takes_codes = False
+
+    def __init__(self, layer: Layer, example: torch.Tensor) -> None:
+        self.conv, self.bias = layer.conv, layer.bias
+        weight = codes.from_integer(layer.codes, layer.weight_amax)
+        if layer.input.factors is not None:  # SmoothQuant's, which the weight was divided by
+            weight = weight * layer.input.factors.float()
+        self.weight = weight.to(layer.dtype)
+        if layer.conv:
+            self.weight = self.weight.to(memory_format=torch.channels_last)
+
+    def __call__(self, values: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """The layer's output, plus a residual of its shape."""
+        found = product(values, self.weight, self.bias, self.conv)
+        return found if residual is None else found.add_(residual)
+
+
+def product(
+    values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, conv: Geometry | None
+) -> torch.Tensor:
+    """A Linear, or a convolution of this geometry, in floats."""
+    if conv is None:
+        return functional.linear(values, weight, bias)
+    return functional.conv2d(values, weight, bias, conv.stride, conv.padding, conv.dilation)
 
 
 def read(

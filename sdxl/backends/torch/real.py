@@ -15,17 +15,25 @@ from sdxl.backends.torch import fp8_attention, simulated
 from sdxl.backends.torch.eight_bit import Choice, EightBit
 from sdxl.backends.torch.fused import fuse
 from sdxl.backends.torch.layer import read
+from sdxl.backends.torch.timings import Timings
 from sdxl.model.checkpoint import Checkpoint
 
 
 def restore(
-    unet: Any, folder: Path, dtype: torch.dtype, device: torch.device, fusion: bool = True
+    unet: Any,
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    fusion: bool = True,
+    timings: Timings | None = None,
 ) -> tuple[Any, Choice]:
     """Fill `unet` (on the meta device) from a checkpoint; its 8-bit layers keep 8-bit weights.
 
+    `timings`: layers may compute in floats where 8 bits are slower, or missing.
+
     Raises `SdxlError` if the checkpoint is of another architecture.
     """
-    stored, choice = Checkpoint(folder), Choice(device)
+    stored, choice = Checkpoint(folder), Choice(device, timings)
     real: set[str] = set()
     for name, entry in stored.layers.items():
         if reason := choice.why_not(entry, unet.get_submodule(name)):

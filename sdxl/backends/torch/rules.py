@@ -23,8 +23,9 @@ def problems_of(config: schema.Config) -> Iterator[Problem]:
     """Broken rules."""
     backend = config.backend
     assert isinstance(backend, Config)
-    if backend.execution is Execution.real:
+    if backend.execution is not Execution.simulated:
         yield from _of_real(config, backend)
+        yield from _of_auto(config, backend)
     elif not backend.fusion:
         yield Problem(
             "`backend.fusion=false` would be ignored: only 8-bit layers are fused",
@@ -47,18 +48,38 @@ def problems_of(config: schema.Config) -> Iterator[Problem]:
 def _of_real(config: schema.Config, backend: Config) -> Iterator[Problem]:
     if config.quant.format not in REAL_FORMATS:
         yield Problem(
-            "`backend.execution=real` would be ignored: the products stay in 16 or 32 bits",
+            f"`backend.execution={backend.execution.value}` would be ignored: the products stay in "
+            "16 or 32 bits",
             f"quant={config.quant.name}",
             "a recipe that quantizes weights and inputs",
-            "quant=int8 backend.execution=real",
+            f"quant=int8 backend.execution={backend.execution.value}",
         )
     if backend.compile in OWN_GRAPHS:
         yield Problem(
             "8-bit layers choose their kernels by timing, which torch.compile cannot trace: it "
             "compiles the VAE alone here, and has no UNet whose launches it could capture",
-            f"backend.execution=real backend.compile={backend.compile.value}",
+            f"backend.execution={backend.execution.value} backend.compile={backend.compile.value}",
             "compile=default for the VAE, or none",
             "backend.compile=default",
+        )
+
+
+def _of_auto(config: schema.Config, backend: Config) -> Iterator[Problem]:
+    if backend.execution is not Execution.auto:
+        return
+    if config.model.device in (Device.cuda, Device.mps):
+        yield Problem(
+            "`backend.execution=auto` chooses among a processor's kernels",
+            f"model.device={config.model.device.value}",
+            "real, which times a GPU's kernels for each shape",
+            "backend.execution=real",
+        )
+    if config.quant.format in (schema.Format.fp8, schema.Format.auto_mixed):
+        yield Problem(
+            "`backend.execution=auto` chooses between INT8 and floats: a CPU has no FP8 arithmetic",
+            f"quant={config.quant.name}",
+            "an INT8 recipe",
+            "quant=int8 backend.execution=auto",
         )
 
 
@@ -145,6 +166,13 @@ def _without_cuda(config: schema.Config, backend: Config, device: str | None) ->
         f"backend.attention={backend.attention.value}": backend.attention in GPU_ATTENTION,
         "backend.overlap=true": backend.overlap,
     }
+    if device == "cuda" and backend.execution is Execution.auto:
+        yield Problem(
+            "`backend.execution=auto` chooses among a processor's kernels",
+            "the model is on cuda",
+            "real, which times a GPU's kernels for each shape",
+            "backend.execution=real   # or: model.device=cpu",
+        )
     words = [word for word, wanted in asked.items() if wanted]
     if not words or device == "cuda":
         return

@@ -13,6 +13,7 @@ import torch
 from sdxl.backends.torch import attention, loop, real, rules, simulated, tables
 from sdxl.backends.torch import compile as compiler
 from sdxl.backends.torch.config import Attention, Config, Execution, Graphs, Loop
+from sdxl.backends.torch.timings import Timings
 from sdxl.config import schema, shortcuts
 from sdxl.core.errors import ConfigError
 from sdxl.model import guidance, images, networks, schedulers, step_table
@@ -153,8 +154,10 @@ class TorchStages:
     def _restore(self, shapes: Any, folder: Path, dtype: torch.dtype) -> None:
         """The quantized UNet from its checkpoint, to compute as asked."""
         self.parameters = sum(p.numel() for p in shapes.parameters())
-        if self.settings.execution is Execution.real:
-            found = real.restore(shapes, folder, dtype, self.device, self.settings.fusion)
+        kind = self.settings.execution
+        if kind is not Execution.simulated:
+            kept = Timings() if kind is Execution.auto else None
+            found = real.restore(shapes, folder, dtype, self.device, self.settings.fusion, kept)
             self.modules["unet"], self.choice = found
         else:
             self.modules["unet"] = simulated.restore(shapes, folder, dtype, self.device)
@@ -227,7 +230,8 @@ def facts_of(stages: TorchStages) -> dict[str, Any]:
         "attention": stages.attention.describe() if stages.attention else {"wanted": "torch"},
         "quantization": stages.quantization,
         # 8-bit numbers in 16- or 32-bit arithmetic: quality counts, speed does not.
-        "simulated": stages.quantization != "none" and not executed.get("real_layers"),
+        "simulated": stages.quantization != "none"
+        and not (executed.get("real_layers") or executed.get("timings")),
         "execution": executed,
         "threads": torch.get_num_threads(),
         "precision": {name: str(m.dtype).removeprefix("torch.") for name, m in modules},

@@ -162,12 +162,12 @@ def _speed_up(found: Performance) -> str:
 
 def _kernels(executed: dict[str, Any]) -> str:
     """Which kernels compute how many 8-bit layers, and why others do not run in 8 bits."""
-    kernels = ", ".join(f"{count} by {name}" for name, count in executed["kernels"].items())
+    found = [", ".join(f"{count} by {name}" for name, count in executed["kernels"].items())]
     for reason, count in executed["fallbacks"].items():
-        kernels += f"; {count} simulated: {reason}"
+        found.append(f"{count} simulated: {reason}")
     for reason, count in executed.get("wide", {}).items():
-        kernels += f"; {count} in 16 bits: {reason}"
-    return kernels
+        found.append(f"{count} not in 8 bits: {reason}")
+    return "; ".join(filter(None, found))
 
 
 def _stages(stage_ms: dict[str, float], batch: int) -> str:
