@@ -86,7 +86,8 @@ class Served:
 
 def _draws(process: psutil.Process) -> bool:
     try:
-        return any("/dev/shm/sdxl-" in each.path for each in process.memory_maps())
+        begun = "multiprocessing" in " ".join(process.cmdline())  # not a replica of Ray's
+        return begun and any("/dev/shm/sdxl-" in each.path for each in process.memory_maps())
     except psutil.Error:
         return False
 

@@ -2,6 +2,7 @@
 
     python benchmarks/serve_load.py                        # 5 minutes each: fake, bundled model
     python benchmarks/serve_load.py --minutes 0.2 --model fake
+    python benchmarks/serve_load.py --ray --model fake     # two replicas of Ray Serve
 
 Every request must be answered by its own picture (the same seed is the same picture, to 2 levels of
 255), or by 429; a worker is killed in the middle and must be replaced; clients that ask or read
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--odd", type=int, default=1000, help="malformed requests")
     parser.add_argument("--model", choices=MODELS, help="one of the two (default: both)")
+    parser.add_argument("--ray", action="store_true", help="two replicas of Ray Serve")
     chosen = parser.parse_args()
     names = [chosen.model] if chosen.model else list(MODELS)
     found = {name: load(name, chosen) for name in names}
@@ -42,7 +44,8 @@ def main() -> int:
 
 
 def load(name: str, chosen: argparse.Namespace) -> dict:
-    words = [*MODELS[name], "--queue", str(chosen.clients)]
+    ray = ["--ray", "--replicas", "2"] if chosen.ray else []
+    words = [*MODELS[name], "--queue", str(chosen.clients), *ray]
     with Served(*words) as served:
         found = attack(served, chosen.minutes * 60, chosen.clients, chosen.odd)
     found["exit_code"], found["line"] = served.code, served.line

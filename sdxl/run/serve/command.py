@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import functools
 import ipaddress
 import os
 import threading
@@ -38,13 +39,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> dict[str, Any]:
     given = _parser().parse_intermixed_args(argv)
-    needs(PACKAGES, "serve")
+    if given.replicas and not given.ray:
+        raise UserError("`--replicas` would be ignored: they are Ray's", fix="--ray --replicas 2")
+    if given.devices and given.ray:
+        raise UserError("`--devices` would be ignored: Ray gives each replica its GPU", fix="--ray")
+    needs((*PACKAGES, "ray") if given.ray else PACKAGES, "ray" if given.ray else "serve")
     token = os.environ.get(SERVE_TOKEN) or None
     _guarded(given.host, token)
     config = configure(given)
     folder = ROOT / "multirun" / time.strftime("%Y-%m-%d/serve-%H-%M-%S")
     if problems := preflight(config):
         raise ConfigError(problems)
+    if given.ray:
+        from sdxl.run.serve import cluster, web
+
+        with web.listen(
+            given.host, given.port
+        ) as sock:  # a free port, said before anything is built
+            port = sock.getsockname()[1]
+        asked = cluster.Replicas(given.replicas or 1, given.host, port, given.queue, token)
+        return cluster.run(config, asked, functools.partial(build, config, folder))
     return _serve(config, given, token, folder)
 
 
@@ -186,6 +200,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--batch", type=_within(1, int(BATCH.most)), help="pictures drawn together, at most"
     )
+    parser.add_argument("--ray", action="store_true", help="replicas by Ray Serve")
+    parser.add_argument("--replicas", type=_within(1, 10_000), help="of --ray (default 1)")
     parser.add_argument(
         "--max-wait-ms",
         type=_milliseconds,
