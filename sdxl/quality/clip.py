@@ -7,6 +7,7 @@ layout, OpenAI's preprocessing (bicubic, center crop) and OpenAI's cleaning of c
 from __future__ import annotations
 
 import html
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,12 +98,23 @@ def preprocess(image: np.ndarray, size: int) -> torch.Tensor:
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
+def _marks(text: str) -> str:
+    """Begin and end of text as open_clip spells them, in a caption that holds either spelling.
+
+    To it transformers' `<|endoftext|>` is three words, and its own `<end_of_text>` the mark.
+    """
+    for name, other in (("startoftext", "start_of_text"), ("endoftext", "end_of_text")):
+        text = re.sub(rf"<\|({name})\|>", r"<| \1 |>", text, flags=re.IGNORECASE)
+        text = re.sub(f"<{other}>", f"<|{name}|>", text, flags=re.IGNORECASE)
+    return text
+
+
 def tokenize(texts: Sequence[str], tokenizer: Any, context: int) -> np.ndarray:
     """Token ids, int64 (N, context), zeros after the end.
 
     OpenAI's cleaning apart from ftfy, which changes no ASCII text.
     """
-    clean = [" ".join(html.unescape(html.unescape(text)).split()) for text in texts]
+    clean = [_marks(" ".join(html.unescape(html.unescape(text)).split())) for text in texts]
     found = tokenizer(clean, truncation=True, max_length=context)["input_ids"]
     ids = np.zeros((len(clean), context), np.int64)
     for row, each in zip(ids, found, strict=True):

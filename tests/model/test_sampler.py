@@ -98,6 +98,18 @@ def test_a_picture_does_not_depend_on_its_batch(sampler):
     assert far(ours.generate([5, 2, 5]), whole[[5, 2, 5]]) <= 1
 
 
+def test_accuracy_runs_at_batch_1_and_8_draw_the_same_within_a_grey_level(load):
+    """The trained model, all its steps, its own prompts: sums in another order, no more."""
+    config = load("model=tiny", "mode=accuracy", "limit=8")
+    chosen = prompts.load(config.dataset, config.limit, config.seed)
+    source = open_source(config.model, config.seed)
+    ours = Sampler(BACKEND.open(config, {}), source, config, chosen)
+    whole = ours.generate(range(8))
+    single = np.concatenate([ours.generate([index]) for index in range(8)])
+    assert far(whole, single) <= 1 and whole.std() > 8
+    assert (whole != single).mean() < 1e-2
+
+
 def test_slices_of_a_batch_are_decoded_to_the_same_bytes(sampler):
     ours = sampler(*SMALL)
     assert ours.stages.settings.decode_batch_size == 4, "the default"

@@ -183,6 +183,20 @@ def test_tokens_are_openais(network):
     assert both[0] == both[1]
 
 
+def test_marks_inside_a_caption_are_open_clips_own(network):
+    """Equal to open_clip 2.26.1 on its own vocabulary: `<|endoftext|>` is three words to it."""
+    end = clip_vocabulary.vocabulary_of(MERGES)["<|endoftext|>"]
+
+    def ids(text):
+        return clip.tokenize([text], network.tokenizer, 77)[0].tolist()
+
+    for text in ("a <|endoftext|> b", "a<|EndOfText|>b", "a &lt;|endoftext|&gt; b"):
+        assert ids(text) == ids("a <| endoftext |> b") and ids(text).count(end) == 1
+    assert ids("!<|startoftext|>!") == ids("!<| startoftext |>!")
+    assert ids("a <END_OF_TEXT> b").count(end) == 2
+    assert ids("x<start_of_text>")[:4] == [end - 1, ids("x")[1], end - 1, end]
+
+
 def test_a_vocabulary_is_read_from_each_of_its_forms(tmp_path, metric_files, network):
     text = (metric_files / "bpe.txt").read_bytes()
     (tmp_path / "bpe.txt.gz").write_bytes(gzip.compress(text))
