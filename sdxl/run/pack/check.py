@@ -20,6 +20,8 @@ FOLDER = "check"
 SCRIPT = "verify.py"
 LEAST_DB = 30.0
 """PSNR to the record's pictures that another tool's arithmetic leaves."""
+UNKNOWN_DB = 20.0
+"""For a quantized record that was compared with no baseline."""
 NOISE_DB = 6.0
 """How much further than the record is from its baseline a quantized pack may be from the record:
 twice the error, as if both rounded and neither knew of the other."""
@@ -89,8 +91,12 @@ def copy(images: Sequence[Image], place: Path, folder: Path, seeds: Sequence[int
 
 def least_db(record: Record, quantized: bool) -> float:
     """The PSNR that a pack must reach."""
-    theirs = record.quality.baseline.psnr_db if quantized else None
-    return LEAST_DB if theirs is None else min(LEAST_DB, theirs - NOISE_DB)
+    theirs = record.quality.baseline
+    if not quantized:
+        return LEAST_DB
+    if not theirs:
+        return UNKNOWN_DB
+    return LEAST_DB if theirs.psnr_db is None else min(LEAST_DB, theirs.psnr_db - NOISE_DB)
 
 
 def verify(folder: Path, python: str, least: float, install: str) -> Outcome:
