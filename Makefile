@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+ENGINE ?= docker
+IMAGE ?= sdxl-bench
 
-.PHONY: run test lint check ui clean help
+.PHONY: run test lint check ui image image-cuda engine clean help
 
 help:
 	@echo "make run [ARGS=...]   install, then python run.py ARGS"
@@ -11,6 +13,7 @@ help:
 	@echo "make lint             ruff, mypy and the layers"
 	@echo "make check            lint and the quick tests"
 	@echo "make ui               MLflow on 127.0.0.1"
+	@echo "make image            a container for CPUs; make image-cuda: for NVIDIA GPUs"
 	@echo "make clean            remove .venv and caches; results stay"
 
 .venv/installed: pyproject.toml constraints.txt
@@ -37,6 +40,19 @@ check: lint
 
 ui: .venv/installed
 	@$(BIN)/python -m sdxl mlflow ui
+
+image: engine
+	$(ENGINE) build --tag $(IMAGE):cpu $(ARGS) .
+
+image-cuda: engine
+	$(ENGINE) build --tag $(IMAGE):cuda \
+		--build-arg BASE=nvidia/cuda:12.8.1-base-ubuntu24.04 \
+		--build-arg PACKAGES="g++ python3 python3-dev python3-venv" \
+		--build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 $(ARGS) .
+
+engine:
+	@command -v $(ENGINE) > /dev/null \
+		|| { echo "no $(ENGINE) here: make image ENGINE=podman, or install one"; exit 2; }
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info
