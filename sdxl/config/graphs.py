@@ -5,20 +5,28 @@ Export, engines and backends agree through these names; imports no framework.
 
 from __future__ import annotations
 
+from sdxl.config import shortcuts
 from sdxl.config.schema import Config, DType, Format
 from sdxl.core.errors import Problem
 
 GRAPHS = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
 """In the order of the pipeline."""
 
+PARTS = ("unet_deep", "unet_shallow")
+"""In place of `unet` where a shortcut keeps features: all of it, what lies above the feature."""
+
 MODEL = "model.onnx"
 WEIGHTS = "model.onnx.data"
 """A graph's two files: the second holds the weights, read in place."""
 
+_UNET = ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids")
+FEATURE = "feature"
 INPUTS = {
     "text_encoder": ("input_ids",),
     "text_encoder_2": ("input_ids",),
-    "unet": ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids"),
+    "unet": _UNET,
+    "unet_deep": _UNET,
+    "unet_shallow": (*_UNET, FEATURE),
     "vae_decoder": ("latents",),
 }
 GUIDANCE = "timestep_cond"
@@ -27,6 +35,8 @@ OUTPUTS = {
     "text_encoder": ("hidden",),
     "text_encoder_2": ("hidden", "pooled"),
     "unet": ("noise",),
+    "unet_deep": ("noise", "kept_feature"),
+    "unet_shallow": ("noise",),
     "vae_decoder": ("image",),
 }
 
@@ -43,11 +53,24 @@ MOST_OPSET = 23
 Shape = tuple[int, ...]
 
 
+def of(config: Config) -> tuple[str, ...]:
+    """The graphs of a configuration, in the order of the pipeline."""
+    if shortcuts.branch_of(config.shortcut) is None:
+        return GRAPHS
+    return "text_encoder", "text_encoder_2", *PARTS, "vae_decoder"
+
+
+def is_unet(graph: str) -> bool:
+    """Whether a graph is the UNet, or a part of it."""
+    return graph in ("unet", *PARTS)
+
+
 def dtype_of(config: Config, graph: str) -> DType:
     """The graph's number format."""
     precision = config.precision
-    chosen = {"unet": precision.unet, "vae_decoder": precision.vae}
-    return chosen.get(graph, precision.text_encoder)
+    if is_unet(graph):
+        return precision.unet
+    return precision.vae if graph == "vae_decoder" else precision.text_encoder
 
 
 def rows(graph: str, images: int, per_image: int) -> int:
@@ -77,7 +100,7 @@ def input_shapes(
     """
     latent = (LATENT_CHANNELS, config.model.height // LATENT_SCALE,
               config.model.width // LATENT_SCALE)  # fmt: skip
-    if graph == "unet":
+    if is_unet(graph):
         hidden, pooled, scale = widths
         return {
             "sample": (count, *latent),
@@ -100,13 +123,22 @@ def opset(config: Config, graph: str) -> int:
 def lowest_opset(config: Config, graph: str) -> int:
     """19 has fp16 scales and FP8, 21 has INT4, 22 has bf16 in every operator, 23 has FP4."""
     lowest = 22 if dtype_of(config, graph) is DType.bf16 else 19
-    if graph == "unet":
+    if is_unet(graph):
         lowest = max(lowest, FORMAT_OPSETS.get(config.quant.format, 0))
     return lowest
 
 
 def problems_of(config: Config) -> list[Problem]:
     """Rules of the graphs, for backends that load them."""
+    if config.export.dynamic_size and of(config) != GRAPHS:
+        return [
+            Problem(
+                "the parts of a UNet are graphs of one size",
+                f"export.dynamic_size=true shortcut={config.shortcut.name}",
+                "one of both",
+                "export.dynamic_size=false",
+            )
+        ]
     asked = config.export.opset
     least = max(lowest_opset(config, graph) for graph in GRAPHS)
     if asked is None or least <= asked <= MOST_OPSET:

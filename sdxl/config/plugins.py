@@ -51,8 +51,8 @@ class Backend:
     loads: Literal["nothing", "checkpoint", "graphs", "engines"]
     """How far the chain of artifacts goes before it opens."""
     needs_torch: bool = True
-    parts: bool = False
-    """Its stages have `part`, which computes a part of the UNet (`shortcut=deepcache`)."""
+    parts: tuple[str, ...] = ()
+    """What its stages' `part` can leave out of a UNet call: `deep` layers, `cross`-attention."""
     remote: bool = False
     """A server draws: what it runs, and on what, is not of this process."""
     profiles: bool = False

@@ -22,9 +22,10 @@ def problems_of(c: Config) -> Iterator[Problem]:
             "rules=open",
         )
     backend = plugins.backend_of(c)
-    able = backend.parts or not shortcuts.parts_of(shortcut)
+    able = set(shortcuts.parts_of(shortcut)) <= {*backend.parts}
     if not ((backend.needs_torch and able) or backend.remote):
-        does = "computes whole UNets only" if backend.needs_torch else "draws without a model"
+        does = "keeps no cross-attention" if backend.parts else "computes whole UNets only"
+        does = does if backend.needs_torch else "draws without a model"
         yield Problem(
             f"backend={c.backend.name} {does}",
             name,

@@ -89,9 +89,10 @@ def branch_of(shortcut: schema.Shortcut) -> int | None:
     return shortcut.branch if isinstance(shortcut, schema.DeepCache) else None
 
 
-def parts_of(shortcut: schema.Shortcut) -> bool:
-    """Whether a shortcut may call the UNet in parts."""
-    return branch_of(shortcut) is not None or gated(shortcut)
+def parts_of(shortcut: schema.Shortcut) -> list[str]:
+    """What of the UNet a shortcut leaves out of some calls, as backends name what they can."""
+    deep = ["deep"] if branch_of(shortcut) is not None else []
+    return [*deep, *(["cross"] if gated(shortcut) else [])]
 
 
 def gated(shortcut: schema.Shortcut) -> bool:

@@ -29,6 +29,14 @@ def existing(folder: Path) -> Path:
     return next((each for each in (folder, *folder.parents) if each.is_dir()), Path("/"))
 
 
+def link(source: Path, target: Path) -> None:
+    """Hard-link a file; a copy only where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def room(folder: Path, needed: int, fix: str) -> list[Problem]:
     """Why a folder cannot take `needed` bytes: read-only, full, a quota, no answer; [] if it can.
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdxl.config import graphs
+from sdxl.config import graphs, shortcuts
 from sdxl.config.schema import Config
-from sdxl.model import components, guidance
+from sdxl.core.types import Embeddings
+from sdxl.model import components, guidance, split
 from sdxl.model.components import Source
 
 EXAMPLE_IMAGES = 2
@@ -43,15 +44,18 @@ def prepare(config: Config, source: Source, graph: str, images: int) -> Exportab
     `forward` is replaced on the instance, so that modules and weights keep their own names.
     """
     dtype = components.torch_dtype(graphs.dtype_of(config, graph))
-    name = "vae" if graph == "vae_decoder" else graph
+    part = graphs.is_unet(graph)
+    name = "vae" if graph == "vae_decoder" else "unet" if part else graph
     module: Any = source.component(name, dtype, torch.device("cpu"))
     forward: dict[str, Callable[..., Any]] = {
         "unet": _unet,
+        "unet_deep": _deep,
+        "unet_shallow": _shallow,
         "vae_decoder": _decode,
         "text_encoder": _encode,
     }
     module.forward = types.MethodType(forward.get(graph, _encode_pooled), module)
-    if graph == "unet":
+    if part:
         # The sinusoids are fp32: without the cast the concatenation would mix types.
         module.add_time_proj.register_forward_hook(lambda _module, _args, out: out.to(dtype))
     elif graph == "vae_decoder":
@@ -60,6 +64,11 @@ def prepare(config: Config, source: Source, graph: str, images: int) -> Exportab
         module.set_attn_implementation("eager")
     rows = graphs.rows(graph, images, guidance.rows_per_image(config.model, source))
     inputs = _inputs(config, module, graph, dtype, rows)
+    if graph in graphs.PARTS:
+        module.branch = shortcuts.branch_of(config.shortcut)
+        split.check(module, module.branch)
+    if graph == "unet_shallow":
+        inputs = _with_feature(module, inputs)
     free = _dynamic(config, graph, tuple(inputs))
     names, outputs = tuple(inputs), graphs.OUTPUTS[graph]
     return Exportable(graph, module, names, tuple(inputs.values()), free, outputs)
@@ -86,6 +95,32 @@ def _unet(
     )[0]
 
 
+def _deep(
+    self: Any, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor,
+    text_embeds: torch.Tensor, time_ids: torch.Tensor, timestep_cond: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    given = Embeddings(encoder_hidden_states, text_embeds, time_ids, timestep_cond)
+    return split.forward(self, self.branch, None, sample, timestep, given)
+
+
+def _shallow(  # noqa: PLR0913 (a graph's inputs)
+    self: Any, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor,
+    text_embeds: torch.Tensor, time_ids: torch.Tensor, feature: torch.Tensor,
+    timestep_cond: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    given = Embeddings(encoder_hidden_states, text_embeds, time_ids, timestep_cond)
+    return split.forward(self, self.branch, feature, sample, timestep, given)[0]
+
+
+def _with_feature(module: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs with the feature of a deep call, before the guidance scale's embedding."""
+    with torch.inference_mode():
+        _, feature = _deep(module, *inputs.values())
+    scale = {name: each for name, each in inputs.items() if name == graphs.GUIDANCE}
+    rest = {name: each for name, each in inputs.items() if name != graphs.GUIDANCE}
+    return {**rest, graphs.FEATURE: feature, **scale}
+
+
 def _decode(self: Any, latents: torch.Tensor) -> torch.Tensor:
     return self.decode(components.unscale(latents, self.config), return_dict=False)[0]
 
@@ -104,7 +139,7 @@ def _inputs(
 ) -> dict[str, torch.Tensor]:
     """Random inputs in the range of real ones; the same for the same seed."""
     widths = (0, 0, 0)
-    if graph == "unet":
+    if graphs.is_unet(graph):
         hidden = module.config.cross_attention_dim
         pooled = module.config.projection_class_embeddings_input_dim
         pooled -= graphs.TIME_IDS * module.config.addition_time_embed_dim
@@ -117,7 +152,7 @@ def _inputs(
         ids = torch.randint(0, last - 1, shapes["input_ids"], generator=random)
         ids[:, 40:] = last  # as a tokenizer pads
         found["input_ids"] = ids
-    if graph == "unet":
+    if graphs.is_unet(graph):
         found["timestep"] = torch.tensor([500.0])
         size = [config.model.height, config.model.width]
         ids = torch.tensor([*size, 0, 0, *size], dtype=dtype)

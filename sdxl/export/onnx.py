@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl.config import content_key, graphs
+from sdxl.config import content_key, graphs, shortcuts
 from sdxl.config.schema import Config, DType
 from sdxl.core import environment, store
 from sdxl.core.progress import Report
@@ -47,6 +47,8 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
     }
     if config.model.diffusers_src:
         found["diffusers_src"] = store.fingerprint(store.resolve(config.model.diffusers_src))
+    if graph in graphs.PARTS:
+        found["branch"] = shortcuts.branch_of(config.shortcut)
     if not graph.startswith("text_encoder"):
         size = [config.model.height, config.model.width]
         found["size"] = "dynamic" if config.export.dynamic_size else size
@@ -56,7 +58,7 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
 def key(config: Config, graph: str, source: Source | None = None) -> str:
     """Content key over `settings` and the weights, a fused LoRA included."""
     source = source or open_source(config.model, config.seed)
-    width = guidance.width(source) if graph == "unet" else None
+    width = guidance.width(source) if graphs.is_unet(graph) else None
     embedded = [width] if width else []  # older keys have none
     return content_key.key(KIND, settings(config, graph), source.identity(), *embedded)
 
@@ -83,9 +85,12 @@ def _export(
     model = onnx_graph.build(network, graphs.opset(config, graph), tell)
     built = time.perf_counter()
     tell("writing")
-    onnx_graph.save(model, folder)
+    if graph == "unet_shallow":  # its weights are some of the deep graph's
+        onnx_graph.save_part(model, folder, get(config, "unet_deep", on_progress).path)
+    else:
+        onnx_graph.save(model, folder)
     tell("checking")
-    facts = onnx_check.check(folder)
+    facts = onnx_check.check(folder, linked=graph == "unet_shallow")
     return {
         "settings": {
             **settings(config, graph),

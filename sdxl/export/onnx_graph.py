@@ -19,6 +19,7 @@ import torch
 from onnxscript import version_converter
 
 from sdxl.config import graphs
+from sdxl.core import disk
 from sdxl.core.errors import SdxlError
 from sdxl.export.modules import Exportable
 from sdxl.export.simplify import simplify
@@ -67,6 +68,27 @@ def save(model: ir.Model, folder: Path) -> None:
         external_data=graphs.WEIGHTS,
         size_threshold_bytes=INLINE_BYTES,
     )
+
+
+def save_part(model: ir.Model, folder: Path, whole: Path) -> None:
+    """Write a graph whose weights lie in another's file, which is hard-linked beside it.
+
+    Raises `SdxlError` for a weight that the graph in `whole` has not.
+    """
+    theirs = ir.load(whole / graphs.MODEL).graph.initializers
+    for name, value in model.graph.initializers.items():
+        weight = value.const_value
+        if weight is None or weight.nbytes < INLINE_BYTES:
+            continue
+        known = theirs[name].const_value if name in theirs else None
+        if not isinstance(known, ir.ExternalTensor) or list(known.shape) != list(weight.shape):
+            raise SdxlError("a part of the UNet has a weight of its own", name, f"one of {whole}")
+        place, shape = (known.offset, known.length), ir.Shape(list(known.shape))
+        value.const_value = ir.ExternalTensor(
+            graphs.WEIGHTS, *place, known.dtype, shape=shape, name=name, base_dir=folder
+        )
+    disk.link(whole / graphs.WEIGHTS, folder / graphs.WEIGHTS)
+    ir.save(model, folder / graphs.MODEL)
 
 
 def _take_weights(model: ir.Model, names: set[str]) -> dict[str, Any]:

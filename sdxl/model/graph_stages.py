@@ -1,4 +1,4 @@
-"""The pipeline's stages on four exported graphs, whoever runs them."""
+"""The pipeline's stages on exported graphs, whoever runs them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdxl.config.shortcuts import Step
 from sdxl.core.types import Embeddings, TokenIds
 from sdxl.model.images import to_uint8
+from sdxl.model.parts import Kept
 
 Call = Callable[..., list[torch.Tensor]]
 """A graph: its inputs in order, tensors of any float type -> its outputs."""
@@ -40,11 +42,28 @@ class GraphStages:
         self, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings
     ) -> torch.Tensor:
         """Predicted noise (N, 4, h, w)."""
-        scale = [] if embeddings.guidance is None else [embeddings.guidance]
-        added = embeddings.pooled, embeddings.time_ids, *scale
-        when = timestep.reshape(1).float()
-        (noise,) = self.calls["unet"](sample, when, embeddings.hidden, *added)
+        return self._unet("unet", sample, timestep, embeddings)[0]
+
+    def part(
+        self, step: Step, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings,
+        kept: Kept,
+    ) -> torch.Tensor:  # fmt: skip
+        """Predicted noise (N, 4, h, w) of a call that leaves a feature, or begins with one."""
+        given = sample, timestep, embeddings
+        if not step.deep:
+            return self._unet("unet_shallow", *given, kept.below(len(sample)))[0]
+        noise, feature = self._unet("unet_deep", *given)
+        kept.keep(step, feature, ())
         return noise
+
+    def _unet(
+        self, graph: str, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings,
+        *feature: torch.Tensor,
+    ) -> list[torch.Tensor]:  # fmt: skip
+        scale = [] if embeddings.guidance is None else [embeddings.guidance]
+        added = embeddings.pooled, embeddings.time_ids, *feature, *scale
+        when = timestep.reshape(1).float()
+        return self.calls[graph](sample, when, embeddings.hidden, *added)
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""

@@ -63,24 +63,25 @@ def build(config: Config, child: Child) -> Chain:
             _graphs(chain, config, child)
         if checkpoint:
             with _timed(chain, "qdq_s"):
-                parents = _names(chain.piece("unet")), _names(checkpoint)
-                _take(chain, {"unet": child(quantize_graph, *parents)})
+                for graph in filter(graphs.is_unet, graphs.of(config)):
+                    parents = _names(chain.piece(graph)), _names(checkpoint)
+                    _take(chain, {graph: child(quantize_graph, *parents)})
     if plugins.backend_of(config).form:
         with _timed(chain, "convert_s"):
-            sources = {graph: _names(chain.piece(graph)) for graph in graphs.GRAPHS}
+            sources = {graph: _names(chain.piece(graph)) for graph in graphs.of(config)}
             _take(chain, child(convert_graphs, sources))
     if loads == "engines":
         with _timed(chain, "engine_s"):
-            for graph in graphs.GRAPHS:
+            for graph in graphs.of(config):
                 made = child(build_engine, graph, _names(chain.piece(graph)))
                 _take(chain, {graph: made})
     return chain
 
 
 def _graphs(chain: Chain, config: Config, child: Child) -> None:
-    """The four graphs; large ones each in a child, so that only one network is in memory."""
-    small = isinstance(config.model, TinyModel | ScenesModel)
-    batches = [graphs.GRAPHS] if small else [(graph,) for graph in graphs.GRAPHS]
+    """The graphs; large ones each in a child, so that only one network is in memory."""
+    small, every = isinstance(config.model, TinyModel | ScenesModel), graphs.of(config)
+    batches = [every] if small else [(graph,) for graph in every]
     for batch in batches:
         _take(chain, child(export_graphs, batch))
     if config.export.parity:

@@ -40,12 +40,13 @@ def rows(config: Config) -> list[dict[str, Any]]:
     found = [*checkpoint, *exported]
     sources = {row["graph"]: row for row in exported}
     if quantized:
-        found.append(_quantized(config, sources["unet"]["key"], checkpoint[-1]["key"]))
-        sources["unet"] = found[-1]
+        for graph in filter(graphs.is_unet, graphs.of(config)):
+            found.append(_quantized(config, graph, sources[graph]["key"], checkpoint[-1]["key"]))
+            sources[graph] = found[-1]
     if form := backend_of(config).form:
-        found += [_converted(config, form, sources[graph]) for graph in graphs.GRAPHS]
+        found += [_converted(config, form, sources[graph]) for graph in graphs.of(config)]
     if backend_of(config).loads == "engines":
-        found += [_engine(config, sources[graph]) for graph in graphs.GRAPHS]
+        found += [_engine(config, sources[graph]) for graph in graphs.of(config)]
     return found
 
 
@@ -72,7 +73,7 @@ def _graphs(config: Config, keyed: bool) -> list[dict[str, Any]]:
 
     source = open_source(config.model, config.seed) if keyed else None
     found = []
-    for graph in graphs.GRAPHS:
+    for graph in graphs.of(config):
         settings = onnx.settings(config, graph)
         words = f"{settings['dtype']}, opset {settings['opset']}"
         if size := settings.get("size"):
@@ -82,15 +83,17 @@ def _graphs(config: Config, keyed: bool) -> list[dict[str, Any]]:
     return found
 
 
-def _quantized(config: Config, graph: str | None, checkpoint: str | None) -> dict[str, Any]:
+def _quantized(
+    config: Config, graph: str, exported: str | None, checkpoint: str | None
+) -> dict[str, Any]:
     from sdxl.export.qdq import artifact
     from sdxl.export.qdq.options import options_of
 
-    key = artifact.key(config, graph, checkpoint) if graph and checkpoint else UNKNOWN
+    key = artifact.key(config, exported, checkpoint) if exported and checkpoint else UNKNOWN
     options = options_of(config)
     layout, convolutions = options.layout.value, options.convolutions.value
     words = f"{_recipe(config.quant)}, {layout}, convolutions as {convolutions}"
-    return _row("unet", artifact.KIND, key, words)
+    return _row(graph, artifact.KIND, key, words)
 
 
 def _converted(config: Config, form: Form, source: dict[str, Any]) -> dict[str, Any]:

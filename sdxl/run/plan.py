@@ -9,10 +9,11 @@ from typing import Any
 from sdxl.bench import roofline
 from sdxl.bench.mlperf.compliance import SAMPLED
 from sdxl.bench.mlperf.rounds import rules_of
+from sdxl.config import shortcuts
 from sdxl.config.content_key import plain
 from sdxl.config.derive import batch_size
 from sdxl.config.plugins import backend_of
-from sdxl.config.schema import KEEP_IMAGES, Compliance, Config, Mode
+from sdxl.config.schema import GROUPS, KEEP_IMAGES, Compliance, Config, Mode, Shortcut
 from sdxl.core.command import Outcome, shown
 from sdxl.core.errors import ConfigError
 from sdxl.core.types import Prompt
@@ -111,10 +112,9 @@ def _shortcut_rows(
     config: Config, batch: int, counted: cost.Cost, facts: dict[str, Any]
 ) -> list[Row]:
     """The roofline's limits under each shortcut, beside those of closed rules."""
-    if not backend_of(config).parts:
-        return []
     peaks = roofline.PEAKS.values()
-    works = roofline.works_of(config, batch, counted).items()
+    able = [name for name, node in GROUPS["shortcut"].items() if _able(config, node(name))]
+    works = roofline.works_of(config, batch, counted, able).items()
     found = {name: {p.name: work.images_per_second(p) for p in peaks} for name, work in works}
     facts["shortcuts"] = found
     closed = found["none"]
@@ -128,6 +128,10 @@ def _shortcut_rows(
         )
         for name, rates in found.items()
     ]
+
+
+def _able(config: Config, shortcut: Shortcut) -> bool:
+    return {*shortcuts.parts_of(shortcut)} <= {*backend_of(config).parts}
 
 
 def _quant_rows(config: Config, facts: dict[str, Any]) -> list[Row]:

@@ -21,4 +21,6 @@ def _open(config: schema.Config, artifacts: dict[str, Path]) -> OrtStages:
     return OrtStages(config, artifacts)
 
 
-BACKEND = Backend(Config, _open, "graphs", problems_of=problems_of, missing=missing)
+BACKEND = Backend(
+    Config, _open, "graphs", parts=("deep",), problems_of=problems_of, missing=missing
+)

@@ -13,7 +13,7 @@ from sdxl.model.graph_stages import GraphStages
 
 
 class OrtStages(GraphStages):
-    """`Stages` on four sessions of ONNX Runtime."""
+    """`Stages` on sessions of ONNX Runtime, one a graph."""
 
     def __init__(self, config: schema.Config, artifacts: dict[str, Path]) -> None:
         backend = config.backend
@@ -21,7 +21,7 @@ class OrtStages(GraphStages):
         self.runtime = Runtime(config)
         self.sessions: dict[str, Graph] = {
             name: Graph(self.runtime, name, artifacts[name] / graphs.MODEL)
-            for name in graphs.GRAPHS
+            for name in graphs.of(config)
         }
         super().__init__(
             self.sessions,
@@ -29,7 +29,7 @@ class OrtStages(GraphStages):
             torch_dtype(config.precision.unet),
             backend.decode_batch_size,
         )
-        self.precision = {name: graphs.dtype_of(config, name).value for name in graphs.GRAPHS}
+        self.precision = {name: graphs.dtype_of(config, name).value for name in graphs.of(config)}
         self.quantization = config.quant.format.value
 
     def describe(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ BACKEND = Backend(
     Config,
     _open,
     "checkpoint",
-    parts=True,
+    parts=("deep", "cross"),
     profiles=True,
     quantized_only=("execution", "fusion"),
     problems_of=lambda config: list(rules.problems_of(config)),

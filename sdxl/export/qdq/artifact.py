@@ -6,15 +6,13 @@ export's own file and its 8-bit weights the checkpoint's, both hard-linked besid
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from sdxl.config import content_key, graphs
 from sdxl.config.schema import Config
-from sdxl.core import store
+from sdxl.core import disk, store
 from sdxl.core.store import Artifact
 from sdxl.export.qdq import check
 from sdxl.export.qdq.edit import Edit
@@ -32,7 +30,8 @@ def get(config: Config, graph: Artifact, checkpoint: Artifact) -> Artifact:
     parents = graph.manifest.key, checkpoint.manifest.key
 
     def build(folder: Path) -> dict[str, Any]:
-        return quantize(graph.path, checkpoint.path, folder, options)
+        part = graph.manifest.settings.get("graph") == "unet_shallow"
+        return quantize(graph.path, checkpoint.path, folder, options, part)
 
     return store.get(
         KIND, key(config, *parents), build,
@@ -46,9 +45,12 @@ def key(config: Config, graph: str, checkpoint: str) -> str:
     return content_key.key(KIND, VERSION, options_of(config).plain(), [graph, checkpoint])
 
 
-def quantize(source: Path, checkpoint: Path, folder: Path, options: Options) -> dict[str, Any]:
+def quantize(
+    source: Path, checkpoint: Path, folder: Path, options: Options, part: bool = False
+) -> dict[str, Any]:
     """Write the UNet of `source` with the Q/DQ nodes of `checkpoint` into `folder`.
 
+    part: the graph has some of the checkpoint's layers only.
     Returns manifest fields: what was inserted, counted. Raises `SdxlError` if a layer of the
     checkpoint is not in the graph, has another shape, or ends up unquantized.
     """
@@ -58,6 +60,10 @@ def quantize(source: Path, checkpoint: Path, folder: Path, options: Options) -> 
     model = onnx.load(source / graphs.MODEL, load_external_data=False)
     stored = Checkpoint(checkpoint)
     edit = Edit(model, stored, options)
+    if part:
+        edit.expected = {
+            n: layer for n, layer in edit.expected.items() if n in edit.graph.of_module
+        }
     edit.run()
     check.complete(model, edit.expected)
     check.valid(model)
@@ -66,7 +72,7 @@ def quantize(source: Path, checkpoint: Path, folder: Path, options: Options) -> 
     files = {tensor_file for tensor in model.graph.initializer if (tensor_file := _file(tensor))}
     for name, place in ((graphs.WEIGHTS, source), (WEIGHTS, checkpoint)):
         if name in files:
-            _link(place / name, folder / name)
+            disk.link(place / name, folder / name)
     return {
         "settings": {"version": VERSION, "options": options.plain(), "inserted": edit.counts()},
         "seconds": round(time.perf_counter() - began, 3),
@@ -76,11 +82,3 @@ def quantize(source: Path, checkpoint: Path, folder: Path, options: Options) -> 
 
 def _file(tensor: Any) -> str:
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-
-
-def _link(source: Path, target: Path) -> None:
-    """Hard-link; a copy only where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

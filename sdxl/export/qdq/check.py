@@ -7,6 +7,7 @@ from typing import Any
 import onnx
 
 from sdxl.core.errors import SdxlError
+from sdxl.export.onnx_check import shell
 from sdxl.export.qdq.graph import Graph
 from sdxl.model.checkpoint import StoredLayer
 
@@ -46,19 +47,8 @@ def valid(model: Any) -> None:
 
     (The checker refuses files with several hard links, which is what spares us copies.)
     """
-    shell = onnx.ModelProto()
-    shell.CopyFrom(model)
-    inline = [t for t in shell.graph.initializer if not t.external_data]
-    for tensor in shell.graph.initializer:
-        if tensor.external_data:
-            shell.graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
-    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in inline]
-    del shell.graph.initializer[:]
-    shell.graph.initializer.extend(kept)
     try:
-        onnx.checker.check_model(shell, full_check=True)
+        onnx.checker.check_model(shell(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise SdxlError("the quantized graph is not valid ONNX", str(error)[:500]) from error
 
