@@ -45,6 +45,7 @@ class Card:
             needs = [_pinned(name, versions.get(name)) for name in self.told["needs"]]
             yield f"python -m pip install {' '.join(needs)} pillow"
             yield 'python draw.py "a red cube left of a blue sphere" picture.png'
+        if self.form.draw and self.told["check"]:
             yield "python verify.py               # the record's pictures again"
         yield "sha256sum --check SHA256SUMS\n```"
         if lines := self.told.get("trtexec"):
@@ -116,7 +117,7 @@ def _licences(config: Config, folder: Path) -> Iterator[str]:
     folder: the pack.
     """
     yield "# Licences\n"
-    yield "- `draw.py`, `verify.py`, this text, `pack.json`: Apache-2.0."
+    yield "- scripts, this text, `pack.json`: Apache-2.0."
     if isinstance(config.model, _OURS):
         yield "- weights and vocabularies: made by this project, Apache-2.0."
         return

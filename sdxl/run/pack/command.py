@@ -88,7 +88,7 @@ class Pack:
         pictures = check.copy(images, self.path.parent, self.folder, seeds)
         shutil.move(self.work / formats.NOISE, self.folder / check.FOLDER / formats.NOISE)
         scripts = dict(zip(("draw.py", "runtime.py"), self.form.draw, strict=False))
-        if scripts:
+        if scripts and pictures:
             scripts[check.SCRIPT] = check.SCRIPT
         for name, asset in scripts.items():
             shutil.copyfile(ASSETS / "pack" / asset, self.folder / name)
@@ -109,10 +109,10 @@ class Pack:
         """Have the other tool draw the record's pictures; raises `SdxlError` if it cannot."""
         if self.form.unchecked:
             return Outcome(False, self.form.unchecked)
-        if self.form.gpu and not gpu.find()[0]:
-            return Outcome(False, "it draws on an NVIDIA GPU alone; there: python verify.py")
         if not self.told["check"]:
             return Outcome(False, "no picture of the record was compared")
+        if self.form.gpu and not gpu.find()[0]:
+            return Outcome(False, "it draws on an NVIDIA GPU alone; there: python verify.py")
         if isinstance(why := self.told.get("schedule"), str):
             return Outcome(False, f"{why}; draw with the tool's own pipeline")
         quantized = self.config.quant.format is not Format.none

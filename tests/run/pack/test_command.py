@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from importlib.util import find_spec
 
 import onnx
 import pytest
@@ -121,8 +122,8 @@ def test_onnxruntime_alone_draws_the_pictures(packed, graphs, exported, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
 def test_openvino_alone_draws_the_pictures(packed, graphs, exported, tmp_path):
-    pytest.importorskip("openvino")
     target = tmp_path / "pack"
     code, line = packed(graphs, "--to", target, "--as", "openvino")
     assert code == 0 and line["verified"] and line["largest"] <= 1
@@ -133,8 +134,8 @@ def test_openvino_alone_draws_the_pictures(packed, graphs, exported, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="TensorRT-RTX is not installed")
 def test_engines_say_what_they_were_made_for(packed, graphs, exported, tmp_path):
-    pytest.importorskip("tensorrt_rtx")
     target = tmp_path / "pack"
     code, line = packed(graphs, "--to", target, "--as", "tensorrt")
     assert code == 0, line
