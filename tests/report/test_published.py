@@ -119,3 +119,20 @@ def test_the_shipped_table_says_what_mlcommons_table_says(data):
                     assert row["count"] == theirs["a#"] * theirs["Nodes"]
                     assert theirs["Accelerator"].endswith(name)
     assert not wanted
+
+
+def test_the_page_says_which_gates_nobody_asked_for(tmp_path):
+    """Of a quick run those of the round; of an imported official one all of them count."""
+    out = tmp_path / "gates.html"
+    row = {"gate": "queries", "required": "at least 459", "measured": "9", "pass": False}
+    for duration, scope, word in ((0, "round", "not asked for"), (0, "run", "no"),
+                                  (600_000, "round", "no")):  # fmt: skip
+        place = measured(tmp_path / f"{duration}-{scope}")
+        path = place / "record.json"
+        whole = json.loads(path.read_text())
+        whole["config"]["scenario"]["min_duration_ms"] = duration
+        whole["verdict"] = [{**row, "scope": scope}]
+        path.write_text(json.dumps(whole))
+        assert command.main([str(place), "--html", str(out)]) == 0
+        kind = "quiet" if word == "not asked for" else "bad"
+        assert f'<span class="{kind}">{word}</span>' in out.read_text()

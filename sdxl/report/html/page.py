@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from sdxl.bench.mlperf import verdict
 from sdxl.report import by_prompt, curve, seeds, trainings
 from sdxl.report.cells import Cells
 from sdxl.report.choose import answer
@@ -17,6 +18,7 @@ from sdxl.report.html import views
 from sdxl.report.html.pictures import GAIN
 from sdxl.report.html.plot import NO_BASELINE
 from sdxl.report.limits import Limits
+from sdxl.report.terminal import gates
 from sdxl.report.text import psnr_text
 from sdxl.report.values import DASH, STATUS_WORD, milliseconds
 
@@ -60,6 +62,7 @@ def templates() -> Environment:
     made.filters |= {
         "breakable": breakable,
         "form": form,
+        "gate_word": lambda row, record: gates.word(row, verdict.asked(record)),
         "key_figures": views.key_figures,
         "met": met,
         "milliseconds": milliseconds,

@@ -28,17 +28,20 @@ def fails(row: GateRow, asked: bool) -> bool:
     return not row.passed and (asked or row.scope == "run")
 
 
+def word(row: GateRow, asked: bool) -> str:
+    """Whether a gate passes, in a table: `yes`, `NO`, or that nobody asked for it."""
+    return "NO" if fails(row, asked) else "yes" if row.passed else "not asked for"
+
+
 def show(title: str, rows: Sequence[GateRow], asked: bool = True) -> None:
     """Print the table on standard output; asked: were the round's gates?"""
-    words = [
-        "NO" if fails(row, asked) else "yes" if row.passed else "not asked for" for row in rows
-    ]
+    words = [word(row, asked) for row in rows]
     cells = [
-        (row.gate, row.required, row.measured, row.margin, word)
-        for row, word in zip(rows, words, strict=True)
+        (row.gate, row.required, row.measured, row.margin, said)
+        for row, said in zip(rows, words, strict=True)
     ]
     shown = terminal.table(("gate", "required", "measured", "margin", "pass"), cells, title)
     styles = {"NO": "red", "not asked for": "dim"}
-    for word, line in zip(words, shown.rows, strict=True):
-        line.style = styles.get(word)
+    for said, line in zip(words, shown.rows, strict=True):
+        line.style = styles.get(said)
     terminal.console().print(shown)
