@@ -1,0 +1,219 @@
+"""Our backends beside their rivals on this processor: the same weights, inputs, noise and steps.
+
+    python benchmarks/rivals_cpu.py --rounds 7                    a UNet of SDXL's widths, forwards
+    python benchmarks/rivals_cpu.py --model bundled --rounds 7    pictures of the bundled model
+    python benchmarks/rivals_cpu.py --only "ort INT8,SDNQ"        some of them, and the reference
+
+One process. Every rival gets a copy of one UNet in fp32 and, if it calibrates, the same inputs.
+They take turns, round by round; wall and processor seconds are medians, ratios those to diffusers
+in fp32 of the same round with a 90 % interval (bootstrap). Pictures share encoders, scheduler,
+noise and VAE (torch, fp32): what differs is the UNet. A rival that is not installed or fails is
+named with the reason. `--layers 1,2,10 --blocks 2 --only ...` is the whole UNet, 10 GB a copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from _rivals import RIVALS, Bench, Call, Given, module
+
+from sdxl.core import environment
+
+REFERENCE = next(iter(RIVALS))
+BOOTSTRAP = 2000
+Work = Callable[[Call], Any]
+"""What is timed: a forward, or a batch of pictures."""
+
+
+def main() -> int:
+    """Make every rival, time them in turn, print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=("widths", "bundled"), default="widths")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only", help="parts of rivals' names, by commas")
+    parser.add_argument("--level", type=float, default=3.0)
+    parser.add_argument("--images", type=int, default=4, help="bundled: pictures of a batch")
+    parser.add_argument("--latent", type=int, default=64)
+    parser.add_argument("--layers", default="1,1,2", help="transformer layers of each level")
+    parser.add_argument("--blocks", type=int, default=1, help="residual blocks of a level")
+    parser.add_argument("--json", type=Path, help="write the result here too")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        bench, work, compare = (bundled if asked.model == "bundled" else widths)(asked, folder)
+        calls, absent = made(bench, asked.only, work)
+        outputs = {name: work(call) for name, call in calls.items()}
+        seconds = timed(calls, work, asked.rounds)
+    rows = table(seconds, {name: compare(outputs[REFERENCE], each)
+                           for name, each in outputs.items()})  # fmt: skip
+    here = environment.describe()
+    facts = {"cpu": here["cpu"], "threads": asked.threads, "load": os.getloadavg(),
+             "versions": {"torch": torch.__version__, **bench.versions}}  # fmt: skip
+    print(json.dumps({**facts, "model": asked.model, "rows": rows, "absent": absent}))
+    if asked.json:
+        asked.json.write_text(json.dumps({**facts, "rows": rows, "absent": absent}, indent=1))
+    return 0
+
+
+def widths(asked: Any, folder: str) -> tuple[Bench, Work, Callable[[Any, Any], dict[str, float]]]:
+    """One row through a UNet of SDXL's widths with random weights."""
+    from sdxl.model import architecture
+    from sdxl.model.seeded import RandomSource
+
+    unet = {**architecture.SDXL["unet"], "layers_per_block": asked.blocks,
+            "transformer_layers_per_block": [int(n) for n in asked.layers.split(",")]}  # fmt: skip
+    source = RandomSource({**architecture.SDXL, "unet": unet}, 0, through_fp32=False)
+    generator = torch.Generator().manual_seed(0)
+    pixels, size = asked.latent * 8.0, asked.latent
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    ids = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]])
+    given: Given = (draw(1, 4, size, size), torch.tensor([500.0]), draw(1, 77, 2048),
+                    draw(1, 1280), ids)  # fmt: skip
+    bench = _bench(source, [given], folder, asked)
+    return bench, lambda call: call(*given), distances
+
+
+def bundled(asked: Any, folder: str) -> tuple[Bench, Work, Callable[[Any, Any], dict[str, float]]]:
+    """A batch of pictures of the bundled model, its UNet exchanged."""
+    from hydra import compose, initialize_config_dir
+
+    from sdxl.bench.generators import open_generator
+    from sdxl.config.load import load, register
+    from sdxl.core.paths import ROOT
+    from sdxl.model import prompts
+    from sdxl.model.sources import open_source
+    from sdxl.quality.baseline import compare
+
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = load(compose("run", ["backend.loop=scheduler", f"limit={asked.images}"]))
+    chosen = prompts.load(config.dataset, config.limit, config.seed)
+    sampler: Any = open_generator(config, {}, chosen)
+    seen: list[Given] = []
+    """Inputs of the reference's first batch."""
+    noting = [True]
+
+    def work(call: Call) -> Any:
+        def unet(sample: Any, timestep: Any, embeddings: Any) -> torch.Tensor:
+            parts = (embeddings.hidden, embeddings.pooled, embeddings.time_ids)
+            given = tuple(n.float() for n in (sample, timestep.reshape(1), *parts))
+            if noting:
+                seen.append(given)
+            return call(*given)
+
+        sampler.stages.unet = unet
+        return sampler.generate(range(asked.images))
+
+    source = open_source(config.model, config.seed)
+    bench = _bench(source, seen, folder, asked)
+    work(module(bench.unet))
+    noting.clear()
+    bench.examples = seen[: config.model.steps : 2]
+
+    def near(theirs: Any, ours: Any) -> dict[str, float]:
+        found = compare(list(theirs), list(ours))
+        same = {} if found["psnr_db"] is None else {"psnr_db": found["psnr_db"]}
+        return {**same, "ssim": found["ssim"]}
+
+    return bench, work, near
+
+
+def _bench(source: Any, examples: Sequence[Given], folder: str, asked: Any) -> Bench:
+    def component(device: str) -> Any:
+        return source.component("unet", torch.float32, torch.device(device))
+
+    return Bench(component("cpu"), lambda: component("meta"), examples, Path(folder),
+                 asked.threads, asked.level)  # fmt: skip
+
+
+def made(bench: Bench, only: str | None, work: Work) -> tuple[dict[str, Call], dict[str, str]]:
+    """The rivals that run, each tried once; why the others do not."""
+    parts = [part.strip() for part in only.split(",")] if only else [""]
+    calls: dict[str, Call] = {}
+    absent: dict[str, str] = {}
+    for name, make in RIVALS.items():
+        if name != REFERENCE and not any(part in name for part in parts):
+            continue
+        began = time.process_time()
+        try:
+            call = make(bench)
+            work(call)
+        except Exception as error:  # of packages that are not ours, of any kind
+            absent[name] = f"{type(error).__name__}: {str(error)[:200]}"
+            print(f"{name}: left out, {absent[name]}", file=sys.stderr, flush=True)
+            continue
+        calls[name] = call
+        print(f"{name}: made in {time.process_time() - began:.1f} CPU s", file=sys.stderr,
+              flush=True)  # fmt: skip
+    return calls, absent
+
+
+def timed(calls: dict[str, Call], work: Work, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """(wall, processor) seconds of each call, in turn; every other round goes backwards."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for number in range(rounds):
+        for name in list(calls) if number % 2 else reversed(list(calls)):
+            wall, spent = time.perf_counter(), time.process_time()
+            work(calls[name])
+            seconds[name].append((time.perf_counter() - wall, time.process_time() - spent))
+    return seconds
+
+
+def table(
+    seconds: dict[str, list[tuple[float, float]]], quality: dict[str, dict[str, float]]
+) -> dict[str, dict[str, Any]]:
+    """A row for each rival, printed."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, found in seconds.items():
+        row: dict[str, Any] = {}
+        for place, unit in enumerate(("wall_s", "cpu_s")):
+            ratios = [base[place] / own[place]
+                      for base, own in zip(seconds[REFERENCE], found, strict=True)]  # fmt: skip
+            row[unit] = round(statistics.median(each[place] for each in found), 4)
+            row[f"{unit}_speed_up"] = [round(n, 3) for n in interval(ratios)]
+        rows[name] = {**row, **{n: round(value, 4) for n, value in quality[name].items()}}
+    print(
+        f"{'':32}{'wall s':>9} {'of fp32 (90 %)':>24}{'CPU s':>9} {'of fp32 (90 %)':>24}  quality"
+    )
+    for name, row in sorted(rows.items(), key=lambda each: each[1]["wall_s"]):
+        cells = ""
+        for unit in ("wall_s", "cpu_s"):
+            low, middle, high = row[f"{unit}_speed_up"]
+            cells += f"{row[unit]:9.3f} {f'{middle:.2f} ({low:.2f} to {high:.2f})':>24}"
+        near = ", ".join(f"{n} {row[n]:g}" for n in quality[name])
+        print(f"{name:32}{cells}  {near}")
+    return rows
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """5 %, median and 95 % of the median, by resampling rounds."""
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios)))
+                     for _ in range(BOOTSTRAP))  # fmt: skip
+    return medians[BOOTSTRAP // 20], statistics.median(ratios), medians[-BOOTSTRAP // 20]
+
+
+def distances(theirs: torch.Tensor, ours: torch.Tensor) -> dict[str, float]:
+    """The difference's norm over the reference's."""
+    return {"relative_distance": float((ours - theirs).norm() / theirs.norm())}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
