@@ -100,14 +100,14 @@ def attack(served: Served, seconds: float, count: int, odd: int) -> dict:
 def overflow(url: str, queue: int) -> list[str]:
     """More than the queue holds, at once: some get 429 with Retry-After, the others pictures."""
     codes: list[int] = []
-    lock = threading.Lock()
+    lock, each = threading.Lock(), max(1, min(10, queue // 4))
 
     def one() -> None:
-        code, headers, _ = ask(connect(url), {"prompt": "x", "n": 10})
+        code, headers, _ = ask(connect(url), {"prompt": "x", "n": each})
         with lock:
             codes.append(code if code != 429 or "Retry-After" in headers else -1)
 
-    threads = [threading.Thread(target=one) for _ in range(queue // 2)]
+    threads = [threading.Thread(target=one) for _ in range((3 * queue + 32) // each)]
     for thread in threads:
         thread.start()
     for thread in threads:
