@@ -53,6 +53,13 @@ class Weighting(str, Enum):
     none = "none"
 
 
+class Sd2Network(str, Enum):
+    """Shapes of the UNet of MLPerf's training benchmark."""
+
+    sd2_tiny = "sd2_tiny"
+    sd2_random = "sd2_random"
+
+
 class Mode(str, Enum):
     """LoadGen's two modes."""
 

@@ -47,6 +47,7 @@ def register() -> None:
     store.store(group="schema/train", name="tuning", node=schema_train.Tuning)
     store.store(group="schema/train", name="finetune", node=schema_train.Finetune)
     store.store(group="schema/train", name="lora", node=schema_train.Lora)
+    store.store(group="schema/train", name="sd2", node=schema_train.Sd2)
     store.store(group="schema/train", name="distill", node=schema_train.Distill)
     for group, nodes in GROUPS.items():
         for name, node in nodes.items():

@@ -149,3 +149,34 @@ SCENES: dict[str, dict[str, Any]] = {
     },
 }
 """The bundled model that we train on rendered scenes: 64 pixels, 8 x 8 latents."""
+
+_SD2_COMMON: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "use_linear_projection": True,
+    "norm_num_groups": 16,
+}
+
+SD2: dict[str, dict[str, Any]] = {
+    "sd2_random": {
+        **_SD2_COMMON,
+        "sample_size": 64,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+    },
+    "sd2_tiny": {
+        **_SD2_COMMON,
+        "sample_size": 8,
+        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        "block_out_channels": [32, 64],
+        "layers_per_block": 1,
+        "attention_head_dim": [1, 2],
+        "cross_attention_dim": 96,
+    },
+}
+"""UNets of MLPerf's training benchmark, Stable Diffusion 2, and its miniature; trained only."""

@@ -9,8 +9,18 @@ from sdxl.report.cell import Cell
 from sdxl.report.values import DASH
 
 NOTE = "trainings: samples a second, a step, and the device's peak"
-HEAD = ("training", "steps", "batch", "samples/s", "step ms", "data wait", "TFLOP/s", "of peak",
-        "GiB", "figures")  # fmt: skip
+HEAD = (
+    "training",
+    "steps",
+    "batch",
+    "samples/s",
+    "step ms",
+    "data wait",
+    "TFLOP/s",
+    "of peak",
+    "GiB",
+    "figures",
+)
 
 
 def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
@@ -21,10 +31,14 @@ def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
 def data(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """The same as JSON."""
     return [
-        {"record": str(cell.path), "status": cell.record.status, "command": cell.record.command,
-         **cell.record.training.to_json()}
+        {
+            "record": str(cell.path),
+            "status": cell.record.status,
+            "command": cell.record.command,
+            **cell.record.training.to_json(),
+        }
         for cell in cells
-    ]  # fmt: skip
+    ]
 
 
 def _row(cell: Cell) -> list[str]:

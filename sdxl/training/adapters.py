@@ -50,9 +50,7 @@ def put(network: nn.Module, names: Iterable[str], rank: int, alpha: float) -> No
     from peft import LoraConfig, inject_adapter_in_model
 
     network.requires_grad_(False)
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules="|".join(map(re.escape, names))
-    )  # fmt: skip
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="|".join(map(re.escape, names)))
     inject_adapter_in_model(config, network)
 
 

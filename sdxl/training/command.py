@@ -18,7 +18,7 @@ from sdxl.core import disk, json_file
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.report.mlflow.curves import Curves
-from sdxl.training import checkpoint, kept, launch, loop, machine, mllog, rules, speed
+from sdxl.training import checkpoint, kept, launch, loop, machine, mllog, rules, seeds, speed
 
 SHOW_EVERY_S = 5.0
 """Seconds between two lines on the terminal, and between two points of a curve."""
@@ -37,6 +37,7 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
     launch.settle()
     disk.store_ready(0 if config.plan else disk.SMALL_BYTES)
     chosen = training_stage(settings.name)
+    seeds.settle(config, chosen, _typed())
     folder = chosen.folder_of(config)
     done = 0 if settings.restart else checkpoint.steps_done(folder / loop.FILE)
     if config.plan:

@@ -17,9 +17,13 @@ _SPEED = ("samples_per_s", "step_ms", "data_wait", "tflops", "share_of_peak", "p
 
 
 def write(
-    config: TrainConfig, folder: Path, figures: Mapping[str, float], meter: Meter, seconds: float,
+    config: TrainConfig,
+    folder: Path,
+    figures: Mapping[str, float],
+    meter: Meter,
+    seconds: float,
     typed: Sequence[str],
-) -> Path:  # fmt: skip
+) -> Path:
     """`record.json` in `folder`, of this process's part of the training; returns its path.
 
     `typed`: the words of the command.
@@ -36,13 +40,18 @@ def write(
         comparable=False,
         comparable_reason="a training of our own, not MLPerf's",
         training=TrainingFacts(
-            stage=settings.name, folder=str(folder), steps=step, resumed_at=resumed,
-            batch=settings.batch, **{name: measured.get(name) for name in _SPEED},
-            tflop_per_sample=facts.pop("tflop_per_sample"), peak_of=facts.pop("peak_of"),
+            stage=settings.name,
+            folder=str(folder),
+            steps=step,
+            resumed_at=resumed,
+            batch=settings.batch,
+            **{name: measured.get(name) for name in _SPEED},
+            tflop_per_sample=facts.pop("tflop_per_sample"),
+            peak_of=facts.pop("peak_of"),
             figures={n: v for n, v in figures.items() if n not in ("step", "resumed_at")},
             other=facts,
         ),
         environment=Environment.from_json(environment.describe()),
         durations={"total_s": seconds},
-    )  # fmt: skip
+    )
     return records.write(record, folder)

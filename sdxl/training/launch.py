@@ -57,8 +57,13 @@ def _of_slurm(given: Mapping[str, str]) -> dict[str, str]:
 
 def _ranks(rank: int, tasks: int, local: int, address: str, job: str) -> dict[str, str]:
     port = os.environ.get("MASTER_PORT") or random.Random(job).randint(*_PORTS)
-    found = {"RANK": rank, "WORLD_SIZE": tasks, "LOCAL_RANK": local, "MASTER_ADDR": address,
-             "MASTER_PORT": port}  # fmt: skip
+    found = {
+        "RANK": rank,
+        "WORLD_SIZE": tasks,
+        "LOCAL_RANK": local,
+        "MASTER_ADDR": address,
+        "MASTER_PORT": port,
+    }
     return {name: str(value) for name, value in found.items()}
 
 

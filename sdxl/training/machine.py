@@ -31,6 +31,15 @@ def processes() -> int:
     return int(_state().num_processes)
 
 
+def agreed(value: int) -> int:
+    """The first process's value, in all of them."""
+    from accelerate.utils import broadcast_object_list
+
+    _state()
+    found: list[int] = broadcast_object_list([value])
+    return found[0]
+
+
 def check(settings: Training) -> None:
     """Raise `UserError` where these processes, or this machine, cannot do what is asked."""
     if settings.batch % (processes() * settings.accumulate):

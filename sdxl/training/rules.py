@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sdxl.config.choices import DType, Prediction
-from sdxl.config.schema.train import Distill, Finetune, Lora, Noising, Training, Tuning
+from sdxl.config.schema.train import (
+    Distill,
+    Finetune,
+    Lora,
+    Noising,
+    Sd2,
+    Training,
+    Tuning,
+)
 from sdxl.core.errors import ConfigError, Problem
 
 STAGES = ("vae", "clip", "judge", "unet")
-TUNING = ("qat", "finetune", "lora", "distill")
+TUNING = ("qat", "finetune", "lora", "distill", "sd2_mlperf")
 """Stages that go on from a model: they have the whole configuration and a folder of their own."""
-_KINDS = {"unet": Noising, "qat": Tuning, "finetune": Finetune, "lora": Lora, "distill": Distill}
+_KINDS = {
+    "unet": Noising,
+    "qat": Tuning,
+    "finetune": Finetune,
+    "lora": Lora,
+    "sd2_mlperf": Sd2,
+    "distill": Distill,
+}
 _WHOLE = ("vae", "clip", "judge")
 """Stages whose losses are of a batch as a whole: in parts they would be others."""
 _READ = ("train", "tracking", "seed", "plan", "hydra")

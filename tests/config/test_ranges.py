@@ -22,6 +22,7 @@ NODES = [
     ("cost.", schema.Cost),
     ("train.", train.Training),
     ("train.", train.Lora),
+    ("train.", train.Sd2),
     *((f"{group}.", node) for group, found in schema.GROUPS.items() for node in found.values()),
     *(("backend.", backend.config) for backend in plugins.backends().values()),
     *(("quality.", option.config) for option in plugins.quality_options().values()),

@@ -7,7 +7,7 @@ from typing import Optional
 
 from omegaconf import MISSING
 
-from sdxl.config.choices import DType, Prediction, Weighting
+from sdxl.config.choices import DType, Prediction, Sd2Network, Weighting
 from sdxl.config.content_key import added
 from sdxl.config.schema import Config
 
@@ -76,6 +76,19 @@ class Lora(Finetune):
     alpha: Optional[float] = None  # what they add counts alpha / rank; null: as much as rank
     targets: list[str] = MISSING  # regular expressions found in layers' names, as quant.include
     text_encoders: bool = False  # layers beside the attention of both text encoders, too
+
+
+@dataclass
+class Sd2(Noising):
+    """MLPerf's training benchmark: the UNet of Stable Diffusion 2 from random weights."""
+
+    network: Sd2Network = (
+        Sd2Network.sd2_tiny
+    )  # its shapes: a miniature that learns, or the true ones
+    shards: Optional[str] = None  # tar files with moments, FOLDER or GLOB; sd2_random needs none
+    eval_prompts: int = 64  # captions drawn at an evaluation
+    eval_steps: int = 50  # of DDIM
+    guidance: float = 8.0  # of the pictures drawn at an evaluation
 
 
 @dataclass

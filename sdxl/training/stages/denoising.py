@@ -40,10 +40,13 @@ class Denoiser(nn.Module):
         self.register_buffer("alphas", noise_schedule(), persistent=False)
 
     def forward(
-        self, latents: Tensor, noise: Tensor, timestep: Tensor, hidden: Tensor, pooled: Tensor,
-        time_ids: Tensor,
+        self, latents: Tensor, noise: Tensor, timestep: Tensor, hidden: Tensor,
+        pooled: Tensor | None = None, time_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """latents, noise (B, 4, h, w); timestep (B,); hidden (B, 77, D); pooled (B, P)."""
+        """latents, noise (B, 4, h, w); timestep (B,); hidden (B, 77, D); pooled (B, P).
+
+        A UNet without conditioning on sizes takes neither pooled nor time_ids.
+        """
         alphas: Any = self.alphas
         alpha = alphas[timestep][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise

@@ -1,0 +1,262 @@
+"""The stage `sd2_mlperf`: MLPerf's training benchmark in our own form.
+
+Only the UNet of Stable Diffusion 2 is trained, from random weights, to predict the velocity in
+latents that are drawn of moments anew at every step; captions are never dropped, timesteps weigh
+alike, nothing is averaged or clipped. `sd2_random` has the published shapes (16 groups in a norm,
+as the reference) and made-up rows: for speed and memory. `sd2_tiny` learns scenes through the VAE
+and the second text encoder of the model; its figures are our own, no official metric.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdxl.config import schema
+from sdxl.config.choices import Prediction, Sd2Network
+from sdxl.config.plugins import TrainingStage
+from sdxl.config.schema.train import Sd2, TrainConfig
+from sdxl.core import store
+from sdxl.core.errors import UserError
+from sdxl.core.types import Prompt
+from sdxl.model import architecture, components, images, prompts
+from sdxl.model.components import Source, torch_device
+from sdxl.model.sources import open_source
+from sdxl.quality import fast_scorer
+from sdxl.training import speed
+from sdxl.training.data import embed
+from sdxl.training.data.sharded import Shards
+from sdxl.training.loop import Batch, trained_rows
+from sdxl.training.stages.denoising import Denoiser
+
+TRAINED_BYTES = 16
+"""Per parameter, in fp32: weight, gradient and two moments of AdamW; there is no average."""
+TARGET_SAMPLES = 1_715_200
+"""Mean of the reference's runs to the target at batch 256, round 5.0."""
+PUBLISHED = {"H100": 135.7, "H200": 144.4, "B200": 274.0}
+"""Samples a second of one GPU of eight, as logged in published runs of rounds 4.1 and 5.0."""
+_HELD_BACK = 16
+_MADE_UP = 4096
+"""Rows of `sd2_random`, each a function of its number."""
+
+
+def folder_of(config: TrainConfig) -> Path:
+    """Where this network's training lives."""
+    settings = config.train
+    assert isinstance(settings, Sd2)
+    tiny = settings.network is Sd2Network.sd2_tiny
+    if tiny and not isinstance(config.model, schema.ScenesModel):
+        raise UserError(
+            "`sd2_tiny` learns scenes, with the parts of the bundled model",
+            f"model={config.model.name}",
+            "model=scenes",
+            "model=scenes",
+        )
+    if tiny and not settings.shards and not config.plan:
+        raise UserError(
+            "`sd2_tiny` learns from shards of moments",
+            "train.shards=null",
+            "FOLDER",
+            "python -m sdxl shards IMAGES FOLDER model=scenes --moments",
+        )
+    if not tiny and settings.shards:
+        raise UserError(
+            "`train.shards` would be ignored: the rows of `sd2_random` are made up",
+            settings.shards,
+            "null",
+            "train.shards=null",
+        )
+    return store.root() / "training" / settings.run / f"sd2_mlperf-{settings.network.value}"
+
+
+def plan(config: TrainConfig) -> dict[str, Any]:
+    """Parameters, operations and memory; for the true shapes, hours by published rates."""
+    settings = config.train
+    assert isinstance(settings, Sd2)
+    with torch.device("meta"):
+        module = Denoiser(
+            _unet(settings.network),
+            weighting=settings.weighting,
+            prediction=Prediction.v_prediction,
+        )
+        module.alphas = torch.empty(1000)
+        side, width = _sizes(settings, config)
+        row = torch.empty(1, 4, side, side)
+        flop = speed.step_flop(
+            module,
+            {
+                "latents": row,
+                "noise": row,
+                "timestep": torch.zeros(1, dtype=torch.long),
+                "hidden": torch.empty(1, 77, width),
+            },
+        )
+    count = sum(p.numel() for p in module.parameters())
+    found: dict[str, Any] = {
+        "parameters": count,
+        "tflop_per_sample": round(flop / 1e12, 4),
+        "state_gib": round(count * TRAINED_BYTES / 2**30, 2),
+    }
+    if settings.network is Sd2Network.sd2_random:
+        hours = {name: TARGET_SAMPLES / rate / 3600 for name, rate in PUBLISHED.items()}
+        found["hours_to_target"] = {
+            f"{count} x {name}": round(value / count, 2)
+            for name, value in hours.items()
+            for count in (1, 8)
+        }
+    return found
+
+
+def _unet(network: Sd2Network) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(**architecture.SD2[network.value])
+
+
+def _sizes(settings: Sd2, config: TrainConfig) -> tuple[int, int]:
+    """Side of the latents, width of the text."""
+    shapes = architecture.SD2[settings.network.value]
+    tiny = settings.network is Sd2Network.sd2_tiny
+    return (
+        config.model.height // 8 if tiny else shapes["sample_size"],
+        shapes["cross_attention_dim"],
+    )
+
+
+class Stage:
+    """Trains the UNet from random weights."""
+
+    eval_count = 0
+    benchmark = "stable_diffusion_own"
+
+    def __init__(self, config: TrainConfig) -> None:
+        assert isinstance(config.train, Sd2)
+        settings = self.settings = config.train
+        self.side, self.width = _sizes(settings, config)
+        torch.manual_seed(config.seed)
+        denoiser = Denoiser(
+            _unet(settings.network).train(),
+            weighting=settings.weighting,
+            prediction=Prediction.v_prediction,
+        )
+        self.module: Any = denoiser
+        self.told: _Told | None = None
+        self.identity: dict[str, Any] = {}
+        if settings.network is Sd2Network.sd2_tiny:
+            self.told = _Told(config, settings)
+            self.count = trained_rows(self.told.shards.count, _HELD_BACK)
+            self.eval_count = settings.eval_prompts
+            self.identity = {"data": self.told.shards.identity}
+        else:
+            self.count = _MADE_UP
+
+    def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
+        """Latents of moments, noise, timesteps, and what the captions say."""
+        shape = (4, self.side, self.side)
+        noise = batch.draw("posterior", *shape)
+        if self.told:
+            latents, hidden = self.told.rows(batch.rows, noise)
+        else:
+            latents, hidden = noise, batch.draw("hidden", 77, self.width)
+        if self.settings.dropped and self.told:
+            untold = batch.draw("dropped", uniform=True) < self.settings.dropped
+            hidden[untold] = self.told.text([""])
+        given = {
+            "latents": latents,
+            "hidden": hidden,
+            "noise": batch.draw("noise", *shape),
+            "timestep": (batch.draw("timestep", uniform=True) * 1000).long(),
+        }
+        return {name: value.to(device) for name, value in given.items()}
+
+    @torch.no_grad()
+    def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
+        """FID and CLIP of our own judges of scenes, on pictures drawn by DDIM."""
+        return self.told.judged(self.module.unet, device) if self.told else ({}, None)
+
+    def export(self, folder: Path) -> None:
+        """The UNet in diffusers' form."""
+        self.module.unet.save_pretrained(folder)
+
+
+class _Told:
+    """What captions say, and what pictures of them are like: the model's parts but its UNet."""
+
+    def __init__(self, config: TrainConfig, settings: Sd2) -> None:
+        assert settings.shards
+        self.config, self.settings = config, settings
+        self.shards = Shards(config, settings.shards)
+        if not self.shards.moments:
+            raise UserError(
+                "these shards hold latents, not moments",
+                settings.shards,
+                "KEY.npy (1, 8, h, w)",
+                "python -m sdxl shards IMAGES FOLDER model=scenes --moments",
+            )
+        self.source: Source = open_source(config.model, config.seed)
+        self.device = torch_device(config.model.device)
+        _, self.encoder = embed.text_encoders(self.source, self.device)
+        self.tokenizers = self.source.tokenizers()
+        self.asked: list[Prompt] = prompts.load(config.dataset)[: settings.eval_prompts]
+
+    def rows(self, rows: np.ndarray, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents and text (B, 77, D)."""
+        latents, *_ = self.shards.rows(rows, noise)
+        return latents, self.text(self.shards.texts(rows))
+
+    @torch.no_grad()
+    def text(self, texts: list[str]) -> Tensor:
+        """The last states of the one encoder, after its final norm."""
+        ids = torch.from_numpy(prompts.tokenize(texts, self.tokenizers).second).to(self.device)
+        body: Any = getattr(self.encoder, "text_model", self.encoder)
+        found: Tensor = body(input_ids=ids).last_hidden_state
+        return found.cpu()
+
+    def judged(self, unet: Any, device: torch.device) -> tuple[dict[str, float], Any]:
+        """Scores by MLPerf's names, and the first eight pictures side by side."""
+        drawn = self._drawn(unet, device)
+        assert isinstance(self.config.dataset, schema.ScenesDataset)
+        scorer = fast_scorer.Scenes(self.config, self.asked)
+        scorer.add(range(len(drawn)), drawn)
+        found = scorer.metrics()
+        scores = {"FID": found["fid_scenes"], "CLIP": found["clip_scenes"] / 100}
+        return scores, np.concatenate(list(drawn[:8]), axis=1)
+
+    def _drawn(self, unet: Any, device: torch.device) -> np.ndarray:
+        """uint8 pictures (N, H, W, 3) of the captions: DDIM, eta 0, timesteps as the reference."""
+        from diffusers import DDIMScheduler
+
+        scheduler: Any = DDIMScheduler(
+            **{**architecture.SCHEDULER, "prediction_type": "v_prediction"},
+            clip_sample=False,
+            set_alpha_to_one=False,
+        )
+        scheduler.set_timesteps(self.settings.eval_steps)
+        text = self.text([prompt.text for prompt in self.asked]).to(device)
+        both = torch.cat([self.text([""]).to(device).expand_as(text), text])
+        side = self.config.model.height // 8
+        latents = torch.stack([_noise(prompt.index, side) for prompt in self.asked]).to(device)
+        for timestep in scheduler.timesteps:
+            without, told = unet(
+                torch.cat([latents, latents]),
+                timestep,
+                encoder_hidden_states=both,
+                return_dict=False,
+            )[0].chunk(2)
+            guided = without + self.settings.guidance * (told - without)
+            latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
+        vae: Any = self.source.component("vae", torch.float32, device)
+        pixels = vae.decode(components.unscale(latents, vae.config), return_dict=False)[0]
+        return images.to_uint8(pixels.permute(0, 2, 3, 1).float().cpu().numpy())
+
+
+def _noise(number: int, side: int) -> Tensor:
+    """The noise that the picture of a caption begins with: a function of its number."""
+    return torch.randn(4, side, side, generator=torch.Generator().manual_seed(number))
+
+
+STAGE = TrainingStage(Stage, folder_of, plan)

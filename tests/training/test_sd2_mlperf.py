@@ -1,0 +1,81 @@
+"""MLPerf's training benchmark in miniature: from shards of our own to a log for its checker."""
+
+import dataclasses
+import json
+
+import pytest
+
+from sdxl.config.load import load as checked
+from sdxl.core.errors import UserError
+from sdxl.model.images import save
+from sdxl.model.scenes import captions, render, world
+from sdxl.training import command
+from sdxl.training.data import shards
+from sdxl.training.stages import sd2_mlperf
+from tests.training.test_mllog import accepted
+
+WORDS = ("train=sd2_mlperf", "model=tiny", "model.height=64", "model.width=64", "tracking=off",
+         "train.batch=16", "train.steps=100", "train.evaluate_every=800", "train.warmup_steps=10",
+         "train.eval_prompts=24", "train.eval_steps=6", "train.lr=0.002",
+         "train.guidance=2")  # fmt: skip
+
+
+@pytest.fixture
+def config(composed):
+    return lambda *words: checked(composed(*WORDS, *words, name="train"))
+
+
+def test_the_true_shapes_are_the_published_ones(config):
+    found = sd2_mlperf.plan(config("train.network=sd2_random", "plan=true"))
+    assert found["parameters"] == 865_910_724
+    assert found["tflop_per_sample"] == pytest.approx(2.409, abs=0.001)
+    assert found["hours_to_target"]["1 x H100"] == pytest.approx(3.51, abs=0.01)
+    assert set(found["hours_to_target"]) == {f"{n} x {g}" for n in (1, 8)
+                                             for g in ("H100", "H200", "B200")}  # fmt: skip
+    little = sd2_mlperf.plan(config("plan=true"))
+    assert little["parameters"] < 5_000_000 and "hours_to_target" not in little
+
+
+def test_mistakes_are_named(config):
+    for words, said in (
+        (["model=tiny_random"], "parts of the bundled model"),
+        ([], "shards of moments"),
+        (["train.network=sd2_random", "train.shards=x"], "would be ignored"),
+    ):
+        with pytest.raises(UserError, match=said):
+            sd2_mlperf.folder_of(config(*words))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_it_learns_from_shards_of_our_own_and_its_log_passes(config, tmp_path):
+    source = tmp_path / "pictures"
+    source.mkdir()
+    for number, caption in enumerate(captions.training(144)):
+        save(render.picture(world.training_scene(0, number)), source / f"{number:05d}.png")
+        (source / f"{number:05d}.txt").write_text(caption.text)
+    given = config(f"train.shards={tmp_path / 'shards'}")
+    shards.write(given, source, tmp_path / "shards", shards.Asked(embeddings=True, moments=True))
+    half = dataclasses.replace(given, train=dataclasses.replace(given.train, steps=60))
+    assert command.run(half, tmp_path).line()["step"] == 60
+    folder = tmp_path / "store/training/sd2/sd2_mlperf-sd2_tiny"
+    seed = int((folder / "seed").read_text())
+    line = command.run(given, tmp_path).line()
+    assert line["step"] == 100 and line["resumed_at"] == 60
+    assert int((folder / "seed").read_text()) == seed != 0
+
+    log = (folder / "mllog.txt").read_text()
+    said = [json.loads(each.removeprefix(":::MLLOG ")) for each in log.splitlines()]
+    points = {}
+    for each in said:
+        if each["key"] == "eval_accuracy":
+            place = points.setdefault(each["metadata"]["samples_count"], {})
+            place[each["metadata"]["metric"]] = each["value"]
+    assert set(points) == {800, 960, 1600}
+    assert points[1600]["FID"] < points[800]["FID"]
+    assert all(set(each) == {"FID", "CLIP"} for each in points.values())
+    keys = [each["key"] for each in said]
+    assert keys.count("run_stop") == keys.count("seed") == keys.count("run_start") == 1
+    official = tmp_path / "official.txt"
+    official.write_text(log.replace("stable_diffusion_own", "stable_diffusion"))
+    assert accepted(official), "all but the name, which is our own, is as the checker wants it"
