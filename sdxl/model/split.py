@@ -187,7 +187,7 @@ def _gated(self: Any, hidden: Tensor, *given: Any, **words: Any) -> Tensor:
     if self.gate.replays:
         kept: Tensor = self.gate.value
         return kept
-    found: Tensor = type(self).forward(self, hidden, *given, **words)
+    found: Tensor = self.processor(self, hidden, *given, **words)  # as diffusers' own
     if self.gate.records:
         self.gate.value = found
     return found

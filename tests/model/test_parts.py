@@ -179,3 +179,22 @@ def test_what_a_unet_cannot_do_is_said(sampler, load):
     with pytest.raises(UserError, match="cannot be called in parts"):
         split.check(unet, 0)
     unet.mid_block = kept
+
+
+@torch.inference_mode()
+def test_each_kind_of_call_is_one_compiled_graph(sampler, monkeypatch):
+    """Traced as compiled code is, and run without Inductor, whose compiling takes minutes."""
+    traced, plain = [], torch.compile
+
+    def backend(graph, _inputs):
+        traced.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda run, **_: plain(run, backend=backend))
+    words = ("shortcut=deepcache_tgate", "shortcut.interval=2", "shortcut.branch=2")
+    ours = sampler(*words, "backend.compile=default")
+    with ours.stages.eager():
+        expected = ours.latents([0])
+    found = ours._loop(ours._embeddings([0]), ours._noise([0]), [0], None)
+    torch.testing.assert_close(found, expected, **NEAR)
+    assert len(traced) == len({step.kind for step in ours.steps}) == 4
