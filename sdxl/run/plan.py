@@ -42,8 +42,8 @@ def show_plan(config: Config, folder: Path | None = None) -> Outcome:
     ]
     facts: dict[str, Any] = {"images": images, "batch_size": batch}
     if backend_of(config).needs_torch:
-        rows += _model_rows(config, batch, facts)
-        rows += _quant_rows(config, facts)
+        facts["levels"] = build.plan(config)
+        rows += [*_model_rows(config, batch, facts), *_level_rows(facts["levels"])]
     rows.append(_reference(config, chosen, facts))
     rows.append(_duration(config, count, facts))
     if config.find_peak:
@@ -68,7 +68,7 @@ def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
     found = cost.count(config, batch)
     work = roofline.work_of(config, batch, found)
     limits = {p.name: work.images_per_second(p) for p in roofline.PEAKS.values()}
-    weights = sum(found.weight_bytes.values())
+    weights = _held_bytes(config, found, facts["levels"])
     facts.update(
         parameters=found.parameters,
         tflop_per_image=found.image_flop / 1e12,
@@ -134,10 +134,17 @@ def _able(config: Config, shortcut: Shortcut) -> bool:
     return {*shortcuts.parts_of(shortcut)} <= {*backend_of(config).parts}
 
 
-def _quant_rows(config: Config, facts: dict[str, Any]) -> list[Row]:
+def _held_bytes(config: Config, found: cost.Cost, levels: list[dict[str, Any]]) -> int:
+    """Of all weights as they are held: a byte for each of a layer that computes in 8 bits."""
+    held = sum(found.weight_bytes.values())
+    if getattr(config.backend, "execution", "") != "real":
+        return held
+    share = next(row["parameter_share"] for row in levels if row["chosen"])
+    return round(held - share * (found.weight_bytes["unet"] - found.parameters["unet"]))
+
+
+def _level_rows(levels: list[dict[str, Any]]) -> list[Row]:
     """What each level of the recipe selects, and what of it the store has."""
-    levels = build.plan(config)
-    facts["levels"] = levels
     words = {True: "there", False: "to make", None: "-"}
     return [
         (
