@@ -103,8 +103,7 @@ def test_a_plan_of_an_export_checks_the_model_too(load, tmp_path):
 def test_layers_that_compute_in_8_bits_hold_a_byte_a_weight(load):
     words = ("quant=int8", "quant_level=3", "rules=open")
     plain, real = (
-        show_plan(load(*words, *more)).figures["plan"]
-        for more in ([], ["backend.execution=real"])
+        show_plan(load(*words, *more)).figures["plan"] for more in ([], ["backend.execution=real"])
     )
     share = next(row["parameter_share"] for row in real["levels"] if row["chosen"])
     saved = plain["weight_bytes"] - real["weight_bytes"]
