@@ -15,7 +15,7 @@ from sdxl.core import paths
 from sdxl.core.errors import ConfigError, Problem, did_you_mean
 from sdxl.core.paths import CONF
 
-ADDED = ("experiment", "sweep", "latency", "rung", "preset")
+ADDED = ("experiment", "sweep", "latency", "rung", "preset", "candidate")
 """Groups that no command has by itself: `+experiment=x` adds one."""
 _ONE = (*GROUPS, "backend", "train")
 """Groups of which a command has one option."""

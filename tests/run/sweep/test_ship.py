@@ -2,16 +2,27 @@
 
 import pytest
 
+from sdxl.config.compose import Composer
 from sdxl.config.schema import Format
+from sdxl.core.errors import ConfigError
+from sdxl.run import identity
+from sdxl.run.sweep.cells import combinations
 from tests.conftest import ROOT
 
 CANDIDATES = sorted(file.stem for file in (ROOT / "conf/candidate").glob("*.yaml"))
+CALIBRATION = ["calib_size=8", "percentile=0.5", "quant.calib_dataset=builtin", "quant.calls=min"]
 
 
-def test_the_sweep_has_every_candidate():
+@pytest.fixture(scope="module")
+def composer():
+    return Composer("run")
+
+
+def test_the_sweep_has_every_candidate_but_those_of_an_extra():
     text = (ROOT / "conf/sweep/ship.yaml").read_text()
     listed = text.split("+candidate: ")[1].split("\n")[0].split(",")
-    assert sorted(listed) == CANDIDATES and len(CANDIDATES) == 9
+    needed = [name for name in CANDIDATES if not name.startswith("openvino")]
+    assert sorted(listed) == needed and len(needed) == 9
 
 
 @pytest.mark.parametrize("name", CANDIDATES)
@@ -22,6 +33,36 @@ def test_a_candidate_is_valid_and_computes_in_its_own_numbers(load, name):
     if kind == "int8":
         assert config.quant.format is Format.int8
         assert config.quant.level == float(".".join(level))
-        assert backend == "ort" or config.backend.execution.value == "real"
+        assert backend != "torch" or config.backend.execution.value == "real"
     else:
         assert config.quant.format is Format.none and config.precision.unet.value == kind
+
+
+@pytest.mark.parametrize("sweep", ["ship", "shortcuts"])
+def test_calibration_of_a_sweep_leaves_its_unquantized_cells_as_they_are(composer, sweep):
+    _, cells, _ = combinations(composer, [f"+sweep={sweep}", *CALIBRATION])
+    assert len(cells) == {"ship": 9, "shortcuts": 24}[sweep]
+    for words in cells:
+        config = composer.config(words)
+        quantized = any(word.startswith("+candidate=") and "_int8" in word for word in words)
+        assert (config.quant.format is Format.int8) == quantized
+        assert (config.quant.calib_size == 8) == quantized
+        if not quantized:
+            plain = composer.config([word for word in words if word not in CALIBRATION])
+            assert identity.identity(config) == identity.identity(plain)
+
+
+def test_rungs_and_columns_of_a_table_are_such_cells_too(composer):
+    for word in ("+rung=eager", "+latency=ort"):
+        assert composer.config([word, "calib_size=8"]).quant.format is Format.none
+
+
+@pytest.mark.parametrize("word", ["quant_level=2", "quant.smooth=false", "target=0.2"])
+def test_an_unquantized_candidate_refuses_what_is_no_calibration(composer, word):
+    with pytest.raises(ConfigError, match="would be ignored"):
+        composer.config(["+candidate=torch_fp32", word])
+
+
+def test_an_unquantized_candidate_is_the_plain_configuration(composer):
+    found, plain = composer.config(["+candidate=torch_fp32"]), composer.config(["precision=fp32"])
+    assert identity.identity(found) == identity.identity(plain)
