@@ -37,7 +37,10 @@ def work(
         os.environ[gpu.VARIABLE] = str(device)
     else:  # past its end there is none to see: `preflight` refuses that where one is needed
         os.environ[gpu.VARIABLE] = "".join(places[device : device + 1])
-    block = SharedMemory(block_name)
+    try:
+        block = SharedMemory(block_name)
+    except FileNotFoundError:
+        return  # given up before it began
     try:
         generator = open_generator(*args)
         line.send(("facts", generator.describe()))

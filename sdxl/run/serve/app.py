@@ -41,7 +41,7 @@ class Service:
     def __init__(self, engine: Engine, metrics: Metrics, token: str | None = None) -> None:
         self.engine, self.metrics, self._token = engine, metrics, token
         self.app = app = FastAPI(
-            title="sdxl serve", version=__version__, docs_url=None, redoc_url=None
+            title="sdxl serve", version=__version__, openapi_url=None, docs_url=None, redoc_url=None
         )
         body = {"content": {"application/json": {"schema": ask.Ask.model_json_schema()}}}
         whoever: dict[str, Any] = {"response_model": None}
@@ -50,6 +50,7 @@ class Service:
         app.get("/v1/models", **known)(self.models)
         app.get("/v1/setting", **known)(self.served)
         app.get("/metrics", **known)(self.numbers)
+        app.get("/openapi.json", include_in_schema=False, **known)(self.described)
         app.get("/health", **whoever)(self.health)
         app.add_exception_handler(Refused, self._refused)
         app.add_exception_handler(HTTPException, self._elsewhere)
@@ -98,6 +99,10 @@ class Service:
             "facts": self.engine.facts,
         }
 
+    async def described(self) -> dict[str, Any]:
+        """OpenAPI's description of all this."""
+        return self.app.openapi()
+
     async def health(self) -> Response:
         """200 once it is warm; 503 before, and while no worker can be brought to life."""
         ready = self.engine.ready
@@ -126,7 +131,9 @@ class Service:
     async def _admit(self, request: Request) -> None:
         given = request.headers.get("authorization", "").encode()
         if self._token and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
-            raise Refused(401, "a bearer token is needed, another one", code="invalid_api_key")
+            raise Refused(
+                401, "the bearer token is missing, or another one", code="invalid_api_key"
+            )
 
     async def _refused(self, _: Request, error: Any) -> Response:
         self._count(error.status)

@@ -20,7 +20,7 @@ from typing import Any
 from sdxl.config import schema
 from sdxl.config.derive import batch_size
 from sdxl.config.ranges import BATCH, LATENCY_MS
-from sdxl.core import gpu_locks, isolate, terminal
+from sdxl.core import ends, gpu_locks, isolate, terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import ConfigError, SdxlError, UserError
 from sdxl.core.paths import ROOT
@@ -111,9 +111,14 @@ class Loading:
 
     def end(self, at_once: bool) -> None:
         """Finish what was accepted, or not; raises what went wrong with loading."""
-        if at_once or self._thread.is_alive():
+        ends.again()
+        if at_once:
             self._engine.abandon()
-        self._thread.join()
+        while self._thread.is_alive():  # workers that load are not waited for
+            self._engine.abandon()
+            for action in isolate.before_leaving:
+                action()
+            self._thread.join(0.2)
         self._engine.close()
         if self._failure:
             raise self._failure
@@ -123,7 +128,8 @@ class Loading:
     def _open(self) -> None:
         try:
             self._engine.open()
-            terminal.say("serve: ready")
+            if self._engine.ready:
+                terminal.say("serve: ready")
         except Exception as error:
             if not self._server.should_exit:
                 self._failure = error

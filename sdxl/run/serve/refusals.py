@@ -19,6 +19,8 @@ class Refused(Exception):
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
         self.headers = {} if retry_s is None else {"Retry-After": str(retry_s)}
+        if status == 401:
+            self.headers["WWW-Authenticate"] = "Bearer"
         if status in (408, 413):  # what is left of the body is not read
             self.headers["Connection"] = "close"
 

@@ -18,7 +18,7 @@ from sdxl.core import ends
 from sdxl.core.errors import UserError
 
 ASK_S = 20.0
-"""A client may take from connecting to its first whole header."""
+"""A client may take for a whole header, from connecting or from its first byte."""
 READ_S = 60.0
 """A client may take to read what it was sent."""
 IDLE_S = 65.0
@@ -32,15 +32,23 @@ class Patient(H11Protocol):
     """
 
     _reading: asyncio.TimerHandle | None = None
+    _asking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As uvicorn's, with a limit for the first header."""
         super().connection_made(transport)
-        self._asking = self.loop.call_later(ASK_S, self._unasked)
+        self._begin_asking()
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn's, with a limit for each further header on the same connection."""
+        self._begin_asking()
+        super().data_received(data)
+        if self.cycle and not self.cycle.response_complete:
+            self._end_asking()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn's; nothing is waited for any more."""
-        self._asking.cancel()
+        self._end_asking()
         self.resume_writing()
         super().connection_lost(exc)
 
@@ -55,9 +63,14 @@ class Patient(H11Protocol):
         if self._reading:
             self._reading.cancel()
 
-    def _unasked(self) -> None:
-        if self.cycle is None:
-            self.transport.abort()
+    def _begin_asking(self) -> None:
+        if self._asking is None:
+            self._asking = self.loop.call_later(ASK_S, self.transport.abort)
+
+    def _end_asking(self) -> None:
+        if self._asking:
+            self._asking.cancel()
+        self._asking = None
 
 
 class Server(uvicorn.Server):

@@ -45,3 +45,7 @@ def picture(seed):
 
 def open_odd():
     return Odd()
+
+
+def open_late():
+    time.sleep(300)

@@ -7,6 +7,7 @@ import time
 from urllib.parse import urlsplit
 
 import numpy as np
+import pytest
 
 from sdxl.run.serve import app as serving
 from sdxl.run.serve import web
@@ -108,6 +109,23 @@ def test_slow_clients_are_left_behind_and_harm_nobody(running, monkeypatch):
         line.close()
 
 
+def test_a_second_header_on_a_connection_may_not_take_longer_either(running, monkeypatch):
+    monkeypatch.setattr(web, "ASK_S", 0.3)
+    place = urlsplit(running.url)
+    head = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection((place.hostname, place.port), 30) as line:
+        for _ in range(2):
+            line.sendall(head)
+            said = b""
+            while b"ready" not in said:
+                said += line.recv(4096)
+            time.sleep(0.4)  # a connection may be kept
+        with pytest.raises(OSError):
+            while True:
+                line.sendall(b"G")
+                time.sleep(0.1)
+
+
 def test_an_answer_that_nobody_reads_is_given_up(running, monkeypatch):
     monkeypatch.setattr(web, "READ_S", 0.2)
     ended = threading.Event()
@@ -165,7 +183,7 @@ def test_before_it_is_ready_it_says_so_and_a_token_keeps_others_out():
     running = Running(Engine(configured(), {}, 8), token="s3cret-word")
     try:
         assert get(running, "/health")[0] == 503
-        for path in ("/metrics", "/v1/models", "/v1/setting"):
+        for path in ("/metrics", "/v1/models", "/v1/setting", "/openapi.json"):
             assert get(running, path)[0] == 401
             assert get(running, path, Authorization="Bearer s3cret-word")[0] == 200
         assert asked(running)[0] == 401

@@ -4,13 +4,18 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from sdxl.core import records
+from sdxl.bench import generators
+from sdxl.core import ends, isolate, records
 from sdxl.core.errors import UserError
 from sdxl.core.record import Record
 from sdxl.run.serve import command
+from sdxl.run.serve.engine import Engine
+from tests.run.serve import odd
+from tests.run.serve.conftest import configured, odd_pool
 
 import _serve  # isort: skip
 
@@ -44,6 +49,19 @@ def test_a_signal_ends_it_when_what_was_accepted_is_drawn():
     assert codes == [200] and served.code == 0
     assert served.line["status"] == "ok" and served.line["images"] == 4
     assert served.line["requests"] == {"200": 1} and "Traceback" not in served.said()
+
+
+def test_workers_that_load_are_not_waited_for(monkeypatch):
+    monkeypatch.setattr(isolate, "before_leaving", [])
+    monkeypatch.setattr(ends, "again", lambda: None)
+    monkeypatch.setattr(odd, "open_odd", odd.open_late)
+    monkeypatch.setattr(generators, "open_pool", odd_pool)
+    loading = command.Loading(Engine(configured(), {}, 8), SimpleNamespace(should_exit=True))
+    loading.start()
+    while not isolate.before_leaving:
+        time.sleep(0.01)
+    loading.end(False)
+    assert not loading._thread.is_alive()
 
 
 def test_what_cannot_be_loaded_ends_it_with_one_panel():
