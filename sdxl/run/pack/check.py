@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdxl.core.errors import SdxlError
+from sdxl.core.errors import SdxlError, UserError
 from sdxl.core.record import Image, Record
 
 FOLDER = "check"
@@ -97,6 +97,17 @@ def least_db(record: Record, quantized: bool) -> float:
     if not theirs:
         return UNKNOWN_DB
     return LEAST_DB if theirs.psnr_db is None else min(LEAST_DB, theirs.psnr_db - NOISE_DB)
+
+
+def interpreter(word: str) -> str:
+    """Where `--python` is, wherever it is started from; raises `UserError` if it is not there."""
+    found = shutil.which(Path(word).expanduser())
+    if not found:
+        raise UserError(
+            "`--python` is no program that can be started", word,
+            "the interpreter that has the other tool", "--python ENVIRONMENT/bin/python",
+        )  # fmt: skip
+    return str(Path(found).absolute())  # a link into an environment stays one
 
 
 def verify(folder: Path, python: str, least: float, install: str) -> Outcome:

@@ -52,14 +52,15 @@ def _run(argv: Sequence[str] | None) -> dict[str, Any]:
     carried.check(config, given.kind)
     if given.kind == "openvino" and (absent := openvino_rules.not_installed(config)):
         raise ConfigError(absent)
-    target = given.to.expanduser()
+    python = check.interpreter(given.python)
+    target = given.to.expanduser().resolve()
     folder.check(target)
     with folder.writing(target) as work:
         if problems := preflight(config, work, runs=False):
             raise ConfigError(problems)
         pack = Pack(path, record, config, given.kind, work)
         pack.write(given.check)
-        outcome = pack.check(given.python)
+        outcome = pack.check(python)
         pack.describe(outcome)
     terminal.say(f"{target}: {numbers(config)}, {outcome.said()}")
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

@@ -16,9 +16,14 @@ SUMS = "SHA256SUMS"
 
 def check(target: Path) -> None:
     """Raise `UserError` unless `target` is free: not there, or an empty folder."""
+    if target == Path.cwd():
+        raise UserError(
+            "the pack would replace the folder that you are in", str(target),
+            "a folder that is new or empty", "--to pack",
+        )  # fmt: skip
     if target.is_dir() and not any(target.iterdir()):
         return
-    if target.exists() or target.is_symlink():
+    if target.exists():
         raise UserError(
             f"{target} is in the way: a pack never overwrites",
             "a folder with files in it" if target.is_dir() else "a file",

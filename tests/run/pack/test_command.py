@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from importlib.util import find_spec
 
 import onnx
@@ -12,6 +13,7 @@ from sdxl.core.paths import ASSETS
 from sdxl.core.record import Record
 from sdxl.core.store import sha256
 from sdxl.quant import build
+from sdxl.run.pack import check
 from tests.run.pack.conftest import SMALL
 
 
@@ -78,6 +80,8 @@ def test_a_tool_that_is_absent_is_told_with_the_line_that_installs_it(
         ("quant=int4_weight_only", (), "no quantizer of diffusers carries int4_weight_only"),
         ("quant=fp8_mha", (), "FP8 attention"),
         ("", ("--check", "-1"), "`--check` is negative"),
+        ("", ("--python", "no/such/python"), "`--python` is no program"),
+        ("", ("--to", "."), "the folder that you are in"),
         ("", ("--as", "gguf"), "invalid choice"),
     ],
 )
@@ -88,6 +92,16 @@ def test_what_cannot_be_packed_is_refused_by_name(packed, tmp_path, setting, wor
     code, line = packed(tmp_path / "cell", "--to", tmp_path / "pack", *words)
     assert code == 2 and said in line["reason"]
     assert not (tmp_path / "pack").exists()
+
+
+def test_an_interpreter_is_found_from_here(tmp_path, monkeypatch):
+    """The check runs elsewhere; a link stays one, by which an environment is known."""
+    (tmp_path / "env/bin").mkdir(parents=True)
+    link = tmp_path / "env/bin/python"
+    link.symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    assert check.interpreter("env/bin/python") == str(link)
+    assert check.interpreter(sys.executable) == sys.executable
 
 
 def test_nothing_is_overwritten(packed, plain, tmp_path):
