@@ -21,7 +21,7 @@ from ray import serve
 
 from sdxl.config import schema
 from sdxl.core import ends, gpu, isolate, terminal
-from sdxl.core.errors import SdxlError
+from sdxl.core.errors import SdxlError, UserError
 from sdxl.run.serve.app import Service
 from sdxl.run.serve.engine import Engine
 from sdxl.run.serve.metrics import Metrics
@@ -82,9 +82,14 @@ def run(
     isolate.prepare()
     loads, began = build(), time.monotonic()
     told = threading.Event()
+
+    def tell(*_: Any) -> None:
+        told.set()
+        ends.again()
+
     _start(asked)
     for each in ends.SIGNALS:
-        signal.signal(each, lambda *_: told.set())
+        signal.signal(each, tell)
     try:
         terminal.say(f"serve: loading {asked.count} replicas of {config.model.name}")
         serve.run(_deployment(config, loads, asked), name=APPLICATION)
@@ -92,8 +97,7 @@ def run(
         terminal.say(f"serve: ready; {address} answers")
         while not told.wait(1.0):
             _alive()
-        ends.again()
-        serve.delete(APPLICATION)  # each replica finishes what it accepted
+        _finish()
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -114,6 +118,11 @@ def _start(asked: Replicas) -> None:
         **here,
     )  # fmt: skip
     logging.getLogger("ray").setLevel(logging.ERROR)
+    if serve.status().proxies:  # whose address stays, and which our end would end, too
+        raise UserError(
+            "Ray Serve runs in this cluster already", os.environ.get("RAY_ADDRESS"),
+            "a cluster whose Ray Serve is ours alone", "serve shutdown   # or another RAY_ADDRESS",
+        )  # fmt: skip
     serve.start(http_options={"host": asked.host, "port": asked.port})
 
 
@@ -130,6 +139,14 @@ def _deployment(config: schema.Config, loads: dict[str, Path], asked: Replicas) 
         },
     )
     return made.bind(config, loads, asked.queue, asked.token)
+
+
+def _finish() -> None:
+    """Delete the application; each replica draws what it accepted, however long that takes."""
+    serve.delete(APPLICATION, _blocking=False)  # it would give up after a minute
+    end = time.monotonic() + _FINISH_S
+    while APPLICATION in serve.status().applications and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 def _alive() -> None:

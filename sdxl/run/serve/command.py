@@ -43,10 +43,10 @@ def _run(argv: Sequence[str] | None) -> dict[str, Any]:
         raise UserError("`--replicas` would be ignored: they are Ray's", fix="--ray --replicas 2")
     if given.devices and given.ray:
         raise UserError("`--devices` would be ignored: Ray gives each replica its GPU", fix="--ray")
-    needs((*PACKAGES, "ray") if given.ray else PACKAGES, "ray" if given.ray else "serve")
     token = os.environ.get(SERVE_TOKEN) or None
     _guarded(given.host, token)
     config = configure(given)
+    needs((*PACKAGES, "ray") if given.ray else PACKAGES, "ray" if given.ray else "serve")
     folder = ROOT / "multirun" / time.strftime("%Y-%m-%d/serve-%H-%M-%S")
     if problems := preflight(config):
         raise ConfigError(problems)
@@ -150,6 +150,11 @@ def configure(given: argparse.Namespace) -> schema.Config:
     config = setting.compose(records[0] if records else None, words)
     if config.backend.name == "http":
         raise UserError("a server is not served again", "backend=http", "a backend that draws")
+    if given.ray and config.backend.devices:
+        raise UserError(
+            "`backend.devices` would be ignored: Ray gives each replica its GPU",
+            f"backend.devices={config.backend.devices}", fix="backend.devices=null",
+        )  # fmt: skip
     scenario = schema.Server("Server", min_duration_ms=0, max_wait_ms=given.max_wait_ms)
     found = dataclasses.replace(config, scenario=scenario, rules=schema.Rules.open)
     devices = given.devices or config.backend.devices

@@ -96,6 +96,7 @@ def test_the_setting_is_that_of_the_record_with_words_on_top(tmp_path):
         (("--max-wait-ms", "-1"), "-1 is not at least 0"),
         (("--replicas", "2", "backend=fake"), "`--replicas` would be ignored"),
         (("--ray", "--devices", "0", "backend=fake"), "`--devices` would be ignored"),
+        (("--ray", "backend=fake", "backend.devices=[0,1]"), "`backend.devices` would be ignored"),
         (("--host", "192.0.2.1", "backend=fake"), "other machines could draw without a token"),
     ],
 )
