@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from sdxl.config.rules_model import MLPERF_GUIDANCE
 from sdxl.core.paths import CONF
 from sdxl.report.cell import Best, Cell
 from sdxl.report.cells import Cells
+from sdxl.report.values import number
 
 TABLE = CONF / "published.yaml"
 MS = "SingleStream"
@@ -49,9 +51,11 @@ def beside(cell: Cell) -> Best | None:
 
 
 def _benchmark(cell: Cell) -> bool:
-    """Whether a picture cost what the benchmark's costs: the model, its size and its steps."""
+    """Whether a picture cost what the benchmark's costs: model, size, steps, nothing left out."""
     wanted = {"model.name": "sdxl", "model.height": 1024, "model.width": 1024, "model.steps": 20}
-    return all(cell.setting(name) == value for name, value in wanted.items())
+    short = cell.setting("shortcut.name", "none") != "none"
+    guided = (number(cell.setting("model.guidance", MLPERF_GUIDANCE)) or 0) > 1
+    return guided and not short and all(cell.setting(n) == value for n, value in wanted.items())
 
 
 def _rows(device: str, scenario: str) -> Iterator[Row]:

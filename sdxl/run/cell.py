@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sdxl.config.derive import baseline_of, has_baseline, quantized_only
 from sdxl.config.schema import QUANT_KEYS, Config
+from sdxl.config.words import typed
 from sdxl.core import disk, ends
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
@@ -48,9 +49,7 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
         return audit(config, out_dir, record, context)
     judge: Callable[[], None] | None = None
     if has_baseline(config):
-        settings = (f"backend.{name}" for name in quantized_only(config))
-        words = without(record.command, "quant", "shortcut", *QUANT_KEYS, *settings)
-        command = shlex.join([*words, "quant=none"])
+        command = without_quantization(record.command, config)
         baseline = other_run(baseline_of(config), out_dir / "baseline", command, context)
         if isinstance(baseline, Outcome):
             return dataclasses.replace(
@@ -61,3 +60,19 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
         if known:
             return outcomes.take_over(out_dir, *known, config.cost)
         return measure_one(config, out_dir, record, context, judge)
+
+
+def without_quantization(command: str, config: Config) -> str:
+    """The line that measures the baseline alone, also of a cell that an overlay describes."""
+    baseline = baseline_of(config)
+    both = {key: (getattr(config, key), None) for key in QUANT_KEYS}
+    for name in quantized_only(config):
+        both[f"backend.{name}"] = getattr(config.backend, name), getattr(baseline.backend, name)
+    words = without(command, "quant", "shortcut", *both)
+    given = {word.partition("=")[0] for word in shlex.split(command)}
+    overlaid = [
+        typed(key, usual)
+        for key, (value, usual) in both.items()
+        if key not in given and value != usual
+    ]
+    return " ".join([shlex.join([*words, "quant=none"]), *overlaid])

@@ -1,11 +1,14 @@
 """The candidates of `+sweep=ship`: valid configurations, and none of them simulates."""
 
+import shlex
+
 import pytest
 
 from sdxl.config.compose import Composer
+from sdxl.config.derive import baseline_of
 from sdxl.config.schema import Format
 from sdxl.core.errors import ConfigError
-from sdxl.run import identity
+from sdxl.run import cell, identity
 from sdxl.run.sweep.cells import combinations
 from tests.conftest import ROOT
 
@@ -66,3 +69,11 @@ def test_an_unquantized_candidate_refuses_what_is_no_calibration(composer, word)
 def test_an_unquantized_candidate_is_the_plain_configuration(composer):
     found, plain = composer.config(["+candidate=torch_fp32"]), composer.config(["precision=fp32"])
     assert identity.identity(found) == identity.identity(plain)
+
+
+@pytest.mark.parametrize("word", ["+candidate=torch_int8_2_5", "+latency=ort_int8"])
+def test_the_baseline_of_a_candidate_has_a_line_that_measures_it(composer, word):
+    config = composer.config([word, "calib_size=8"])
+    line = cell.without_quantization(f"python run.py {word} calib_size=8", config)
+    alone = composer.config(shlex.split(line)[2:])
+    assert identity.identity(alone) == identity.identity(baseline_of(config))
