@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema.train import TrainConfig
-from sdxl.training import machine
+from sdxl.training import loop, machine
 
 _BENCHMARKS = ("sd2_mlperf",)
 _FILE = "seed"
@@ -22,12 +22,13 @@ def settle(config: TrainConfig, chosen: TrainingStage, typed: Sequence[str]) -> 
     named = any(word.lstrip("+~").startswith("seed=") for word in typed)
     if config.train.name not in _BENCHMARKS or config.plan:
         return
-    file = chosen.folder_of(config) / _FILE
-    if not named:
+    folder, first = chosen.folder_of(config), os.environ.get("RANK", "0") == "0"
+    file = folder / _FILE
+    if first and not named:  # the first process's answer counts, so no other one looks
         known = file.is_file() and not config.train.restart
         config.seed = int(file.read_text()) if known else secrets.randbelow(2**31)
-    # Asked of all processes, whatever they have found: the first one's answer counts.
     config.seed = machine.agreed(config.seed)
-    if os.environ.get("RANK", "0") == "0":
-        file.parent.mkdir(parents=True, exist_ok=True)
+    # Beside a checkpoint its own seed stays: another one is refused, and typed no more.
+    if first and (config.train.restart or not (folder / loop.FILE).is_file()):
+        folder.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{config.seed}\n")

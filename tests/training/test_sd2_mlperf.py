@@ -25,6 +25,7 @@ def config(composed):
     return lambda *words: checked(composed(*WORDS, *words, name="train"))
 
 
+@pytest.mark.slow
 def test_the_true_shapes_are_the_published_ones(config):
     found = sd2_mlperf.plan(config("train.network=sd2_random", "plan=true"))
     assert found["parameters"] == 865_910_724
@@ -32,6 +33,9 @@ def test_the_true_shapes_are_the_published_ones(config):
     assert found["hours_to_target"]["1 x H100"] == pytest.approx(3.51, abs=0.01)
     assert set(found["hours_to_target"]) == {f"{n} x {g}" for n in (1, 8)
                                              for g in ("H100", "H200", "B200")}  # fmt: skip
+
+
+def test_the_plan_of_the_miniature_has_no_hours_to_a_target(config):
     little = sd2_mlperf.plan(config("plan=true"))
     assert little["parameters"] < 5_000_000 and "hours_to_target" not in little
 
@@ -41,6 +45,8 @@ def test_mistakes_are_named(config):
         (["model=tiny_random"], "parts of the bundled model"),
         ([], "shards of moments"),
         (["train.network=sd2_random", "train.shards=x"], "would be ignored"),
+        (["train.network=sd2_random", "train.dropped=0.1"], "`train.dropped` would be ignored"),
+        (["train.shards=x", "quant_level=2"], "`quant` would be ignored"),
     ):
         with pytest.raises(UserError, match=said):
             sd2_mlperf.folder_of(config(*words))

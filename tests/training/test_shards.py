@@ -57,6 +57,17 @@ def written(pictures, tmp_path_factory, composed):
     return out
 
 
+def test_a_sample_with_embeddings_whose_facts_have_no_caption_is_named(
+    config, written, monkeypatch
+):
+    read = sharded.Shards(config(), str(written))
+    plain = read._read
+    monkeypatch.setattr(read, "_read", lambda sample: {**plain(sample), "caption": None})
+    assert len(read.rows(np.array([0]))) == 4, "embeddings need none"
+    with pytest.raises(UserError, match="sample `00000000` has no caption"):
+        read.texts(np.array([0]))
+
+
 def test_moments_are_in_the_published_layout_and_come_back(config, written):
     vae = vae_of(config())
     with tarfile.open(written / "000001.tar") as tar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -157,6 +158,11 @@ def of_table(path: Path) -> Iterator[Result]:
 
 def _row(row: dict[str, Any]) -> Result:
     value, milliseconds = float(row["Performance_Result"]), "ms" in row["Performance_Units"]
+    if str(row["version"]) not in (known := [each.value for each in rounds.ROUNDS]):
+        raise ValueError(f"its round is {row['version']}, known are {' '.join(known)}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"Performance_Result is {value:g}")
+    power = row.get("Power_Result") if row.get("Power_Units", "Watts") == "Watts" else None
     return Result(
         round=str(row["version"]),
         division=str(row["Category"]),
@@ -173,7 +179,7 @@ def _row(row: dict[str, Any]) -> Result:
         clip=_score("CLIP_SCORE", row["Accuracy"]),
         unet=unet_of(row["weight_data_types"]),
         processor=str(row.get("Processor") or ""),
-        watts=float(row["Power_Result"]) if row.get("Power_Result") else None,
+        watts=float(power) if power else None,  # other units are of a query's energy
     )
 
 

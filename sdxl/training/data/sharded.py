@@ -66,9 +66,14 @@ class Shards:
 
     def _check_caption(self, sample: Sample) -> None:
         """There is something to read a caption from."""
-        if not {"txt", "json"} & sample.parts.keys():
+        self._told(sample, "" if {"txt", "json"} & sample.parts.keys() else None)
+
+    def _told(self, sample: Sample, caption: Any) -> str:
+        """The sample's caption; raises `UserError` where it is none."""
+        if not isinstance(caption, str):
             where = f"{self.files[sample.file]}: sample `{sample.name}`"
             raise UserError(f"{where} has no caption", " ".join(sample.parts), "txt or json", FIX)
+        return caption
 
     def rows(
         self, rows: np.ndarray, noise: Tensor | None = None, /
@@ -95,7 +100,7 @@ class Shards:
         found = []
         for sample in (self.samples[int(row)] for row in rows):
             self._check_caption(sample)
-            found.append(self._checked(sample)["caption"])
+            found.append(self._told(sample, self._checked(sample)["caption"]))
         return found
 
     def _checked(self, sample: Sample) -> dict[str, Any]:
@@ -124,8 +129,8 @@ class Shards:
             if found[name].shape != expected[name]:
                 shape = tuple(found[name].shape)
                 raise UserError(f"{where} has another model's {name}", shape, expected[name], FIX)
-        if not self.embedded and not isinstance(found["caption"], str):
-            raise UserError(f"{where} has no caption", " ".join(sample.parts), "txt or json", FIX)
+        if not self.embedded:
+            self._told(sample, found["caption"])
         if len(found["time_ids"]) != 6:
             raise UserError(
                 f"{where} has other sizes than SDXL is told", found["time_ids"],

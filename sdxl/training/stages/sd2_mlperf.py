@@ -20,6 +20,7 @@ from sdxl.config import schema
 from sdxl.config.choices import Prediction, Sd2Network
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema.train import Sd2, TrainConfig
+from sdxl.config.words import typed
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.types import Prompt
@@ -39,6 +40,10 @@ TARGET_SAMPLES = 1_715_200
 """Mean of the reference's runs to the target at batch 256, round 5.0."""
 PUBLISHED = {"H100": 135.7, "H200": 144.4, "B200": 274.0}
 """Samples a second of one GPU of eight, as logged in published runs of rounds 4.1 and 5.0."""
+_OF_TINY: dict[str, Any] = {"shards": None, "dropped": 0.0} | {
+    name: getattr(Sd2, name) for name in ("eval_prompts", "eval_steps", "guidance")
+}
+"""Settings that made-up rows have no use for, as they are where nobody changes them."""
 _HELD_BACK = 16
 _MADE_UP = 4096
 """Rows of `sd2_random`, each a function of its number."""
@@ -49,6 +54,13 @@ def folder_of(config: TrainConfig) -> Path:
     settings = config.train
     assert isinstance(settings, Sd2)
     tiny = settings.network is Sd2Network.sd2_tiny
+    if config.quant.format is not schema.Format.none:
+        raise UserError(
+            "`quant` would be ignored: the UNet is trained from random weights",
+            f"quant={config.quant.name}",
+            "quant=none",
+            "quant=none",
+        )
     if tiny and not isinstance(config.model, schema.ScenesModel):
         raise UserError(
             "`sd2_tiny` learns scenes, with the parts of the bundled model",
@@ -63,13 +75,14 @@ def folder_of(config: TrainConfig) -> Path:
             "FOLDER",
             "python -m sdxl shards IMAGES FOLDER model=scenes --moments",
         )
-    if not tiny and settings.shards:
-        raise UserError(
-            "`train.shards` would be ignored: the rows of `sd2_random` are made up",
-            settings.shards,
-            "null",
-            "train.shards=null",
-        )
+    for name, usual in {} if tiny else _OF_TINY.items():
+        if (given := getattr(settings, name)) != usual:
+            raise UserError(
+                f"`train.{name}` would be ignored: the rows of `sd2_random` are made up",
+                given,
+                "sd2_tiny, or the setting as it is",
+                typed(f"train.{name}", usual),
+            )
     return store.root() / "training" / settings.run / f"sd2_mlperf-{settings.network.value}"
 
 

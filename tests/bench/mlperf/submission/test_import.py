@@ -117,7 +117,11 @@ def test_offline_inferred_from_single_stream_is_its_rate(imported, tree, tmp_pat
     assert record.performance.images_per_second == record.performance.value == wanted
 
 
+ROW = '[{"Model": "stable-diffusion-xl", "version": "%s", "Performance_Result": %s, %s}]'
+UNIT = '"Performance_Units": "Samples/s"'
 WRONG = [
+    (ROW % ("v4.0", 1, UNIT), "its round is v4.0, known are v4.1"),
+    (ROW % ("v5.1", 0, UNIT), "Performance_Result is 0"),
     ("[{", "the table cannot be read"),
     ("{}", "is no table of results"),
     ('[{"Model": "stable-diffusion-xl"}]', "row 1 of"),
