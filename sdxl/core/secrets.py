@@ -76,6 +76,17 @@ def is_secret(name: str) -> bool:
     return bool(_NAMED.search(name))
 
 
+def serve_token() -> str | None:
+    """The bearer token, if one is set; raises `UserError` for one that no header can carry."""
+    found = os.environ.get(SERVE_TOKEN, "").strip()
+    if not (found.isascii() and found.isprintable()):
+        raise UserError(
+            f"`{SERVE_TOKEN}` is no bearer token",
+            expected="ASCII letters, digits and marks on one line",
+        )
+    return found or None
+
+
 def withhold(words: Sequence[str]) -> list[str]:
     """The words of a command with the logins taken out of their addresses; `restored` knows them.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from sdxl.config import schema
 from sdxl.config.derive import drawn_with
 from sdxl.config.words import typed
 from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError
-from sdxl.core.secrets import SERVE_TOKEN
+from sdxl.core.secrets import SERVE_TOKEN, serve_token
 from sdxl.core.types import Order, Prompt
 
 _BUSY = (429, 503)
@@ -35,15 +34,10 @@ class Client:
         single = isinstance(config.scenario, schema.SingleStream)
         count = self.backend.concurrency or (1 if single else CONCURRENCY)
         self.lanes = [self] * count
-        token = os.environ.get(SERVE_TOKEN)
+        token = serve_token()
         self._headers = {"Content-Type": "application/json"}
         self._headers |= {"Authorization": f"Bearer {token}"} if token else {}
-        # A connection that the server gave up while nobody used it is no failure.
-        again = urllib3.Retry(
-            connect=1, read=1, redirect=0, status=0, allowed_methods=None,
-            respect_retry_after_header=False,
-        )  # fmt: skip
-        self._pool = urllib3.PoolManager(maxsize=count, retries=again)
+        self._pool = urllib3.PoolManager(maxsize=count, retries=False)
         self._orders: list[Order] = []
         self._counting = threading.Lock()
         self.waits = 0  # answers of a full queue, after which it was asked again
@@ -143,12 +137,12 @@ class Client:
         self, end: float, method: str, url: str, body: bytes | None
     ) -> tuple[int, bytes, float]:
         """Status, content, and seconds to wait where it says so."""
-        read_s = max(0.1, end - time.monotonic())
-        limit = urllib3.Timeout(connect=_CONNECT_S, read=read_s)
         try:
-            found = self._pool.request(
-                method, url, body=body, headers=self._headers, timeout=limit, redirect=False
-            )
+            try:
+                found = self._once(end, method, url, body)
+            except (urllib3.exceptions.ProtocolError, urllib3.exceptions.NewConnectionError):
+                # A connection that the server gave up while nobody used it is no failure.
+                found = self._once(end, method, url, body)
         except urllib3.exceptions.HTTPError as error:
             kind = UserError if body is None else SdxlError  # it did answer a moment ago
             raise kind(
@@ -156,7 +150,13 @@ class Client:
                 "python -m sdxl serve   # or backend.url=http://HOST:PORT",
             ) from error  # fmt: skip
         again = found.headers.get("Retry-After", "")
-        return found.status, found.data, float(again) if again.isdigit() else 1.0
+        return found.status, found.data, float(again) if again.isdecimal() else 1.0
+
+    def _once(self, end: float, method: str, url: str, body: bytes | None) -> Any:
+        limit = urllib3.Timeout(connect=_CONNECT_S, read=max(0.1, end - time.monotonic()))
+        return self._pool.request(
+            method, url, body=body, headers=self._headers, timeout=limit, redirect=False
+        )
 
     def _differences(self, served: dict[str, Any]) -> Iterator[Problem]:
         """Settings of the run that the server's are not."""

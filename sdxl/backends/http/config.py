@@ -13,6 +13,7 @@ from sdxl.config.derive import effective
 from sdxl.config.ranges import SECONDS, Range
 from sdxl.config.usual import changed
 from sdxl.config.words import typed
+from sdxl.core import secrets
 from sdxl.core.errors import Problem
 
 CONCURRENCY = 16
@@ -49,9 +50,13 @@ def problems_of(config: schema.Config) -> Iterator[Problem]:
     """Settings that no request carries."""
     backend = config.backend
     assert isinstance(backend, Config)
-    place = urlsplit(backend.url)
-    if place.scheme not in ("http", "https") or not place.netloc or place.query:
+    if not _is_address(backend.url):
         yield Problem("`backend.url` is no address of a server", backend.url, "http://HOST:PORT")
+    elif "@" in backend.url or secrets.restored(backend.url) != backend.url:
+        yield Problem(
+            "the login in `backend.url` would be ignored", secrets.hide(backend.url),
+            "a bearer token", f"export {secrets.SERVE_TOKEN}=...",
+        )  # fmt: skip
     if backend.batch_size != 1:
         yield _ignored("backend.batch_size", backend.batch_size, 1, "the server makes the batches")
     if backend.devices is not None:
@@ -76,6 +81,15 @@ def problems_of(config: schema.Config) -> Iterator[Problem]:
             "quality.baseline=false",
         )  # fmt: skip
     yield from _unsaid(config, backend.dialect)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        place = urlsplit(url)
+        found = place.hostname and place.port != 0
+    except ValueError:  # half of an IPv6 address, a port that is no number
+        return False
+    return bool(found) and place.scheme in ("http", "https") and not place.query + place.fragment
 
 
 def _unsaid(config: schema.Config, dialect: Dialect) -> Iterator[Problem]:

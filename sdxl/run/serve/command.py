@@ -25,7 +25,7 @@ from sdxl.core.command import Parser, ended
 from sdxl.core.errors import ConfigError, SdxlError, UserError
 from sdxl.core.paths import ROOT
 from sdxl.core.progress import Progress
-from sdxl.core.secrets import SERVE_TOKEN
+from sdxl.core.secrets import SERVE_TOKEN, serve_token
 from sdxl.run import artifacts, jobs, setting
 from sdxl.run.doctor.preflight import INSTALL, installed, preflight
 
@@ -43,7 +43,7 @@ def _run(argv: Sequence[str] | None) -> dict[str, Any]:
         raise UserError("`--replicas` would be ignored: they are Ray's", fix="--ray --replicas 2")
     if given.devices and given.ray:
         raise UserError("`--devices` would be ignored: Ray gives each replica its GPU", fix="--ray")
-    token = os.environ.get(SERVE_TOKEN) or None
+    token = serve_token()
     _guarded(given.host, token)
     config = configure(given)
     needs((*PACKAGES, "ray") if given.ray else PACKAGES, "ray" if given.ray else "serve")

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -151,6 +152,38 @@ def test_what_is_no_picture_fails_in_words(other, asked, said, expected):
     with pytest.raises(SdxlError) as failed:
         client.generate([0])
     assert expected in str(failed.value)
+
+
+def test_a_picture_that_takes_too_long_is_not_asked_for_again(asked):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        words = ("backend.dialect=openai", "backend.timeout_s=0.3")
+        client = generators.open_generator(asked(url, *words), {}, PROMPTS)
+        with pytest.raises(SdxlError, match="no server answers"):
+            client.generate([0])
+        silent.accept()[0].close()
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_a_connection_that_was_given_up_is_opened_again_once(asked):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        client = generators.open_generator(asked(url, "backend.dialect=openai"), {}, PROMPTS)
+        body, seen = answer(), []
+
+        def serve():
+            for place in range(2):
+                line, _ = listening.accept()
+                seen.append(line.recv(4096))
+                if place == 1:
+                    line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+                    line.sendall(body)
+                line.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        assert client.generate([0]).shape == (1, 128, 128, 3) and len(seen) == 2
 
 
 def test_no_server_is_named_with_the_line_that_starts_one(asked):

@@ -21,6 +21,9 @@ def test_each_picture_is_a_request_and_the_record_says_how_it_was_measured(load)
     [
         (["backend.url=example.org"], "`backend.url` is no address"),
         (["backend.url='http://h?x=1'"], "`backend.url` is no address"),
+        (["backend.url='http://[::1'"], "`backend.url` is no address"),
+        (["backend.url='http://h:port'"], "`backend.url` is no address"),
+        (["backend.url='http://me:pw@h'"], "the login in `backend.url` would be ignored"),
         (["backend.batch_size=8"], "the server makes the batches"),
         (["backend.devices=[0,1]"], "the server has the devices"),
         (["scenario=SingleStream", "backend.concurrency=4"], "SingleStream asks for one"),

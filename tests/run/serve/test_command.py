@@ -120,6 +120,13 @@ def test_other_machines_are_let_in_with_a_token_only(monkeypatch):
             command._guarded(host, None)
 
 
+def test_a_token_that_no_header_carries_is_refused(refused, monkeypatch):
+    monkeypatch.setenv(command.SERVE_TOKEN, " word-1\n")
+    assert command.serve_token() == "word-1"
+    monkeypatch.setenv(command.SERVE_TOKEN, "two\nlines")
+    assert "is no bearer token" in refused("backend=fake")[0]
+
+
 def test_missing_packages_are_one_message(monkeypatch):
     monkeypatch.setattr(command, "installed", lambda name: name != "uvicorn")
     with pytest.raises(UserError, match="uvicorn") as found:
