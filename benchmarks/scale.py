@@ -127,7 +127,7 @@ class Fleet:
         if not self.free[place] or not replica.waiting:
             return
         due = replica.waiting[0][1] + self.chosen.max_wait_s
-        if len(replica.waiting) < self.chosen.batch and due > self.now + 1e-9:
+        if len(replica.waiting) < self.chosen.batch and due > self.now:
             return
         batch = replica.take(0.0)
         each_s = self.chosen.batch_s * (1 - self.chosen.fixed) / self.chosen.batch

@@ -81,6 +81,11 @@ class Batches(Generic[T]):
             self.waiting.extend((sample, now) for sample in samples)
             self._changed.notify_all()
 
+    def forget(self, unwanted: T) -> None:
+        """A sample that is not to go any more, if it still waits."""
+        with self._changed:
+            self.waiting = deque(each for each in self.waiting if each[0] is not unwanted)
+
     def close(self) -> None:
         """No more samples will come: `take` returns None once nothing is waiting."""
         with self._changed:

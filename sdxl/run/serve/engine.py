@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -129,6 +130,8 @@ class Engine:
             raise Full(max(1, math.ceil(full_s * self.waiting / size)))
         jobs = [Job(order) for order in orders]
         self.batches.put(jobs)
+        for job in jobs:
+            job.done.add_done_callback(functools.partial(self._left, job))
         return jobs
 
     def close(self) -> None:
@@ -146,6 +149,11 @@ class Engine:
         self.batches.close()
         if self._pool:
             self._pool.abandon()
+
+    def _left(self, job: Job, done: Future[Drawn]) -> None:
+        """Give the place of an order that was taken back to the next one."""
+        if done.cancelled():
+            self.batches.forget(job)
 
     def _set_batches(self, sizes: Sequence[int]) -> None:
         scenario = self.config.scenario

@@ -82,6 +82,7 @@ def test_the_queue_is_bounded_and_what_is_taken_back_is_not_drawn(engine):
     batches = []
     engine._on_batch, was = (lambda size, _: batches.append(size)), engine._on_batch
     assert all(job.done.cancel() for job in waiting[:6])
+    assert engine.waiting <= 2, "their places are free at once"
     assert [job.done.result(60).picture[0, 0, 0] for job in waiting[6:]] == [6, 7]
     assert slow[0].done.result(60)
     engine._on_batch = was
