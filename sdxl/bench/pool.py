@@ -154,14 +154,15 @@ class Lane:
         self.restarts += 1
         patience = self._pool.patience
         again = self.restarts <= patience.restarts and not self._pool.abandoned
-        again = again and (patience.a_batch is None or deaths <= patience.a_batch)
+        alone = patience.a_batch is not None and deaths > patience.a_batch
+        again = again and not alone
         self._pool.note(self, how, self._doing, batch if again and self._doing == "drawing" else 0)
         if not again:
             raise isolate.WorkerDied(
                 f"the worker of device {self.device} died: {how}",
                 f"{self.restarts} times, last while {self._doing}, for a batch of {batch} samples",
                 "a worker that lives",
-                f"backend.restarts={4 * max(1, patience.restarts)}",
+                None if alone else f"backend.restarts={4 * max(1, patience.restarts)}",
             )
 
     @property

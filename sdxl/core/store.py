@@ -57,6 +57,12 @@ def resolve(path: str) -> Path:
     return Path(path).expanduser()
 
 
+def on_hub(path: str) -> bool:
+    """Whether a path is ORGANISATION/NAME, and nothing on this disk."""
+    local = path.startswith(("/", ".", "~", "store:")) or resolve(path).exists()
+    return path.count("/") == 1 and not local
+
+
 def find(kind: str, key: str) -> Artifact | None:
     """The artifact, if it is there and complete (every listed file has its size)."""
     folder = root() / kind / key

@@ -45,8 +45,7 @@ def locate(model: schema.SdxlModel, download: bool) -> Place:
     for folder in places:
         if found := layout(folder):
             return found
-    looks_local = model.path.startswith(("/", ".", "~", "store:")) or local.exists()
-    if looks_local or model.path.count("/") != 1:
+    if not store.on_hub(model.path):
         raise AbsentError(
             "the SDXL weights are not there",
             f"model.path={model.path}",

@@ -192,6 +192,17 @@ def test_store_paths_point_into_the_store(tmp_path):
     assert store.resolve("/data/sdxl").as_posix() == "/data/sdxl"
 
 
+@pytest.mark.parametrize(
+    ("path", "is_there"),
+    [("org/name", True), ("store:org/name", False), ("./x/y", False), ("a/b/c", False),
+     ("models/sdxl", False)],
+)  # fmt: skip
+def test_a_path_on_the_hub_is_no_folder_here(tmp_path, monkeypatch, path, is_there):
+    (tmp_path / "models/sdxl").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert store.on_hub(path) is is_there
+
+
 def test_a_folder_that_nobody_means_is_refused(tmp_path, monkeypatch):
     """`model.path=/`: neither an hour of hashing nor a traceback."""
     monkeypatch.setattr(store, "MOST_FILES", 3)

@@ -83,7 +83,7 @@ def _front(config: Config, form: Format) -> Iterator[str]:
     yield "pipeline_tag: text-to-image\ntags:"
     yield from (f"- {tag}" for tag in ("stable-diffusion-xl", *form.tags))
     path = str(getattr(config.model, "path", ""))
-    if path.count("/") == 1 and not path.startswith((".", "/", "~")):  # a hub id
+    if store.on_hub(path):
         yield f"base_model: {path}"
     yield "---"
 
