@@ -32,6 +32,6 @@ def compare() -> dict[str, object]:
 if __name__ == "__main__":
     try:
         found = compare()
-    except ImportError as error:
-        found = {"missing": error.name or str(error)}
+    except ModuleNotFoundError as error:
+        found = {"missing": error.name}
     print(json.dumps(found))

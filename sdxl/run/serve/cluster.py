@@ -154,4 +154,4 @@ def _alive() -> None:
     found = serve.status().applications.get(APPLICATION)
     if found is None or found.status == "DEPLOY_FAILED":
         said = found.message if found else "it is gone"
-        raise SdxlError("Ray Serve could not keep the replicas", said.splitlines()[-1])
+        raise SdxlError("Ray Serve could not keep the replicas", said.strip().rpartition("\n")[2])

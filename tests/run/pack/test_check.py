@@ -1,7 +1,12 @@
 """How near the other tool's pictures must be: to fp noise, or to that of the quantization."""
 
+import shutil
+import sys
+
 import pytest
 
+from sdxl.core.errors import SdxlError
+from sdxl.core.paths import ASSETS
 from sdxl.core.record import Comparison, Record
 from sdxl.run.pack import check
 
@@ -25,6 +30,22 @@ def record(**compared):
 )
 def test_the_least_psnr_follows_the_record(compared, quantized, least):
     assert check.least_db(record(**compared), quantized) == least
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [("import no_such_tool", True), ("from json import no_such_name", False)],
+)
+def test_a_tool_that_is_broken_is_not_called_absent(tmp_path, line, missing):
+    shutil.copyfile(ASSETS / "pack/verify.py", tmp_path / "verify.py")
+    (tmp_path / "draw.py").write_text(line + "\n")
+    if missing:
+        found = check.verify(tmp_path, sys.executable, 30, "pip install it")
+        assert found.reason.startswith("no_such_tool is not installed; pip install it")
+    else:
+        with pytest.raises(SdxlError, match="cannot draw with the pack") as refused:
+            check.verify(tmp_path, sys.executable, 30, "")
+        assert "no_such_name" in str(refused.value)
 
 
 def test_an_outcome_in_words():
