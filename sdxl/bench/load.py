@@ -194,6 +194,8 @@ def _figures(run: Run, began: float, kind: str, asked: float, saturated: bool) -
     after = int((times > times.min()).sum())
     span = float(times.max() - times.min())
     completed = after / span if after else count / seconds
+    if kind != IN_FLIGHT:  # of few requests the span alone would say more than arrived
+        completed = min(completed, asked)
     good = float((latencies <= load.limit_ms).mean())
     p50, p90, p99, own = np.percentile(latencies, [50, 90, 99, 100 * load.percentile])
     offered = completed if kind == IN_FLIGHT else asked

@@ -6,6 +6,7 @@ which of them nobody asked for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def _judge(argv: Sequence[str] | None) -> dict[str, Any]:
         missed = [row for row in record.verdict if not row.passed]
         failing[str(path)] = [row.gate for row in missed if table.fails(row, asked)]
         unasked[str(path)] = [row.gate for row in missed if not table.fails(row, asked)]
+    if not judged:
+        print("nothing to judge: no record there has LoadGen's logs", file=sys.stderr)
     code = INVALID if not judged or any(failing.values()) else OK
     status = "ok" if code == OK else "invalid"
     return {"status": status, "failing": failing, "not_asked_for": unasked, "exit_code": code}

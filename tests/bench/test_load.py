@@ -66,6 +66,13 @@ def test_the_ladder_stops_where_the_system_cannot_follow():
     assert only.requests <= 2 * load.GIVEN_UP * 4
 
 
+def test_no_more_is_answered_than_arrived():
+    """Of few requests the first answer comes late and the last soon: their span is too short."""
+    (point,) = load.ladder(system(batch_s=0.02), asked(0.1, least=4), [20.0], [], None)
+    assert point.requests == 4 and point.completed <= point.offered == 20.0
+    assert load.summary([point], asked())["within_limit"] <= 20.0
+
+
 def test_lanes_add_up():
     points = list(load.ladder(system(2), asked(1.0), [], [32], None))
     assert points[0].completed == pytest.approx(2 * CAPACITY, rel=0.1)

@@ -101,6 +101,13 @@ def refused(run: Run, asked: Asked) -> Iterator[Problem]:
     forgiven = asked.rounding and record.status == "invalid" and failing == {STRICT_ONLY}
     if record.status != "ok" and not forgiven:
         yield Problem(f"{run.path} is {record.status}", record.reason, "a run that is ok")
+    if not record.performance.loadgen:
+        if record.status == "ok":
+            yield Problem(
+                f"{run.path} is no run of LoadGen's", f"scenario={run.scenario}",
+                "one of MLPerf's scenarios",
+            )  # fmt: skip
+        return
     if record.config["round"] != asked.round.value:
         yield Problem(
             f"{run.path} is of another round", record.config["round"], asked.round.value,

@@ -6,6 +6,10 @@ import shutil
 import pytest
 
 from sdxl.bench.mlperf.submission import command
+from sdxl.bench.mlperf.submission.gather import Asked, Run, refused
+from sdxl.config.schema import Round
+from sdxl.core.record import Record
+from sdxl.report.verdict import main as verdict
 from tests.bench.mlperf.submission.official import DATACENTER, EDGE, copy_records, edit
 
 ROLES = ["performance", "accuracy", "TEST01", "TEST04"]
@@ -70,6 +74,30 @@ def test_a_server_run_needs_a_rate_first(planned, datacenter, tmp_path):
     left = [run for run in found["runs"] if not run["record"]]
     assert [(run["scenario"], run["role"]) for run in left] == [("Server", "TEST04")]
     assert "scenario.target_qps=1.9 compliance=test04" in left[0]["command"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "status", "said"),
+    [
+        ("LoadCurve", "ok", "is no run of LoadGen's"),
+        ("Offline", "failed", "is failed"),
+    ],
+)
+def test_a_record_without_loadgens_logs_is_named(scenario, status, said, tmp_path, capsys):
+    config = {
+        "round": "v6.1",
+        "rules": "open",
+        "mode": "performance",
+        "scenario": {"name": scenario},
+    }
+    record = Record("k", config, "python run.py", status)
+    for draft in (False, True):
+        asked = Asked(Round("v6.1"), "open", "Us", "box", "edge", draft)
+        (problem,) = refused(Run(tmp_path / "record.json", record), asked)
+        assert said in problem.what
+    (tmp_path / "record.json").write_text(json.dumps(record.to_json()))
+    assert verdict([str(tmp_path)]) == 3
+    assert "no record there has LoadGen's logs" in capsys.readouterr().err
 
 
 def test_the_open_division_needs_no_audit_and_no_system_is_promised_too_much(planned):
