@@ -24,6 +24,12 @@ def check(config: Config, kind: str) -> None:
             "backend=fake",
             "a record of a model",
         )
+    if getattr(config.backend, "dialect", "sdxl") != "sdxl":
+        raise UserError(
+            "nobody knows what that server drew with",
+            "backend.dialect=openai",
+            "a record of a model that is here",
+        )
     if config.shortcut.name != "none":
         raise UserError(
             "a shortcut is a loop of our own, which no file carries",

@@ -72,6 +72,13 @@ def test_a_tool_that_is_absent_is_told_with_the_line_that_installs_it(
     assert "not verified" in (target / "README.md").read_text()
 
 
+def test_a_server_of_others_is_no_model(packed, tmp_path):
+    line = "python run.py backend=http backend.dialect=openai model=tiny"
+    records.write(Record(key="k", config={}, command=line), tmp_path / "cell")
+    code, line = packed(tmp_path / "cell", "--to", tmp_path / "pack", "--as", "onnx")
+    assert code == 2 and "nobody knows what that server drew with" in line["reason"]
+
+
 @pytest.mark.parametrize(
     ("setting", "words", "said"),
     [
