@@ -61,30 +61,30 @@ class Outcome:
         )
 
 
-def chosen(record: Record, most: int) -> list[Image]:
-    """The pictures that are compared: the record's first."""
-    kept = [image for image in record.images if image.file and image.row is not None]
-    return kept[:most]
-
-
-def copy(images: Sequence[Image], place: Path, folder: Path, seeds: Sequence[int]) -> list[Picture]:
-    """Take pictures out of the record's folder `place` into the pack.
+def chosen(record: Record, place: Path, most: int) -> list[Image]:
+    """The pictures that are compared: the record's first, in its folder `place`.
 
     Raises `SdxlError` for one that is gone.
     """
-    (folder / FOLDER).mkdir()
-    found = []
-    for number, (image, seed) in enumerate(zip(images, seeds, strict=True)):
-        file = f"{FOLDER}/{number}.png"
-        try:
-            shutil.copyfile(place / image.file, folder / file)
-        except OSError as error:
+    kept = [image for image in record.images if image.file and image.row is not None][:most]
+    for image in kept:
+        if not (place / image.file).is_file():
             raise SdxlError(
                 "a picture of the record is gone",
                 f"{place / image.file}",
                 image.file,
                 "--check 0   # packs without comparing",
-            ) from error
+            )
+    return kept
+
+
+def copy(images: Sequence[Image], place: Path, folder: Path, seeds: Sequence[int]) -> list[Picture]:
+    """Take pictures out of the record's folder `place` into the pack."""
+    (folder / FOLDER).mkdir()
+    found = []
+    for number, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+        file = f"{FOLDER}/{number}.png"
+        shutil.copyfile(place / image.file, folder / file)
         found.append(Picture(file, image.caption, image.row or 0, seed))
     return found
 

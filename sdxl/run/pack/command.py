@@ -77,7 +77,7 @@ class Pack:
 
     def write(self, most: int) -> None:
         """The model's files, the pictures that are compared, and the scripts."""
-        images = check.chosen(self.record, most)
+        images = check.chosen(self.record, self.path.parent, most)
         title = f"{self.config.model.name} {self.kind}"
         devices = self.config.backend.devices
         with Progress(title) as progress, gpu_locks.reserve(progress.say, devices) as env:

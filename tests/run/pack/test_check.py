@@ -7,7 +7,7 @@ import pytest
 
 from sdxl.core.errors import SdxlError
 from sdxl.core.paths import ASSETS
-from sdxl.core.record import Comparison, Record
+from sdxl.core.record import Comparison, Image, Record
 from sdxl.run.pack import check
 
 
@@ -46,6 +46,15 @@ def test_a_tool_that_is_broken_is_not_called_absent(tmp_path, line, missing):
         with pytest.raises(SdxlError, match="cannot draw with the pack") as refused:
             check.verify(tmp_path, sys.executable, 30, "")
         assert "no_such_name" in str(refused.value)
+
+
+def test_a_picture_that_is_gone_is_missed_before_anything_is_made(tmp_path):
+    made = record()
+    made.images = [Image(0, "0.png", "", "a cube", 0), Image(1, "1.png", "", "a cone", 1)]
+    (tmp_path / "0.png").touch()
+    assert check.chosen(made, tmp_path, 1) == made.images[:1]
+    with pytest.raises(SdxlError, match="is gone"):
+        check.chosen(made, tmp_path, 2)
 
 
 def test_an_outcome_in_words():
