@@ -24,7 +24,8 @@ def points(record: Record) -> list[dict[str, Any]]:
     """Its points that have all their figures; a record is not trusted to have them."""
     names = ("asked", "offered", "completed", "goodput", "p50", "p90", "p99", "requests")
     found = record.performance.curve.get("points")
-    whole = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    found = found if isinstance(found, list) else []
+    whole = [p for p in found if isinstance(p, dict) and isinstance(p.get("kind"), str)]
     return [each for each in whole if all(number(each.get(name)) is not None for name in names)]
 
 

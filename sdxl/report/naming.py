@@ -19,10 +19,15 @@ def label(cells: list[Any]) -> None:
     for cell in cells:
         if cell.published:
             cell.label = _whose(cell)
-    for cell in cells:
-        near = [each for each in cells if not cell.published or each.group == cell.group]
-        if sum(other.label == cell.label for other in near) > 1:
-            cell.label += f" (#{cell.number})"
+    alike = [cell for cell in cells if _several(cell, cells)]
+    for cell in alike:
+        cell.label += f" (#{cell.number})"
+
+
+def _several(cell: Any, cells: list[Any]) -> bool:
+    """Whether others are called so, too; a published one beside those of its group."""
+    near = [each for each in cells if not cell.published or each.group == cell.group]
+    return sum(other.label == cell.label for other in near) > 1
 
 
 def _whose(cell: Any) -> str:
@@ -60,10 +65,16 @@ def _label(cell: Any, settings: dict[str, Any], varying: list[str], tuned: list[
     else:
         words.append(dtype)
     words += [str(settings[k]) for k in ("scenario.name",) if k in varying]
+    if "model.steps" in varying and settings.get("quality.reference_steps"):  # in one group
+        words.append(f"{settings.get('model.steps')} steps")
     groups = ("precision.", "scenario.", "model.", "dataset.")
     rest = [k for k in varying if not k.startswith(groups) and k != "backend.name"]
-    words += [f"{k.removeprefix('backend.')} {_short(settings[k])}" for k in rest if k in settings]
+    words += [f"{_called(k)} {_short(settings[k])}" for k in rest if k in settings]
     return " ".join(words)
+
+
+def _called(key: str) -> str:
+    return key.removeprefix("backend.").removesuffix(".name")
 
 
 def _short(value: Any) -> str:

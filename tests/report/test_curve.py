@@ -48,6 +48,7 @@ def test_every_view_has_the_curve(place, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("found", [{}, {"points": None}, {"points": [{"kind": "rate"}, 1]},
+                                   {"points": [point(None, 1.0, 1.0)]},
                                    {"points": [point("rate", 1.0, 1.0)]}])  # fmt: skip
 def test_a_record_is_not_trusted_to_have_all_of_it(found, capsys):
     made = Record.from_json({"key": "k", "config": {}, "command": "", "performance": {
