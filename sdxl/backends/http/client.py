@@ -41,6 +41,7 @@ class Client:
         self._orders: list[Order] = []
         self._counting = threading.Lock()
         self.waits = 0  # answers of a full queue, after which it was asked again
+        self._long: set[str] = set()  # prompts of which the server read a part
         self.served: dict[str, Any] = {}
         self.cut: list[int] = []
 
@@ -79,8 +80,10 @@ class Client:
     def describe(self) -> dict[str, Any]:
         """Facts for the record: the server's own apart."""
         facts = self.served.get("facts", {})
-        said = {"simulated": True} if facts.get("simulated") else {}
+        said: dict[str, Any] = {"simulated": True} if facts.get("simulated") else {}
         about = {"url": self.backend.url, "queue_was_full": self.waits, **self.served}
+        if self.backend.dialect is Dialect.sdxl:  # which says so in each answer
+            said["prompts_truncated"] = len(self._long)
         return {"backend": "http", "device": "http", "server": about, **said}
 
     def close(self) -> None:
@@ -108,6 +111,8 @@ class Client:
                 "the server draws another size", f"{picture.shape[1]}x{picture.shape[0]}",
                 f"{model.width}x{model.height}", f"size={picture.shape[1]}x{picture.shape[0]}",
             )  # fmt: skip
+        if "warnings" in found:
+            self._long.add(order.text)
         return picture
 
     def _body(self, order: Order) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sdxl.backends import fake
 from sdxl.backends.http import BACKEND
+from sdxl.backends.http.config import Dialect
 from sdxl.bench import generators
 from sdxl.core.errors import ConfigError, SdxlError, UserError
 from sdxl.core.secrets import SERVE_TOKEN
@@ -131,6 +132,16 @@ def test_a_full_queue_is_waited_for_and_counted(other, asked):
     with pytest.raises(SdxlError, match="drew no picture") as full:
         client.generate([0])
     assert "come again" in str(full.value)
+
+
+def test_prompts_that_the_server_cut_are_counted_once_each(other, asked):
+    client = generators.open_generator(asked(other.url, "backend.dialect=openai"), {}, PROMPTS)
+    assert "prompts_truncated" not in client.describe(), "what others read is not known"
+    client.backend.dialect = Dialect.sdxl
+    cut = json.dumps({**json.loads(other.usual), "warnings": ["too long"]}).encode()
+    other.answers = [(200, {}, each) for each in (cut, other.usual, cut)]
+    client.generate([0, 1, 0])
+    assert client.describe()["prompts_truncated"] == 1
 
 
 @pytest.mark.parametrize(
