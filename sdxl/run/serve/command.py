@@ -243,3 +243,6 @@ def _devices(text: str) -> list[int]:
     if min(found) < 0 or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text} does not name each device once, from 0")
     return found
+
+
+_milliseconds.__name__, _devices.__name__ = "number", "list of devices"  # in argparse's messages

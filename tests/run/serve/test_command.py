@@ -93,6 +93,7 @@ def test_the_setting_is_that_of_the_record_with_words_on_top(tmp_path):
         (("--port", "70000"), "70000 is not from 0 to 65535"),
         (("--devices", "0,0"), "does not name each device once"),
         (("--batch", "x"), "invalid number value"),
+        (("--devices", "x"), "invalid list of devices value"),
         (("--max-wait-ms", "-1"), "-1 is not at least 0"),
         (("--replicas", "2", "backend=fake"), "`--replicas` would be ignored"),
         (("--ray", "--devices", "0", "backend=fake"), "`--devices` would be ignored"),
