@@ -13,6 +13,7 @@ from sdxl.config.schema import Config
 from sdxl.core import records
 from sdxl.core.errors import UserError
 from sdxl.report import cells, choose
+from sdxl.run.command_line import alone
 
 MEASURING = {
     "compliance", "cost", "dataset", "fail_fast", "find_peak", "foreign", "hydra", "limit", "mode",
@@ -53,7 +54,7 @@ def record_of(word: str) -> Path:
 
 def words_of(record: Path) -> list[str]:
     """The words of the command that made a record, but those that are about measuring."""
-    typed = shlex.split(records.read(record).command)
+    typed = alone(shlex.split(records.read(record).command))
     return [word for word in typed if "=" in word and not about_measuring(word)]
 
 

@@ -24,6 +24,7 @@ from sdxl.core.types import now
 from sdxl.report.mlflow import sweeps
 from sdxl.report.terminal.sweep_view import View
 from sdxl.run import identity, outcomes, shared
+from sdxl.run.command_line import alone
 from sdxl.run.doctor.preflight import preflight
 from sdxl.run.sweep.cells import Planned, baseline_key, combinations, differing, look_ahead, varying
 from sdxl.run.sweep.watch import Watch
@@ -136,7 +137,7 @@ class Sweep:
 
     def command(self, cell: Planned) -> str:
         """The line that measures one cell alone."""
-        return shlex.join(["python", "run.py", *cell.overrides])
+        return shlex.join(["python", "run.py", *alone(cell.overrides)])
 
     def _add(self, overrides: list[str]) -> Planned:
         cell = Planned(len(self.cells), overrides)

@@ -1,0 +1,33 @@
+"""The line that measures a cell of a sweep alone."""
+
+import pytest
+
+from sdxl.config import words
+from sdxl.config.compose import Composer
+from sdxl.run import identity
+from sdxl.run.command_line import alone
+from sdxl.run.sweep.cells import combinations
+from tests.conftest import ROOT
+
+SWEEPS = sorted(file.stem for file in (ROOT / "conf/sweep").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def composer():
+    return Composer("run")
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_cell_of_each_sweep_is_one_run_of_the_same_work(composer, sweep):
+    _, cells, _ = combinations(composer, [f"+sweep={sweep}", "limit=4"])
+    line = alone(cells[0])
+    assert not any(word.startswith("+sweep") for word in line)
+    assert not words.problems_of("run", words.read("run", line))
+    found, wanted = (identity.identity(composer.config(each)) for each in (line, cells[0]))
+    assert found == wanted
+
+
+def test_what_is_typed_stands_and_a_sweep_of_ones_own_is_left_as_it_is():
+    assert alone(["rules=closed", "+sweep=shortcuts", "limit=4"]) == ["rules=closed", "limit=4"]
+    assert alone(["+sweep=shortcuts", "limit=4"]) == ["rules=open", "limit=4"]
+    assert alone(["+sweep=mine", "seed=1"]) == ["+sweep=mine", "seed=1"]
