@@ -181,6 +181,7 @@ def test_what_a_unet_cannot_do_is_said(sampler, load):
     unet.mid_block = kept
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_each_kind_of_call_is_one_compiled_graph(sampler, monkeypatch):
     """Traced as compiled code is, and run without Inductor, whose compiling takes minutes."""
