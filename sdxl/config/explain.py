@@ -105,7 +105,7 @@ def expand(override: str) -> Iterator[str]:
 
 def _is_group(override: str) -> bool:
     name = override.split("=")[0].lstrip("+~")
-    return name in (*GROUPS, "backend", "experiment", "sweep", "preset", "train")
+    return name in (*GROUPS, *ADDED, "backend", "train")
 
 
 def _problem(error: Exception, override: str, cfg: DictConfig) -> Problem:

@@ -113,6 +113,12 @@ def test_a_bad_word_hides_no_other_problem():
     assert all(part in said for part in ("`backend`", "`limit`", "`model.stpes`"))
 
 
+@pytest.mark.parametrize("added", ["+candidate=openvino_fp32", "+latency=openvino_int8"])
+def test_a_setting_of_a_backend_that_a_word_brings_is_no_problem(added):
+    (found,) = explain.problems_in("run", ["backend.streams=2", added, "seed=x"])
+    assert "`seed`" in found.what
+
+
 def test_a_folder_of_configurations_is_searched_too(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/good.yaml").write_text("# @package _global_\nseed: 3\n")
