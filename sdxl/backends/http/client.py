@@ -53,10 +53,18 @@ class Client:
         ]
 
     def compare(self) -> None:
-        """Make sure that the server is ours and has these settings; notes what it says."""
+        """Make sure that the server is ours and has these settings; notes what it says.
+
+        Waits for one that still loads: what it draws with is known afterwards.
+        """
         url = f"{self.backend.url.rstrip('/')}/v1/setting"
-        code, content = self._request("GET", url)
-        found = _object(content)
+        end = time.monotonic() + self.backend.timeout_s
+        while True:
+            code, content = self._request("GET", url)
+            found = _object(content)
+            if found.get("facts") != {} or time.monotonic() > end:
+                break
+            time.sleep(0.5)
         if code == 401:
             raise UserError("the server asks for a token", url, fix=f"export {SERVE_TOKEN}=...")
         if code != 200 or found.get("server") != "sdxl":
@@ -64,7 +72,7 @@ class Client:
                 "there is another kind of server", f"{code} from {url}",
                 "python -m sdxl serve, or OpenAI's fields alone", "backend.dialect=openai",
             )  # fmt: skip
-        if problems := [*self._differences(found["setting"])]:
+        if problems := [*self._differences(found["setting"], found["facts"])]:
             raise ConfigError(problems)
         self.served = {name: found[name] for name in ("version", "batch_size", "facts")}
         self.served["backend"] = found["setting"]["backend"]
@@ -163,11 +171,10 @@ class Client:
             method, url, body=body, headers=self._headers, timeout=limit, redirect=False
         )
 
-    def _differences(self, served: dict[str, Any]) -> Iterator[Problem]:
+    def _differences(self, served: dict[str, Any], facts: dict[str, Any]) -> Iterator[Problem]:
         """Settings of the run that the server's are not."""
         config = self.config
-        random = isinstance(config.model, schema.TinyModel | schema.RandomModel)
-        if random and served["seed"] != config.seed:
+        if self._seeded(facts) and served["seed"] != config.seed:
             yield self._apart("seed", config.seed, served["seed"])
         for group, settings in drawn_with(config).items():
             theirs = served.get(group, {})
@@ -175,6 +182,13 @@ class Client:
                 ours, there = settings.get(name), theirs.get(name)
                 if ours != there and not (name == "noise" and there == "shared"):
                     yield self._apart(f"{group}.{name}", ours, there)
+
+    def _seeded(self, facts: dict[str, Any]) -> bool:
+        """Whether more than a picture's own noise is drawn from the setting's seed."""
+        model = self.config.model
+        random = isinstance(model, schema.TinyModel | schema.RandomModel)
+        stepwise = facts.get("schedule", {}).get("noise", "none") != "none"
+        return random or model.noise is schema.Noise.shared or stepwise
 
     def _apart(self, key: str, ours: Any, theirs: Any) -> Problem:
         return Problem(

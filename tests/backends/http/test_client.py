@@ -13,8 +13,10 @@ from PIL import Image
 
 from sdxl.backends import fake
 from sdxl.backends.http import BACKEND
+from sdxl.backends.http.client import Client
 from sdxl.backends.http.config import Dialect
 from sdxl.bench import generators
+from sdxl.config.derive import drawn_with
 from sdxl.core.errors import ConfigError, SdxlError, UserError
 from sdxl.core.secrets import SERVE_TOKEN
 from sdxl.core.types import Asks, Draws, Prompt
@@ -93,6 +95,18 @@ def test_pictures_are_those_of_a_measurement_here(ours, asked):
     client.close()
 
 
+def test_a_server_that_loads_is_waited_for(asked):
+    engine = Engine(configured(), {}, 64)
+    running = Running(engine)
+    opening = threading.Timer(0.3, engine.open)
+    opening.start()
+    client = BACKEND.open(asked(running.url), {})
+    assert client.describe()["server"]["facts"]["backend"] == "fake"
+    opening.join()
+    running.end()
+    engine.close()
+
+
 def test_a_server_with_other_settings_is_refused_with_all_of_them(ours, asked):
     with pytest.raises(ConfigError) as refused:
         BACKEND.open(asked(ours.url, "model.steps=4", "scheduler=ddim"), {})
@@ -100,6 +114,19 @@ def test_a_server_with_other_settings_is_refused_with_all_of_them(ours, asked):
     assert "another `model.steps`" in said and "the server's: scheduler.name=auto" in said
     with pytest.raises(ConfigError, match=r"another `model.name`"):
         BACKEND.open(asked(ours.url, "model=tiny_random", "seed=3"), {})
+
+
+@pytest.mark.parametrize(
+    ("noise", "stepwise", "apart"),
+    [("per_prompt", "none", False), ("shared", "none", True), ("per_prompt", "each step", True)],
+)
+def test_a_seed_that_decides_the_pictures_must_be_the_servers(load, noise, stepwise, apart):
+    """Of the shared latent, and of what a scheduler adds at each step, no request says it."""
+    config = load("backend=http", "model=sdxl", f"model.noise={noise}", "rules=open", "seed=5")
+    served = {"backend": "torch", "seed": 0, **drawn_with(config)}
+    client = Client(config, config.backend)
+    found = [*client._differences(served, {"schedule": {"noise": stepwise}})]
+    assert ["`seed`" in each.what for each in found] == [True] * apart
 
 
 def test_a_token_is_needed_and_named(ours, asked, monkeypatch):
