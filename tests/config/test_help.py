@@ -49,7 +49,7 @@ def line_of(text: str, key: str) -> str:
         ("rerun", "[failed|all|never or null]"),
         ("model.steps", "20 denoising steps [integer]"),
         ("backend.devices", "[list of integer or null]"),
-        ("backend.execution", "INT8 and FP8 layers compute in 8 bits [simulated|real]"),
+        ("backend.execution", "real: in 8 bits; auto: where that is faster [simulated|real|auto]"),
         ("scenario.stall_s", "120.0 longest silence while measuring [number]"),
         ("quality.baseline", "true measure the unquantized baseline"),
     ],
