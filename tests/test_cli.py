@@ -146,7 +146,8 @@ def test_information_imports_no_framework(words):
 def test_help_shows_groups_examples_and_exit_codes(cli):
     done = cli("--help")
     assert done.code == 0
-    for text in ("scenario: MultiStream, Offline, Server, SingleStream", "Examples", "Exit codes"):
+    scenarios = "scenario: LoadCurve, MultiStream, Offline, Server, SingleStream"
+    for text in (scenarios, "Examples", "Exit codes"):
         assert text in done.out
 
 

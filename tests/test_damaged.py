@@ -279,7 +279,9 @@ def test_a_file_that_may_not_be_read(tmp_path, reader):
 def test_json_files_have_one_reader():
     """Whoever reads JSON from a file does it where depth and encoding are taken care of."""
     both = re.compile(r"json\.loads?\([^\n]*(read_text|read_bytes|open\()")
-    found = [path for path in (ROOT / "sdxl").rglob("*.py") if both.search(path.read_text())]
+    alone = ROOT / "sdxl" / "assets"  # scripts that packs carry run without the package
+    files = [path for path in (ROOT / "sdxl").rglob("*.py") if not path.is_relative_to(alone)]
+    found = [path for path in files if both.search(path.read_text())]
     assert not found
     with pytest.raises(ValueError, match="nested too deeply"):
         json_file.parse(damaged.DEEP)

@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 
 from sdxl.config.schema import Config
-from sdxl.core import store
+from sdxl.core import json_file, store
 from sdxl.model import loading, schedulers
 from sdxl.model.components import Source
 
@@ -50,7 +50,7 @@ def tokenizers(source: Source, folder: Path) -> None:
 def _tokenizer(tokenizer: Any, folder: Path) -> None:
     """In today's one file, and in the two that transformers before 5 reads."""
     tokenizer.save_pretrained(folder)
-    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    model = json_file.read_object(folder / "tokenizer.json")["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
