@@ -78,7 +78,8 @@ def test_it_learns_from_shards_of_our_own_and_its_log_passes(config, tmp_path):
             place = points.setdefault(each["metadata"]["samples_count"], {})
             place[each["metadata"]["metric"]] = each["value"]
     assert set(points) == {800, 960, 1600}
-    assert points[1600]["FID"] < points[800]["FID"]
+    # The seed is random, and FID of 24 pictures is noise: their captions tell.
+    assert points[1600]["CLIP"] > points[800]["CLIP"]
     assert all(set(each) == {"FID", "CLIP"} for each in points.values())
     keys = [each["key"] for each in said]
     assert keys.count("run_stop") == keys.count("seed") == keys.count("run_start") == 1
