@@ -22,7 +22,7 @@ from PIL import Image, ImageChops
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 DOCS = ROOT / "docs"
-SWEEP = "quant_level=1,2.5,3 alpha=0.5,1.0 calib_size=8 limit=16"
+SWEEP = "+sweep=ship limit=16 calib_size=8"
 ONLY_GRID = (
     "<style>main > :not(section), section > :not(.grid), .grid > :not(.scroll), "
     "section:not(:has(.grid)) {display: none} section {border: 0} main {max-width: none}</style>"

@@ -105,7 +105,9 @@ def shrunk(words: list[str], folder: Path) -> list[str]:
         extra.append("quality=none")
     if "model=sdxl " in f"{text} ":
         extra += ["model.height=128", "model.width=128", "rules=open"]
-    if "quant" in text:
+    if "+sweep=ship" in text:
+        extra.append("+candidate=torch_fp32,torch_int8_3")
+    if "quant" in text or "calib_size" in text:
         extra += ["calib_size=1", "model.steps=4", "rules=open"]
     return extra
 
