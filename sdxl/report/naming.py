@@ -11,6 +11,8 @@ _QUIET = {"plan", "build", "limit", "mode", *QUANT_KEYS}
 """Settings that never name a cell: they say how it was asked for, or stand in another one."""
 _SHORT = {"quant.level": "level", "quant.alpha": "alpha", "quant.percentile": "percentile",
           "quant.calib_size": "calib", "quant.name": "recipe"}  # fmt: skip
+_OF_QUANTIZED = {"backend.execution", "backend.fusion"}
+"""Settings of a backend that say nothing of an unquantized cell."""
 
 
 def label(cells: list[Any]) -> None:
@@ -44,7 +46,7 @@ def _by_setting(cells: list[Any]) -> None:
     flat = [flatten(cell.record.config) for cell in cells]
     keys = sorted({key for each in flat for key in each} - _QUIET)
     ours = [k for k in keys if not k.startswith(("tracking.", "quant.", "quality."))]
-    varying = [k for k in ours if len({str(each[k]) for each in flat if k in each}) > 1]
+    varying = {k: owners for k in ours if (owners := _owners(k, cells, flat))}
     whole = [i for i, cell in enumerate(cells) if cell.quantized]
     recipe = [k for k in keys if k.startswith("quant.") and k != "quant.format"]
     recipe.sort(key=lambda k: [*_SHORT, k].index(k))
@@ -55,7 +57,20 @@ def _by_setting(cells: list[Any]) -> None:
         cell.label = _label(cell, settings, varying, tuned)
 
 
-def _label(cell: Any, settings: dict[str, Any], varying: list[str], tuned: list[str]) -> str:
+def _owners(key: str, cells: list[Any], flat: list[dict[str, Any]]) -> set[str]:
+    """Where a setting differs: the backends among whose own cells it does, or `all`."""
+    seen: dict[str, set[str]] = {}
+    own = key.startswith("backend.") and key != "backend.name"
+    for cell, each in zip(cells, flat, strict=True):
+        if key in each and (cell.quantized or key not in _OF_QUANTIZED):
+            owner = str(each.get("backend.name")) if own else "all"
+            seen.setdefault(owner, set()).add(str(each[key]))
+    return {owner for owner, values in seen.items() if len(values) > 1}
+
+
+def _label(
+    cell: Any, settings: dict[str, Any], varying: dict[str, set[str]], tuned: list[str]
+) -> str:
     words = [str(settings[k]) for k in ("model.name", "backend.name") if k in varying]
     dtype = str(settings.get("precision.unet", "unquantized"))
     if cell.quantized:
@@ -68,7 +83,9 @@ def _label(cell: Any, settings: dict[str, Any], varying: list[str], tuned: list[
     if "model.steps" in varying and settings.get("quality.reference_steps"):  # in one group
         words.append(f"{settings.get('model.steps')} steps")
     groups = ("precision.", "scenario.", "model.", "dataset.")
-    rest = [k for k in varying if not k.startswith(groups) and k != "backend.name"]
+    here = {"all", str(settings.get("backend.name"))}
+    rest = [k for k in varying if not k.startswith(groups) and varying[k] & here]
+    rest = [k for k in rest if k != "backend.name" and (cell.quantized or k not in _OF_QUANTIZED)]
     words += [f"{_called(k)} {_short(settings[k])}" for k in rest if k in settings]
     return " ".join(words)
 
