@@ -32,11 +32,6 @@ _LISTS: dict[Any, type] = {list[str]: str, list[int]: int, list[float]: float}
 """Types of settings that are lists, and of their items."""
 _OF_SWEEPS = ("report_prompts",)
 """Settings of a recipe that a sweep gives to all its cells, also those that quantize nothing."""
-_CELLS = ("+candidate=", "+latency=", "+rung=")
-"""Words that choose a cell of a sweep whose cells are quantized or not."""
-_CALIBRATION = ("alpha", "alpha_only", "percentile", "calls", "steps", "linear_ranges",
-                "calib_size", "calib_dataset")  # fmt: skip
-"""Settings of a recipe that mean the quantized cells of such a sweep, wherever they are typed."""
 
 
 def register() -> None:
@@ -88,7 +83,7 @@ def load(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
         name = getattr(error, "full_key", None) or "the configuration"
         raise ConfigError([Problem(f"`{name}`: {str(error).splitlines()[0]}")]) from error
     problems = shorthand.settle(config, typed)
-    problems += _settle_quant(config, of_cell=any(word.startswith(_CELLS) for word in typed))
+    problems += _settle_quant(config)
     problems += ranges.problems_of(config)
     _settle_captions(config)
     if config.rules is schema.Rules.auto:
@@ -118,19 +113,13 @@ def _settle_captions(config: Config) -> None:
         config.quant.calib_dataset = "scenes"
 
 
-def _settle_quant(config: Config, of_cell: bool) -> list[Problem]:
-    """Merge the top-level keys into the recipe; `quant=auto` is INT8 only if one was given.
-
-    of_cell: an unquantized cell among quantized ones, which calibrations do not concern.
-    """
+def _settle_quant(config: Config) -> list[Problem]:
+    """Merge the top-level keys into the recipe; `quant=auto` is INT8 only if one was given."""
     quant = config.quant
-    others = _CALIBRATION if of_cell and quant.name == "none" else ()
-    for key in {*QUANT_KEYS} & {*others}:
-        setattr(config, key, None)
     given = {key: getattr(config, key) for key in QUANT_KEYS if getattr(config, key) is not None}
     automatic = quant.name == "auto" and not given
     if automatic or (quant.format is schema.Format.none and not given):
-        problems = list(_unused_recipe(quant, others))
+        problems = list(_unused_recipe(quant))
         quant.format = schema.Format.none
         return problems
     if quant.format is schema.Format.none:
@@ -184,10 +173,10 @@ def _other_items(node: Any, prefix: str = "") -> Iterator[Problem]:
                 yield Problem(f"`{key}` has the wrong type", str(wrong[0]), said, f"{key}=[...]")
 
 
-def _unused_recipe(quant: schema.Quant, others: Sequence[str]) -> Iterator[Problem]:
-    """Settings of a recipe where nothing is quantized; `others`: those that mean other cells."""
+def _unused_recipe(quant: schema.Quant) -> Iterator[Problem]:
+    """Settings of a recipe where nothing is quantized."""
     for name in usual.changed("quant", quant):
-        if name in ("tuned", *others) or (quant.name == "none" and name in _OF_SWEEPS):
+        if name == "tuned" or (quant.name == "none" and name in _OF_SWEEPS):
             continue
         yield Problem(
             f"`quant.{name}` would be ignored: nothing is quantized",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Planned:
     took: float = 0.0
     status: str = "waiting"
     outcome: Outcome | None = None
+    asked: list[str] = field(default_factory=list)  # words, with those left out as others' own
 
     @property
     def cached(self) -> str:
@@ -101,6 +103,43 @@ def combinations(composer: Composer, words: list[str]) -> tuple[list[str], list[
         return fixed, [], space  # an interval: only a search can draw from it
     batches = BasicSweeper.split_arguments(swept, None)
     return fixed, [list(cell) for batch in batches for cell in batch], space
+
+
+def ignored(error: ConfigError, keys: Iterable[str]) -> list[str]:
+    """Those of the keys that a refused configuration would ignore."""
+    said = " ".join(p.what for p in error.problems if "would be ignored" in p.what)
+    named = {a or b for a, b in re.findall(r"`([\w.]+)`|([\w.]+)=", said)}
+    return [key for key in keys if key in named]
+
+
+def fitted(composer: Composer, cells: Sequence[list[str]]) -> list[list[str]]:
+    """The cells' words without those that a cell would ignore and another cell uses.
+
+    `calib_size=8` means the quantized cells of `quant=none,int8`. What no cell uses stays, and is
+    refused.
+    """
+    found = [_used(composer, words) for words in cells]
+    whole = {
+        word for words, used in zip(cells, found, strict=True) if words == used for word in used
+    }
+    return [
+        used if used is not None and whole.issuperset({*words} - {*used}) else words
+        for words, used in zip(cells, found, strict=True)
+    ]
+
+
+def _used(composer: Composer, words: list[str]) -> list[str] | None:
+    """The words that a cell does not ignore; None where something else is wrong with it."""
+    while True:
+        try:
+            composer.config(words)
+        except ConfigError as error:
+            bad = ignored(error, (word.partition("=")[0] for word in words))
+            if not bad:
+                return None
+            words = [word for word in words if word.partition("=")[0] not in bad]
+        else:
+            return words
 
 
 def differing(cells: Sequence[Sequence[str]]) -> list[list[str]]:

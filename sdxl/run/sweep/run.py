@@ -10,13 +10,14 @@ import dataclasses
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sdxl.config.compose import Composer
-from sdxl.core import disk
+from sdxl.core import disk, terminal
 from sdxl.core.command import NOT_STARTED, Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, USER, ConfigError, UserError, one_line
 from sdxl.core.progress import Say
@@ -26,7 +27,15 @@ from sdxl.report.terminal.sweep_view import View
 from sdxl.run import identity, outcomes, shared
 from sdxl.run.command_line import alone
 from sdxl.run.doctor.preflight import preflight
-from sdxl.run.sweep.cells import Planned, baseline_key, combinations, differing, look_ahead, varying
+from sdxl.run.sweep.cells import (
+    Planned,
+    baseline_key,
+    combinations,
+    differing,
+    fitted,
+    look_ahead,
+    varying,
+)
 from sdxl.run.sweep.watch import Watch
 
 STOPPED = "not started: fail_fast=true and an earlier cell failed"
@@ -59,8 +68,8 @@ class Sweep:
 
             self.search = Search(self.composer, fixed, self.space, hydra.sweeper)
             points = self.search.known
-        for point in points:
-            self._add(point)
+        for used, point in zip(fitted(self.composer, points), points, strict=True):
+            self._add(used, point)
         self.only_plan = any(cell.config and cell.config.plan for cell in self.cells) or (
             "plan=true" in words
         )
@@ -68,11 +77,16 @@ class Sweep:
         self.view = View(self._labels())
 
     def announce(self) -> None:
-        """Say what is going to happen."""
+        """Say what is going to happen, and which words mean only some of the cells."""
         baselines = {baseline_key(c.config) for c in self.cells if c.config and not c.done} - {None}
         cached = sum(bool(cell.cached) for cell in self.cells)
         more = self.search.describe() if self.search else ""
         self.view.plan([cell.ahead() for cell in self.cells], cached, len(baselines), more)
+        left_out = Counter(w for cell in self.cells for w in {*cell.asked} - {*cell.overrides})
+        for word, count in sorted(left_out.items()):
+            terminal.say(
+                f"{word}: left out of {count} cell{'s' * (count > 1)} that would ignore it"
+            )
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -139,8 +153,8 @@ class Sweep:
         """The line that measures one cell alone."""
         return shlex.join(["python", "run.py", *alone(cell.overrides)])
 
-    def _add(self, overrides: list[str]) -> Planned:
-        cell = Planned(len(self.cells), overrides)
+    def _add(self, overrides: list[str], asked: list[str] | None = None) -> Planned:
+        cell = Planned(len(self.cells), overrides, asked=asked or overrides)
         self.cells.append(cell)
         look_ahead(cell, self.composer, self._seen)
         return cell
@@ -251,12 +265,12 @@ class Sweep:
         return Outcome(NOT_STARTED, FAILED, reason, command=self.command(cell))
 
     def _labels(self) -> list[str]:
-        return [" ".join(words) for words in differing([cell.overrides for cell in self.cells])]
+        return [" ".join(words) for words in differing([cell.asked for cell in self.cells])]
 
     def _name(self) -> str:
         """The sweep by meaning: its overlay's name, and what varies in it."""
         overlays = [w.partition("=")[2] for w in self.words if w.startswith(("+sweep=", "+exp"))]
-        keys = list(self.space) or varying([cell.overrides for cell in self.cells])
+        keys = list(self.space) or varying([cell.asked for cell in self.cells])
         return ": ".join(part for part in (" ".join(overlays), " x ".join(keys)) if part) or "sweep"
 
 

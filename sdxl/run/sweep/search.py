@@ -23,7 +23,7 @@ from sdxl.core.errors import ConfigError, UserError
 from sdxl.report.apart import CEILING_DB
 from sdxl.report.cell import Cell
 from sdxl.run import identity, ledger
-from sdxl.run.sweep.cells import Planned, Space
+from sdxl.run.sweep.cells import Planned, Space, ignored
 
 TRIES = 200
 """Proposals in a row that are known or refused, after which the space counts as exhausted."""
@@ -150,14 +150,13 @@ class Search:
             try:
                 return words, identity.identity(self._composer.config(words))
             except ConfigError as error:
-                said = [p.what for p in error.problems if "would be ignored" in p.what]
-                ignored = [n for n in chosen if any(f"`{n}`" in s or f"{n}=" in s for s in said)]
+                unused = ignored(error, chosen)
             except ConfigCompositionException as error:  # the chosen option has no such key
-                ignored = [n for n in chosen if f"'{n}'" in str(error)]
-                self._absent |= {(n, _option(n, params)) for n in ignored}
-            if not ignored:
+                unused = [n for n in chosen if f"'{n}'" in str(error)]
+                self._absent |= {(n, _option(n, params)) for n in unused}
+            if not unused:
                 return None, ""
-            for name in ignored:
+            for name in unused:
                 del chosen[name]
 
     def _objectives(self, cell: Planned, trial: Any) -> tuple[float, float] | None:

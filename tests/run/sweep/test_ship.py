@@ -9,7 +9,7 @@ from sdxl.config.derive import baseline_of
 from sdxl.config.schema import Format
 from sdxl.core.errors import ConfigError
 from sdxl.run import cell, identity
-from sdxl.run.sweep.cells import combinations
+from sdxl.run.sweep.cells import combinations, fitted
 from tests.conftest import ROOT
 
 CANDIDATES = sorted(file.stem for file in (ROOT / "conf/candidate").glob("*.yaml"))
@@ -45,7 +45,7 @@ def test_a_candidate_is_valid_and_computes_in_its_own_numbers(load, name):
 def test_calibration_of_a_sweep_leaves_its_unquantized_cells_as_they_are(composer, sweep):
     _, cells, _ = combinations(composer, [f"+sweep={sweep}", *CALIBRATION])
     assert len(cells) == {"ship": 9, "shortcuts": 24}[sweep]
-    for words in cells:
+    for words in fitted(composer, cells):
         config = composer.config(words)
         quantized = any(word.startswith("+candidate=") and "_int8" in word for word in words)
         assert (config.quant.format is Format.int8) == quantized
@@ -55,13 +55,35 @@ def test_calibration_of_a_sweep_leaves_its_unquantized_cells_as_they_are(compose
             assert identity.identity(config) == identity.identity(plain)
 
 
-def test_rungs_and_columns_of_a_table_are_such_cells_too(composer):
-    for word in ("+rung=eager", "+latency=ort"):
-        assert composer.config([word, "calib_size=8"]).quant.format is Format.none
+@pytest.mark.parametrize(
+    ("none", "int8"),
+    [
+        ("+rung=eager", "+rung=conv_8bit"),
+        ("+latency=ort", "+latency=ort_int8"),
+        ("quant=none", "quant=int8"),
+        ("quant=none", "quant=auto"),
+    ],
+)
+def test_what_another_cell_uses_is_left_out_of_one_that_would_ignore_it(composer, none, int8):
+    words = ["calib_size=8", "percentile=0.5", "quant.calls=min", "quant_level=2"]
+    plain, quantized = fitted(composer, [[none, *words], [int8, *words]])
+    assert plain == [none] and quantized == [int8, *words]
+    assert composer.config(plain).quant.format is Format.none
 
 
-@pytest.mark.parametrize("word", ["quant_level=2", "quant.smooth=false", "target=0.2"])
-def test_an_unquantized_candidate_refuses_what_is_no_calibration(composer, word):
+def test_what_no_cell_uses_is_refused(composer):
+    cells = [["quant=none", "calib_size=8"], ["quant=int8_weight_only", "calib_size=8"]]
+    cells += [["quant=int8", "calib_size=4"]]
+    assert fitted(composer, cells) == cells
+    for words in cells[:2]:
+        with pytest.raises(ConfigError, match="would be ignored"):
+            composer.config(words)
+
+
+@pytest.mark.parametrize(
+    "word", ["quant_level=2", "calib_size=8", "quant.smooth=false", "target=0.2"]
+)
+def test_an_unquantized_candidate_alone_refuses_what_it_would_ignore(composer, word):
     with pytest.raises(ConfigError, match="would be ignored"):
         composer.config(["+candidate=torch_fp32", word])
 
