@@ -119,11 +119,9 @@ def fitted(composer: Composer, cells: Sequence[list[str]]) -> list[list[str]]:
     refused.
     """
     found = [_used(composer, words) for words in cells]
-    whole = {
-        word for words, used in zip(cells, found, strict=True) if words == used for word in used
-    }
+    meant = {word for used in found for word in used or ()}
     return [
-        used if used is not None and whole.issuperset({*words} - {*used}) else words
+        used if used is not None and meant.issuperset({*words} - {*used}) else words
         for words, used in zip(cells, found, strict=True)
     ]
 
