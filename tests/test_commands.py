@@ -1,7 +1,6 @@
 """The small commands end as every command does: one panel, one JSON line, the exit code."""
 
 import json
-import signal
 import sys
 
 import pytest
@@ -16,6 +15,7 @@ from sdxl.report.mlflow import command as tracking
 from sdxl.report.terminal import table
 from sdxl.run.doctor import command as doctor
 from sdxl.run.sweep import current
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -87,16 +87,28 @@ def test_a_table_that_cannot_be_written_costs_no_json_line(monkeypatch, capsys):
     assert last["status"] == "failed" and "No space left on device" in last["reason"]
 
 
-def test_a_signal_that_hydra_made_another_error_of_is_an_interruption(monkeypatch, capsys):
-    def begins():
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise AttributeError("no `_actions`") from None
+def test_a_signal_that_hydra_made_another_error_of_is_an_interruption(cli, tmp_path):
+    """In a process of its own: a signal in this one is its worker's, too."""
+    script = tmp_path / "run.py"
+    script.write_text(MASKED)
+    done = cli(script=script)
+    assert done.code == 1 and "Traceback" not in done.err
+    assert done.json["reason"] == "interrupted"
 
-    monkeypatch.setattr(sys, "argv", ["run.py"])
-    with pytest.raises(SystemExit) as stop:
-        cli.command(begins)
-    out, err = capsys.readouterr()
-    assert stop.value.code == 1 and "Traceback" not in err
-    assert json.loads(out.splitlines()[-1])["reason"] == "interrupted"
+
+MASKED = f"""
+import signal, sys
+
+sys.path.insert(0, {str(ROOT)!r})
+from sdxl import cli
+
+
+def begins():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise AttributeError("no `_actions`") from None
+
+
+cli.command(begins)
+"""
