@@ -180,7 +180,7 @@ def slow_clients(url: str, count: int) -> list[socket.socket]:
     """Clients that never finish: half a header, half a body, or an answer that is not read."""
     place = urlsplit(url)
     body = json.dumps({"prompt": PROMPT, "n": 4}).encode()
-    head = (f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = (f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n").encode()  # fmt: skip
     kinds = (head[:30], head + body[:5], head + body)
     found = []

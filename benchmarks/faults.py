@@ -93,6 +93,8 @@ def main() -> int:
         print(*(f"{case.name}  {case.codes}" for case in wanted), sep="\n")
         return 0
     chosen.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it,
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and so would the commands
     log = fuzz.Log(chosen.out.resolve(), 0)
     for case in wanted:
         if ("fault", case.name) in log.done:

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdxl.run.api import generate, load_record, records, sweep
+    from sdxl.run.api import generate, load_record, pack, records, sweep
 
 __version__ = "0.2.0"
-__all__ = ["generate", "load_record", "records", "run", "sweep"]
+__all__ = ["generate", "load_record", "pack", "records", "run", "sweep"]
 
 # `python -m sdxl.doctor` and `sdxl.download`: names from before `python -m sdxl COMMAND`.
 __path__.append(f"{__path__[0]}/core/doors")

@@ -42,6 +42,7 @@ TESTS = {
     "The values of": (SECRETS, "test_values_of_secret_variables_are_known_wherever_they_stand"),
     "MLflow's pages": ("test_security.py", "test_servers_listen_here_only"),
     "`serve` listens": ("run/serve/test_command.py", "test_other_machines_are_let_in_with_a_token"),
+    "`serve` on 127.0.0.1": ("run/serve/test_app.py", "test_a_name_of_another_site_is_refused"),
     "MLflow's own telemetry": ("test_security.py", "test_telemetry_is_off"),
     "OpenVINO's own telemetry": (OPENVINO, "test_the_import_tells_nobody"),
     "A run with local weights": ("conftest.py", "world"),

@@ -1,7 +1,8 @@
 """Several generators at once: one process per device, pictures through shared memory.
 
 A worker that dies or falls silent is replaced, and its batch given to the new one once that is
-warm, as often as `restarts` allows; then the run fails. Every death is written down.
+warm, as often as `restarts` allows; then the run fails. Every death is counted, and the last ones
+are written down.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ import numpy as np
 from sdxl.bench.pool_worker import UNFIT, Batch, Open, work
 from sdxl.core import isolate
 from sdxl.core.errors import SdxlError
+
+DEATHS_KEPT = 1000
+"""Deaths that are described one by one: a server may live for months."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,7 @@ class Pool:
         self.open, self.args, self.preload = open_generator, args, preload
         self.patience, self.silence_s, self.warm = patience, patience.startup_s, warm
         self.abandoned = False
-        self.deaths: list[dict[str, Any]] = []
+        self.deaths: deque[dict[str, Any]] = deque(maxlen=DEATHS_KEPT)
         self.peak_rss_bytes = 0
         self._began, self._lock = time.monotonic(), threading.Lock()
         isolate.before_leaving.append(self.abandon)
@@ -231,6 +236,11 @@ class Pool:
             raise
 
     @property
+    def restarts(self) -> int:
+        """Workers that died, all of them."""
+        return sum(lane.restarts for lane in self.lanes)
+
+    @property
     def answers(self) -> int:
         """Messages that all workers have sent: batches, and steps of being loaded."""
         return sum(lane.answers for lane in self.lanes)
@@ -242,7 +252,10 @@ class Pool:
     def describe(self) -> dict[str, Any]:
         """The first worker's facts, the devices, and who died."""
         devices = [lane.device for lane in self.lanes]
-        return {**self.lanes[0].facts, "devices": devices, "deaths": self.deaths}
+        deaths = list(self.deaths)
+        earlier = self.restarts - len(deaths)
+        dropped = {"earlier_deaths": earlier} if earlier else {}
+        return {**self.lanes[0].facts, "devices": devices, "deaths": deaths, **dropped}
 
     def close(self) -> None:
         """End every worker; `peak_rss_bytes` is their sum afterwards."""

@@ -50,6 +50,12 @@ class GeneratorFacts(JsonPart):
     warnings: list[str] = field(default_factory=list)  # where settings and weights do not agree
     execution: dict[str, Any] = field(default_factory=dict)  # 8-bit kernels, fallbacks, fusions
     deaths: list[Any] = field(default_factory=list)  # of workers
+    earlier_deaths: int = 0  # beyond those, of so many that only the last are described
+
+    @property
+    def died(self) -> int:
+        """How many workers died."""
+        return len(self.deaths) + self.earlier_deaths
 
 
 @dataclass

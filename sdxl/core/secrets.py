@@ -34,7 +34,7 @@ _LOGIN = re.compile(r"^[^/?#]*@")
 _QUERY = re.compile(r"[?&;]([^=&;?#\s]+)=([^&;#\s]*)")
 _ASSIGNED = re.compile(
     rf"((?:^|[\s,{{'\"(_.?&;-]){_WORD}['\"]?\s?[=:]\s?(?:(?:basic|bearer) )?)"
-    r"(['\"]?)([^\s'\",;&})]+)\2",
+    r"(['\"]?)(?!\.\.\.(?:[\s'\",;&})]|$))([^\s'\",;&})]+)\2",  # `...`: to be filled in
     re.IGNORECASE,
 )
 _SHORTEST = 6

@@ -1,4 +1,4 @@
-"""The Python interface: `sdxl.run`, `sweep`, `generate`, `load_record`, `records`.
+"""The Python interface: `sdxl.run`, `sweep`, `generate`, `pack`, `load_record`, `records`.
 
 Every measurement is the command that `python run.py` is, in a process of its own: what it prints
 goes to standard error, its record comes back typed.
@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,40 @@ def generate(
     if line["exit_code"] != OK:
         raise _failure(line)
     return [Path(file) for file in line["files"]]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A pack, and what the other tool drew with it: see `sdxl.run.pack.check.Outcome`.
+
+    reason: why it is not verified; psnr_db: None where every pixel is equal; largest: deviation
+    in 1/255.
+    """
+
+    folder: Path
+    verified: bool
+    reason: str
+    psnr_db: float | None
+    largest: int | None
+
+
+def pack(
+    record: str | Path, to: str | Path, as_: str, *, check: int = 2,
+    python: str | Path | None = None,
+) -> Packed:  # fmt: skip
+    """Write the model of a record as files of another tool, which draws its pictures again.
+
+    record: a path, "last" or "best"; to: a new folder; as_: "diffusers", "onnx", "openvino",
+    "tensorrt" or "comfyui"; check: pictures that are drawn; python: the interpreter that has the
+    tool. Raises `UserError` for what cannot be packed, `SdxlError` where other pictures came.
+    """
+    options = [f"--to={to}", f"--as={as_}", f"--check={check}"]
+    options += [f"--python={python}"] if python else []
+    line = _command("pack", [*options, "--", str(record)])
+    if line["exit_code"] != OK:
+        raise _failure(line)
+    told = [line[name] for name in ("verified", "reason", "psnr_db", "largest")]
+    return Packed(Path(line["folder"]), *told)
 
 
 def load_record(path: str | Path) -> Record:

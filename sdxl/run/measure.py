@@ -115,8 +115,8 @@ def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None
     record.performance = performance(config, result, folder / "loadgen")
     _judge(config, record)
     reasons = incomparable(config, len(chosen))
-    if deaths := record.performance.generator.deaths:
-        reasons.append(f"{len(deaths)} workers died and were replaced")
+    if died := record.performance.generator.died:
+        reasons.append(f"{died} workers died and were replaced")
     record.comparable, record.comparable_reason = not reasons, "; ".join(reasons)
     if record.images:
         shown = record.images[:SHEET_IMAGES]

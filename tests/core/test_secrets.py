@@ -31,6 +31,8 @@ QUERY = f"tracking.uri='http://127.0.0.1:9/?password={SECRET}'"
         ("{'api_key': 'pw'}", "{'api_key': '***'}"),
         ("no answer from /x?a=b&password=pw/api", "no answer from /x?a=b&password=***"),
         ("--db-password=pw", "--db-password=***"),
+        ("password=...pw", "password=***"),
+        ("export SDXL_SERVE_TOKEN=...", "export SDXL_SERVE_TOKEN=..."),
         ("http://[::1]:80/x?seed=1#y", "http://[::1]:80/x?seed=1#y"),
         ("tokenizer=x, key=3, passes=4", "tokenizer=x, key=3, passes=4"),
     ],

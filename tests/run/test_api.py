@@ -6,6 +6,7 @@ import os
 import pytest
 
 import sdxl
+from sdxl.core import records as files
 from sdxl.core.errors import UserError
 from sdxl.core.record import Record
 from sdxl.run import api
@@ -30,6 +31,17 @@ def test_a_sweep_is_a_table(tmp_path):
     assert sorted(table["config.limit"]) == [2, 4]
     assert (table["images_per_second"] > 0).all() and set(table["status"]) == {"ok"}
     assert set(table["speed_means_nothing"]) == {"the fake backend runs no model"}
+
+
+def test_a_pack_is_typed(tmp_path):
+    words = ("model=tiny_random", "model.steps=2", "rules=open")
+    record = Record(key="k", config={}, command=f"python run.py {' '.join(words)}", status="ok")
+    files.write(record, tmp_path)
+    made = sdxl.pack(tmp_path, to=tmp_path / "made" / "pack", as_="comfyui", check=0)
+    assert made.folder == tmp_path / "made" / "pack" and (made.folder / "pack.json").is_file()
+    assert made.verified is False and "ComfyUI" in made.reason and made.psnr_db is None
+    with pytest.raises(UserError, match="in the way"):
+        sdxl.pack(tmp_path, to=made.folder, as_="comfyui")
 
 
 def test_mistakes_are_exceptions(tmp_path):

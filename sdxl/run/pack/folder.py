@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ def check(target: Path) -> None:
 def writing(target: Path) -> Iterator[Path]:
     """A place beside `target` whose `pack/` becomes it at the end; what fails leaves nothing."""
     work = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    new = [folder for folder in work.parents if not folder.exists()]
     try:
         (work / "pack").mkdir(parents=True)
         yield work
@@ -46,6 +48,9 @@ def writing(target: Path) -> Iterator[Path]:
         raise disk_error(error, target, "--to FOLDER") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the pack is there, or something of somebody else's
+            for folder in new:
+                folder.rmdir()
 
 
 def _sums(folder: Path) -> None:

@@ -8,7 +8,7 @@ import hmac
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -22,10 +22,11 @@ from sdxl import __version__
 from sdxl.core import terminal
 from sdxl.core.errors import SdxlError, one_line
 from sdxl.core.types import Order
-from sdxl.run.serve import ask
+from sdxl.run.serve import ask, hosts
 from sdxl.run.serve.engine import Drawn, Engine, Full, Job
 from sdxl.run.serve.metrics import Metrics
 from sdxl.run.serve.refusals import Refused
+from sdxl.run.serve.web import CROWDED
 
 MOST_BYTES = 64 << 10
 """Of a request's body."""
@@ -36,16 +37,23 @@ _LEFT = 499
 
 
 class Service:
-    """One engine behind HTTP; `app` is the ASGI application."""
+    """One engine behind HTTP; `app` is the ASGI application.
 
-    def __init__(self, engine: Engine, metrics: Metrics, token: str | None = None) -> None:
-        self.engine, self.metrics, self._token = engine, metrics, token
+    token: that clients must send; names: that they may ask for (`hosts`), None: any.
+    """
+
+    def __init__(
+        self, engine: Engine, metrics: Metrics, token: str | None = None,
+        names: Collection[str] | None = None,
+    ) -> None:  # fmt: skip
+        self.engine, self.metrics, self._token, self._names = engine, metrics, token, names
         self.app = app = FastAPI(
             title="sdxl serve", version=__version__, openapi_url=None, docs_url=None, redoc_url=None
         )
         body = {"content": {"application/json": {"schema": ask.Ask.model_json_schema()}}}
-        whoever: dict[str, Any] = {"response_model": None}
-        known = {**whoever, "dependencies": [Depends(self._admit)]}
+        meant, room, admitted = map(Depends, (self._meant, self._room, self._admit))
+        whoever: dict[str, Any] = {"response_model": None, "dependencies": [meant]}
+        known = {**whoever, "dependencies": [meant, room, admitted]}
         app.post("/v1/images/generations", openapi_extra={"requestBody": body}, **known)(self.draw)
         app.get("/v1/models", **known)(self.models)
         app.get("/v1/setting", **known)(self.served)
@@ -128,6 +136,19 @@ class Service:
     def _count(self, status: int) -> None:
         self.metrics.requests.labels(status=str(status)).inc()
 
+    async def _meant(self, request: Request) -> None:
+        name = request.headers.get("host", "")
+        if not hosts.asks(name, self._names):
+            said = f"`{name[:80]}` is no name of this server (serve --allow-host NAME)"
+            raise Refused(421, said, code="unknown_host", headers={"Connection": "close"})
+
+    async def _room(self, request: Request) -> None:
+        if request.scope.get("state", {}).get(CROWDED):
+            raise Refused(
+                503, "there are too many connections", code="too_many_connections", retry_s=1,
+                headers={"Connection": "close"},
+            )  # fmt: skip
+
     async def _admit(self, request: Request) -> None:
         given = request.headers.get("authorization", "").encode()
         if self._token and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
@@ -142,7 +163,8 @@ class Service:
     async def _elsewhere(self, request: Request, error: Any) -> Response:
         """A path or a method that is not there."""
         said = f"there is no {request.method[:20]} {request.url.path[:80]} here"
-        return await self._refused(request, Refused(error.status_code, said, code="unknown_url"))
+        found = Refused(error.status_code, said, code="unknown_url", headers=error.headers)
+        return await self._refused(request, found)
 
 
 async def _body(request: Request) -> bytes:

@@ -22,6 +22,7 @@ from ray import serve
 from sdxl.config import schema
 from sdxl.core import ends, gpu, isolate, terminal
 from sdxl.core.errors import SdxlError, UserError
+from sdxl.run.serve import web
 from sdxl.run.serve.app import Service
 from sdxl.run.serve.engine import Engine
 from sdxl.run.serve.metrics import Metrics
@@ -35,13 +36,14 @@ _FINISH_S = 3600.0
 
 @dataclass(frozen=True)
 class Replicas:
-    """How many, where they listen, what each may hold, and who may ask."""
+    """How many, where they listen, what each may hold, who may ask, and for which names."""
 
     count: int
     host: str
     port: int
     queue: int
     token: str | None
+    names: frozenset[str] | None
 
 
 def _application() -> Any:
@@ -57,13 +59,14 @@ class Replica:
     service: Service | None = None
 
     def __init__(
-        self, config: schema.Config, loads: dict[str, Path], queue: int, token: str | None
-    ) -> None:
+        self, config: schema.Config, loads: dict[str, Path], queue: int, token: str | None,
+        names: frozenset[str] | None,
+    ) -> None:  # fmt: skip
         isolate.prepare()
         metrics = Metrics()
         self._engine = Engine(config, loads, queue, metrics.batch)
         self._engine.open()
-        Replica.service = Service(self._engine, metrics, token)
+        Replica.service = Service(self._engine, metrics, token, names)
 
     def check_health(self) -> None:
         """Asked by Ray, which replaces a replica that raises."""
@@ -93,7 +96,7 @@ def run(
     try:
         terminal.say(f"serve: loading {asked.count} replicas of {config.model.name}")
         serve.run(_deployment(config, loads, asked), name=APPLICATION)
-        address = f"http://{asked.host}:{asked.port}"
+        address = web.address(asked.host, asked.port)
         terminal.say(f"serve: ready; {address} answers")
         while not told.wait(1.0):
             _alive()
@@ -138,7 +141,7 @@ def _deployment(config: schema.Config, loads: dict[str, Path], asked: Replicas) 
             "num_cpus": 0 if gpu.names() else 0.1,
         },
     )
-    return made.bind(config, loads, asked.queue, asked.token)
+    return made.bind(config, loads, asked.queue, asked.token, asked.names)
 
 
 def _finish() -> None:

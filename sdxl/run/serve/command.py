@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import dataclasses
 import functools
-import ipaddress
 import os
 import threading
 import time
@@ -28,6 +27,7 @@ from sdxl.core.progress import Progress
 from sdxl.core.secrets import SERVE_TOKEN, serve_token
 from sdxl.run import artifacts, jobs, setting
 from sdxl.run.doctor.preflight import INSTALL, installed, preflight
+from sdxl.run.serve import hosts
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -45,6 +45,11 @@ def _run(argv: Sequence[str] | None) -> dict[str, Any]:
         raise UserError("`--devices` would be ignored: Ray gives each replica its GPU", fix="--ray")
     token = serve_token()
     _guarded(given.host, token)
+    if given.allow_host and not hosts.loopback(given.host):
+        raise UserError(
+            "`--allow-host` would be ignored: with a token any name may be asked for",
+            f"--host {given.host}", fix="--host 127.0.0.1",
+        )  # fmt: skip
     config = configure(given)
     needs((*PACKAGES, "ray") if given.ray else PACKAGES, "ray" if given.ray else "serve")
     folder = ROOT / "multirun" / time.strftime("%Y-%m-%d/serve-%H-%M-%S")
@@ -57,7 +62,8 @@ def _run(argv: Sequence[str] | None) -> dict[str, Any]:
             given.host, given.port
         ) as sock:  # a free port, said before anything is built
             port = sock.getsockname()[1]
-        asked = cluster.Replicas(given.replicas or 1, given.host, port, given.queue, token)
+        names = hosts.names(given.host, given.allow_host)
+        asked = cluster.Replicas(given.replicas or 1, given.host, port, given.queue, token, names)
         return cluster.run(config, asked, functools.partial(build, config, folder))
     return _serve(config, given, token, folder)
 
@@ -78,7 +84,8 @@ def _serve(
         os.environ |= env
         metrics = Metrics()
         engine = Engine(config, build(config, folder), given.queue, metrics.batch)
-        server = web.server_of(Service(engine, metrics, token).app)
+        service = Service(engine, metrics, token, hosts.names(given.host, given.allow_host))
+        server = web.server_of(service.app, web.most_connections(given.queue))
         address, began = web.address_of(sock), time.monotonic()
         loading = Loading(engine, server)
         title = f"{config.model.name} {config.backend.name}"
@@ -92,7 +99,7 @@ def _serve(
         "seconds": round(time.monotonic() - began, 3),
         "images": metrics.total("sdxl_images"),
         "requests": statuses,
-        "deaths": len(engine.facts.get("deaths", [])),
+        "deaths": engine.deaths,
     }
 
 
@@ -147,6 +154,13 @@ def configure(given: argparse.Namespace) -> schema.Config:
             f"`{typed[0]}` would be ignored: nothing is measured", typed[0],
             "settings of what draws: model, precision, quant, backend, ...",
         )  # fmt: skip
+    for option, value, key in (
+        ("--batch", given.batch, "backend.batch_size"),
+        ("--devices", given.devices, "backend.devices"),
+    ):
+        twice = [word for word in words if word.lstrip("+").startswith(f"{key}=")]
+        if value and twice:
+            raise UserError(f"`{option}` and `{key}` say the same", twice[0], f"`{option}` alone")
     config = setting.compose(records[0] if records else None, words)
     if config.backend.name == "http":
         raise UserError("a server is not served again", "backend=http", "a backend that draws")
@@ -187,11 +201,7 @@ def needs(packages: Sequence[str], extra: str) -> None:
 
 def _guarded(host: str, token: str | None) -> None:
     """Nobody is let in from outside without a token."""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local and not token:
+    if not hosts.loopback(host) and not token:
         raise UserError(
             "other machines could draw without a token", f"--host {host}",
             "127.0.0.1, or a bearer token that clients send", f"export {SERVE_TOKEN}=...",
@@ -205,6 +215,10 @@ def _parser() -> Parser:
         help="whose setting draws, and settings as for run.py: model=..., quant=...",
     )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME",
+        help="a name beside this machine's own that requests may ask for (*: any)",
+    )  # fmt: skip
     parser.add_argument("--port", type=_within(0, 65535), default=8000, help="0: any free one")
     parser.add_argument("--devices", type=_devices, metavar="0,1", help="a worker for each")
     parser.add_argument("--queue", type=_within(1, 100_000), default=64, help="pictures that wait")

@@ -27,8 +27,8 @@ from sdxl.model import images
 
 LOOK_EVERY_S = 0.5
 """How long a worker that died in its sleep may stay unnoticed."""
-PATIENCE = 3
-"""Workers that one batch may cost: it may be the batch that kills them."""
+PATIENCE = 1
+"""Workers that are replaced for one batch: where the second dies, too, the batch kills them."""
 _BATCHES_OF_SILENCE = 20
 
 
@@ -88,6 +88,11 @@ class Engine:
     def waiting(self) -> int:
         """Pictures in the queue."""
         return len(self.batches.waiting)
+
+    @property
+    def deaths(self) -> int:
+        """Workers that died."""
+        return self._pool.restarts if self._pool else 0
 
     @property
     def pids(self) -> list[int]:
@@ -184,6 +189,7 @@ class Engine:
                 self._look_after(lane)
 
     def _draw(self, lane: Lane, jobs: list[Job]) -> None:
+        """Draw a batch; one that fails is drawn again in orders of their own, each once."""
         size = self.batches.drawn(len(jobs))
         orders = [job.order for job in jobs]
         began = time.perf_counter()
@@ -191,8 +197,10 @@ class Engine:
             pictures = lane.generate(orders + orders[-1:] * (size - len(orders)))
         except Exception as error:
             self._failed(lane, error)
-            for job in jobs:
-                job.done.set_exception(error)
+            if len(jobs) == 1:
+                jobs[0].done.set_exception(error)
+            else:
+                self._draw_apart(lane, jobs)
             return
         seconds = time.perf_counter() - began
         self._broken.discard(lane.number)
@@ -206,12 +214,24 @@ class Engine:
             else:
                 job.done.set_result(Drawn(pictures[place].copy(), place in lane.cut))
 
-    def _look_after(self, lane: Lane) -> None:
+    def _draw_apart(self, lane: Lane, jobs: Sequence[Job]) -> None:
+        """Only what an order does itself is its failure; a lane that cannot live fails them all."""
+        for place, job in enumerate(jobs):
+            if error := self._look_after(lane):
+                for left in jobs[place:]:
+                    left.done.set_exception(error)
+                return
+            self._draw(lane, [job])
+
+    def _look_after(self, lane: Lane) -> Exception | None:
+        """Replace a worker that is dead; returns why that cannot be done."""
         try:
             lane.revive()
-            self._broken.discard(lane.number)
         except Exception as error:
             self._failed(lane, error)
+            return error
+        self._broken.discard(lane.number)
+        return None
 
     def _failed(self, lane: Lane, error: Exception) -> None:
         if self._ending:

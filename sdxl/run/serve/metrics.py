@@ -41,7 +41,7 @@ class Metrics:
         self._waiting.set(engine.waiting)
         self._room.set(engine.queue)
         self._workers.set(len(engine.pids))
-        self._deaths.set(len(engine.facts.get("deaths", [])))
+        self._deaths.set(engine.deaths)
         self._ready.set(engine.ready)
         return generate_latest(self.registry)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -14,11 +15,12 @@ class Refused(Exception):
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None,
-        retry_s: int | None = None,
+        retry_s: int | None = None, headers: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
-        self.headers = {} if retry_s is None else {"Retry-After": str(retry_s)}
+        again = {} if retry_s is None else {"Retry-After": str(retry_s)}
+        self.headers = {**again, **(headers or {})}
         if status == 401:
             self.headers["WWW-Authenticate"] = "Bearer"
         if status in (408, 413):  # what is left of the body is not read

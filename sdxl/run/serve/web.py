@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import threading
@@ -23,6 +24,12 @@ READ_S = 60.0
 """A client may take to read what it was sent."""
 IDLE_S = 65.0
 """A connection may be kept without a request."""
+SPARE_CONNECTIONS = 256
+"""Beside two for each picture that may wait: health, metrics, clients that come too soon."""
+_FILES = 128
+"""That a server has open besides its connections."""
+CROWDED = "crowded"
+"""Marks requests (in `scope["state"]`) of a connection that is one too many."""
 
 
 class Patient(H11Protocol):
@@ -35,9 +42,18 @@ class Patient(H11Protocol):
     _asking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """As uvicorn's, with a limit for the first header."""
+        """As uvicorn's, with a limit for the first header and for the number of connections.
+
+        uvicorn's own refusal is no answer in OpenAI's form, and a silent crowd would pass it.
+        """
         super().connection_made(transport)
         self._begin_asking()
+        most, self.limit_concurrency = self.limit_concurrency, None
+        count = len(self.connections)
+        if most is not None and count > most:
+            self.app_state = {**self.app_state, CROWDED: True}
+            if count > 2 * most:
+                transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, with a limit for each further header on the same connection."""
@@ -109,17 +125,28 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address_of(sock: socket.socket) -> str:
     """http://HOST:PORT of a listening socket."""
-    host, port = sock.getsockname()[:2]
+    return address(*sock.getsockname()[:2])
+
+
+def address(host: str, port: int) -> str:
+    """http://HOST:PORT, with brackets around an IPv6 address."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def server_of(app: Callable[..., Any]) -> Server:
-    """uvicorn around an application; nothing is logged but errors."""
+def most_connections(queue: int) -> int:
+    """Connections that are served: enough for a queue of this length, if files suffice."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = SPARE_CONNECTIONS + 2 * queue
+    return wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, (files - _FILES) // 2))
+
+
+def server_of(app: Callable[..., Any], most: int | None = None) -> Server:
+    """uvicorn around an application for `most` connections; nothing is logged but errors."""
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return Server(
         uvicorn.Config(
             app, http=Patient, ws="none", lifespan="off", log_config=None, access_log=False,
-            server_header=False, timeout_keep_alive=round(IDLE_S),
+            server_header=False, timeout_keep_alive=round(IDLE_S), limit_concurrency=most,
         )
     )  # fmt: skip

@@ -45,15 +45,22 @@ def engine(tmp_path_factory):
 class Running:
     """Services behind uvicorn in a thread of their own."""
 
-    def __init__(self, engine, token=None):
-        self.engine, self.metrics = engine, Metrics()
-        self.server = web.server_of(Service(engine, self.metrics, token).app)
+    def __init__(self, engine, token=None, *, service=None, most=None):
+        service = service or Service(engine, Metrics(), token)
+        self.engine, self.metrics = engine, service.metrics
+        self.server = web.server_of(service.app, most)
         self.sock = web.listen("127.0.0.1", 0)
         self.url = web.address_of(self.sock)
         self.thread = threading.Thread(
             target=lambda: asyncio.run(self.server.serve(sockets=[self.sock])), daemon=True
         )
         self.thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
 
     def end(self):
         self.server.should_exit = True

@@ -1,5 +1,6 @@
 """The HTTP side: OpenAI's form, limits, slow clients, health, metrics, the token."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from sdxl.run.serve import app as serving
-from sdxl.run.serve import web
+from sdxl.run.serve import hosts, web
+from sdxl.run.serve.app import Service
 from sdxl.run.serve.engine import Engine
 from tests.run.serve import odd
 from tests.run.serve.conftest import Running, configured
@@ -22,6 +24,10 @@ def asked(running, **fields):
     body = fields.pop("body", None) or {"prompt": "a cube", **fields}
     code, headers, content = _serve.ask(_serve.connect(running.url, 60), body)
     return code, headers, json.loads(content)
+
+
+def _place(url):
+    return urlsplit(url).hostname, urlsplit(url).port
 
 
 def get(running, path, **headers):
@@ -74,7 +80,10 @@ def test_every_refusal_is_in_openais_form(running):
     assert "NaN" in found[2]["error"]["message"] and "Traceback" not in str(found[2])
     code, text = get(running, "/v1/chat/completions")
     assert code == 404 and json.loads(text)["error"]["code"] == "unknown_url"
-    assert get(running, _serve.PATH)[0] == 405
+    line = _serve.connect(running.url)
+    line.request("GET", _serve.PATH)
+    found = line.getresponse()
+    assert found.status == 405 and found.headers["allow"] == "POST"
     line = _serve.connect(running.url)
     assert _serve.ask(line, {"prompt": "x"}, {"Content-Type": "text/plain"})[0] == 415
 
@@ -145,6 +154,49 @@ def test_an_answer_that_nobody_reads_is_given_up(running, monkeypatch):
     running.server.servers[0].get_loop().call_soon_threadsafe(made[0].pause_writing)
     assert ended.wait(30)
     line.close()
+
+
+def test_a_name_of_another_site_is_refused(running):
+    """DNS rebinding: a page's own name leads here, so that its scripts could ask."""
+    service = Service(running.engine, running.metrics, names=hosts.names("127.0.0.1", ["Lab"]))
+    with Running(running.engine, service=service) as guarded:
+        for name in ("localhost:8000", "LOCALHOST", "127.0.0.1:1", "[::1]:8000", "lab:80"):
+            assert get(guarded, "/v1/models", Host=name)[0] == 200, name
+        for path in ("/health", "/v1/models", "/metrics", "/v1/setting", "/openapi.json"):
+            code, text = get(guarded, path, Host="evil.example:8000")
+            assert code == 421 and json.loads(text)["error"]["code"] == "unknown_host"
+        sent = {"Host": "evil.example", "Content-Type": "application/json"}
+        assert _serve.ask(_serve.connect(guarded.url), {"prompt": "x"}, sent)[0] == 421
+
+
+def test_a_crowd_of_connections_is_told_and_a_larger_one_left_behind(running):
+    with Running(running.engine, most=4) as small, contextlib.ExitStack() as lines:
+        for _ in range(4):  # silent ones, below the limit
+            lines.enter_context(socket.create_connection(_place(small.url)))
+        code, headers, content = asked(small)
+        assert code == 503 and headers["retry-after"] == "1" and headers["connection"] == "close"
+        assert content["error"]["code"] == "too_many_connections"
+        assert get(small, "/health")[0] == 200, "a crowd is no reason to start it again"
+        crowd = [lines.enter_context(socket.create_connection(_place(small.url))) for _ in range(9)]
+        crowd[-1].settimeout(30)
+        with contextlib.suppress(ConnectionResetError):
+            assert crowd[-1].recv(1) == b"", "it is not kept"
+        lines.close()
+        end = time.monotonic() + 30
+        while asked(small)[0] != 200:
+            assert time.monotonic() < end
+        assert small.metrics.by_status()["503"] >= 1
+
+
+def test_the_number_of_connections_follows_the_queue_and_the_open_files(monkeypatch):
+    for files, queue, most in ((1 << 20, 64, 384), (1024, 1000, 448), (-1, 1000, 2256)):
+        monkeypatch.setattr(web.resource, "getrlimit", lambda _, soft=files: (soft, soft))
+        assert web.most_connections(queue) == most
+
+
+def test_addresses_have_brackets_where_they_need_them():
+    assert web.address("::1", 80) == "http://[::1]:80"
+    assert web.address("127.0.0.1", 80) == "http://127.0.0.1:80"
 
 
 def test_a_client_that_leaves_takes_its_orders_back(running):

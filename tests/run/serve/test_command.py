@@ -99,6 +99,8 @@ def test_the_setting_is_that_of_the_record_with_words_on_top(tmp_path):
         (("--ray", "--devices", "0", "backend=fake"), "`--devices` would be ignored"),
         (("--ray", "backend=fake", "backend.devices=[0,1]"), "`backend.devices` would be ignored"),
         (("--host", "192.0.2.1", "backend=fake"), "other machines could draw without a token"),
+        (("backend=fake", "backend.batch_size=2", "--batch", "4"), "`--batch` and `backend.batch"),
+        (("++backend.devices=[0]", "--devices", "0,1"), "`--devices` and `backend.devices` say"),
     ],
 )
 def test_mistakes_are_refused(refused, monkeypatch, words, said):
@@ -119,6 +121,15 @@ def test_other_machines_are_let_in_with_a_token_only(monkeypatch):
         command._guarded(host, "token")
         with pytest.raises(UserError, match="without a token"):
             command._guarded(host, None)
+
+
+def test_names_would_be_ignored_where_anybody_with_a_token_may_ask(refused, monkeypatch):
+    monkeypatch.setenv(command.SERVE_TOKEN, "word-1")
+    words = ("backend=fake", "--host", "0.0.0.0", "--allow-host", "lab")
+    assert "`--allow-host` would be ignored" in refused(*words)[0]
+    names = command.hosts.names
+    assert names("127.0.0.1", ["Lab"]) == {"lab"} and names("127.0.0.1", ["*"]) is None
+    assert names("0.0.0.0", []) is None
 
 
 def test_a_token_that_no_header_carries_is_refused(refused, monkeypatch):

@@ -4,14 +4,16 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 
 import numpy as np
 import pytest
 
+from sdxl.bench import pool
 from sdxl.core.errors import SdxlError, StageError
 from sdxl.core.isolate import WorkerDied
 from sdxl.core.types import Order
-from sdxl.run.serve.engine import Engine, Full
+from sdxl.run.serve.engine import Engine, Full, Job
 from tests.run.serve import odd
 from tests.run.serve.conftest import configured
 
@@ -71,6 +73,52 @@ def test_a_picture_that_is_none_costs_no_worker(engine):
         bad.done.result(60)
     assert good.done.result(60).picture[0, 0, 0] == 8
     assert engine.pids == before
+
+
+def test_in_a_batch_only_the_order_that_is_at_fault_fails(engine):
+    """A worker that it kills is replaced; the others of its batch are drawn in batches of one."""
+    deaths = engine.deaths
+    slow, *_ = engine.submit(orders(odd.SLOW))
+    eventually(lambda: engine.waiting == 0)  # so that the next four are one batch
+    one, kills, no_picture, two = engine.submit(orders(1, odd.KILLS, odd.NOT_FINITE, 2))
+    assert [each.done.result(60).picture[0, 0, 0] for each in (slow, one, two)] == [odd.SLOW, 1, 2]
+    with pytest.raises(WorkerDied):
+        kills.done.result(60)
+    with pytest.raises(SdxlError, match="NaN"):
+        no_picture.done.result(60)
+    assert engine.deaths == deaths + 4, "two of the batch, two of the order alone"
+    assert drawn(engine, 3)[0].picture[0, 0, 0] == 3 and engine.ready
+
+
+def test_where_no_worker_can_be_had_a_batch_fails_together(engine):
+    tries = []
+
+    class Dead:
+        number, device, alive = 99, 0, False
+
+        def revive(self):
+            tries.append("revive")
+            raise WorkerDied("no worker lives")
+
+        def generate(self, batch):
+            tries.append(len(batch))
+            raise WorkerDied("no worker lives")
+
+    jobs = [Job(order) for order in orders(1, 2, 3)]
+    engine._draw(Dead(), jobs)
+    assert all(isinstance(job.done.exception(0), WorkerDied) for job in jobs)
+    assert tries == [3, "revive"]
+    engine._broken.discard(99)
+
+
+def test_deaths_are_counted_for_ever_and_described_for_a_while(engine, monkeypatch):
+    assert engine._pool.deaths.maxlen == pool.DEATHS_KEPT
+    monkeypatch.setattr(engine._pool, "deaths", deque(maxlen=1))
+    deaths = engine.deaths
+    with pytest.raises(WorkerDied):
+        drawn(engine, odd.KILLS)
+    assert engine.deaths == deaths + 2
+    assert len(engine.facts["deaths"]) == 1 and engine.facts["earlier_deaths"] == deaths + 1
 
 
 def test_the_queue_is_bounded_and_what_is_taken_back_is_not_drawn(engine):
