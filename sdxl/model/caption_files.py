@@ -12,6 +12,7 @@ REPORTED_ROWS = 10
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _COLUMNS = "id image_id caption height width file_name [coco_url], tab-separated"
+_USED = ("caption", "id", "image_id")
 _OTHERS = (".csv", ".json", ".jsonl", ".parquet", ".yaml", ".yml")
 Row = tuple[str, str]
 """A caption and its id."""
@@ -49,12 +50,33 @@ def read_tsv(path: Path) -> list[Row]:
     The MLPerf files' columns: `id image_id caption height width file_name [coco_url]`; `caption`
     is needed, `id` used if there. A caption in quotes begins and ends in one line.
     """
+    return [(row["caption"], row.get("id", "")) for row in _rows(path)]
+
+
+def read_padded(path: Path) -> tuple[list[Row], int]:
+    """The rows of a file that was filled up for a number of devices, and how many were no samples.
+
+    Those are rows whose `id` is 0, and at its end rows that repeat the last `image_id`.
+    """
+    rows = _rows(path)
+    kept = [row for row in rows if row.get("id") != "0"]
+    while len(kept) > 1 and kept[-1].get("image_id") is not None:
+        if kept[-1]["image_id"] != kept[-2]["image_id"]:
+            break
+        kept.pop()
+    if not kept:
+        raise UserError(f"{path} has no captions", "fillers only: every `id` is 0", "captions")
+    return [(row["caption"], row.get("id", "")) for row in kept], len(rows) - len(kept)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Each row by the columns that are used."""
     header, *lines = _lines(path)
     columns = next(csv.reader([header], delimiter="\t"), [])
-    caption_at, id_at = _columns(path, columns)
+    places = _columns(path, columns)
     if lines and not lines[-1]:
         lines.pop()
-    rows: list[Row] = []
+    rows: list[dict[str, str]] = []
     bad: list[str] = []
     for at, line in enumerate(lines, 2):
         try:
@@ -64,10 +86,10 @@ def read_tsv(path: Path) -> list[Row]:
             continue
         if len(fields) != len(columns):
             bad.append(f"line {at}: {len(fields)} columns of {len(columns)}")
-        elif problem := _unfit(fields[caption_at]):
+        elif problem := _unfit(fields[places["caption"]]):
             bad.append(f"line {at}: {problem}")
         else:
-            rows.append((fields[caption_at], fields[id_at] if id_at is not None else ""))
+            rows.append({name: fields[place] for name, place in places.items()})
     _refuse(path, bad, f"{len(columns)} tab-separated columns and a caption in each row")
     if not rows:
         raise UserError(f"{path} has no captions", "a header only", "at least one row")
@@ -98,9 +120,9 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"{path} cannot be read", error.strerror, "a text file") from error
 
 
-def _columns(path: Path, columns: list[str]) -> tuple[int, int | None]:
-    """Where the caption and the id stand; each at most once."""
-    for name in ("caption", "id"):
+def _columns(path: Path, columns: list[str]) -> dict[str, int]:
+    """Where the caption, the id and the picture's id stand; each at most once."""
+    for name in _USED:
         if columns.count(name) > 1:
             raise UserError(
                 f"{path}, line 1: {columns.count(name)} columns are called `{name}`",
@@ -116,7 +138,7 @@ def _columns(path: Path, columns: list[str]) -> tuple[int, int | None]:
             " ".join(columns)[:120].strip() or "an empty file",
             _COLUMNS,
         )
-    return columns.index("caption"), columns.index("id") if "id" in columns else None
+    return {name: columns.index(name) for name in _USED if name in columns}
 
 
 def _unfit(caption: str) -> str | None:

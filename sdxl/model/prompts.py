@@ -45,7 +45,9 @@ def load(dataset: schema.Dataset, limit: int | None = None, seed: int = 0) -> li
 def _rows(dataset: schema.Dataset) -> list[caption_files.Row]:
     """Every caption of a dataset, with its id where it has one."""
     if isinstance(dataset, schema.TsvDataset):
-        return caption_files.read_tsv(_existing(dataset))
+        path = _existing(dataset)
+        return (caption_files.read_padded(path)[0] if dataset.padded
+                else caption_files.read_tsv(path))  # fmt: skip
     if isinstance(dataset, schema.LinesDataset):
         return caption_files.read(_existing(dataset))
     if isinstance(dataset, schema.TextDataset):
@@ -67,12 +69,12 @@ def _existing(dataset: schema.TsvDataset | schema.LinesDataset) -> Path:
             "one caption a line",
             "prompts=FILE.txt",
         )
+    made = {"coco": "coco", "coco_calibration": "calibration"}.get(name)
     raise UserError(
         f"the captions of dataset={name} are missing",
         str(path),
         "a tab-separated file with a `caption` column",
-        f"dataset.path=FILE, or: python -m sdxl download "
-        f"{'calibration' if 'calibration' in name else 'coco'}",
+        "dataset.path=FILE" + (f", or: python -m sdxl download {made}" if made else ""),
     )
 
 

@@ -1,6 +1,6 @@
-"""CLIP as MLPerf's CLIP score uses it: open_clip's ViT-B/32 "openai", pictures and captions.
+"""CLIP as MLPerf's CLIP scores use it: open_clip's ViT-B/32 "openai" or its ViT-H/14.
 
-The network is transformers' own; what is done here is what surrounds it: OpenAI's weights in its
+The network is transformers' own; what is done here is what surrounds it: weights in OpenAI's
 layout, OpenAI's preprocessing (bicubic, center crop) and OpenAI's cleaning of captions.
 """
 
@@ -10,6 +10,7 @@ import html
 import re
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,22 @@ from sdxl.model.clip_vocabulary import read_vocabulary
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 HEAD = 64
-"""Channels of an attention head in every CLIP of OpenAI's."""
+"""Channels of an attention head in every CLIP of OpenAI's, and in every text tower."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the shapes of weights do not tell; a vision tower's heads, and its published widths."""
+
+    name: str
+    vision_head: int
+    activation: str
+    vision_widths: tuple[int, ...]
+
+
+OPENAI = Family("OpenAI's", HEAD, "quick_gelu", (768, 1024))
+VIT_H_14 = Family("open_clip's ViT-H/14", 80, "gelu", (1280,))
+_FAMILIES = (OPENAI, VIT_H_14)
 
 _NAMES = (
     ("attn.out_proj.", "self_attn.out_proj."),
@@ -122,7 +138,10 @@ def tokenize(texts: Sequence[str], tokenizer: Any, context: int) -> np.ndarray:
     return ids
 
 
-def load(weights: Path, vocabulary: Path, trusted_archive: bool, device: torch.device) -> Clip:
+def load(
+    weights: Path, vocabulary: Path, trusted_archive: bool, device: torch.device,
+    family: Family = OPENAI,
+) -> Clip:  # fmt: skip
     """CLIP from a weights file and a vocabulary.
 
     Weights: a state dict in OpenAI's layout, or .safetensors in OpenAI's or transformers' layout.
@@ -131,7 +150,7 @@ def load(weights: Path, vocabulary: Path, trusted_archive: bool, device: torch.d
     """
     tokenizer = read_vocabulary(vocabulary)
     state = _read(weights, trusted_archive)
-    network = build(state, weights)
+    network = build(state, weights, family)
     tokens = network.config.text_config.vocab_size
     if len(tokenizer) != tokens:
         raise UserError(
@@ -153,15 +172,20 @@ def from_folder(folder: Path, device: torch.device) -> Clip:
     return Clip(network.float(), read_vocabulary(folder), device)
 
 
-def build(state: dict[str, torch.Tensor], origin: Path) -> Any:
-    """transformers' CLIPModel with the weights of a state dict, shapes read off them."""
+def build(state: dict[str, torch.Tensor], origin: Path, family: Family = OPENAI) -> Any:
+    """transformers' CLIPModel with the weights of a state dict, shapes read off them.
+
+    Raises `UserError` for weights of another family: they would load, and see something else.
+    """
     from transformers import CLIPConfig, CLIPModel
 
     expected = "a CLIP with a vision transformer, OpenAI's or transformers' names"
     if "visual.proj" in state:
         state = to_transformers(state)
     try:
-        config = CLIPConfig(**_shapes(state))
+        shapes = _shapes(state, family)
+        _refuse_others(shapes["vision_config"]["hidden_size"], origin, family)
+        config = CLIPConfig(**shapes)
         with torch.device("meta"):
             network = CLIPModel(config)
         floats = {n: v.float() for n, v in state.items() if not n.endswith("position_ids")}
@@ -177,6 +201,16 @@ def build(state: dict[str, torch.Tensor], origin: Path) -> Any:
         places = tower.embeddings.position_embedding.num_embeddings
         tower.embeddings.position_ids = torch.arange(places)[None]
     return network
+
+
+def _refuse_others(width: int, origin: Path, family: Family) -> None:
+    other = next((each for each in _FAMILIES if width in each.vision_widths), None)
+    if (other and other != family) or width % family.vision_head:
+        raise UserError(
+            f"{origin} is no CLIP of {family.name}",
+            f"a vision tower {width} wide" + (f", {other.name}" if other else ""),
+            f"one of {' or '.join(map(str, family.vision_widths))}",
+        )
 
 
 def to_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -202,25 +236,25 @@ def to_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
-def _shapes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+def _shapes(state: dict[str, torch.Tensor], family: Family) -> dict[str, Any]:
     """The configuration that the tensors imply."""
 
-    def tower(name: str, position: str) -> dict[str, Any]:
+    def tower(name: str, position: str, head: int) -> dict[str, Any]:
         inner, width = state[f"{name}.encoder.layers.0.mlp.fc1.weight"].shape
         layers = {key.split(".")[3] for key in state if key.startswith(f"{name}.encoder.layers.")}
         return {
             "hidden_size": width,
             "intermediate_size": inner,
             "num_hidden_layers": len(layers),
-            "num_attention_heads": width // HEAD,
-            "hidden_act": "quick_gelu",
+            "num_attention_heads": max(1, width // head),
+            "hidden_act": family.activation,
             position: len(state[f"{name}.embeddings.position_embedding.weight"]),
         }
 
-    vision = tower("vision_model", "places")
+    vision = tower("vision_model", "places", family.vision_head)
     patch = state["vision_model.embeddings.patch_embedding.weight"].shape[-1]
     across = round((vision.pop("places") - 1) ** 0.5)
-    text = tower("text_model", "max_position_embeddings")
+    text = tower("text_model", "max_position_embeddings", HEAD)
     text["vocab_size"] = len(state["text_model.embeddings.token_embedding.weight"])
     text["bos_token_id"], text["eos_token_id"] = text["vocab_size"] - 2, text["vocab_size"] - 1
     return {

@@ -41,13 +41,19 @@ class Moments:
         batch = np.asarray(features, np.float64)
         if not len(batch):
             return
-        count, mean, scatter = self._state
-        total = count + len(batch)
         own = batch.mean(axis=0)
-        off, centred = own - mean, batch - own
-        scatter = scatter + centred.T @ centred
-        scatter += np.outer(off * (count * len(batch) / total), off)
-        self._state = total, mean + off * (len(batch) / total), scatter
+        centred = batch - own
+        self.merge(len(batch), own, centred.T @ centred)
+
+    def merge(self, more: int, own: np.ndarray, scatter: np.ndarray) -> None:
+        """What another has of `more` features of its own: its `state`."""
+        if not more:
+            return
+        count, mean, before = self._state
+        total, off = count + more, own - mean
+        scatter = before + scatter
+        scatter += np.outer(off * (count * more / total), off)
+        self._state = total, mean + off * (more / total), scatter
 
     def state(self) -> tuple[int, np.ndarray, np.ndarray]:
         """Count, mean and scatter: what `restore` needs to go on."""

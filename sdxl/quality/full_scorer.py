@@ -36,7 +36,9 @@ class Official:
     mispaired captions would score.
     """
 
-    kinds: Mapping[str, Any] = {"clip_score": NUMBER}
+    clip_name, scale, fid_name = "clip_score", 100.0, "fid"
+    kinds: Mapping[str, Any] = {clip_name: NUMBER}
+    family = clip.OPENAI
 
     def __init__(
         self, config: schema.Config, prompts: Sequence[Prompt], published_only: bool = False
@@ -44,12 +46,12 @@ class Official:
         assert isinstance(config.quality, settings.Full)
         self.config, self.prompts = config, prompts
         paths = {name: store.resolve(value) for name, value in needs.files(config.quality).items()}
-        self.files = {name: _provenance(name, path) for name, path in paths.items()}
+        self.files = {name: self.provenance(name, path) for name, path in paths.items()}
         if published_only:
             _refuse_others(self.files)
         device = torch_device(config.model.device)
         trusted = self.files["clip"]["published"]
-        self.clip = clip.load(paths["clip"], paths["vocabulary"], trusted, device)
+        self.clip = clip.load(paths["clip"], paths["vocabulary"], trusted, device, self.family)
         self.reference: frechet.Statistics | None = None
         if "statistics" in paths:
             self.reference = frechet.read(paths["statistics"], inception.FEATURES)
@@ -58,21 +60,25 @@ class Official:
         self.scores: dict[int, float] = {}
         self._sums: list[np.ndarray] = []
 
+    def provenance(self, name: str, path: Path) -> dict[str, Any]:
+        """Which file this is, and whether it is the published one."""
+        return provenance(name, path)
+
     def add(self, indices: Sequence[int], images: np.ndarray) -> Figures:
         """Score uint8 images (B, H, W, 3) of these prompts."""
         pictures, captions = self._features(indices, images)
-        found = 100 * (pictures * captions).sum(axis=1)
+        found = self.scale * (pictures * captions).sum(axis=1)
         self.scores |= dict(zip(indices, found.tolist(), strict=True))
         sums = [pictures.sum(axis=0), captions.sum(axis=0)]
         self._sums = [a + b for a, b in zip(self._sums or (0, 0), sums, strict=True)]
         if self.reference:
             self.moments.add(self.inception.features(images))
-        return {"clip_score": found.tolist()}
+        return {self.clip_name: found.tolist()}
 
     def look(self, indices: Sequence[int], images: np.ndarray) -> Figures:
         """The CLIP score of other pictures of these prompts."""
         pictures, captions = self._features(indices, images)
-        return {"clip_score": (100 * (pictures * captions).sum(axis=1)).tolist()}
+        return {self.clip_name: (self.scale * (pictures * captions).sum(axis=1)).tolist()}
 
     def _features(self, indices: Sequence[int], images: np.ndarray) -> tuple[Any, Any]:
         texts = [self.prompts[index].text for index in indices]
@@ -83,18 +89,18 @@ class Official:
         """The scores, and why they may not stand beside the round's bounds."""
         count = len(self.scores)
         values = np.array(list(self.scores.values()))
-        metrics: dict[str, float] = {"clip_score": float(values.mean())}
+        metrics: dict[str, float] = {self.clip_name: float(values.mean())}
         if self.reference and count > 1:
-            metrics["fid"] = frechet.distance(self.moments.statistics(), self.reference)
+            metrics[self.fid_name] = frechet.distance(self.moments.statistics(), self.reference)
         found: dict[str, Any] = {}
         if count > 1:
-            every = 100 * float(self._sums[0] @ self._sums[1])
+            every = self.scale * float(self._sums[0] @ self._sums[1])
             unrelated = (every - values.sum()) / (count * (count - 1))
             found = {
                 "unrelated": unrelated,
                 "standard_error": float(values.std(ddof=1)) / math.sqrt(count),
             }
-        reasons = self._reasons(count, metrics["clip_score"], found)
+        reasons = self._reasons(count, metrics[self.clip_name], found)
         return {
             "metrics": metrics,
             "comparable": not reasons,
@@ -126,7 +132,7 @@ class Official:
         return reasons
 
 
-def _provenance(name: str, path: Path) -> dict[str, Any]:
+def provenance(name: str, path: Path) -> dict[str, Any]:
     """Which file this is, and whether it is the published one."""
     if not path.is_file():  # a tokenizer's folder
         return {"path": str(path), "sha256": None, "published": False}

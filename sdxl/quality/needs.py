@@ -29,6 +29,11 @@ def installed() -> bool:
 
 QUALITY = "python -m pip install -c constraints.txt -e '.[quality]'"
 DOWNLOAD = "python -m sdxl download metrics"
+TRAINING = {
+    "clip": "quality.clip=open_clip_pytorch_model.bin   # of laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "statistics": "quality.statistics=val2014_30k_stats.npz   # of mlcommons/training's data sets",
+}
+"""Where the files of the training benchmark come from, which `DOWNLOAD` does not bring."""
 
 
 def without_scipy(metric: str) -> list[Problem]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import ClassVar, Optional
 
 from sdxl.config import schema
 from sdxl.config.content_key import added
+from sdxl.config.ranges import Range, positive
 
 AUTO = "auto"
 """`quality.reference`: pictures of the same model in torch fp32, made once and kept."""
@@ -56,6 +57,22 @@ class Mlperf(Full):
     """As `full`, but other files than the published ones are refused."""
 
     reference: Optional[str] = added(None)  # auto: the same model in torch fp32; null: none
+
+
+@dataclass
+class MlperfTraining(Full):
+    """The scores of MLPerf's training benchmark: another CLIP, and 30,000 resized pictures."""
+
+    reference: Optional[str] = added(None)  # auto: the same model in torch fp32; null: none
+    statistics: Optional[str] = "store:metrics/val2014_30k_stats.npz"  # FID's reference
+    clip: str = "store:metrics/open_clip_pytorch_model.bin"  # ViT-H/14 laion2b_s32b_b79k
+    target_fid: float = 90.0  # a checkpoint passes with at most this FID ...
+    target_clip: float = 0.15  # ... and at least this CLIP score, a cosine
+
+    RANGES: ClassVar[dict[str, Range]] = {
+        "target_fid": positive(1e6),
+        "target_clip": Range(-1, 1),
+    }
 
 
 @dataclass

@@ -2,8 +2,9 @@
 
 import pytest
 
+from sdxl.config import schema
 from sdxl.core.errors import UserError
-from sdxl.model import caption_files
+from sdxl.model import caption_files, prompts
 
 HEADER = "id\tcaption\n"
 CUBE, SPHERE = ("a red cube", "0"), ("a blue sphere", "1")
@@ -119,3 +120,16 @@ def test_other_kinds_of_files_are_not_taken_line_by_line(told, name):
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_no_caption_at_all(told, content):
     assert "no captions" in told(content, "p.txt")
+
+
+def test_rows_that_only_fill_a_file_up_are_dropped_and_counted(tmp_path):
+    path = tmp_path / "padded.tsv"
+    rows = [(9, 1, "a"), (9, 2, "b"), (7, 3, "c"), (7, 3, "c"), (7, 0, "c"), (7, 0, "c")]
+    path.write_text("image_id\tid\tcaption\n" + "".join(f"{i}\t{n}\t{c}\n" for i, n, c in rows))
+    assert caption_files.read_padded(path) == ([("a", "1"), ("b", "2"), ("c", "3")], 3)
+    assert len(caption_files.read_tsv(path)) == 6, "who did not say so gets all"
+    given = schema.TsvDataset("coco_30k", path=str(path), padded=True)
+    assert [(p.index, p.source_id) for p in prompts.load(given)] == [(0, "1"), (1, "2"), (2, "3")]
+    path.write_text("id\tcaption\n0\tx\n")
+    with pytest.raises(UserError, match="fillers only"):
+        caption_files.read_padded(path)

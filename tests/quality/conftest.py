@@ -41,8 +41,8 @@ def inception_state():
     return state
 
 
-def clip_state():
-    """A small CLIP under OpenAI's names, half precision as OpenAI's file."""
+def clip_state(vision=VISION):
+    """A small CLIP under OpenAI's names, half precision as OpenAI's file; `vision`: its width."""
     generator = torch.Generator().manual_seed(1)
     state = {}
 
@@ -63,14 +63,14 @@ def clip_state():
                 add(f"{block}.{norm}.weight", width, around=1.0)
                 add(f"{block}.{norm}.bias", width)
 
-    add("visual.class_embedding", VISION)
-    add("visual.positional_embedding", GRID**2 + 1, VISION)
-    add("visual.conv1.weight", VISION, 3, PATCH, PATCH)
+    add("visual.class_embedding", vision)
+    add("visual.positional_embedding", GRID**2 + 1, vision)
+    add("visual.conv1.weight", vision, 3, PATCH, PATCH)
     for norm in ("visual.ln_pre", "visual.ln_post"):
-        add(f"{norm}.weight", VISION, around=1.0)
-        add(f"{norm}.bias", VISION)
-    tower("visual.transformer", VISION)
-    add("visual.proj", VISION, SHARED)
+        add(f"{norm}.weight", vision, around=1.0)
+        add(f"{norm}.bias", vision)
+    tower("visual.transformer", vision)
+    add("visual.proj", vision, SHARED)
     add("token_embedding.weight", len(vocabulary_of(MERGES)), TEXT, scale=1.0)
     add("positional_embedding", CONTEXT, TEXT)
     tower("transformer", TEXT)
@@ -79,3 +79,18 @@ def clip_state():
     add("text_projection", TEXT, SHARED)
     state["logit_scale"] = torch.tensor(4.6)
     return state
+
+
+@pytest.fixture(scope="session")
+def training_files(metric_files, tmp_path_factory):
+    """The words of `quality=mlperf_training` on small networks: a CLIP with heads of 80."""
+    folder = tmp_path_factory.mktemp("training")
+    torch.save(clip_state(vision=160), folder / "h14.pt")
+    return [
+        "quality=mlperf_training",
+        f"quality.clip={folder / 'h14.pt'}",
+        *(f"quality.{name}={metric_files / file}" for name, file in (
+            ("inception", "inception.pth"), ("vocabulary", "bpe.txt"),
+            ("statistics", "statistics.npz"),
+        )),
+    ]  # fmt: skip

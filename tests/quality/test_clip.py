@@ -23,10 +23,12 @@ def network(metric_files):
     return clip.load(metric_files / "clip.pt", metric_files / "bpe.txt", False, CPU)
 
 
-def transformer(w, x, prefix, causal):
-    """Pre-norm blocks as formulas on OpenAI's state dict; heads of 64."""
+def transformer(
+    w, x, prefix, causal, head=64, activation=lambda x: x / (1 + torch.exp(-1.702 * x))
+):
+    """Pre-norm blocks as formulas on OpenAI's state dict."""
     length, width = x.shape[1:]
-    heads = width // 64
+    heads = width // head
 
     def norm(x, name):
         x = x - x.mean(-1, keepdim=True)
@@ -36,15 +38,15 @@ def transformer(w, x, prefix, causal):
     for number in range(LAYERS):
         n = f"{prefix}.resblocks.{number}"
         fused = norm(x, f"{n}.ln_1") @ w[f"{n}.attn.in_proj_weight"].T + w[f"{n}.attn.in_proj_bias"]
-        q, k, v = fused.view(*x.shape[:2], 3, heads, 64).unbind(2)
-        logits = torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(64)
+        q, k, v = fused.view(*x.shape[:2], 3, heads, head).unbind(2)
+        logits = torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(head)
         if causal:
             later = torch.arange(length)[:, None] < torch.arange(length)
             logits = logits.masked_fill(later, -math.inf)
         mixed = torch.einsum("bhqk,bkhd->bqhd", logits.softmax(-1), v).reshape(x.shape)
         x = x + mixed @ w[f"{n}.attn.out_proj.weight"].T + w[f"{n}.attn.out_proj.bias"]
         inner = norm(x, f"{n}.ln_2") @ w[f"{n}.mlp.c_fc.weight"].T + w[f"{n}.mlp.c_fc.bias"]
-        inner = inner / (1 + torch.exp(-1.702 * inner))
+        inner = activation(inner)
         x = x + inner @ w[f"{n}.mlp.c_proj.weight"].T + w[f"{n}.mlp.c_proj.bias"]
     return x, norm
 
@@ -57,15 +59,15 @@ def unit(x):
     return (x / torch.sqrt((x**2).sum(-1, keepdim=True))).numpy()
 
 
-def reference_pictures(images):
-    w = weights()
+def reference_pictures(images, w=None, **family):
+    w = w or weights()
     x = torch.stack([clip.preprocess(image, SIZE) for image in images]).double()
     patches = x.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)  # (B, 3, rows, columns, p, p)
     x = torch.einsum("bcijkl,ockl->bijo", patches, w["visual.conv1.weight"]).flatten(1, 2)
     first = w["visual.class_embedding"].expand(len(x), 1, -1)
     x = torch.cat([first, x], 1) + w["visual.positional_embedding"]
-    _, norm = transformer(w, x, "visual.transformer", False)
-    x, _ = transformer(w, norm(x, "visual.ln_pre"), "visual.transformer", False)
+    _, norm = transformer(w, x, "visual.transformer", False, **family)
+    x, _ = transformer(w, norm(x, "visual.ln_pre"), "visual.transformer", False, **family)
     return unit(norm(x[:, 0], "visual.ln_post") @ w["visual.proj"])
 
 
@@ -83,6 +85,27 @@ def test_pictures_have_the_features_of_an_independent_formulation(network):
     ours, theirs = network.pictures(images), reference_pictures(images)
     assert np.abs(ours[0] - ours[1]).max() > 1e-3, "the pictures differ"
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_vit_h_14_has_heads_of_80_and_another_activation(metric_files, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 96, 64, 3), np.uint8)
+    torch.save(state := clip_state(vision=160), tmp_path / "h14.pt")
+    given = tmp_path / "h14.pt", metric_files / "bpe.txt", False, CPU
+    ours = clip.load(*given, clip.VIT_H_14).pictures(images)
+    wide = {name: tensor.double() for name, tensor in state.items()}
+    erf = lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))  # noqa: E731
+    theirs = reference_pictures(images, wide, head=80, activation=erf)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    with pytest.raises(UserError, match="is no CLIP of open_clip's ViT-H/14"):
+        clip.load(metric_files / "clip.pt", *given[1:], clip.VIT_H_14)
+
+
+@pytest.mark.parametrize(
+    ("width", "family"), [(1280, clip.OPENAI), (768, clip.VIT_H_14), (1024, clip.VIT_H_14)]
+)
+def test_the_published_widths_belong_to_one_family_each(width, family):
+    with pytest.raises(UserError, match=f"a vision tower {width} wide"):
+        clip._refuse_others(width, "file", family)
 
 
 def test_captions_have_the_features_of_an_independent_formulation(network):

@@ -134,6 +134,7 @@ class TsvDataset(Dataset):
     """Captions in a tab-separated file; row number = query sample index."""
 
     path: str = MISSING  # the caption file
+    padded: bool = added(False)  # rows with id 0, or the last image again, only fill it up: dropped
 
 
 @dataclass
