@@ -19,38 +19,36 @@ Crosses = tuple[Tensor, ...]
 
 @dataclass
 class Kept:
-    """What the calls of one batch leave each other.
+    """What the calls of one batch leave each other, in memory that stays.
 
     feature: (N, C, h, w) below the branch, conditional rows last; crosses: outputs of each
-    cross-attention, of the conditional rows. stays: later batches use the same memory, as captured
-    graphs have to.
+    cross-attention, of the conditional rows. Copies: a captured graph reads where it read before,
+    and torch.compile's own graphs write their next outputs over these.
     """
 
     feature: Tensor | None = None
     crosses: Crosses = ()
-    stays: bool = False
 
     def keep(self, step: Step, feature: Tensor, crosses: Crosses) -> None:
         """Take what a call leaves, if a later one reads it."""
         if step.keeps:
-            self.feature = self._put(self.feature, feature)
+            self.feature = _put(self.feature, feature)
         if step.cross is Cross.recorded:
             found = tuple(mean(each) if step.guided else each for each in crosses)
             before = self.crosses or (None,) * len(found)
-            self.crosses = tuple(map(self._put, before, found))
+            self.crosses = tuple(map(_put, before, found))
 
     def below(self, rows: int) -> Tensor:
         """The feature for that many rows; of fewer than it has, the conditional ones."""
         assert self.feature is not None, "a deep call comes first"
         return self.feature[-rows:]
 
-    def _put(self, before: Tensor | None, found: Tensor) -> Tensor:
-        if not self.stays:
-            return found
-        if before is None or len(before) < len(found):  # in the warm-up, before any capture
-            return found.clone()
-        before[-len(found) :].copy_(found)
-        return before
+
+def _put(before: Tensor | None, found: Tensor) -> Tensor:
+    if before is None or len(before) < len(found):  # in the warm-up, before any capture
+        return found.clone()
+    before[-len(found) :].copy_(found)
+    return before
 
 
 def mean(cross: Tensor) -> Tensor:

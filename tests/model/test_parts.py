@@ -6,9 +6,11 @@ from torch import nn
 
 from sdxl.backends.torch import BACKEND
 from sdxl.backends.torch.resnet import Up
+from sdxl.config.shortcuts import Cross, Step
 from sdxl.core.errors import UserError
 from sdxl.core.types import Embeddings
 from sdxl.model import networks, prompts, split
+from sdxl.model.parts import Kept
 from sdxl.model.sampler import Sampler
 from sdxl.model.sources import open_source
 from tests.model.deep_feature import DeepFeature, plain_loop
@@ -199,3 +201,11 @@ def test_each_kind_of_call_is_one_compiled_graph(sampler, monkeypatch):
     found = ours._loop(ours._embeddings([0]), ours._noise([0]), [0], None)
     torch.testing.assert_close(found, expected, **NEAR)
     assert len(traced) == len({step.kind for step in ours.steps}) == 4
+
+
+def test_what_is_kept_is_no_buffer_of_the_call():
+    """torch.compile's own CUDA graphs write the next call's outputs over the last one's."""
+    kept, feature, cross = Kept(), torch.ones(4, 2), torch.ones(2, 2)
+    kept.keep(Step(guided=False, keeps=True, cross=Cross.recorded), feature, (cross,))
+    feature.zero_(), cross.zero_()
+    assert kept.below(2).tolist() == [[1, 1], [1, 1]] and kept.crosses[0].tolist() == [[1, 1]] * 2

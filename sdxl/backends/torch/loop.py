@@ -56,7 +56,7 @@ class _Buffers:
     at: Tensor  # (1,) int64: the next row of the table
     graph: Any = None
     graphs: dict[Step, Any] = field(default_factory=dict)  # under a shortcut: one a kind of step
-    kept: Kept = field(default_factory=lambda: Kept(stays=True))
+    kept: Kept = field(default_factory=Kept)
     carried: Tensor | None = None  # fp32, as latents: what a step leaves for the next
     drawn: Tensor | None = None  # (steps, B, 4, h, w): noise of the steps
 
