@@ -96,6 +96,23 @@ class Progress:
             self._said = time.monotonic()
 
 
+class Spent:
+    """What each step of a piece of work took, by the clock and of this process's CPU time."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
+        self._step, self._clock, self._cpu = "", 0.0, 0.0
+
+    def begin(self, step: str) -> None:
+        """End the step before this one; "" ends the last."""
+        clock, cpu = time.perf_counter(), time.process_time()
+        if self._step:
+            self.seconds[self._step] = round(clock - self._clock, 3)
+            self.cpu_seconds[self._step] = round(cpu - self._cpu, 3)
+        self._step, self._clock, self._cpu = step, clock, cpu
+
+
 class Count:
     """Reports `12/32 prompts, 3.1 s each, 1:02 left` as the prompts of a phase get done."""
 

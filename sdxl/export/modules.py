@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sdxl.config import graphs, shortcuts
 from sdxl.config.schema import Config
@@ -22,7 +24,10 @@ EXAMPLE_IMAGES = 2
 
 @dataclass(frozen=True)
 class Exportable:
-    """A network whose `forward` has the graph's inputs and outputs, with example inputs."""
+    """A network whose `forward` has the graph's inputs and outputs, with example inputs.
+
+    read: brings the weights of a network that has their shapes alone.
+    """
 
     graph: str
     module: nn.Module
@@ -30,6 +35,11 @@ class Exportable:
     inputs: tuple[torch.Tensor, ...]
     dynamic: tuple[dict[int, Any], ...]
     outputs: tuple[str, ...]
+    read: Callable[[], nn.Module] | None = None
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The values of the network's weights, read now where it has none."""
+        return (self.read() if self.read else self.module).state_dict()
 
     def run(self) -> tuple[torch.Tensor, ...]:
         """What torch makes of the example inputs."""
@@ -38,15 +48,23 @@ class Exportable:
         return found if isinstance(found, tuple) else (found,)
 
 
-def prepare(config: Config, source: Source, graph: str, images: int) -> Exportable:
-    """The network of one graph, loaded on the CPU, and random inputs for a batch of `images`.
+def prepare(
+    config: Config, source: Source, graph: str, images: int, shapes: bool = False
+) -> Exportable:
+    """The network of one graph on the CPU, and random inputs for a batch of `images`.
 
     `forward` is replaced on the instance, so that modules and weights keep their own names.
+    shapes: a UNet without weights, which can be traced, not run.
     """
     dtype = components.torch_dtype(graphs.dtype_of(config, graph))
     part = graphs.is_unet(graph)
     name = "vae" if graph == "vae_decoder" else "unet" if part else graph
-    module: Any = source.component(name, dtype, torch.device("cpu"))
+
+    def read() -> nn.Module:
+        return source.component(name, dtype, torch.device("cpu"))
+
+    fake = FakeTensorMode() if shapes else None
+    module: Any = _without_weights(source, name, dtype, fake) if fake else read()
     forward: dict[str, Callable[..., Any]] = {
         "unet": _unet,
         "unet_deep": _deep,
@@ -62,16 +80,28 @@ def prepare(config: Config, source: Source, graph: str, images: int) -> Exportab
         module.encoder = module.quant_conv = None  # half of the weights, never used here
     else:
         module.set_attn_implementation("eager")
-    rows = graphs.rows(graph, images, guidance.rows_per_image(config.model, source))
-    inputs = _inputs(config, module, graph, dtype, rows)
     if graph in graphs.PARTS:
         module.branch = shortcuts.branch_of(config.shortcut)
         split.check(module, module.branch)
-    if graph == "unet_shallow":
-        inputs = _with_feature(module, inputs)
+    rows = graphs.rows(graph, images, guidance.rows_per_image(config.model, source))
+    with fake or nullcontext():
+        inputs = _inputs(config, module, graph, dtype, rows)
+        if graph == "unet_shallow":
+            inputs = _with_feature(module, inputs)
     free = _dynamic(config, graph, tuple(inputs))
     names, outputs = tuple(inputs), graphs.OUTPUTS[graph]
-    return Exportable(graph, module, names, tuple(inputs.values()), free, outputs)
+    given = tuple(inputs.values())
+    return Exportable(graph, module, names, given, free, outputs, read if shapes else None)
+
+
+def _without_weights(source: Source, name: str, dtype: torch.dtype, fake: FakeTensorMode) -> Any:
+    """A network whose weights are shapes that claim to lie on the CPU."""
+    module = source.component(name, dtype, torch.device("meta"))
+    meta = module.state_dict()
+    with fake:
+        shapes = {n: torch.empty(each.shape, dtype=each.dtype) for n, each in meta.items()}
+    module.load_state_dict(shapes, assign=True)
+    return module
 
 
 def _unet(

@@ -10,7 +10,7 @@ from typing import Any
 from sdxl.config import content_key, graphs, shortcuts
 from sdxl.config.schema import Config, DType
 from sdxl.core import environment, store
-from sdxl.core.progress import Report
+from sdxl.core.progress import Report, Spent
 from sdxl.core.store import Artifact
 from sdxl.model import guidance
 from sdxl.model.components import Source
@@ -73,17 +73,19 @@ def _export(
 ) -> dict[str, Any]:
     from sdxl.export import modules, onnx_check, onnx_graph
 
+    spent = Spent()
+
     def tell(text: str) -> None:
+        spent.begin(text)
         on_progress({"phase": f"exporting {graph}", "text": text})
 
     began = time.perf_counter()
     tell("loading")
-    network = modules.prepare(config, source, graph, modules.EXAMPLE_IMAGES)
+    images, shapes = modules.EXAMPLE_IMAGES, graphs.is_unet(graph)
+    network = modules.prepare(config, source, graph, images, shapes)
     if graph == "vae_decoder" and graphs.dtype_of(config, graph) is not DType.fp32:
         onnx_check.decodes(network)
-    loaded = time.perf_counter()
     model = onnx_graph.build(network, graphs.opset(config, graph), tell)
-    built = time.perf_counter()
     tell("writing")
     if graph == "unet_shallow":  # its weights are some of the deep graph's
         onnx_graph.save_part(model, folder, get(config, "unet_deep", on_progress).path)
@@ -91,16 +93,10 @@ def _export(
         onnx_graph.save(model, folder)
     tell("checking")
     facts = onnx_check.check(folder, linked=graph == "unet_shallow")
+    spent.begin("")
+    taken = {"seconds": spent.seconds, "cpu_seconds": spent.cpu_seconds}
     return {
-        "settings": {
-            **settings(config, graph),
-            **facts,
-            "seconds": {
-                "load": round(loaded - began, 3),
-                "export": round(built - loaded, 3),
-                "write": round(time.perf_counter() - built, 3),
-            },
-        },
+        "settings": {**settings(config, graph), **facts, **taken},
         "seconds": round(time.perf_counter() - began, 3),
         "peak_bytes": environment.peak_rss_bytes(),
         "versions": versions(),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.tensor_adapters import TorchTensor
 from onnxscript import version_converter
 
 from sdxl.config import graphs
@@ -33,7 +34,10 @@ KEPT = ("namespace", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scop
 
 
 def build(source: Exportable, opset: int, tell: Callable[[str], None] = lambda _: None) -> ir.Model:
-    """The network's graph, its weights still torch's own memory; `tell` hears of each step."""
+    """The network's graph, its weights still torch's own memory; `tell` hears of each step.
+
+    Weights are looked at after the tracing: a network may have their shapes alone before.
+    """
     tell("tracing")
     with _quiet():
         program = torch.onnx.export(
@@ -51,11 +55,12 @@ def build(source: Exportable, opset: int, tell: Callable[[str], None] = lambda _
     assert program is not None
     tell("simplifying")
     model = program.model
-    weights = _take_weights(model, set(source.module.state_dict(keep_vars=True)))
+    _hide_weights(model, set(source.module.state_dict()))
     with _quiet():
         version_converter.convert_version(model, opset)
         simplify(model)
-    _give_weights(model, weights)
+    tell("reading weights")
+    _give_weights(model, {name: TorchTensor(w, name) for name, w in source.weights().items()})
     _forget_sources(model)
     return model
 
@@ -91,18 +96,15 @@ def save_part(model: ir.Model, folder: Path, whole: Path) -> None:
     ir.save(model, folder / graphs.MODEL)
 
 
-def _take_weights(model: ir.Model, names: set[str]) -> dict[str, Any]:
-    """Hide the weights' values, so that nothing can fold them."""
-    weights = {}
+def _hide_weights(model: ir.Model, names: set[str]) -> None:
+    """Take the weights' values away, so that nothing can fold them."""
     for name, value in model.graph.initializers.items():
-        if name in names and value.const_value is not None:
-            weights[name] = value.const_value
+        if name in names:
             value.const_value = None
-    return weights
 
 
 def _give_weights(model: ir.Model, weights: dict[str, Any]) -> None:
-    """Put the values back, matrices in the layout of their MatMul."""
+    """Put the values in, matrices in the layout of their MatMul."""
     initializers = model.graph.initializers
     for node in list(model.graph):
         matrix = node.inputs[0] if node.op_type == "Transpose" else None

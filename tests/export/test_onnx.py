@@ -9,12 +9,14 @@ import onnx as onnx_library
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch._subclasses.fake_tensor import FakeTensor
 
 from sdxl.config import graphs
 from sdxl.config.load import load as check
 from sdxl.config.schema import Export
+from sdxl.core import store
 from sdxl.core.errors import ConfigError, SdxlError, UserError
-from sdxl.export import modules, onnx, onnx_check, parity
+from sdxl.export import modules, onnx, onnx_check, onnx_graph, parity
 from sdxl.model import guidance
 from sdxl.model.sources import open_source
 from sdxl.run import export
@@ -37,6 +39,20 @@ def test_export_makes_four_graphs_that_compute_what_torch_does(exported):
         assert found["worst"][0]["deviation"] < 1e-5
         assert (exported.folder(graph) / graphs.WEIGHTS).stat().st_size > 100_000
         assert f"{graph} beside torch" in exported.screen
+
+
+def test_a_unet_traced_without_weights_is_the_one_traced_with_them(exported, asked, tmp_path):
+    """To the byte: both files."""
+    whole = network(asked(), "unet", modules.EXAMPLE_IMAGES)
+    onnx_graph.save(onnx_graph.build(whole, graphs.opset(asked(), "unet")), tmp_path)
+    for name in (graphs.MODEL, graphs.WEIGHTS):
+        assert (tmp_path / name).read_bytes() == (exported.folder("unet") / name).read_bytes()
+    source = open_source(asked().model, 0)
+    bare = modules.prepare(asked(), source, "unet", 1, shapes=True).module.conv_in.weight
+    assert isinstance(bare, FakeTensor), "the export did trace without"
+    spent = store.find("onnx", onnx.key(asked(), "unet")).manifest.settings["cpu_seconds"]
+    steps = ["loading", "tracing", "simplifying", "reading weights", "writing", "checking"]
+    assert list(spent) == steps
 
 
 def test_a_second_export_finds_all_and_says_so(exported, asked, chain_of, capsys):

@@ -100,7 +100,8 @@ class Compiled:
         count = len(tensors[0])
         size = self.rows or -(-count // self.parts)
         starts = range(0, count, size)
-        running = list(zip(self.requests, starts, strict=False))
+        # Strict: more rows than a static model takes must not be left out.
+        running = list(zip(self.requests[: len(starts)], starts, strict=True))
         for request, start in running:
             part = [
                 self._part(*each, start, size) for each in zip(tensors, self.integers, strict=True)

@@ -168,3 +168,10 @@ def test_a_graph_that_it_does_not_take_is_named(load, tmp_path):
     with pytest.raises(SdxlError, match="OpenVINO does not take the graph of unet"):
         ir.get(load("backend=openvino"), "unet", broken)
     assert not list((store.root() / ir.KIND).glob("*/manifest.json"))
+
+
+@needs_openvino
+def test_a_static_model_drops_no_rows(opened):
+    *_, sampler = opened("backend=openvino", "backend.static_batch=true", "backend.batch_size=1")
+    with pytest.raises(ValueError, match="longer"):
+        sampler.generate([0, 1])
