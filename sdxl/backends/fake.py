@@ -75,7 +75,9 @@ def problems_of(config: schema.Config) -> list[Problem]:
     dtypes = dataclasses.asdict(config.precision)
     ignored = {f"model.{name}": value for name, value in changed("model", config.model).items()}
     ignored = {key: value for key, value in ignored.items() if key.split(".")[1] not in _READ}
-    ignored |= {f"precision.{name}": default for name in dtypes if dtypes[name] is not default}
+    ignored |= {
+        f"precision.{name}": default for name in dtypes if dtypes[name] not in (default, False)
+    }
     refused = "".join(problem.what for problem in division(config))  # already, by the rules
     problems = [
         Problem(

@@ -16,15 +16,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from sdxl.bench import energy, gpu_samples
+from sdxl.core.busy import is_busy, machine_seconds
 from sdxl.core.gpu import Gpus
 
 EVERY_S = 0.4
 """Between two samples."""
 MEASURING = "measuring"
 """The worker's phase whose samples count."""
-LEAST_CORES, LEAST_SHARE = 0.25, 0.05
-"""Cores busy elsewhere, and their share of the machine, from which a figure is in doubt."""
-
 Sample = dict[str, Any]
 
 
@@ -139,10 +137,7 @@ class Cpu:
             except psutil.Error:
                 continue
             ours[process.pid] = times.user + times.system
-        whole = psutil.cpu_times()
-        busy = sum(whole) - whole.idle - getattr(whole, "iowait", 0.0)
-        # Guests' time is in user's already.
-        busy -= getattr(whole, "guest", 0.0) + getattr(whole, "guest_nice", 0.0)
+        busy = machine_seconds()
         return {"at": time.monotonic(), "ours": ours, "busy": busy, "rss": rss}
 
 
@@ -176,7 +171,7 @@ def strangers(summary: dict[str, Any], on_gpu: bool) -> list[str]:
         for gpu in summary.get("gpus", []):
             if who := gpu["strangers"]:
                 found.append(f"others on GPU {gpu['index']}: {', '.join(map(str, who))}")
-    elif elsewhere >= max(LEAST_CORES, LEAST_SHARE * cores):
+    elif is_busy(elsewhere, cores):
         found.append(f"the machine was shared: {elsewhere:.1f} of {cores} cores busy elsewhere")
     return found
 

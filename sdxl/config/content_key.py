@@ -14,6 +14,11 @@ def added(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"added": True})
 
 
+def note(default: Any) -> Any:
+    """A setting that says where others come from: no part of a key, whatever it is."""
+    return dataclasses.field(default=default, metadata={"note": True})
+
+
 def plain(value: Any) -> Any:
     """A dataclass as JSON-ready builtins (enums by value)."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -28,13 +33,13 @@ def plain(value: Any) -> Any:
 
 
 def keyed(value: Any) -> Any:
-    """`plain` without `added` settings at their default."""
+    """`plain` without notes, and without `added` settings at their default."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         given = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
         return {
             f.name: keyed(found)
             for f, found in given
-            if not (f.metadata.get("added") and found == f.default)
+            if not (f.metadata.get("note") or (f.metadata.get("added") and found == f.default))
         }
     return plain(value)
 

@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from sdxl.config import folder_words, schema
-from sdxl.config.content_key import plain
+from sdxl.config.content_key import keyed, plain
 from sdxl.config.plugins import backend_of
 from sdxl.config.rules_quant import WEIGHT_ONLY
 from sdxl.config.schema import QUANT_KEYS, Calls, Config, Format, Mode, Quant, Steps
@@ -60,6 +60,7 @@ def drawn_with(config: Config) -> dict[str, Any]:
     """What decides a picture of words and noise, by group, for two machines that must agree."""
     groups = ("model", "precision", "scheduler", "shortcut")
     found = {name: plain(getattr(config, name)) for name in groups}
+    found["precision"] = keyed(config.precision)
     return {**found, "quant": effective(config)}
 
 

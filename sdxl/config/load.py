@@ -97,9 +97,35 @@ def load(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
         problems += _unprofiled(config, backend.profiles)
     if backend.loads in ("nothing", "checkpoint"):
         problems += _ignored_export(config)
+    if config.precision.auto:
+        problems += _unsettled(config, backend)
     if problems:
         raise ConfigError(problems)
+    if config.precision.auto:
+        assert backend.settle
+        backend.settle(config)
     return config
+
+
+def _unsettled(config: Config, backend: plugins.Backend) -> Iterator[Problem]:
+    """`precision=auto` where nothing is timed, or beside dtypes that it would replace."""
+    if isinstance(config, schema_train.TrainConfig) or not backend.settle:
+        trains = isinstance(config, schema_train.TrainConfig)
+        yield Problem(
+            "`precision=auto` would be ignored: nothing times dtypes here",
+            "train.py" if trains else f"backend={config.backend.name}",
+            "backend=torch on a CPU, or a dtype",
+            "precision=fp32",
+        )
+    asked = {name: value for name, value in vars(config.precision).items() if name != "auto"}
+    for name, value in asked.items():
+        if value is not schema.DType.fp32:
+            yield Problem(
+                f"`precision.{name}` would be ignored: `precision=auto` chooses for all three",
+                value.value,
+                "one of both",
+                f"precision=fp32 precision.{name}={value.value}",
+            )
 
 
 def _settle_captions(config: Config) -> None:

@@ -59,6 +59,8 @@ class Backend:
     """Its stages have `modules`, and `eager()` in which they run one by one."""
     form: Form | None = None
     """What graphs are turned into before it opens; None: it opens them as they are."""
+    settle: Callable[[schema.Config], None] | None = None
+    """Puts the faster dtype into `config.precision`, for `precision=auto`; None: cannot tell."""
     quantized_only: tuple[str, ...] = ()
     """Settings that an unquantized model ignores; its baseline has their defaults."""
     problems_of: Check = nothing

@@ -78,6 +78,12 @@ class Sampler:
         self.ids = self._tokens(texts)
         return self.generate(range(len(orders)))
 
+    def encode_ahead(self) -> None:
+        """Have every prompt encoded alone, for stages that remember what they encoded."""
+        with torch.inference_mode():
+            for index in range(len(self.rows)):
+                self._embeddings(np.asarray([index]))
+
     def latents(self, indices: Sequence[int], on_step: OnStep | None = None) -> torch.Tensor:
         """Denoised latents (B, 4, h, w), not yet decoded.
 

@@ -49,6 +49,8 @@ class Calibration:
         # The division's rules are about measuring; here the negative prompt is encoded once.
         settings = dataclasses.replace(config, rules=Rules.open)
         self.sampler = Sampler(self.stages, source, settings, texts)
+        self.sampler.encode_ahead()
+        self.stages.load()
 
     @property
     def unet(self) -> Any:

@@ -1,4 +1,7 @@
-"""The unquantized model as stages of the one denoise loop, for watching."""
+"""The unquantized model as stages of the one denoise loop, for watching.
+
+Encoders and UNet are not in memory at the same time: all that will be asked is encoded first.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,36 @@ from sdxl.model.parts import Kept, Parts
 
 
 class Unquantized:
-    """`Stages` without a decoder: calibration needs no picture."""
+    """`Stages` without a decoder: calibration needs no picture. `load` comes before `unet`."""
 
     def __init__(self, source: Source, config: Config) -> None:
         device = torch_device(config.model.device)
         text = torch_dtype(config.precision.text_encoder)
-        self.first = source.component("text_encoder", text, device)
-        self.second = source.component("text_encoder_2", text, device)
-        self.network: Any = source.component("unet", torch_dtype(config.precision.unet), device)
+        self._dtype = torch_dtype(config.precision.unet)
+        self._encoders = [
+            source.component(name, text, device) for name in ("text_encoder", "text_encoder_2")
+        ]
+        self._encoded: dict[bytes, Embeddings] = {}
+        self._unet = lambda: source.component("unet", self._dtype, device)
+        self._shortcut = config.shortcut
+        self._parts: Parts | None = None
+        self.network: Any = None
         self.forwards = 0
-        shortcut, self._parts = config.shortcut, None
+
+    def load(self) -> None:
+        """Put the UNet in the encoders' place."""
+        self._encoders.clear()
+        self.network, shortcut = self._unet(), self._shortcut
         if shortcuts.parts_of(shortcut):
             parts = shortcuts.branch_of(shortcut), shortcuts.gated(shortcut)
             self._parts = Parts(self.network, *parts)
 
     def encode(self, ids: TokenIds) -> Embeddings:
-        return networks.encode(self.first, self.second, ids, self.network.dtype)
+        asked = ids.first.tobytes() + ids.second.tobytes()
+        if asked not in self._encoded:
+            first, second = self._encoders
+            self._encoded[asked] = networks.encode(first, second, ids, self._dtype)
+        return self._encoded[asked]
 
     def unet(
         self, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings

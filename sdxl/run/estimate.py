@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sdxl.config.content_key import plain
+from sdxl.config.content_key import keyed, plain
 from sdxl.config.schema import Config, LoadCurve, Mode, Shortcut
 from sdxl.core import environment, records
 from sdxl.core.paths import ROOT
@@ -30,10 +30,12 @@ class Known:
 def known(config: Config) -> Known | None:
     """The newest measurement of the same model, precision, quantization and backend."""
     settings = plain(config)
-    wanted = {name: settings[name] for name in SAME}
+    wanted = {name: settings[name] for name in SAME} | {"precision": keyed(config.precision)}
     none = plain(Shortcut("none"))  # what records were that are older than shortcuts
     for record, path in _records():
         theirs = {"shortcut": none, **record.config}
+        dtypes = theirs.get("precision", {})  # however they were chosen
+        theirs["precision"] = {n: v for n, v in dtypes.items() if n in wanted["precision"]}
         if all(theirs.get(name) == wanted[name] for name in SAME):
             rate = record.performance.images_per_second or 0.0
             overhead = _took(record, "total_s") - _took(record, "measure_s")

@@ -10,7 +10,7 @@ from sdxl.bench import roofline
 from sdxl.bench.mlperf.compliance import SAMPLED
 from sdxl.bench.mlperf.rounds import rules_of
 from sdxl.config import shortcuts
-from sdxl.config.content_key import plain
+from sdxl.config.content_key import keyed
 from sdxl.config.derive import batch_size
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import GROUPS, KEEP_IMAGES, Compliance, Config, Mode, Shortcut
@@ -76,7 +76,7 @@ def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
         activation_bytes=found.peak_bytes,
         roofline_images_per_second=limits,
     )
-    precision = plain(config.precision)
+    precision = keyed(config.precision)
     notes = notes_of(shapes_source(config.model, config.seed))
     return [
         *(("weights", note) for note in notes),

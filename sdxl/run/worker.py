@@ -267,7 +267,7 @@ def _as_computed(config: schema.Config, facts: dict[str, Any]) -> schema.Config:
     if not (found := facts.get("arithmetic")):
         return config
     names = {"text_encoder": "text_encoder", "unet": "unet", "vae": "vae_decoder"}
-    wanted = {name: schema.DType(found[graph]) for name, graph in names.items()}
+    wanted: dict[str, Any] = {name: schema.DType(found[graph]) for name, graph in names.items()}
     precision = dataclasses.replace(config.precision, **wanted)
     return dataclasses.replace(config, precision=precision)
 

@@ -29,6 +29,7 @@ SILENT = {
     "preset": "the name of the preset whose steps and scheduler the other settings are",
     "export.parity": "looks at graphs, changes nothing in them",
     "quant.modelopt": "keeps a further copy of a checkpoint",
+    "precision.auto": "a timing that chooses the other three, which count",
     "quant.report_prompts": "a report, no number of the checkpoint",
 }
 """Settings that change no figure, and why."""

@@ -31,12 +31,20 @@ def _open(config: schema.Config, artifacts: dict[str, Path]) -> TorchStages:
     return TorchStages(config, artifacts)
 
 
+def _settle(config: schema.Config) -> None:
+    """Choose the dtypes of `precision=auto`; raises `ConfigError` if the model is not on a CPU."""
+    from sdxl.backends.torch import dtypes
+
+    dtypes.settle(config)
+
+
 BACKEND = Backend(
     Config,
     _open,
     "checkpoint",
     parts=("deep", "cross"),
     profiles=True,
+    settle=_settle,
     quantized_only=("execution", "fusion"),
     problems_of=lambda config: list(rules.problems_of(config)),
     missing=lambda config: list(rules.missing(config)),

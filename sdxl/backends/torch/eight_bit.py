@@ -150,6 +150,7 @@ class Choice:
         )
         return {
             **({"timings": self.timings.machine} if self.timings else {}),
+            **({"timings_unkept": busy} if self.timings and (busy := self.timings.unkept) else {}),
             "real_layers": sum(kernel not in WIDE for kernel in self.layers.values()),
             "simulated_layers": len(slower) + len(self.fallbacks),
             "kernels": dict(Counter(k for k in self.layers.values() if k not in WIDE)),

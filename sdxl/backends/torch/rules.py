@@ -43,6 +43,26 @@ def problems_of(config: schema.Config) -> Iterator[Problem]:
         )
     if backend.overlap:
         yield from _of_overlap(config, backend)
+    if config.precision.auto and (reason := _accelerator(config.model.device)):
+        yield auto_elsewhere(reason)
+
+
+def auto_elsewhere(reason: str) -> Problem:
+    """`precision=auto` of a model that is on no CPU."""
+    return Problem(
+        "`precision=auto` times a processor",
+        reason,
+        "a dtype, or the model on a CPU",
+        "precision=fp16   # or: model.device=cpu",
+    )
+
+
+def _accelerator(device: Device) -> str:
+    """Why the model will not be on a CPU, as far as the driver knows; empty if it may."""
+    if device in (Device.cuda, Device.mps):
+        return f"model.device={device.value}"
+    found = gpu.find()[0] if device is Device.auto else None
+    return f"the model would be on {found.name}" if found else ""
 
 
 def _of_real(config: schema.Config, backend: Config) -> Iterator[Problem]:

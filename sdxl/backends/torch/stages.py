@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdxl.backends.torch import attention, loop, real, rules, simulated, tables
+from sdxl.backends.torch import attention, dtypes, loop, real, rules, simulated, tables
 from sdxl.backends.torch import compile as compiler
 from sdxl.backends.torch.config import Attention, Config, Execution, Graphs, Loop
 from sdxl.backends.torch.timings import Timings
@@ -39,6 +39,8 @@ class TorchStages:
         self.device = torch_device(config.model.device)
         source = open_source(config.model, config.seed)
         self.modules: dict[str, Any] = {}
+        self.dtypes = dtypes.kept(config) if config.precision.auto else {}
+        """How `precision=auto` chose."""
         self.why = ""
         """Why the sampler's loop draws though the static one was asked for."""
         self.choice: Any = None
@@ -235,6 +237,7 @@ def facts_of(stages: TorchStages) -> dict[str, Any]:
         "execution": executed,
         "threads": torch.get_num_threads(),
         "precision": {name: str(m.dtype).removeprefix("torch.") for name, m in modules},
+        **({"dtypes": stages.dtypes} if stages.dtypes else {}),
         "parameters": counts,
     }
 

@@ -1,4 +1,7 @@
-"""Kernel timings of this processor, kept in the store: what was fastest once is taken again."""
+"""Kernel timings of this processor, kept in the store: what was fastest once is taken again.
+
+Timings of a moment when others used the machine hold for their own run and are not kept.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sdxl.core import environment, json_file, store
+from sdxl.core import busy, environment, json_file, store
 
 CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 """Variables that take instructions away from the libraries."""
@@ -43,23 +46,33 @@ class Timings:
         digest = hashlib.sha256(self.machine.encode()).hexdigest()[:16]
         self.path = store.root() / "kernel_times" / f"{digest}.json"
         self.kept = _read(self.path)
+        self.unkept = 0
+        """Timings of busy moments, which the next run takes anew."""
+        self._watch = busy.Watch()
 
     def of(self, what: str, names: list[str], measure: Callable[[], Times]) -> Times:
         """The times of these kernels, kept or measured now."""
         found = self.kept.get(what)
         if found is None or set(found) != set(names):
             found = self.kept[what] = measure()
-            with suppress(OSError):  # a store that cannot be written: timed anew next time
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                told = {"machine": self.machine, "times": {**_read(self.path), what: found}}
-                store.write_json(self.path, told)
+            if busy.is_busy(self._watch.elsewhere()):
+                self.unkept += 1
+            else:
+                self._keep(what, found)
         return found
+
+    def _keep(self, what: str, found: Times) -> None:
+        with suppress(OSError):  # a store that cannot be written: timed anew next time
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            times = {**_read(self.path), what: found}
+            store.write_json(self.path, {"machine": self.machine, "quiet": True, "times": times})
 
 
 def _read(path: Path) -> dict[str, Times]:
-    """Whole entries of the file; of a damaged one nothing."""
+    """Whole entries of the file; of a damaged one, or one that asked for no quiet, nothing."""
     try:
-        found: Any = json_file.read_object(path)["times"]
+        told: Any = json_file.read_object(path)
+        found = told["times"] if told["quiet"] else {}
         return {what: times for what, times in found.items() if _are_times(times)}
     except (OSError, ValueError, KeyError, AttributeError):
         return {}

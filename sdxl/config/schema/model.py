@@ -8,7 +8,7 @@ from typing import Any, Optional
 from omegaconf import MISSING
 
 from sdxl.config.choices import Device, DType, Noise
-from sdxl.config.content_key import added
+from sdxl.config.content_key import added, note
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 """The benchmark's model, by its hub id."""
@@ -78,3 +78,4 @@ class Precision:
     text_encoder: DType = MISSING  # dtype of both text encoders
     unet: DType = MISSING  # dtype of the UNet
     vae: DType = MISSING  # dtype of the VAE decoder
+    auto: bool = note(False)  # fp32 or bf16 for all three, whichever this processor computes faster

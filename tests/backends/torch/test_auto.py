@@ -12,6 +12,7 @@ from sdxl.backends.torch import timings
 from sdxl.backends.torch.eight_bit import Choice
 from sdxl.backends.torch.layer import Float, Geometry
 from sdxl.config.schema import Format
+from sdxl.core import busy
 from sdxl.core.errors import ConfigError
 from sdxl.model import codes
 from tests import coded
@@ -43,6 +44,7 @@ def test_a_layer_in_floats_is_the_dequantized_weight_on_the_plain_input(conv):
 
 def test_a_choice_is_made_once_for_a_processor_and_a_number_of_threads(monkeypatch):
     """Kept times decide, whatever the clock would say now; other instructions have others."""
+    monkeypatch.setattr(busy.Watch, "elsewhere", lambda _: 0.0)
     layer, values = layer_of(torch.randn(64, 64)), torch.randn(32, 64)
     choice = Choice(CPU, timings.Timings())
     choice.kernel(layer, values)
@@ -63,6 +65,17 @@ def test_a_choice_is_made_once_for_a_processor_and_a_number_of_threads(monkeypat
     choice.timings.path.write_text(json.dumps(told))
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     assert timings.Timings().kept == {}
+    told["times"][what]["float"] = 1.0
+    choice.timings.path.write_text(json.dumps({**told, "quiet": None}))
+    assert timings.Timings().kept == {}, "of a version that did not look who else was there"
+
+
+def test_times_of_a_busy_moment_are_not_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("SDXL_STORE", str(tmp_path))
+    monkeypatch.setattr(busy.Watch, "elsewhere", lambda _: 1.0)
+    choice = Choice(CPU, timings.Timings())
+    choice.kernel(layer_of(torch.randn(64, 64)), torch.randn(32, 64))
+    assert not choice.timings.path.exists() and choice.describe()["timings_unkept"] == 1
 
 
 WITHOUT_VNNI = """

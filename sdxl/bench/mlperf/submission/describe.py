@@ -54,7 +54,7 @@ def _weights(record: Record) -> str:
 
 def weight_types(record: Record) -> list[str]:
     """Data types of the weights, from the artifacts' manifests and the precision."""
-    found = {value for name, value in record.config["precision"].items() if name != "name"}
+    found = {value for value in record.config["precision"].values() if isinstance(value, str)}
     for manifest in record.artifacts:
         for name in _formats(manifest.get("settings", {})):
             found |= {TYPE_OF[name]} if name in TYPE_OF else set()
