@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import tarfile
 
 import numpy as np
@@ -105,6 +106,53 @@ def test_a_shard_that_others_published_is_read(config, tmp_path):
     assert torch.allclose(latents[0], torch.from_numpy(moments[0, :4]) * factor)
     assert hidden.shape[1] == 77 and sizes.tolist() == [[64, 64, 0, 0, 64, 64]]
     assert read.texts(np.array([0])) == ["a red cube"]
+
+
+LATENTS = np.random.default_rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def others(config, tmp_path):
+    """Opens a shard of one sample with LATENTS and the parts that are given."""
+
+    def opened(**parts):
+        with tarfile.open(tmp_path / "000.tar", "w") as tar:
+            for name, content in {"latents.npy": encoder.npy(LATENTS[0]), **parts}.items():
+                shards._add(tar, f"7.{name}", content)
+        return sharded.Shards(config(), str(tmp_path))
+
+    return opened
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"latents.npy": encoder.npy(LATENTS), "txt": b"a red cube"},
+        {"TXT": b"a red cube"},
+        {"txt": b"\xef\xbb\xbfa red cube\r\n"},
+    ],
+    ids=["a batch of one", "capital letters", "a mark of UTF-8"],
+)
+def test_layouts_that_leave_no_doubt_are_read(others, parts):
+    read = others(**parts)
+    assert torch.equal(read.rows(np.array([0]))[0], torch.from_numpy(LATENTS))
+    assert read.texts(np.array([0])) == ["a red cube"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"json": b'{"caption": ["a", "b"]}'}, r'a caption that is no text(.|\n)*\["a", "b"\]'),
+        ({"txt": "caf\u00e9".encode("latin-1")}, r"cannot be read(.|\n)*0xe9(.|\n)*text in UTF-8"),
+        ({"json": b'{"url": "x"}'}, "has no caption"),
+        ({"txt": b"a", "latents.npy": encoder.npy(np.repeat(LATENTS, 2, 0))}, "another size"),
+    ],
+    ids=["captions in a list", "latin-1", "no caption", "a batch of two"],
+)
+def test_a_sample_that_would_be_misread_is_named(others, parts, said):
+    with pytest.raises(UserError, match="sample `7`") as caught:
+        others(**parts).rows(np.array([0]))
+    assert re.search(said, str(caught.value))
 
 
 def test_a_killed_run_goes_on_with_the_next_tar_and_each_process_has_its_share(

@@ -70,9 +70,14 @@ class Shards:
 
     def _told(self, sample: Sample, caption: Any) -> str:
         """The sample's caption; raises `UserError` where it is none."""
-        if not isinstance(caption, str):
-            where = f"{self.files[sample.file]}: sample `{sample.name}`"
+        where = f"{self.files[sample.file]}: sample `{sample.name}`"
+        if caption is None:
             raise UserError(f"{where} has no caption", " ".join(sample.parts), "txt or json", FIX)
+        if not isinstance(caption, str):
+            said = json.dumps(caption)
+            raise UserError(
+                f"{where} has a caption that is no text", said, 'json: {"caption": "..."}'
+            )
         return caption
 
     def rows(
@@ -109,7 +114,8 @@ class Shards:
         try:
             found = self._read(sample)
         except (OSError, ValueError, EOFError, TypeError, AttributeError) as error:
-            raise UserError(f"{where} cannot be read", str(error), "a whole one", FIX) from error
+            whole = "text in UTF-8" if isinstance(error, UnicodeDecodeError) else "a whole one"
+            raise UserError(f"{where} cannot be read", str(error), whole, FIX) from error
         height, width = self.size
         shape = tuple(found[LATENTS].shape)
         if shape != (4, height // 8, width // 8):
@@ -144,6 +150,8 @@ class Shards:
         for name in (kind, HIDDEN, POOLED) if self.embedded else (kind,):
             array = np.load(io.BytesIO(self._bytes(sample, name)), allow_pickle=False)
             found[name] = torch.from_numpy(array.astype(np.float32))
+        if kind == LATENTS and found[LATENTS].dim() == 4 and len(found[LATENTS]) == 1:
+            found[LATENTS] = found[LATENTS][0]  # a batch of one, as it left an encoder
         found["moments"] = []
         if kind == MOMENTS:  # (1, 8, h, w), as they are published, or (8, h, w)
             whole = found.pop(MOMENTS)
@@ -153,7 +161,7 @@ class Shards:
         facts = json.loads(self._bytes(sample, "json")) if "json" in sample.parts else {}
         caption = facts.get("caption")
         if "txt" in sample.parts:
-            caption = self._bytes(sample, "txt").decode().strip()
+            caption = self._bytes(sample, "txt").decode("utf-8-sig").strip()
         whole = list(self.size)
         keys = (("original_size", whole), ("crop", [0, 0]), ("target_size", whole))
         sizes = [float(value) for key, usual in keys for value in facts.get(key, usual)]

@@ -97,9 +97,10 @@ def members(number: int, file: Path) -> list[Sample]:
 
 
 def _put(samples: dict[str, dict[str, Place]], member: tarfile.TarInfo) -> None:
-    """A member as a part of its sample: a name ends at the first dot."""
+    """A member as a part of its sample: a name ends at the first dot, `TXT` is `txt`."""
     folder, _, base = member.name.rpartition("/")
     name, _, ending = base.partition(".")
+    ending = ending.lower()
     if not member.isreg() or member.issparse():
         raise ValueError(f"{member.name} is no plain file")
     parts = samples.setdefault(f"{folder}/{name}".strip("/"), {})
