@@ -175,6 +175,8 @@ def _flips(found: Paired) -> str:
     if found.right_to_wrong is None:
         return ""
     ways = f"{found.right_to_wrong} right to wrong, {found.wrong_to_right} wrong to right"
+    if found.metric == CHANGED:  # whether an answer is the reference's, not whether it is right
+        ways = f"{found.right_to_wrong} only here, {found.wrong_to_right} only there"
     return f", {ways}, p {_number(found.p_value):.2g}"
 
 

@@ -121,7 +121,7 @@ def _sentence(
     if any(cell.quantized for cell in inside) and not any(cell.quantized for cell in real):
         text = "No answer on speed yet: the quantized arithmetic was simulated."
         if near:
-            text += f" In quality, {near.label} stays closest to its {near.compared_with}"
+            text += f" Of the quantized, {near.label} stays closest to its {near.compared_with}"
             text += f"{quality(near)}{within}"
             count = sum(apart.alike(near, each) for each in inside if each is not near)
             text += f"; {count} more cannot be told from it by these pictures." if count else "."
