@@ -88,8 +88,8 @@ class Group:
 
     @cached_property
     def by_prompt(self) -> tuple[list[str], list[list[str]]]:
-        """(head, rows): every other cell beside the answer's."""
-        return by_prompt.table(self.cells, self.answer.anchor)
+        """(head, rows): every other cell beside the answer's, in what tells them apart."""
+        return by_prompt.table(self.cells, self.answer.anchor, brief=True)
 
     @cached_property
     def pictures(self) -> Grid:
