@@ -15,6 +15,7 @@ from sdxl.config.content_key import keyed, plain
 from sdxl.config.plugins import backend_of
 from sdxl.config.rules_quant import WEIGHT_ONLY
 from sdxl.config.schema import QUANT_KEYS, Calls, Config, Format, Mode, Quant, Steps
+from sdxl.core import store
 
 
 def effective(config: Config) -> dict[str, Any]:
@@ -85,15 +86,22 @@ _BETWEEN = (
 
 
 def _first(config: Config) -> int | float:
-    """Timesteps that the percentile takes; a fraction where only the folder knows how many."""
+    """Timesteps that the percentile takes; a fraction where only the model's files know how many."""
     quant, steps = config.quant, config.model.steps
     if config.scheduler.name == "dpmpp_sde":
         return int((2 * steps - 1) * quant.percentile)
     if config.scheduler.name == "auto" and quant.percentile < 1:
         own = folder_words.word(config.model, folder_words.SCHEDULER, "_class_name")
-        if own in _BETWEEN:
+        if own in _BETWEEN or (own is None and _elsewhere(config.model)):
             return quant.percentile
     return int(steps * quant.percentile)
+
+
+def _elsewhere(model: schema.Model) -> bool:
+    """Whether the model's files are the hub's, and may bring any scheduler."""
+    if not isinstance(model, schema.SdxlModel) or model.path == schema.SDXL_BASE:
+        return False
+    return store.on_hub(model.path)
 
 
 def _ranges(config: Config) -> str | list[Any]:

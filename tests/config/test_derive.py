@@ -123,3 +123,14 @@ def test_percentiles_of_a_folder_whose_scheduler_calls_between_steps_are_two(loa
     assert ranges("KDPM2DiscreteScheduler", 1.0)[2] == ranges("EulerDiscreteScheduler", 1.0)[2]
     assert ranges("EulerDiscreteScheduler", 0.4) == ranges("EulerDiscreteScheduler", 0.42)
     assert ranges("EulerDiscreteScheduler", 0.4) == ["max", "min", 8]
+
+
+def test_percentiles_of_a_hub_id_whose_scheduler_nobody_has_read_are_two(load):
+    def ranges(percentile, *words):
+        words = ("quant=int8", "quant.steps=min", "model=sdxl", "rules=open", *words)
+        return effective(load(*words, f"percentile={percentile}"))["ranges"]
+
+    other = "model.path=somebody/finetune"
+    assert ranges(0.4, other) != ranges(0.42, other)
+    assert ranges(0.4, other, "scheduler=euler") == ranges(0.42, other, "scheduler=euler")
+    assert ranges(0.4) == ranges(0.42) == ["max", "min", 8], "the benchmark's own is Euler"
