@@ -86,7 +86,7 @@ _BETWEEN = (
 
 
 def _first(config: Config) -> int | float:
-    """Timesteps that the percentile takes; a fraction where only the model's files know how many."""
+    """Timesteps that the percentile takes; a share where only the model's files say of how many."""
     quant, steps = config.quant, config.model.steps
     if config.scheduler.name == "dpmpp_sde":
         return int((2 * steps - 1) * quant.percentile)
