@@ -260,7 +260,9 @@ def _unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[Problem]:
 def _option_with(group: str, name: str) -> str | None:
     """An option of a group that has a setting of this name."""
     nodes: dict[str, type] = dict(GROUPS.get(group, {}))
-    if group == "backend":
+    if group == "train":
+        nodes = {**schema_train.KINDS}
+    elif group == "backend":
         nodes = {each: found.config for each, found in plugins.backends().items()}
     having = (
         option

@@ -94,6 +94,8 @@ class TrainingStage:
     """Further facts for `plan=true`."""
     outcome: Callable[[Any, Path], dict[str, Any]] = lambda _config, _made: {}
     """Further facts for the JSON line, from the networks it left."""
+    pictures: Callable[[Any], Any] | None = None
+    """Draws with weights that it has kept, for `evaluate=`; None: run.py draws with them."""
 
 
 @functools.cache

@@ -144,6 +144,8 @@ RANGES: dict[str, Range] = {
     "train.alpha": positive(1e6),
     "train.checkpoint_s": Range(0, SECONDS.most),
     "train.evaluate_every": Range(1, 1_000_000_000_000),
+    "train.keep_every": Range(1, 1_000_000_000_000),
+    "train.eval_batch": BATCH,
     "train.max_s": Range(0, SECONDS.most),
 }
 """By key, of everything that is no option's own; the top-level keys of `quant` have its ranges."""

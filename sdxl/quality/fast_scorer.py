@@ -131,6 +131,11 @@ class Scenes:
         """Fit of caption and picture, and every judged answer: 1 right, 0 wrong."""
         return self._figures(indices, self._see(indices, images))
 
+    def examined(self, indices: Sequence[int], images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features of pictures, and their cosines (B,) in the pair; nothing is added up."""
+        seen = self._see(indices, images)
+        return seen.features, (seen.pictures * seen.texts).sum(axis=1)
+
     def _see(self, indices: Sequence[int], images: np.ndarray) -> _Seen:
         features = networks.features(self.encoder, images)
         return _Seen(

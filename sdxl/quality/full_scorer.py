@@ -80,6 +80,11 @@ class Official:
         pictures, captions = self._features(indices, images)
         return {self.clip_name: (self.scale * (pictures * captions).sum(axis=1)).tolist()}
 
+    def examined(self, indices: Sequence[int], images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inception's features of pictures, and their cosines (B,); nothing is added up."""
+        pictures, captions = self._features(indices, images)
+        return self.inception.features(images), (pictures * captions).sum(axis=1)
+
     def _features(self, indices: Sequence[int], images: np.ndarray) -> tuple[Any, Any]:
         texts = [self.prompts[index].text for index in indices]
         pictures, captions = self.clip.pictures(images), self.clip.captions(texts)

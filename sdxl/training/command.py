@@ -19,6 +19,7 @@ from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.report.mlflow.curves import Curves
 from sdxl.training import checkpoint, kept, launch, loop, machine, mllog, rules, seeds, speed
+from sdxl.training.series import asked, evaluate, weights
 
 SHOW_EVERY_S = 5.0
 """Seconds between two lines on the terminal, and between two points of a curve."""
@@ -28,11 +29,13 @@ START_MS = mllog.now_ms()
 """When this program began, near enough."""
 
 
-def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
+def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
     """Train as `config.train` says; what it is doing goes to standard error."""
     assert isinstance(config, TrainConfig)
     settings = config.train
     shorthand.unread(config, "train.py")
+    if config.evaluate:
+        return evaluate.run(config, _typed(), say)
     rules.check(settings, _typed())
     launch.settle()
     disk.store_ready(0 if config.plan else disk.SMALL_BYTES)
@@ -63,6 +66,9 @@ def run(config: Any, _out_dir: Path, _say: Say | None = None) -> Outcome:
     meter = speed.Meter(settings)
     reporter = _Reporter(config, folder, done, meter) if main else None
     if reporter:
+        facts = {"stage": settings.name, "words": asked.words(_typed()),
+                 "parts": getattr(stage, "parts_identity", None)}  # fmt: skip
+        weights.begin(folder, facts, done)
         reporter.mllog.begin(settings, _told(stage, config), START_MS, began_ms)
     began = time.perf_counter()
     status = "FAILED"
@@ -147,8 +153,8 @@ class _Reporter:
 
     def __call__(self, kind: str, samples: int, figures: dict[str, float], picture: Any) -> None:
         step = samples // self.settings.batch
-        if kind == "evaluating":
-            self.mllog.evaluating(samples, self.meter.whole())
+        if kind in ("kept", "evaluating"):
+            getattr(self.mllog, kind)(samples, self.meter.block())
             return
         with self.log.open("a") as stream:
             stream.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")

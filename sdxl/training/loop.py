@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -25,13 +23,17 @@ from torch import Tensor, nn
 from sdxl.config.content_key import plain
 from sdxl.config.schema.train import Training
 from sdxl.core.errors import SdxlError, UserError
-from sdxl.training import average, checkpoint, machine, recipe
+from sdxl.training import average, checkpoint, machine, put, recipe
 from sdxl.training.ahead import Ahead
 from sdxl.training.average import Averaged
+from sdxl.training.series import weights
 from sdxl.training.speed import Meter
 
 FILE = "checkpoint.safetensors"
-_MAY_CHANGE = ("steps", "decay_share", "checkpoint_s", "evaluate_every", "max_s", "restart", "run")
+_MAY_CHANGE = (
+    *("steps", "decay_share", "checkpoint_s", "max_s", "restart", "run", "evaluate_every"),
+    *("keep_every", "eval_prompts", "eval_steps", "eval_batch", "guidance"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Stage(Protocol):
 
 
 Report = Callable[[str, int, dict[str, float], Any], None]
-"""(`step`, `evaluating` before and `evaluation` after one, samples seen, figures, picture)."""
+"""(`step`, `kept`, `evaluating` before and `evaluation` after one, samples, figures, picture)."""
 
 
 def rows_of(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
@@ -243,10 +245,21 @@ class Trainer:
 
     def due(self, last: bool) -> list[Callable[[], None]]:
         """What follows the step just done; after the last one, everything."""
-        waited = time.monotonic() - self.saved > self.settings.checkpoint_s
-        reached = self.samples % self.settings.evaluate_every < self.settings.batch
-        wanted = {self.checkpoint: last or waited, self.evaluate: last or reached}
+        settings = self.settings
+        waited = time.monotonic() - self.saved > settings.checkpoint_s
+        reached = weights.due(self.done, settings.evaluate_every, settings.batch)
+        wanted = {  # weights first: a checkpoint says that all before it is done
+            self.keep: weights.due(self.done, settings.keep_every, settings.batch),
+            self.checkpoint: last or waited,
+            self.evaluate: last or reached,
+        }
         return [follow for follow, now in wanted.items() if now]
+
+    def keep(self) -> None:
+        """Weights as they are evaluated, for `train.py evaluate=FOLDER`."""
+        with Averaged(self.module, self.average):
+            weights.keep(self.folder, self.done, self.samples, self.stage.export)
+        self.report("kept", self.samples, {}, None)
 
     def checkpoint(self) -> None:
         """Write all that the training needs to go on from here."""
@@ -260,25 +273,9 @@ class Trainer:
         self.report("evaluating", self.samples, {}, None)
         with Averaged(self.module, self.average):
             found, picture = self.stage.evaluate(self.accelerator.device)
-            _export(self.stage, self.folder / "model")
+            put.whole(self.folder / "model", self.stage.export)
         self.report("evaluation", self.samples, found, picture)
         self.figures |= found
-
-
-def _export(stage: Stage, folder: Path) -> None:
-    """Put in place whole: who reads `folder` never finds half of a network."""
-    beside, before = (
-        folder.with_name(f".{folder.name}.{word}{os.getpid()}") for word in ("", "before.")
-    )
-    try:
-        beside.mkdir(parents=True)
-        stage.export(beside)
-        if folder.is_dir():
-            folder.replace(before)
-        beside.replace(folder)
-        shutil.rmtree(before, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _exported(folder: Path) -> bool:

@@ -7,7 +7,8 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,12 +19,16 @@ from sdxl.config.choices import DType
 from sdxl.config.schema.train import Training
 from sdxl.core.errors import UserError
 
+T = TypeVar("T")
+PATIENCE = timedelta(days=1)
+"""How long a process waits for the others: an evaluation by one of them takes an hour."""
+
 
 def _state() -> Any:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
 
 
 def processes() -> int:
@@ -31,12 +36,22 @@ def processes() -> int:
     return int(_state().num_processes)
 
 
-def agreed(value: int) -> int:
+def rank() -> int:
+    """The number of this process among them."""
+    return int(_state().process_index)
+
+
+def meet() -> None:
+    """Return when all processes have come so far."""
+    _state().wait_for_everyone()
+
+
+def agreed(value: T) -> T:
     """The first process's value, in all of them."""
     from accelerate.utils import broadcast_object_list
 
     _state()
-    found: list[int] = broadcast_object_list([value])
+    found: list[T] = broadcast_object_list([value])
     return found[0]
 
 

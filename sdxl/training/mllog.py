@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from sdxl.training.recipe import highest_rate
 
 TRACKED = "tracked_stats"
 """A key that submitters write beside the checked ones, with what they measured."""
-_MARK = ":::MLLOG "
+MARK = ":::MLLOG "
 _EVALUATION = (key.EVAL_START, key.EVAL_ACCURACY, key.EVAL_STOP)
 
 
@@ -52,6 +53,7 @@ class Log:
     def __init__(self, file: Path, resumed: int | None = None) -> None:
         self.fresh = resumed is None or not file.is_file()
         self._in_block = not self.fresh and _trimmed(file, resumed or 0)
+        self._free = resumed or 0, now_ms()  # samples and moment at which a block would begin
         # Of its own, not logging's registry: nothing of it is printed, and it ends with the run.
         lines = logging.Logger("mllog", logging.INFO)
         self._handler = logging.FileHandler(file, "w" if self.fresh else "a", delay=True)
@@ -63,6 +65,7 @@ class Log:
 
         began_ms, run_ms: when the program began, and when it was about to touch the data.
         """
+        self._free = self._free[0], run_ms
         if not self.fresh:
             return
         self._mllog.start(key.INIT_START, time_ms=began_ms)
@@ -94,22 +97,27 @@ class Log:
         self._mllog.start(key.RUN_START, time_ms=run_ms)
 
     def step(self, samples: int) -> None:
-        """A step that came to so many samples; the first of a block opens it."""
+        """A step is done; the first of a block opens it where what came before it had ended."""
         if not self._in_block:
-            self._mllog.start(key.BLOCK_START, metadata={key.SAMPLES_COUNT: samples})
+            place = {key.SAMPLES_COUNT: self._free[0]}
+            self._mllog.start(key.BLOCK_START, metadata=place, time_ms=self._free[1])
             self._in_block = True
+        self._free = samples, now_ms()
 
-    def evaluating(self, samples: int, measured: dict[str, float]) -> None:
-        """The block is over, and an evaluation begins."""
-        place: dict[str, Any] = {key.SAMPLES_COUNT: samples}
+    def kept(self, samples: int, measured: Mapping[str, float]) -> None:
+        """The block is over: weights are kept, to be scored after the clock."""
         if self._in_block:
+            place: dict[str, Any] = {key.SAMPLES_COUNT: samples}
             if "samples_per_s" in measured:
-                rate = {"throughput": measured["samples_per_s"],
-                        "train_step_time": measured["step_ms"] / 1e3}  # fmt: skip
-                self._mllog.event(TRACKED, rate, metadata=place)
+                self._mllog.event(TRACKED, _tracked(measured), metadata=place)
             self._mllog.end(key.BLOCK_STOP, metadata=place)
             self._in_block = False
-        self._mllog.start(key.EVAL_START, metadata=place)
+        self._free = samples, now_ms()
+
+    def evaluating(self, samples: int, measured: Mapping[str, float]) -> None:
+        """The block is over, and an evaluation begins."""
+        self.kept(samples, measured)
+        self._mllog.start(key.EVAL_START, metadata={key.SAMPLES_COUNT: samples})
 
     def evaluation(self, samples: int, figures: dict[str, float]) -> None:
         """The figures of the evaluation that is over."""
@@ -117,6 +125,7 @@ class Log:
         for name, value in figures.items():
             self._mllog.event(key.EVAL_ACCURACY, value, {**place, "metric": name})
         self._mllog.end(key.EVAL_STOP, metadata=place)
+        self._free = samples, now_ms()
 
     def end(self, status: str) -> None:
         """The end of this process's part."""
@@ -125,20 +134,29 @@ class Log:
         self._handler.close()
 
 
+def _tracked(measured: Mapping[str, float]) -> dict[str, float]:
+    """Of a block, as submitters write it: samples/s, seconds, GiB."""
+    return {
+        "throughput": measured["samples_per_s"],
+        "train_step_time": measured["step_ms"] / 1e3,
+        "max_memory_usage": measured["peak_memory_gib"],
+    }
+
+
 def _trimmed(file: Path, samples: int) -> bool:
     """Drop what comes again after `samples` samples; whether the log then stands inside a block.
 
     That is the end of the run, steps and evaluations after the checkpoint, and an evaluation that
     was not finished.
     """
-    told = [line for text in file.read_text().splitlines() if (line := _read(text))]
-    finished = {_samples(line) for _, line in told if line["key"] == key.EVAL_STOP}
+    told = [line for text in file.read_text().splitlines() if (line := read(text))]
+    finished = {samples_of(line) for _, line in told if line["key"] == key.EVAL_STOP}
     kept = [
         (text, line)
         for text, line in told
         if line["key"] != key.RUN_STOP
-        and _samples(line) <= samples
-        and (line["key"] not in _EVALUATION or _samples(line) in finished)
+        and samples_of(line) <= samples
+        and (line["key"] not in _EVALUATION or samples_of(line) in finished)
     ]
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     beside.write_text("".join(f"{text}\n" for text, _ in kept))
@@ -147,14 +165,15 @@ def _trimmed(file: Path, samples: int) -> bool:
     return blocks[-1:] == [key.BLOCK_START]
 
 
-def _read(text: str) -> tuple[str, dict[str, Any]] | None:
+def read(text: str) -> tuple[str, dict[str, Any]] | None:
     """A line with what it says; None for half of one, which a kill has left."""
     try:
-        line = json_file.parse(text.removeprefix(_MARK))
+        line = json_file.parse(text.removeprefix(MARK))
     except (json.JSONDecodeError, ValueError):
         return None
     return (text, line) if isinstance(line, dict) and "key" in line else None
 
 
-def _samples(line: dict[str, Any]) -> int:
+def samples_of(line: dict[str, Any]) -> int:
+    """Those that a line says were seen."""
     return int((line.get("metadata") or {}).get(key.SAMPLES_COUNT, 0))

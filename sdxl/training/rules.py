@@ -5,28 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sdxl.config.choices import DType, Prediction
-from sdxl.config.schema.train import (
-    Distill,
-    Finetune,
-    Lora,
-    Noising,
-    Sd2,
-    Training,
-    Tuning,
-)
+from sdxl.config.schema.train import KINDS, Training
 from sdxl.core.errors import ConfigError, Problem
 
 STAGES = ("vae", "clip", "judge", "unet")
 TUNING = ("qat", "finetune", "lora", "distill", "sd2_mlperf")
 """Stages that go on from a model: they have the whole configuration and a folder of their own."""
-_KINDS = {
-    "unet": Noising,
-    "qat": Tuning,
-    "finetune": Finetune,
-    "lora": Lora,
-    "sd2_mlperf": Sd2,
-    "distill": Distill,
-}
 _WHOLE = ("vae", "clip", "judge")
 """Stages whose losses are of a batch as a whole: in parts they would be others."""
 _READ = ("train", "tracking", "seed", "plan", "hydra")
@@ -43,7 +27,7 @@ def _problems(settings: Training) -> Iterator[Problem]:
     name = settings.name
     if name not in (*STAGES, *TUNING):
         yield Problem("there is no such stage", f"train.name={name}", " ".join((*STAGES, *TUNING)))
-    elif type(settings) is not _KINDS.get(name, Training):
+    elif type(settings) is not KINDS.get(name, Training):
         yield Problem(
             "`train.name` is not of the chosen file", f"train.name={name}",
             "a file's own name", f"train={name}",

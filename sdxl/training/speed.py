@@ -40,6 +40,7 @@ class Meter:
         self.waits: list[float] = []
         self.live: deque[tuple[float, float]] = deque(maxlen=_LIVE)
         self.processes, self.seen = 1, 0
+        self._block = 0  # the measured steps before it
         self.device = torch.device("cpu")
         self.module: nn.Module | None = None
         self.given: Mapping[str, Any] = {}
@@ -76,6 +77,14 @@ class Meter:
         if len(self.steps) >= LEAST:
             found |= self._beside_peak(found["samples_per_s"])
         return {**found, "peak_memory_gib": self.memory_bytes / 2**30}
+
+    def block(self) -> dict[str, float]:
+        """Of the measured steps since this was asked last, and the peak memory."""
+        steps, waits = self.steps[self._block :], self.waits[self._block :]
+        self._block = len(self.steps)
+        if not steps:
+            return {}
+        return {**self._rate(steps, waits), "peak_memory_gib": self.memory_bytes / 2**30}
 
     def facts(self) -> dict[str, Any]:
         """Beside the figures, for the record."""

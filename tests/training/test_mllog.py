@@ -40,7 +40,7 @@ def keys(file):
 
 def evaluated(log, samples, fid):
     log.step(samples)
-    log.evaluating(samples, {"samples_per_s": 10.0, "step_ms": 5.0})
+    log.evaluating(samples, {"samples_per_s": 10.0, "step_ms": 5.0, "peak_memory_gib": 2.0})
     log.evaluation(samples, {"FID": fid, "CLIP": 0.16})
 
 
@@ -77,6 +77,22 @@ def test_the_official_checker_accepts_it_also_when_it_was_resumed(tmp_path, divi
     said = json.loads(seeds[0].removeprefix(":::MLLOG "))
     assert said["metadata"]["file"].endswith(".py") and said["metadata"]["lineno"] > 0
     assert said["value"] == 3
+
+
+def test_a_block_begins_where_what_came_before_it_had_ended(tmp_path):
+    lines = training(tmp_path / "log.txt").read_text().splitlines()
+    told = [json.loads(line.removeprefix(":::MLLOG ")) for line in lines]
+    starts, stops, tracked, evaluated = (
+        [each for each in told if each["key"] == name]
+        for name in ("block_start", "block_stop", "tracked_stats", "eval_stop")
+    )
+    assert [each["metadata"]["samples_count"] for each in starts] == [0, 128]
+    assert [each["metadata"]["samples_count"] for each in stops] == [128, 256]
+    assert starts[0]["time_ms"] == 2000, "with the run, not after its first step"
+    assert starts[1]["time_ms"] >= evaluated[0]["time_ms"]
+    assert tracked[0]["value"] == {
+        "throughput": 10.0, "train_step_time": 0.005, "max_memory_usage": 2.0
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("left_out", [*NEEDED, *OF_THE_BENCHMARK])

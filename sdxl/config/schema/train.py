@@ -40,6 +40,7 @@ class Training:
     compile: bool = False  # by torch.compile: faster after minutes of compiling
     checkpoint_s: float = 120.0  # seconds between checkpoints
     evaluate_every: int = 50000  # samples between evaluations
+    keep_every: Optional[int] = added(None)  # samples between weights that stay; null: the last
     max_s: Optional[float] = None  # stop, resumable, after so many seconds
     restart: bool = False  # begin anew instead of resuming
 
@@ -88,6 +89,7 @@ class Sd2(Noising):
     shards: Optional[str] = None  # tar files with moments, FOLDER or GLOB; sd2_random needs none
     eval_prompts: int = 64  # captions drawn at an evaluation
     eval_steps: int = 50  # of DDIM
+    eval_batch: int = added(32)  # pictures drawn at once
     guidance: float = 8.0  # of the pictures drawn at an evaluation
 
 
@@ -100,8 +102,20 @@ class Distill(Training):
     captions: Optional[str] = None  # a text file, a caption a line; null: of rendered scenes
 
 
+KINDS: dict[str, type[Training]] = {
+    "unet": Noising,
+    "qat": Tuning,
+    "finetune": Finetune,
+    "lora": Lora,
+    "sd2_mlperf": Sd2,
+    "distill": Distill,
+}
+"""Stages with settings of their own."""
+
+
 @dataclass
 class TrainConfig(Config):
     """What `train.py` takes: a stage beside the groups of the other commands."""
 
     train: Training = MISSING
+    evaluate: Optional[str] = None  # a training's folder: score the weights that it has kept

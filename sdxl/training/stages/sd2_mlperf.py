@@ -23,16 +23,14 @@ from sdxl.config.schema.train import Sd2, TrainConfig
 from sdxl.config.words import typed
 from sdxl.core import store
 from sdxl.core.errors import UserError
-from sdxl.core.types import Prompt
-from sdxl.model import architecture, components, images, prompts
-from sdxl.model.components import Source, torch_device
-from sdxl.model.sources import open_source
+from sdxl.model import architecture
 from sdxl.quality import fast_scorer
 from sdxl.training import speed
-from sdxl.training.data import embed
 from sdxl.training.data.sharded import Shards
 from sdxl.training.loop import Batch, trained_rows
+from sdxl.training.series.parts import Tally
 from sdxl.training.stages.denoising import Denoiser
+from sdxl.training.stages.sd2_pictures import Pictures
 
 TRAINED_BYTES = 16
 """Per parameter, in fp32: weight, gradient and two moments of AdamW; there is no average."""
@@ -41,7 +39,7 @@ TARGET_SAMPLES = 1_715_200
 PUBLISHED = {"H100": 135.7, "H200": 144.4, "B200": 274.0}
 """Samples a second of one GPU of eight, as logged in published runs of rounds 4.1 and 5.0."""
 _OF_TINY: dict[str, Any] = {"shards": None, "dropped": 0.0} | {
-    name: getattr(Sd2, name) for name in ("eval_prompts", "eval_steps", "guidance")
+    name: getattr(Sd2, name) for name in ("eval_prompts", "eval_steps", "eval_batch", "guidance")
 }
 """Settings that made-up rows have no use for, as they are where nobody changes them."""
 _HELD_BACK = 16
@@ -159,11 +157,13 @@ class Stage:
         self.module: Any = denoiser
         self.told: _Told | None = None
         self.identity: dict[str, Any] = {}
+        self.parts_identity: str | None = None
         if settings.network is Sd2Network.sd2_tiny:
             self.told = _Told(config, settings)
             self.count = trained_rows(self.told.shards.count, _HELD_BACK)
             self.eval_count = settings.eval_prompts
             self.identity = {"data": self.told.shards.identity}
+            self.parts_identity = self.told.pictures.identity
         else:
             self.count = _MADE_UP
 
@@ -177,7 +177,7 @@ class Stage:
             latents, hidden = noise, batch.draw("hidden", 77, self.width)
         if self.settings.dropped and self.told:
             untold = batch.draw("dropped", uniform=True) < self.settings.dropped
-            hidden[untold] = self.told.text([""])
+            hidden[untold] = self.told.pictures.text([""])
         given = {
             "latents": latents,
             "hidden": hidden,
@@ -187,9 +187,9 @@ class Stage:
         return {name: value.to(device) for name, value in given.items()}
 
     @torch.no_grad()
-    def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
+    def evaluate(self, _device: torch.device) -> tuple[dict[str, float], Any]:
         """FID and CLIP of our own judges of scenes, on pictures drawn by DDIM."""
-        return self.told.judged(self.module.unet, device) if self.told else ({}, None)
+        return self.told.judged(self.module.unet) if self.told else ({}, None)
 
     def export(self, folder: Path) -> None:
         """The UNet in diffusers' form."""
@@ -197,11 +197,11 @@ class Stage:
 
 
 class _Told:
-    """What captions say, and what pictures of them are like: the model's parts but its UNet."""
+    """Rows of shards, and the model's parts that tell and show them."""
 
     def __init__(self, config: TrainConfig, settings: Sd2) -> None:
         assert settings.shards
-        self.config, self.settings = config, settings
+        self.config = config
         self.shards = Shards(config, settings.shards)
         if not self.shards.moments:
             raise UserError(
@@ -210,66 +210,22 @@ class _Told:
                 "KEY.npy (1, 8, h, w)",
                 "python -m sdxl shards IMAGES FOLDER model=scenes --moments",
             )
-        self.source: Source = open_source(config.model, config.seed)
-        self.device = torch_device(config.model.device)
-        _, self.encoder = embed.text_encoders(self.source, self.device)
-        self.tokenizers = self.source.tokenizers()
-        self.asked: list[Prompt] = prompts.load(config.dataset)[: settings.eval_prompts]
+        self.pictures = Pictures(config)
 
     def rows(self, rows: np.ndarray, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Latents and text (B, 77, D)."""
         latents, *_ = self.shards.rows(rows, noise)
-        return latents, self.text(self.shards.texts(rows))
+        return latents, self.pictures.text(self.shards.texts(rows))
 
-    @torch.no_grad()
-    def text(self, texts: list[str]) -> Tensor:
-        """The last states of the one encoder, after its final norm."""
-        ids = torch.from_numpy(prompts.tokenize(texts, self.tokenizers).second).to(self.device)
-        body: Any = getattr(self.encoder, "text_model", self.encoder)
-        found: Tensor = body(input_ids=ids).last_hidden_state
-        return found.cpu()
-
-    def judged(self, unet: Any, device: torch.device) -> tuple[dict[str, float], Any]:
+    def judged(self, unet: Any) -> tuple[dict[str, float], Any]:
         """Scores by MLPerf's names, and the first eight pictures side by side."""
-        drawn = self._drawn(unet, device)
         assert isinstance(self.config.dataset, schema.ScenesDataset)
-        scorer = fast_scorer.Scenes(self.config, self.asked)
-        scorer.add(range(len(drawn)), drawn)
-        found = scorer.metrics()
-        scores = {"FID": found["fid_scenes"], "CLIP": found["clip_scenes"] / 100}
-        return scores, np.concatenate(list(drawn[:8]), axis=1)
-
-    def _drawn(self, unet: Any, device: torch.device) -> np.ndarray:
-        """uint8 pictures (N, H, W, 3) of the captions: DDIM, eta 0, timesteps as the reference."""
-        from diffusers import DDIMScheduler
-
-        scheduler: Any = DDIMScheduler(
-            **{**architecture.SCHEDULER, "prediction_type": "v_prediction"},
-            clip_sample=False,
-            set_alpha_to_one=False,
-        )
-        scheduler.set_timesteps(self.settings.eval_steps)
-        text = self.text([prompt.text for prompt in self.asked]).to(device)
-        both = torch.cat([self.text([""]).to(device).expand_as(text), text])
-        side = self.config.model.height // 8
-        latents = torch.stack([_noise(prompt.index, side) for prompt in self.asked]).to(device)
-        for timestep in scheduler.timesteps:
-            without, told = unet(
-                torch.cat([latents, latents]),
-                timestep,
-                encoder_hidden_states=both,
-                return_dict=False,
-            )[0].chunk(2)
-            guided = without + self.settings.guidance * (told - without)
-            latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
-        vae: Any = self.source.component("vae", torch.float32, device)
-        pixels = vae.decode(components.unscale(latents, vae.config), return_dict=False)[0]
-        return images.to_uint8(pixels.permute(0, 2, 3, 1).float().cpu().numpy())
+        self.pictures.unet, asked = unet, self.pictures.prompts
+        drawn = self.pictures.draw(asked)
+        scorer = fast_scorer.Scenes(self.config, asked)
+        tally = Tally.empty(len(scorer.reference.mu))
+        tally.add(range(len(asked)), *scorer.examined(range(len(asked)), drawn))
+        return tally.scores(scorer.reference), np.concatenate(list(drawn[:8]), axis=1)
 
 
-def _noise(number: int, side: int) -> Tensor:
-    """The noise that the picture of a caption begins with: a function of its number."""
-    return torch.randn(4, side, side, generator=torch.Generator().manual_seed(number))
-
-
-STAGE = TrainingStage(Stage, folder_of, plan)
+STAGE = TrainingStage(Stage, folder_of, plan, pictures=Pictures)
