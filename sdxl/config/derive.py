@@ -57,6 +57,16 @@ def effective(config: Config) -> dict[str, Any]:
     return found
 
 
+def calibration_file(quant: Quant) -> str | None:
+    """The caption file of `quant.calib_dataset`; None where its captions come with the code."""
+    known = {
+        "builtin": None,
+        "scenes": None,
+        "coco_calibration": "store:coco/calibration_captions.tsv",
+    }
+    return known.get(quant.calib_dataset, quant.calib_dataset)
+
+
 def drawn_with(config: Config) -> dict[str, Any]:
     """What decides a picture of words and noise, by group, for two machines that must agree."""
     groups = ("model", "precision", "scheduler", "shortcut")

@@ -1,4 +1,4 @@
-"""Are these the benchmark's weights? By the published checksums of their files."""
+"""Are these the benchmark's weights and captions? By the published checksums of their files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from sdxl.config import schema
 from sdxl.core import digests
 from sdxl.core.errors import SdxlError
+from sdxl.core.store import resolve
 from sdxl.model.components import COMPONENTS
 from sdxl.model.download.catalogue import CATALOGUE, load
 from sdxl.model.locate import locate, single_file
@@ -36,6 +37,16 @@ def doubt(model: schema.SdxlModel, catalogue: Path | None = None) -> str | None:
     except (OSError, SdxlError) as error:
         return str(error).splitlines()[0]
     return None
+
+
+def captions_doubt(path: str, target: str, catalogue: Path | None = None) -> str | None:
+    """Why a caption file is not known to be the benchmark's; `target`: its word in the table."""
+    wanted = load(catalogue or CATALOGUE)[target].files[0]
+    try:
+        said = wanted.problem(resolve(path))
+    except OSError as error:
+        said = error.strerror
+    return f"captions of {path} are not the published ones: {said}" if said else None
 
 
 def published(catalogue: Path | None = None) -> dict[str, list[Entry]]:

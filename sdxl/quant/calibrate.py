@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from sdxl.config import content_key, schema, shortcuts
+from sdxl.config.derive import calibration_file
 from sdxl.config.schema import Config, Rules
 from sdxl.core import store
 from sdxl.core.errors import UserError
@@ -67,11 +68,8 @@ def calibration_prompts(quant: schema.Quant) -> list[Prompt]:
         known = enumerate(captions.training(quant.calib_size))
         return [Prompt(n, caption.text, n) for n, caption in known]
     dataset: schema.Dataset = schema.Dataset("builtin")
-    if quant.calib_dataset != "builtin":
-        name, path = quant.calib_dataset, quant.calib_dataset
-        if name == "coco_calibration":
-            path = "store:coco/calibration_captions.tsv"
-        dataset = schema.TsvDataset(name=name, path=path)
+    if path := calibration_file(quant):
+        dataset = schema.TsvDataset(name=quant.calib_dataset, path=path)
     every = prompts.load(dataset)
     if quant.calib_size > len(every):
         raise UserError(

@@ -7,9 +7,11 @@ from typing import Any
 
 from sdxl.bench import logs
 from sdxl.config import loras, schema
+from sdxl.config.derive import calibration_file, effective
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Mode, Rules
 from sdxl.core.record import Performance
+from sdxl.model import published
 from sdxl.run.result import WorkerResult
 
 
@@ -85,9 +87,30 @@ def incomparable(config: Config, prompt_count: int) -> list[str]:
     reasons += _other_load(scenario)
     if config.dataset.name != "coco" or config.dataset.shuffle or prompt_count < 5000:
         reasons.append(f"{prompt_count} prompts of {config.dataset.name}, not 5,000 of coco")
+    elif isinstance(config.dataset, schema.TsvDataset) and config.rules is Rules.closed:
+        reasons += filter(None, [published.captions_doubt(config.dataset.path, "coco")])
+    if config.rules is Rules.closed:
+        reasons += filter(None, [_quantized_otherwise(config)])
     if config.mode is Mode.performance and config.scenario.min_duration_ms < 600_000:
         reasons.append(f"{config.scenario.min_duration_ms / 1e3:g} s minimum duration, not 600 s")
     return reasons
+
+
+def _quantized_otherwise(config: Config) -> str | None:
+    """Why numbers were not made smaller as the closed division allows.
+
+    No weight is trained, and ranges are those of the official calibration captions or some of them.
+    """
+    quant, found = config.quant, effective(config)
+    if "tuned" in found:
+        return f"trained weights: {quant.tuned}"
+    if "statistics" in found:
+        return f"calibrated by {quant.statistics}, whose captions are not known"
+    if "calibration" not in found:
+        return None
+    if path := calibration_file(quant):
+        return published.captions_doubt(path, "calibration")
+    return f"calibrated on prompts of {quant.calib_dataset}, not of coco_calibration"
 
 
 def _drawn_elsewhere(config: Config) -> list[str]:
@@ -114,6 +137,4 @@ def _doubt(config: Config) -> str | None:
     assert isinstance(config.model, schema.SdxlModel)
     if config.rules is Rules.open:
         return "are they SDXL base 1.0's?"
-    from sdxl.model import published
-
     return published.doubt(config.model)

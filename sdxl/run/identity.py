@@ -8,7 +8,7 @@ from typing import Any
 
 from sdxl.config import folder_words, loras
 from sdxl.config.content_key import key, keyed
-from sdxl.config.derive import effective
+from sdxl.config.derive import calibration_file, effective
 from sdxl.config.schema import QUANT_KEYS, Config, Model, ScenesModel, Spaced, StudentModel
 from sdxl.core import paths
 from sdxl.core.record import Record
@@ -37,12 +37,6 @@ _PATHS = (
 """Settings that name a file or a folder."""
 _SCORING = ("inception", "statistics", "clip", "vocabulary", "reference")
 """Those of a quality option: they change scores, not pictures."""
-_CAPTIONS = {
-    "builtin": None,
-    "scenes": None,
-    "coco_calibration": "store:coco/calibration_captions.tsv",
-}
-"""Calibration datasets with a name of their own: their file; None where they come with the code."""
 
 
 def new(config: Config) -> Record:
@@ -125,10 +119,8 @@ def _files(config: Config) -> dict[str, str]:
         found |= {f"model.{part.name}": _bundled(part) for part in parts}
     if isinstance(config.model, StudentModel):
         found["model.student"] = _bundled(paths.STUDENT)
-    if "calibration" in effective(config):
-        name = config.quant.calib_dataset
-        if path := _CAPTIONS.get(name, name):
-            found["quant.calib_dataset"] = fingerprint(resolve(path))
+    if "calibration" in effective(config) and (path := calibration_file(config.quant)):
+        found["quant.calib_dataset"] = fingerprint(resolve(path))
     return found
 
 

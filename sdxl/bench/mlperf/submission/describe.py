@@ -8,6 +8,7 @@ from typing import Any
 
 from sdxl.bench.mlperf.rounds import MODEL, PROMPTS, SETTINGS, Rules
 from sdxl.bench.mlperf.submission.gather import Result
+from sdxl.config.rules_quant import WEIGHT_ONLY
 from sdxl.config.schema import SDXL_BASE
 from sdxl.core.record import Record
 
@@ -23,23 +24,39 @@ TYPE_OF = {
 
 def measurements(record: Record) -> dict[str, str]:
     """measurements.json: none of its values may be empty."""
-    quant = record.config["quant"]
     steps = ["none"]
-    if quant["format"] != "none":
-        steps = [
-            f"post-training quantization of the UNet to {quant['format']}",
-            f"recipe {quant['name']}, level {quant['level']:g}",
-            f"calibrated on {quant['calib_size']} prompts of {quant['calib_dataset']}",
-        ]
+    if record.config["quant"]["format"] != "none":
+        steps = _quantization(record.config["quant"])
     elif "fp16" in weight_types(record) or "bf16" in weight_types(record):
         steps = ["rounded to the stated types"]
     return {
         "input_data_types": "int64",
-        "retraining": "No",
+        "retraining": "Yes" if _trained(record.config) else "No",
         "starting_weights_filename": _weights(record),
         "weight_data_types": ",".join(weight_types(record)),
         "weight_transformations": "; ".join(steps),
     }
+
+
+def _quantization(quant: dict[str, Any]) -> list[str]:
+    """What was done to the weights, and on what data."""
+    kind = "quantization-aware training" if quant.get("tuned") else "post-training quantization"
+    steps = [
+        f"{kind} of the UNet to {quant['format']}",
+        f"recipe {quant['name']}, level {quant['level']:g}",
+    ]
+    if quant.get("statistics"):
+        steps.append(f"calibrated by the statistics in {Path(quant['statistics']).name}")
+    elif quant["format"] not in {each.value for each in WEIGHT_ONLY}:
+        steps.append(f"calibrated on {quant['calib_size']} prompts of {quant['calib_dataset']}")
+    return steps
+
+
+def _trained(config: dict[str, Any]) -> bool:
+    """Whether weights are others than the benchmark's."""
+    model = config["model"]
+    others = (model.get(name) for name in ("lora", "unet", "vae"))
+    return any(others) or bool(config["quant"].get("tuned"))
 
 
 def _weights(record: Record) -> str:

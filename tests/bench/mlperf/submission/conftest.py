@@ -28,10 +28,10 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def benchmark_runs(tmp_path_factory, load):
     """Official commands on a local folder whose files the table of checksums has."""
-    model, table = weights(tmp_path_factory.mktemp("weights"))
+    model, captions, table = weights(tmp_path_factory.mktemp("weights"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(published, "CATALOGUE", table)
-        yield World(load, model)
+        yield World(load, model, captions)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ def measure(folder):
 
 
 def weights(folder):
-    """(a model's folder of small stand-ins, a table that has their checksums)."""
+    """(a model's folder and captions, small stand-ins; a table that has their checksums)."""
     files = {}
     for name in COMPONENTS:
         stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
@@ -72,28 +72,37 @@ def weights(folder):
         files[name].write_bytes(f"stand-in of {name}".encode())
     (folder / "sdxl/model_index.json").write_text("{}")
     digests = {n: hashlib.sha256(file.read_bytes()).hexdigest() for n, file in files.items()}
+    captions = folder / "captions_source.tsv"
+    captions.write_text("id\tcaption\n1\ta red cube\n")
+    said = dict.fromkeys(("what", "licence", "use", "offline"), "")
     table = {
-        "targets": {"sdxl": {**dict.fromkeys(("what", "licence", "use", "offline"), ""),
-                             "base": "http://x", "files": []}},
+        "targets": {
+            "sdxl": {**said, "base": "http://x", "files": []},
+            "coco": {**said, "files": [{"path": "coco/captions_source.tsv",
+                                        "ids_sha256": hashlib.sha256(b"1").hexdigest()}]},
+            "calibration": {**said, "files": [{"path": "coco/calibration_captions.tsv",
+                                               "ids_sha256": "0" * 64}]},
+        },
         "benchmark": {n: [{"sha256": each, "what": "a stand-in"}] for n, each in digests.items()},
     }  # fmt: skip
     OmegaConf.save(table, folder / "table.yaml")
-    return folder / "sdxl", folder / "table.yaml"
+    return folder / "sdxl", captions, folder / "table.yaml"
 
 
 @dataclasses.dataclass
 class World:
-    """What runs are made to look like: `load` composes a configuration, `model` is its folder."""
+    """What runs are made to look like: `load` composes a configuration, the others are files."""
 
     load: object
     model: object
+    captions: object
     division: str = "closed"
 
     def words(self, scenario, role, which):
         """The command of an official run."""
         found = [f"+experiment=mlperf_{scenario.lower()}", f"model.path={self.model}",
-                 "precision=fp32", f"round={which.value}", f"rules={self.division}",
-                 *ROLES[role]]  # fmt: skip
+                 f"dataset.path={self.captions}", "precision=fp32", f"round={which.value}",
+                 f"rules={self.division}", *ROLES[role]]  # fmt: skip
         shorter = self.division == "open" and scenario == "Offline" and role == "performance"
         return found + [f"scenario.min_query_count={rounds.OPEN_SAMPLES}"] * shorter
 

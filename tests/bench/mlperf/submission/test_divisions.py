@@ -5,8 +5,12 @@ import json
 import shutil
 from functools import partial
 
+import pytest
+
+from sdxl.bench.mlperf.submission import describe
 from sdxl.bench.mlperf.submission.check import check
 from sdxl.config.schema import Round
+from sdxl.core import records
 from sdxl.run.figures import incomparable
 from tests.bench.mlperf.submission.official import (
     EDGE,
@@ -34,6 +38,47 @@ def test_weights_that_no_checksum_knows_are_refused(edge, benchmark_runs, system
     edit(places / "Offline/performance/record.json", lambda r: vars(r).update(said))
     assert build(places, system, tmp_path / "out") == 2
     assert "of vae is no published file of SDXL base 1.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["quant=int8", "quant.calib_dataset=builtin"], "prompts of builtin, not of coco_cal"),
+        (["quant=int8", "quant.calib_dataset={own}"], "calibration_captions.tsv are not the pub"),
+        (["quant=int8", "quant.statistics={own}"], "whose captions are not known"),
+        (["quant=int8", "quant.tuned={own}"], "trained weights: "),
+        (["dataset.path={own}"], "calibration_captions.tsv are not the published ones: ids_sha256"),
+        (["dataset.path=nowhere.tsv"], "captions of nowhere.tsv are not"),
+        (["quant=int8_weight_only"], None),
+    ],
+)
+def test_what_the_closed_division_forbids_is_said(benchmark_runs, tmp_path, words, said):
+    """Other captions, ranges of other captions, trained weights: each by what the files hold."""
+    own = tmp_path / "calibration_captions.tsv"
+    own.write_text("id\tcaption\n7\ta blue sphere\n")
+    words = [word.format(own=own) for word in words]
+    config = benchmark_runs.load(*benchmark_runs.words("Offline", "performance", V61), *words)
+    reasons = incomparable(config, 5000)
+    assert reasons == [] if said is None else len(reasons) == 1 and said in reasons[0], reasons
+
+
+@pytest.mark.parametrize(
+    ("changed", "retrained", "how"),
+    [
+        ({}, "No", "post-training quantization of the UNet to int8; recipe int8, level 3; "
+         "calibrated on 8 prompts of coco_calibration"),
+        ({"tuned": "/x/qat"}, "Yes", "quantization-aware training of the UNet"),
+        ({"statistics": "/x/mine.safetensors"}, "No", "by the statistics in mine.safetensors"),
+        ({"format": "int8_weight_only"}, "No", "int8_weight_only; recipe int8, level 3"),
+    ],
+)  # fmt: skip
+def test_measurements_say_how_weights_were_made(edge, changed, retrained, how):
+    record = records.read(edge / "Offline/performance/record.json")
+    record.config["quant"] = {"format": "int8", "name": "int8", "level": 3, "calib_size": 8,
+                              "calib_dataset": "coco_calibration", **changed}  # fmt: skip
+    said = describe.measurements(record)
+    assert said["retraining"] == retrained and how in said["weight_transformations"]
+    assert ("calibrated" in said["weight_transformations"]) is ("format" not in changed)
 
 
 def test_the_open_division_needs_no_draft(opened, edge, system, tmp_path, capsys):
