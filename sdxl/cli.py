@@ -106,7 +106,12 @@ def _command(main: Callable[[], None]) -> int | None:
                 print("interrupted", file=sys.stderr)
             else:
                 this.failure = _explained(error)
-        return _ended(_line(this))
+        try:
+            return _ended(_line(this))
+        except KeyboardInterrupt:  # while the sweep's tables and plots were made
+            print("interrupted", file=sys.stderr)
+            stopped = {"status": "failed", "exit_code": FAILED, "reason": "interrupted"}
+            return _ended(summary(this.ended()) | stopped)
 
 
 def _ended(line: dict[str, Any]) -> int:
@@ -120,7 +125,7 @@ def _line(this: Command) -> dict[str, Any]:
     """The JSON line: a single job's outcome, or the sum of a multirun, whose tables are shown."""
     outcomes = this.ended()
     if this.sweep:
-        this.sweep.end(outcomes, this.interrupted)
+        _put_away(this, outcomes)
     if len(outcomes) == 1 and (this.failure or not this.sweep):
         return outcomes[0].line()
     line = summary(outcomes) | (this.sweep.summary() if this.sweep else {})
@@ -132,6 +137,15 @@ def _line(this: Command) -> dict[str, Any]:
     if this.interrupted:  # perhaps between two cells: what is missing is nobody's outcome
         line |= {**failed, "reason": "interrupted"}
     return line
+
+
+def _put_away(this: Command, outcomes: list[Outcome]) -> None:
+    """Close the sweep; what goes wrong then changes nothing of what was measured."""
+    assert this.sweep
+    try:
+        this.sweep.end(outcomes, this.interrupted)
+    except Exception as error:
+        print(f"warning: the sweep's end: {_explained(error).reason}", file=sys.stderr)
 
 
 def _show_tables(this: Command, outcomes: list[Outcome]) -> None:

@@ -87,6 +87,35 @@ def test_a_table_that_cannot_be_written_costs_no_json_line(monkeypatch, capsys):
     assert last["status"] == "failed" and "No space left on device" in last["reason"]
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_sweep_that_cannot_be_put_away_ends_with_its_line(monkeypatch, capsys, error):
+    """A full disk under its plots is a warning; Ctrl-C during them an interruption."""
+
+    class Sweep:
+        only_plan, folder = True, "multirun"
+
+        def outcomes(self):
+            return [Outcome(record="0/record.json")]
+
+        def end(self, *_):
+            raise error
+
+        def summary(self):
+            return {"sweep": "x"}
+
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit) as stop:
+        cli.command(lambda: vars(current.command()).update(sweep=Sweep()))
+    out, err = capsys.readouterr()
+    last = json.loads(out.splitlines()[-1])
+    full = isinstance(error, OSError)
+    assert stop.value.code == last["exit_code"] == (0 if full else 1)
+    assert last["records"] == ["0/record.json"] and last["status"] == ("ok" if full else "failed")
+    assert ("warning: the sweep's end" in err) is full
+    assert last.get("reason") == (None if full else "interrupted")
+
+
 def test_a_signal_that_hydra_made_another_error_of_is_an_interruption(cli, tmp_path):
     """In a process of its own: a signal in this one is its worker's, too."""
     script = tmp_path / "run.py"

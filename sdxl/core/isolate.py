@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sdxl.core import streams
+from sdxl.core import locks, streams
 from sdxl.core.errors import Problem, SdxlError
 from sdxl.core.paths import PACKAGE
 
@@ -202,6 +202,7 @@ def _child(
     streams.guard()
     no_shared_locks()
     link = Link(theirs)
+    locks.hear = link.report
 
     def follow_parent() -> None:
         try:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdxl.core import json_file
+from sdxl.core import json_file, locks
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.core.secrets import hidden
 from sdxl.core.types import Build, Manifest
@@ -104,8 +104,6 @@ def get(
     builds at a time per key; the others wait and then read. A build that fails or is killed
     leaves nothing behind that looks finished. Files hard-linked from a parent are not hashed again.
     """
-    from filelock import FileLock
-
     found = find(kind, key)
     if found:
         return found
@@ -119,7 +117,7 @@ def get(
     target = root() / kind / key
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        with locks.held(Path(f"{target}.lock"), f"the {kind} {key}"):
             found = find(kind, key)
             if found:
                 return found

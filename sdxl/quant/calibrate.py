@@ -17,7 +17,7 @@ import torch
 from sdxl.config import content_key, schema, shortcuts
 from sdxl.config.derive import calibration_file
 from sdxl.config.schema import Config, Rules
-from sdxl.core import store
+from sdxl.core import locks, store
 from sdxl.core.errors import UserError
 from sdxl.core.progress import Count, Report, silent
 from sdxl.core.store import Artifact
@@ -162,13 +162,11 @@ def get(config: Config, attention: bool = False, report: Report = silent) -> Art
     if config.build is Build.never:
         return store.get(KIND, key, _never, settings=settings, allow=Build.never,
                          command="python quantize.py build=auto")  # fmt: skip
-    from filelock import FileLock
-
-    folder = store.root() / KIND
+    folder, name = store.root() / KIND, content_key.key(settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # One lock for all sizes: the second of two asks continues from the first's snapshots.
-        with FileLock(folder / f"{content_key.key(settings)}.calibration.lock"):
+        with locks.held(folder / f"{name}.calibration.lock", f"the calibration {name}"):
             known = store.find(KIND, key)
             return known or _calibrate(config, texts, settings, attention, report)
     except OSError as error:

@@ -129,6 +129,16 @@ def measure_one(
     return outcome
 
 
+def end_without(
+    config: Config, folder: Path, record: Record, context: Context, other: Outcome, because: str
+) -> Outcome:
+    """A cell that cannot be measured, since a run that it needs came to nothing: `other`."""
+    outcomes.clear(folder)
+    record.status = "timeout" if other.status == "timeout" else "failed"
+    record.reason = because
+    return outcomes.finish(config, folder, record, other.exit_code or FAILED, context.sweep)
+
+
 def beside_baseline(config: Config, record: Record, folder: Path, baseline_path: Path) -> None:
     """Speed and pictures beside the unquantized baseline's."""
     baseline = records.read(baseline_path)

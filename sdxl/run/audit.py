@@ -15,7 +15,7 @@ from sdxl.core.command import Outcome
 from sdxl.core.errors import UserError
 from sdxl.core.record import Record
 from sdxl.run import identity, ledger
-from sdxl.run.attempt import Context, measure_one, other_run, without
+from sdxl.run.attempt import Context, end_without, measure_one, other_run, without
 
 
 def _pictures_first(config: Config, record: Record) -> bool:
@@ -56,7 +56,8 @@ def audit(config: Config, out_dir: Path, record: Record, context: Context) -> Ou
         command = shlex.join([*words, f"mode={mode.value}"])
         found = other_run(plain_of(config, mode), out_dir / mode.value, command, context)
         if isinstance(found, Outcome):
-            return dataclasses.replace(found, reason=f"the {mode.value} run: {found.reason}")
+            because = f"the {mode.value} run: {found.reason}"
+            return end_without(config, out_dir, record, context, found, because)
         plain[mode] = found
 
     if isinstance(config.scenario, schema.Server) and not config.scenario.target_qps:

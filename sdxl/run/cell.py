@@ -6,7 +6,6 @@ baseline is measured once, and whoever wants what another process is measuring w
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import shlex
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from sdxl.run import identity, ledger, outcomes, shared
 from sdxl.run.attempt import (
     Context,
     beside_baseline,
+    end_without,
     measure_one,
     other_run,
     recall,
@@ -42,7 +42,7 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
     disk.store_ready()
     record = identity.new(config)
     sweep = shared.of_cell(out_dir)
-    context = Context(ledger.policy_of(config.rerun, multirun=sweep is not None), sweep, say)
+    context = Context(ledger.policy_of(config, multirun=sweep is not None), sweep, say)
     if found := recall(record.key, context):
         return outcomes.take_over(out_dir, *found, config.cost)
     if config.compliance:
@@ -52,9 +52,8 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
         command = without_quantization(record.command, config)
         baseline = other_run(baseline_of(config), out_dir / "baseline", command, context)
         if isinstance(baseline, Outcome):
-            return dataclasses.replace(
-                baseline, reason=f"the unquantized baseline: {baseline.reason}"
-            )
+            because = f"the unquantized baseline: {baseline.reason}"
+            return end_without(config, out_dir, record, context, baseline, because)
         judge = functools.partial(beside_baseline, config, record, out_dir, baseline)
     with turn(record.key, context) as known:
         if known:

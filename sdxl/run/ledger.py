@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from functools import cache
 from pathlib import Path
 
 from sdxl.config.content_key import key
-from sdxl.config.schema import Mode, Rerun
+from sdxl.config.plugins import backend_of
+from sdxl.config.schema import Config, Mode, Rerun
 from sdxl.core import gpu, json_file, records, store
 from sdxl.core.environment import PACKAGES, describe
 from sdxl.core.paths import PACKAGE
@@ -26,6 +28,8 @@ NO_MEASURE = (
     *("config/help.py", "core/doors", "__main__.py"),
 )
 """Rooms and files, below the package, that cannot change a figure."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables that torch's number of threads follows."""
 
 
 def remember(record: Record, path: Path) -> None:
@@ -100,9 +104,13 @@ def known() -> Iterator[tuple[Path, Record]]:
             yield found
 
 
-def policy_of(rerun: Rerun | None, multirun: bool) -> Rerun:
-    """`rerun`, or its default: a sweep continues, a single command measures."""
-    return rerun or (Rerun.failed if multirun else Rerun.all)
+def policy_of(config: Config, multirun: bool) -> Rerun:
+    """`rerun`, or its default: a sweep continues, a single command measures.
+
+    What stands behind an address is not known from one day to the next: measured again.
+    """
+    continues = multirun and not backend_of(config).remote
+    return config.rerun or (Rerun.failed if continues else Rerun.all)
 
 
 @cache
@@ -110,7 +118,17 @@ def place() -> str:
     """Key of this machine and this code."""
     here = describe()
     packages = {name: here["packages"].get(name) for name in PACKAGES}
-    return key([here["cpu"], here["cores"], gpu.kinds(), packages, code_version()])[:12]
+    parts = [here["cpu"], here["cores"], gpu.kinds(), packages, code_version(), *_fewer()]
+    return key(parts)[:12]
+
+
+def _fewer() -> list[str]:
+    """The cores and threads this process may use, where they are not all of them."""
+    found = [f"{name}={os.environ[name]}" for name in THREADS if os.environ.get(name)]
+    if hasattr(os, "sched_getaffinity"):
+        usable = len(os.sched_getaffinity(0))
+        found += [f"cores={usable}"] if usable != os.cpu_count() else []
+    return found
 
 
 @cache

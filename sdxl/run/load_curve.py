@@ -81,7 +81,7 @@ class LoadCurve:
     def _watch(self, sut: Sut) -> Callable[[], None]:
         """Signs of life of one point; returns what ends them."""
         session = self.session
-        reporter = Reporter(session.link.report, self.load.least, session.pool)
+        reporter = Reporter(session.link.report, self.load.least, session.pool, rests=True)
         reporter.start(sut)
         return reporter.stop
 

@@ -42,8 +42,8 @@ def measure(config: Config, folder: Path, record: Record, say: Say | None = None
     """Run LoadGen on `config`, `repeat` times, and put the median run into `record`.
 
     `performance.repeats` lists the images/s of all runs in their order. What another measurement
-    left in `folder` is cleared away. `say` hears how far it is. Raises the `SdxlError` of whatever
-    went wrong; what was known by then stays in the record.
+    left in `folder` is cleared away. A run that is INVALID makes the record so. `say` hears how far
+    it is. Raises the `SdxlError` of whatever went wrong; what was known by then stays in `record`.
     """
     outcomes.clear(folder)
     if config.find_peak:
@@ -52,10 +52,10 @@ def measure(config: Config, folder: Path, record: Record, say: Say | None = None
     if config.repeat == 1:
         _once(config, folder, record, say)
         return
-    runs = []
+    runs, begun = [], copy.deepcopy(record)
     for number in range(config.repeat):
         place = folder / f"repeat-{number}"
-        attempt = copy.deepcopy(record)
+        attempt = copy.deepcopy(begun)
         try:
             _once(config, place, attempt, say)
         finally:
@@ -67,6 +67,9 @@ def measure(config: Config, folder: Path, record: Record, say: Say | None = None
     vars(record).update(vars(median))
     record.performance.repeats = rates
     record.performance.spread = (max(rates) - min(rates)) / rate
+    if bad := [(n, each) for _, n, _, each in runs if each.status != "ok"]:
+        record.status = "invalid"
+        record.reason = "; ".join(f"repetition {n + 1}: {each.reason}" for n, each in bad)
 
 
 def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None:

@@ -14,10 +14,15 @@ REPORT_EVERY_S = 0.25
 
 
 class Reporter:
-    """A thread that reports the SUT's counts from `start` to `stop`."""
+    """A thread that reports the SUT's counts from `start` to `stop`.
 
-    def __init__(self, report: Report, expected: int, pool: Pool | None) -> None:
-        self._report, self._expected, self._pool = report, expected, pool
+    rests: requests come when they come, and to wait for the next is a sign of life.
+    """
+
+    def __init__(
+        self, report: Report, expected: int, pool: Pool | None, rests: bool = False
+    ) -> None:
+        self._report, self._expected, self._pool, self._rests = report, expected, pool, rests
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -33,7 +38,9 @@ class Reporter:
             self._thread.join()
 
     def _watch(self, sut: Sut) -> None:
+        rested = 0
         while not self._over.wait(REPORT_EVERY_S):
+            rested += self._rests and sut.counts.done == sut.counts.issued
             self._report(
                 {
                     "phase": "measuring",
@@ -42,6 +49,7 @@ class Reporter:
                     "expected": max(self._expected, sut.counts.issued),
                     # A replacement that loads and warms up is a sign of life.
                     "answers": self._pool.answers if self._pool else 0,
+                    "rested": rested,
                 }
             )
 

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdxl.core import records
+from sdxl.core.errors import SdxlError
 from sdxl.model import images
+from sdxl.run import attempt, cell, identity
 from tests.conftest import ROOT
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "backend.sample_ms=0.2", "limit=16")
@@ -175,3 +178,20 @@ def test_tiny_runs_on_torch(cli):
     assert record["environment"]["diffusers"]["version"]
     assert read(done.dir / "images/000000.png").shape == (64, 64, 3)
     assert "rules=open" in record["comparable_reason"]
+
+
+def test_a_cell_without_its_baseline_has_a_record_that_says_why(load, tmp_path, monkeypatch):
+    """Where another process measured it, its record is all that the sweep sees of it."""
+
+    def fail(*_):
+        raise SdxlError("the worker died: SIGKILL")
+
+    monkeypatch.setattr(attempt, "measure", fail)
+    config = load("quant=int8", "calib_size=2", "tracking=off")
+    outcome = cell.run(config, tmp_path / "0")
+    because = "the unquantized baseline: the worker died: SIGKILL"
+    assert (outcome.status, outcome.exit_code, outcome.reason) == ("failed", 1, because)
+    record = records.read(tmp_path / "0/record.json")
+    assert record.key == identity.identity(config) and record.reason == because
+    assert outcome.record == str(tmp_path / "0/record.json")
+    assert records.read(tmp_path / "0/baseline/record.json").status == "failed"

@@ -17,9 +17,10 @@ def picture(seed):
 
 
 @pytest.fixture
-def cell(load):
+def cell(load, request):
     """Measure a seed in a folder without LoadGen; every picture is drawn from the seed."""
     drawn = []
+    invalid = {2, 3} if hasattr(request, "param") else ()
 
     def once(config, folder, record, say):
         drawn.append(config.seed)
@@ -29,6 +30,9 @@ def cell(load):
         for name in ("loadgen/mlperf_log_summary.txt", "images.png", "worker.log"):
             (folder / name).write_text(str(config.seed))
         record.status, record.performance = "ok", Performance(images_per_second=float(len(drawn)))
+        record.artifacts += [{"key": "one"}]
+        if len(drawn) in invalid:
+            record.status, record.reason = "invalid", "too short"
 
     def make(folder, seed, monkeypatch, *words):
         monkeypatch.setattr(measure, "_once", once)
@@ -110,6 +114,16 @@ def test_repeats_in_a_used_folder_are_those_of_this_measurement(cell, tmp_path, 
     assert holds(folder, 2)
     left = {path.name for path in folder.iterdir()}
     assert {name for name in left if name.startswith("repeat-")} == {"repeat-0", "repeat-2"}
+
+
+@pytest.mark.parametrize("cell", ["invalid"], indirect=True)
+def test_a_repetition_that_is_invalid_makes_the_measurement_so(cell, tmp_path, monkeypatch):
+    """Also where the median is none of them; what all have in common is named once."""
+    _, record = cell(tmp_path / "cell", 1, monkeypatch, "repeat=5")
+    assert record.status == "invalid"
+    assert record.reason == "repetition 2: too short; repetition 3: too short"
+    assert record.performance.repeats == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert record.artifacts == [{"key": "one"}]
 
 
 def test_repeats_find_room_beside_what_a_killed_run_left(cell, tmp_path, monkeypatch):

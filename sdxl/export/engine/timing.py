@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sdxl.core import store
+from sdxl.core import locks, store
 
 
 def path(version: str, gpu: str) -> Path:
@@ -33,10 +33,8 @@ def attach(target: Any, file: Path) -> Any:
 
 def keep(target: Any, ours: Any, file: Path) -> None:
     """Add the build's cache to the file, beside what other builds have added meanwhile."""
-    from filelock import FileLock
-
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
+    with locks.held(Path(f"{file}.lock"), "the timing cache"):
         if file.is_file():
             theirs = target.create_timing_cache(file.read_bytes())
             if theirs is not None:

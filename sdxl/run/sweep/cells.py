@@ -72,7 +72,7 @@ def look_ahead(cell: Planned, composer: Composer, seen: dict[str, int]) -> None:
         cell.equal = seen[cell.key]
         return
     seen[cell.key] = cell.number
-    cell.found = ledger.recall(cell.key, ledger.policy_of(cell.config.rerun, multirun=True))
+    cell.found = ledger.recall(cell.key, ledger.policy_of(cell.config, multirun=True))
     if not cell.found:
         cell.seconds = _estimate(cell.config)
 
