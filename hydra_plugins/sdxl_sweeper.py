@@ -21,7 +21,7 @@ class SweeperConf:
     params: Optional[dict[str, str]] = None  # name -> `1,2`, `range(...)`, `choice(...)`
     max_batch_size: Optional[int] = None  # cells launched at a time; null: all that are missing
     trials: Optional[int] = None  # null: every combination; N: search for the best with N cells
-    min_psnr: Optional[float] = None  # dB to the unquantized baseline: the search's quality bound
+    min_psnr: Optional[float] = None  # dB to the reference, else to the baseline: the quality bound
     seed: int = 0  # of the search
 
 

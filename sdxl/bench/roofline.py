@@ -40,16 +40,15 @@ class Peaks:
 
 
 PEAKS = {
-    "H100 80GB HBM3": Peaks("H100 SXM", 1978.9e12, 989.4e12, 494.7e12, 3.35e12),
-    "H200": Peaks("H200 SXM", 1978.9e12, 989.4e12, 494.7e12, 4.8e12),
+    "NVIDIA H100 80GB HBM3": Peaks("H100 SXM", 1978.9e12, 989.4e12, 494.7e12, 3.35e12),
+    "NVIDIA H200": Peaks("H200 SXM", 1978.9e12, 989.4e12, 494.7e12, 4.8e12),
 }
-"""By a part of torch's name for the device; other H100 (PCIe, NVL) are other chips."""
+"""By torch's whole name for the device: PCIe, NVL, GH200 and slices (MIG) have other limits."""
 
 
 def peaks_of(device_name: str) -> Peaks | None:
     """The peaks of a GPU, if its data sheet is here."""
-    found = [peaks for part, peaks in PEAKS.items() if part in device_name]
-    return found[0] if found and "NVL" not in device_name else None
+    return PEAKS.get(device_name)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from sdxl.config.load import load
 from sdxl.config.schema import Config
 from sdxl.config.words import quoted
-from sdxl.core.errors import ConfigError
+from sdxl.core.errors import ConfigError, Problem
 from sdxl.core.paths import CONF
 
 
@@ -86,7 +86,10 @@ def searched(config_dir: str | None) -> list[str]:
     """The word by which a composition finds what `--config-dir` adds."""
     if config_dir is None:
         return []
-    return [f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]"]
+    place = Path(config_dir).absolute()
+    if not place.is_dir():
+        raise ConfigError([Problem("`--config-dir` is no folder", str(place))])
+    return [f"hydra.searchpath=[{quoted(f'file://{place}')}]"]
 
 
 def _is_value(word: str) -> bool:

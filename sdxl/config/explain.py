@@ -68,9 +68,12 @@ def problems_in(
     from hydra.core.global_hydra import GlobalHydra
 
     problems: list[Problem] = []
+    try:
+        good = searched(config_dir)
+    except ConfigError as error:  # which takes every other word's options away
+        return error.problems
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        good = searched(config_dir)
         expanded = [each for override in overrides for each in expand(override)]
         for override in sorted(expanded, key=lambda each: not _is_group(each)):
             try:

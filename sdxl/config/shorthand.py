@@ -11,8 +11,10 @@ from sdxl.config.schema import Config
 from sdxl.core.errors import ConfigError, Problem
 
 _TEXTS = ("prompt=", "train.shards=")
-_PLAIN = re.compile(r"[\w ./-]*")
+_PLAIN = re.compile(r"[\w ./-]*", re.ASCII)
 """What Hydra reads as it stands."""
+_UNREAD = re.compile(r"(?=.*[^\x00-\x7d\x7f])[^\"'\\()\[\]{}]*")
+"""Text with letters that its grammar lacks (not ASCII, or `~`), and without any of its brackets."""
 
 
 def settle(config: Config, typed: Sequence[str] = ()) -> list[Problem]:
@@ -22,21 +24,28 @@ def settle(config: Config, typed: Sequence[str] = ()) -> list[Problem]:
 
 
 def quoted(words: Sequence[str]) -> list[str]:
-    """The words of a command, quoted as Hydra wants it: a `prompt` with commas, shards in braces.
+    """The words of a command, quoted as Hydra wants it: a `prompt` with commas, a path with `é`.
 
-    Not in a multirun, where commas part values.
+    In a multirun commas part values.
     """
-    if {"-m", "--multirun"} & set(words):
-        return list(words)
-    return [_quoted(word) if word.startswith(_TEXTS) else word for word in words]
+    several = bool({"-m", "--multirun"} & set(words))
+    return [word if word.startswith("-") else _quoted(word, several) for word in words]
 
 
-def _quoted(word: str) -> str:
+def _quoted(word: str, several: bool) -> str:
     key, _, text = word.partition("=")
+    if word.startswith(_TEXTS) and not several:
+        return f"{key}={_text(text)}"
+    if _UNREAD.fullmatch(text) and (several or "," not in text):
+        return f"{key}={','.join(map(_text, text.split(',')))}"
+    return word
+
+
+def _text(text: str) -> str:
     if _PLAIN.fullmatch(text) or (text[:1] in "\"'" and text[-1:] == text[:1]):
-        return word
+        return text
     escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", r"\'")
-    return f"{key}='{escaped}'"
+    return f"'{escaped}'"
 
 
 def unread(config: Config, command: str) -> None:

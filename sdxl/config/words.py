@@ -19,7 +19,7 @@ ADDED = ("experiment", "sweep", "latency", "rung", "preset", "candidate")
 """Groups that no command has by itself: `+experiment=x` adds one."""
 _ONE = (*GROUPS, "backend", "train")
 """Groups of which a command has one option."""
-_BARE = re.compile(r"[\w./:@%+*-][\w./:@%+*\- ]*")
+_BARE = re.compile(r"[\w./:@%+*-][\w./:@%+*\- ]*", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +17,7 @@ from sdxl.core.record import Paired
 from sdxl.quality.baseline import compare
 from sdxl.quality.paired import sentence
 from sdxl.report import by_prompt
-from sdxl.report.cell import Cell, other_scores, surroundings
+from sdxl.report.cell import BASELINE, REFERENCE, Cell, other_scores, surroundings
 from sdxl.report.cells import load
 from sdxl.report.html.pictures import pixels
 from sdxl.report.values import flatten, number
@@ -105,8 +105,10 @@ def numbers(one: Cell, other: Cell) -> list[Number]:
     for name in ("p50", "p90", "p99"):
         found.append(_plain(f"latency {name}, ms", *(c.latency.get(name) for c in (one, other))))
     found.append(_plain("peak memory, GiB", one.memory_gib, other.memory_gib))
-    found.append(_exact("PSNR to the baseline, dB", *(number(c.psnr) for c in (one, other))))
-    found.append(_exact("SSIM to the baseline", one.ssim, other.ssim))
+    for what in (REFERENCE, BASELINE):
+        sides = [replace(cell, against=what) for cell in (one, other)]
+        found.append(_exact(f"PSNR to the {what}, dB", *(number(c.psnr) for c in sides)))
+        found.append(_exact(f"SSIM to the {what}", *(c.ssim for c in sides)))
     scores = (other_scores(one), other_scores(other))
     found += [_exact(n, *(s.get(n) for s in scores)) for n in sorted({*scores[0], *scores[1]})]
     return [each for each in found if each.one is not None or each.other is not None]

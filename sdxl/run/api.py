@@ -11,14 +11,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdxl.core import records as files
 from sdxl.core.errors import INVALID, OK, USER, SdxlError, UserError
 from sdxl.core.record import Record
-from sdxl.report.cells import Cell
+from sdxl.report.cell import BASELINE, Cell
 from sdxl.report.values import flatten
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ Settings = Mapping[str, Any] | Sequence[str]
 """`{"model": "tiny", "quant_level": 3, "quality": {"keep_images": 4}}`, or words of a command."""
 
 
-_PLAIN = re.compile(r"[A-Za-z_/~][\w./~@+-]*")
+_PLAIN = re.compile(r"[A-Za-z_/][\w./@+-]*", re.ASCII)
 _WORDS = ("null", "true", "false", "nan", "inf")
 """Text that Hydra takes for something else, unless it is quoted."""
 
@@ -152,6 +152,7 @@ class Records(Sequence[Record]):
 
 def _row(cell: Cell) -> dict[str, Any]:
     record, measured = cell.record, cell.record.performance
+    to_baseline = replace(cell, against=BASELINE)
     return {
         "record": str(cell.path),
         "started": record.started,
@@ -164,8 +165,11 @@ def _row(cell: Cell) -> dict[str, Any]:
         "latency_p99_ms": cell.latency.get("p99"),
         "speed_up": cell.speed_up,
         "speed_means_nothing": cell.meaningless or None,
-        "baseline_psnr_db": cell.psnr,
-        "baseline_ssim": cell.ssim,
+        "compared_with": cell.compared_with if cell.psnr is not None else None,
+        "psnr_db": cell.psnr,
+        "ssim": cell.ssim,
+        "baseline_psnr_db": to_baseline.psnr,
+        "baseline_ssim": to_baseline.ssim,
         "memory_gib": cell.memory_gib,
         **record.quality.scores.metrics,
         **{f"config.{name}": value for name, value in flatten(record.config).items()},

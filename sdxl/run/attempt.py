@@ -39,26 +39,41 @@ class Context:
 
 
 @contextmanager
-def turn(key: str, context: Context) -> Iterator[tuple[Path, Record] | None]:
-    """The record that stands for a measurement; None: it is this process's turn to make one."""
-    if found := recall(key, context):
+def turn(
+    key: str, context: Context, pictures: bool = False
+) -> Iterator[tuple[Path, Record] | None]:
+    """The record that stands for a measurement; None: it is this process's turn to make one.
+
+    pictures: not one whose pictures are gone.
+    """
+    if found := recall(key, context, pictures):
         yield found
     elif context.sweep:
         with ledger.turn(key):
-            yield recall(key, context)
+            yield recall(key, context, pictures)
     else:
         yield None
 
 
-def recall(key: str, context: Context) -> tuple[Path, Record] | None:
-    """The record that may stand for a measurement, if there is one."""
-    return ledger.recall(key, context.policy, context.sweep.started if context.sweep else "")
+def recall(key: str, context: Context, pictures: bool = False) -> tuple[Path, Record] | None:
+    """The record that may stand for a measurement, if there is one; `pictures`: with its files."""
+    found = ledger.recall(key, context.policy, context.sweep.started if context.sweep else "")
+    if found and pictures:
+        path, record = found
+        there = all((path.parent / image.file).is_file() for image in record.images)
+        return found if there else None
+    return found
 
 
-def other_run(config: Config, folder: Path, command: str, context: Context) -> Path | Outcome:
-    """The record of a run that this cell needs, measured now unless there is one; or why not."""
+def other_run(
+    config: Config, folder: Path, command: str, context: Context, pictures: bool = False
+) -> Path | Outcome:
+    """The record of a run that this cell needs, measured now unless there is one; or why not.
+
+    pictures: those of the run are needed, too.
+    """
     record = identity.new(config)
-    with turn(record.key, context) as found:
+    with turn(record.key, context, pictures) as found:
         if found and found[0].parent.resolve() == folder.parent.resolve():
             # It lies in this cell's own folder, which is about to be cleared: it moves.
             outcomes.take_over(folder, *found, config.cost)

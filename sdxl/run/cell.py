@@ -50,7 +50,7 @@ def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
     judge: Callable[[], None] | None = None
     if has_baseline(config):
         command = without_quantization(record.command, config)
-        baseline = other_run(baseline_of(config), out_dir / "baseline", command, context)
+        baseline = other_run(baseline_of(config), out_dir / "baseline", command, context, True)
         if isinstance(baseline, Outcome):
             because = f"the unquantized baseline: {baseline.reason}"
             return end_without(config, out_dir, record, context, baseline, because)

@@ -16,6 +16,10 @@ from sdxl.config.words import typed
 from sdxl.core import secrets
 from sdxl.core.paths import CONF, program
 
+TYPED = "command-line"
+"""Hydra's word for the place of a folder that `--config-dir` adds."""
+CONFIG_DIR = "--config-dir="
+
 
 def public(config: Config) -> dict[str, Any]:
     """The configuration for records and MLflow, without secrets."""
@@ -44,18 +48,30 @@ def command_line() -> str:
     """The line that reproduces this cell."""
     from hydra.core.hydra_config import HydraConfig
 
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
-    return shlex.join([*program(Path(sys.argv[0]).stem), *map(secrets.hide, alone(words))])
+    name = Path(sys.argv[0]).stem
+    if not HydraConfig.initialized():
+        return line_of(name, sys.argv[1:])
+    hydra = HydraConfig.get()
+    added = (each.path for each in hydra.runtime.config_sources if each.provider == TYPED)
+    return line_of(name, hydra.overrides.task, next(added, None))
+
+
+def line_of(name: str, words: Sequence[str], config_dir: str | None = None) -> str:
+    """The line that measures a cell alone, wherever it is typed."""
+    option = [f"{CONFIG_DIR}{Path(config_dir).absolute()}"] if config_dir else []
+    return shlex.join([*program(name), *map(secrets.hide, alone([*option, *words]))])
 
 
 def alone(words: Sequence[str]) -> list[str]:
     """The words of a cell as one run takes them: what `+sweep=` sets for all cells in its place."""
     given = {word.partition("=")[0] for word in words}
+    added = [Path(w.removeprefix(CONFIG_DIR)) for w in words if w.startswith(CONFIG_DIR)]
     found = []
     for word in words:
         name = word.removeprefix("+sweep=")
-        file = CONF / "sweep" / f"{name}.yaml"
-        if name == word or not file.is_file():
+        files = (folder / "sweep" / f"{name}.yaml" for folder in (CONF, *added))
+        file = next(filter(Path.is_file, files), None)
+        if name == word or not file:
             found.append(word)
             continue
         for key, value in _settings(OmegaConf.to_container(OmegaConf.load(file))):

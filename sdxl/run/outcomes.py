@@ -99,6 +99,7 @@ def outcome_of(record: Record, path: Path | None) -> Outcome:
         {
             **_figures(record),
             "psnr_db": number(cell.psnr),
+            **({"compared_with": cell.compared_with} if cell.psnr is not None else {}),
             "comparable": record.comparable,
             **{n: v for n, v in figures.items() if v is not None},
             **({"speed_means_nothing": cell.meaningless} if cell.simulated else {}),

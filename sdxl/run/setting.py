@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdxl.config import shorthand
 from sdxl.config.compose import Composer
 from sdxl.config.explain import explain
 from sdxl.config.load import register
 from sdxl.config.schema import Config
+from sdxl.config.words import read
 from sdxl.core import records
 from sdxl.core.errors import UserError
 from sdxl.report import cells, choose
@@ -53,7 +55,10 @@ def record_of(word: str) -> Path:
 
 
 def words_of(record: Path) -> list[str]:
-    """The words of the command that made a record, but those that are about measuring."""
+    """The words of the command that made a record, but those that are about measuring.
+
+    With `--config-dir=FOLDER` where it took one.
+    """
     typed = alone(shlex.split(records.read(record).command))
     return [word for word in typed if "=" in word and not about_measuring(word)]
 
@@ -70,11 +75,13 @@ def compose(record: str | None, words: Sequence[str]) -> Config:
     Raises `ConfigError` for words that `python run.py` would refuse.
     """
     known = words_of(record_of(record)) if record else []
+    line = [*known, *shorthand.quoted(words)]
     register()
     try:
-        return Composer("run").config([*known, *words])
+        given = read("run", line)
+        return Composer("run", given.config_dir).config(given.overrides)
     except Exception as error:
-        raise explain(error, "run", [*known, *words]) from error
+        raise explain(error, "run", line) from error
 
 
 def _none(word: str, expected: str) -> UserError:

@@ -28,10 +28,12 @@ def test_published_rates(load, words, h100, h200):
 
 
 def test_only_known_devices_have_peaks():
-    assert roofline.peaks_of("NVIDIA H100 80GB HBM3") is roofline.PEAKS["H100 80GB HBM3"]
-    assert roofline.peaks_of("NVIDIA H200") is roofline.PEAKS["H200"]
-    for other in ("NVIDIA H100 PCIe", "NVIDIA H200 NVL", "cpu"):
-        assert roofline.peaks_of(other) is None
+    for name, short in (("NVIDIA H100 80GB HBM3", "H100 SXM"), ("NVIDIA H200", "H200 SXM")):
+        found = roofline.peaks_of(name)
+        assert found and found.name == short
+    for other in ("NVIDIA H100 PCIe", "NVIDIA H200 NVL", "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+                  "NVIDIA H200 MIG 1g.18gb", "NVIDIA GH200 480GB", "cpu"):  # fmt: skip
+        assert roofline.peaks_of(other) is None, other
 
 
 def test_facts(load):

@@ -78,7 +78,8 @@ def test_other_prompts_are_other_measurements(typed):
 
 
 TEXTS = ["a red cube", "a cube, red", "it's 5\" wide", "a (red:1.2) cube, [8k] {x}", "C:\\a, b\\",
-         "a\\'b", "=,=", "caf\u00e9, \u00e9", "key: value"]  # fmt: skip
+         "a\\'b", "=,=", "caf\u00e9, \u00e9", "key: value", "ein roter W\u00fcrfel",
+         "~/a"]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -86,6 +87,20 @@ def test_a_prompt_is_taken_as_it_is_typed(composed, text):
     (word,) = shorthand.quoted([f"prompt={text}"])
     assert composed(word).prompt == text
     assert shorthand.quoted([word]) == [word], "quoted once"
+
+
+@pytest.mark.parametrize("path", ["~/sdxl", "/home/jos\u00e9/sdxl v1", "\u6a21\u578b=2"])
+def test_a_path_is_taken_as_it_is_typed(composed, path):
+    (word,) = shorthand.quoted([f"prompts={path}"])
+    assert composed(word).prompts == path
+
+
+def test_letters_that_hydra_lacks_are_quoted_value_by_value():
+    assert shorthand.quoted(["-m", "prompt=W\u00fcrfel,a cat", "seed=1,2"]) == [
+        "-m", "prompt='W\u00fcrfel',a cat", "seed=1,2"
+    ]  # fmt: skip
+    left = ["--config-dir=~/mine", "~quant", "model.path='~/a'", "prompts=p.txt", "\u00e9=[\u00e9]"]
+    assert shorthand.quoted(left) == left
 
 
 def test_shards_in_braces_are_a_name(composed):

@@ -1,6 +1,7 @@
 """Words of a command line: options anywhere among them, and the line to type for those refused."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdxl.config import explain, words
+from sdxl.core import records as files
 from sdxl.core.errors import ConfigError
+from sdxl.run import setting
 
 
 def problem(*typed):
@@ -69,7 +72,14 @@ def test_any_text_can_be_typed(text):
 
 @pytest.mark.parametrize(
     ("value", "typed"),
-    [(True, "k=true"), (None, "k=null"), (3.0, "k=3"), (1e-5, "k=1e-05"), (["a", 1], "'k=[a,1]'")],
+    [
+        (True, "k=true"),
+        (None, "k=null"),
+        (3.0, "k=3"),
+        (1e-5, "k=1e-05"),
+        (["a", 1], "'k=[a,1]'"),
+        ("caf\u00e9", "'k=\"caf\u00e9\"'"),
+    ],
 )
 def test_values_are_typed_as_hydra_reads_them(value, typed):
     assert words.typed("k", value) == typed
@@ -161,3 +171,6 @@ def test_a_sweep_takes_a_folder_of_configurations_and_words_in_any_order(cli, tm
                "quality=none", f"hydra.sweep.dir={tmp_path}/swept")  # fmt: skip
     assert done.code == 0, done.err
     assert done.json["cells"] == done.json["ok"] == 2
+    for record in done.json["records"]:
+        assert f"--config-dir={tmp_path}/mine +experiment=good" in files.read(Path(record)).command
+        assert setting.compose(record, ["limit=5"]).backend.name == "fake"

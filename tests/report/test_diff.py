@@ -52,6 +52,21 @@ def test_settings_and_environment(tmp_path: Path):
     assert found.numbers[0].change == pytest.approx(0.5)
 
 
+def test_a_distance_to_the_reference_is_not_one_to_the_baseline(tmp_path: Path):
+    """Each measure has its own line; one that a record lacks is compared with nothing."""
+    baseline = put(tmp_path / "baseline", record(2.0))
+    referred = quantized(3.0, 2.5, 0.5, 26.0, baseline)
+    referred["quality"]["reference"] = {"images": 3, "psnr_db": 41.0, "ssim": 0.97}
+    a = cell(put(tmp_path / "a", referred, 12.0))
+    b = cell(put(tmp_path / "b", quantized(3.0, 2.5, 0.5, 30.0, baseline), 12.0))
+    found = {each.name: each for each in numbers(a, b)}
+    near, far = found["PSNR to the baseline, dB"], found["PSNR to the reference, dB"]
+    assert (near.one, near.other, near.verdict) == (26.0, 30.0, "differs")
+    assert (far.one, far.other, far.verdict) == (41.0, None, "only one")
+    assert found["SSIM to the reference"].one == 0.97
+    assert found["SSIM to the baseline"].one == 26.0 / 40
+
+
 def test_pictures_by_hash_then_by_psnr(tmp_path: Path):
     one, same, noisy = (
         cell(put(tmp_path / name, record(), noise))

@@ -11,6 +11,7 @@ from sdxl.core.errors import UserError
 from sdxl.core.record import Record
 from sdxl.run import api
 from tests.conftest import ROOT
+from tests.sweep_of_records import put, quantized
 
 FAKE = {"backend": "fake", "scenario.min_duration_ms": 0, "tracking": "off", "quality": "none"}
 
@@ -68,10 +69,35 @@ def test_settings_are_words(settings, words):
 
 
 @pytest.mark.parametrize(
-    "text", ["a, b: 'c'", "it's", "back\\slash", "end\\", "a\\'b", "{x}", "", "null", "1.0", "True"]
+    "text",
+    [
+        "a, b: 'c'",
+        "it's",
+        "back\\slash",
+        "end\\",
+        "a\\'b",
+        "{x}",
+        "",
+        "null",
+        "1.0",
+        "True",
+        "ein roter W\u00fcrfel",
+        "W\u00fcrfel",
+        "~/sdxl",
+    ],
 )
 def test_any_text_arrives_as_it_was(composed, text):
     assert composed(*api.words({"model.negative_prompt": text})).model.negative_prompt == text
+
+
+def test_a_table_says_what_a_psnr_is_the_distance_to(tmp_path):
+    made = quantized(3.0, 2.5, 0.5, 26.0, tmp_path / "record.json")
+    made["quality"]["reference"] = {"images": 3, "psnr_db": 41.0}
+    put(tmp_path, made, None)
+    ((_, row),) = sdxl.records(tmp_path).to_dataframe().iterrows()
+    assert (row["compared_with"], row["psnr_db"], row["baseline_psnr_db"]) == (
+        "reference", 41.0, 26.0,
+    )  # fmt: skip
 
 
 def test_lists_are_values_of_a_sweep_or_one_value():

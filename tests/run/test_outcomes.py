@@ -154,3 +154,15 @@ def test_a_baseline_in_the_cells_own_folder_moves_out_of_the_way(cell, load, tmp
     outcomes.clear(made.parent)  # as the quantized cell's measurement does
     assert holds(found.parent, 0)
     assert ledger.recall(record.key, Rerun.failed)[0] == found
+
+
+def test_a_baseline_whose_pictures_are_gone_is_measured_again(cell, load, tmp_path, monkeypatch):
+    """The comparison needs them, and comes after the whole measurement of the quantized cell."""
+    made, _ = cell(tmp_path / "0", 0, monkeypatch)
+    context = attempt.Context(Rerun.failed)
+    asked = load("backend=fake", "seed=0"), tmp_path / "1" / "baseline", "", context
+    assert attempt.other_run(*asked, pictures=True) == made
+    (made.parent / "images" / "000000.png").unlink()
+    assert attempt.other_run(*asked) == made, "where only the figures are needed"
+    found = attempt.other_run(*asked, pictures=True)
+    assert found == tmp_path / "1" / "baseline" / "record.json" and holds(found.parent, 0)

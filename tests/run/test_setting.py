@@ -6,6 +6,7 @@ from sdxl.core import records
 from sdxl.core.errors import ConfigError, UserError
 from sdxl.core.record import Record
 from sdxl.run import setting
+from sdxl.run.command_line import line_of
 from tests.conftest import ROOT
 
 COMMAND = (
@@ -39,6 +40,22 @@ def test_a_record_and_further_words_are_a_configuration(tmp_path):
     config = setting.compose(str(tmp_path), ["model.height=64", "rules=open"])
     assert (config.model.name, config.model.steps, config.model.height) == ("tiny_random", 3, 64)
     assert setting.compose(None, []).model.name == "tiny"
+
+
+def test_a_folder_of_configurations_is_searched_again(tmp_path):
+    mine = tmp_path / "m\u00efne"
+    (mine / "experiment").mkdir(parents=True)
+    (mine / "experiment/own.yaml").write_text("# @package _global_\nseed: 7\n")
+    command = line_of("run", ["+experiment=own", "limit=8"], str(mine))
+    assert command.startswith("python run.py ") and f"--config-dir={mine}" in command
+    records.write(Record(key="k", config={}, command=command, status="ok"), tmp_path)
+    assert setting.compose(str(tmp_path), []).seed == 7
+    (mine / "experiment/own.yaml").unlink()
+    with pytest.raises(ConfigError, match="`experiment` has no option `own`"):
+        setting.compose(str(tmp_path), [])
+    mine.rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match="`--config-dir` is no folder"):
+        setting.compose(str(tmp_path), [])
 
 
 def test_every_bad_word_is_named():

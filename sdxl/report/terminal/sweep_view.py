@@ -109,7 +109,8 @@ class View:
         facts = [row.status]
         facts += [f"{row.speed} images/s"] if row.speed else []
         facts += ["simulated"] if row.speed.startswith("(") else []
-        facts += [f"PSNR {row.quality} dB"] if row.quality else []
+        other = outcome.figures.get("compared_with")
+        facts += [f"PSNR {row.quality} dB to the {other}"] if row.quality else []
         facts += [note] if note else []
         left = f"; about {eta:,.0f} s left" if number + 1 < len(self.labels) else ""
         place = f"[{number + 1}/{len(self.labels)}] {self._label(number)}"

@@ -7,7 +7,6 @@ Cells that an earlier sweep has finished are taken over here and never reach the
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 import time
 from collections import Counter
@@ -25,7 +24,7 @@ from sdxl.core.types import now
 from sdxl.report.mlflow import sweeps
 from sdxl.report.terminal.sweep_view import View
 from sdxl.run import identity, outcomes, shared
-from sdxl.run.command_line import alone
+from sdxl.run.command_line import line_of
 from sdxl.run.doctor.preflight import preflight
 from sdxl.run.sweep.cells import (
     Planned,
@@ -50,7 +49,7 @@ class Sweep:
 
     def __init__(self, config_name: str, words: list[str], config_dir: str | None = None) -> None:
         disk.store_ready(0)
-        self.composer = Composer(config_name, config_dir)
+        self.composer, self._config_dir = Composer(config_name, config_dir), config_dir
         self.words, self.started = words, now()
         self._parent: sweeps.Parent | None = None
         self._parent_asked = False
@@ -151,7 +150,7 @@ class Sweep:
 
     def command(self, cell: Planned) -> str:
         """The line that measures one cell alone."""
-        return shlex.join(["python", "run.py", *alone(cell.overrides)])
+        return line_of("run", cell.overrides, self._config_dir)
 
     def _add(self, overrides: list[str], asked: list[str] | None = None) -> Planned:
         cell = Planned(len(self.cells), overrides, asked=asked or overrides)

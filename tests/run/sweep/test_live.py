@@ -16,7 +16,9 @@ import pytest
 from rich.console import Console
 
 from sdxl.core.command import Outcome
+from sdxl.core.record import Record, Reference
 from sdxl.report.terminal.sweep_view import View
+from sdxl.run import outcomes
 from tests.conftest import ROOT, words_of
 
 FAST = ("backend=fake", "scenario.min_duration_ms=0", "limit=8", "quality.keep_images=1")
@@ -81,6 +83,14 @@ def test_a_long_sweep_shows_the_cells_around_the_running_one():
     assert len(shown) == 20 - FRAME and 49 in shown and 50 in shown and 51 in shown
     table = view.table()
     assert table.row_count == len(shown) and str(table.title).startswith("50 of 100 cells; about")
+
+
+def test_a_line_says_what_the_psnr_is_the_distance_to(capsys):
+    view = View(["seed=0"])
+    record = Record(key="k", config={}, command="", status="ok")
+    record.quality.reference = Reference(images=3, psnr_db=41.98)
+    view.ended(0, outcomes.outcome_of(record, None), 1.0, 0.0)
+    assert "41.980 dB to the reference" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("columns", [80, 100, 140])
