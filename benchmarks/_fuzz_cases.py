@@ -65,9 +65,17 @@ SMALL = {
     "statistics": ("--inception", "--device", "cpu", "foo"),
     "bundle": ("scenes",),
     "shards": ("--per-shard", "model=tiny", "--embeddings"),
+    "gate": ("--min-psnr", "--max-latency-ms", "--against", "--junit", "--json", "nan", "-1"),
+    "score": ("--extra", "lpips", "dists", "--weights", "x:y", "--captions", "--inception"),
+    "generate": ("x", "--n", "--seed", "--record", "last", "best", "limit=2", "quant=int8"),
+    "pack": ("--to", "x", "--as", "diffusers", "onnx", "comfyui", "--check", "-1", "best"),
+    "serve": ("--port", "--batch", "--devices", "0,0", "--queue", "--host", "last", "--ray"),
+    "import": ("--out", "--round"),
     "nonsense": ("x",),
 }
 """Words of the small commands, none of which starts a server or asks a network."""
+ALWAYS = {"generate": ("backend=fake",), "serve": ("backend=http",)}
+"""What keeps a small command from drawing for minutes, or from serving for ever."""
 DAMAGE = (
     *(b"", b"{", b"[]", b"null", b"1", b'"x"', b"{}", b'{"key": 1}', b"\xff\xfe\x00", b"\x00" * 64),
     *(b'{"key": "k", "config": {}, "command": "c"}', b"[" * 9000, b'{"key": {}, "config": []}'),
@@ -151,7 +159,8 @@ def line(seed: int, number: int, damaged: Path) -> tuple[str, list[str]]:
         name = draw.choice(list(SMALL))
         files = sorted(map(str, damaged.iterdir()))
         pool = (*SMALL[name], *draw.sample(files, 3), "--help", "--x", "", "/nonexistent", "1")
-        return name, [draw.choice(pool) for _ in range(draw.randint(0, 4))]
+        words = [draw.choice(pool) for _ in range(draw.randint(0, 4))]
+        return name, [*words, *ALWAYS.get(name, ())]
     words = [word(draw) for _ in range(draw.choice((1, 1, 1, 2, 2, 3, 4, 6)))]
     if draw.random() < 0.1:
         words.append("-m")

@@ -5,35 +5,32 @@
     python benchmarks/fuzz.py --line 417                     # one line again, all it prints shown
 
 Case N of seed S is always the same. What was tried is kept in `--out`, and a second call goes on.
-Most lines are run in this process by the commands' own entry functions with `plan=true`; a share
-measures, in processes of its own. Values go through `sdxl.config.load.load`, and what it accepts
-must suit LoadGen, clocks and JSON. Exits 1 if anything failed.
+Each line is a command in a fork of this process, which has imported what commands import, or with
+`--processes` in a process of its own (seconds a line); most say `plan=true`, a share measures, in
+processes of their own. Values go through `sdxl.config.load.load`, and what it accepts must suit
+LoadGen, clocks and JSON. Exits 1 if anything failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import time
-import traceback
-import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import _forks
 import _fuzz_cases as cases
-from _fuzz_values import HANG_S, Hang, Values, limited
+from _fuzz_values import HANG_S, Values
 
 from sdxl.core.paths import ROOT
 
@@ -93,58 +90,36 @@ def faults(ended: Ended, words: list[str]) -> Iterator[str]:
             yield f"the record says {record['status']}, the JSON line {line['status']}"
 
 
-def in_process(name: str, words: list[str]) -> Ended:
-    """A command by the product's own entry functions."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    from sdxl import __main__ as program
-
-    out, err, argv, here = io.StringIO(), io.StringIO(), sys.argv, Path.cwd()
-    code: Any = 0
-    sys.argv = ["sdxl", name, *words]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            with limited(HANG_S), warnings.catch_warnings():
-                code = program.main()
-        except SystemExit as stop:
-            code = 0 if stop.code is None else stop.code
-        except Hang:
-            code = "hang"
-        except BaseException:
-            traceback.print_exc()
-            code = "escaped"
-        finally:
-            sys.argv = argv
-            GlobalHydra.instance().clear()
-            os.chdir(here)
-    return Ended(code, out.getvalue(), err.getvalue())
+def in_a_fork(words: list[str]) -> Ended:
+    """A command in a fork of this process."""
+    code, *said = _forks.run(words, HANG_S)
+    return Ended("hang" if code == _forks.LATE else code, *said)
 
 
 def in_its_own(words: list[str]) -> Ended:
-    """A run in a process of its own."""
-    line = [sys.executable, str(ROOT / "run.py"), *words]
+    """A command in a process of its own."""
+    line = [sys.executable, "-m", "sdxl", *words]
     try:
         done = subprocess.run(
-            line, capture_output=True, text=True, timeout=4 * HANG_S, stdin=subprocess.DEVNULL
-        )
+            line, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=4 * HANG_S,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         said = [each.decode() if each else "" for each in (error.stdout, error.stderr)]
         return Ended("hang", *said)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def line_case(seed: int, number: int, folder: Path) -> tuple[list[str], Ended]:
+def line_case(seed: int, number: int, folder: Path) -> list[str]:
     """Case `number` of the command lines."""
     name, words = cases.line(seed, number, folder / "damaged")
-    if name in ("run", "quantize", "export", "train"):
-        words = [*words, *places(folder)]
-    return [name, *words], in_process(name, words)
+    takes = name in ("run", "quantize", "export", "train")
+    return [name, *words, *(places(folder) if takes else ())]
 
 
-def run_case(seed: int, number: int, folder: Path) -> tuple[list[str], Ended]:
+def run_case(seed: int, number: int, folder: Path) -> list[str]:
     """Case `number` of the runs that measure."""
-    words = [*cases.real_line(seed, number), *places(folder)]
-    return ["run", *words], in_its_own(words)
+    return ["run", *cases.real_line(seed, number), *places(folder)]
 
 
 def places(folder: Path) -> list[str]:
@@ -185,25 +160,31 @@ def world(folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lines", type=int, default=1000, help="command lines in this process")
+    parser.add_argument("--lines", type=int, default=1000, help="command lines")
     parser.add_argument("--runs", type=int, default=40, help="runs in processes of their own")
     parser.add_argument("--values", type=int, default=50_000, help="configurations")
+    parser.add_argument("--processes", action="store_true", help="no forks: each line starts anew")
     parser.add_argument("--seconds", type=float, help="processor seconds, then stop")
     parser.add_argument("--line", type=int, help="only this line; what it prints is shown")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "sdxl-fuzz")
     chosen = parser.parse_args()
     folder = chosen.out.resolve()
     world(folder)
+    os.chdir(folder)
+    command = in_its_own if chosen.processes else in_a_fork
+    if not chosen.processes:
+        _forks.preload()
     if chosen.line is not None:
-        words, ended = line_case(chosen.seed, chosen.line, folder)
+        words = line_case(chosen.seed, chosen.line, folder)
+        ended = command(words)
         print(words, ended.out, ended.err, f"exit code {ended.code!r}", sep="\n")
         print(*faults(ended, words), sep="\n")
         return 0
     log = Log(folder, chosen.seed)
     for kind, number in due(chosen, log):
-        if chosen.seconds and time.process_time() > chosen.seconds:
+        if chosen.seconds and spent() > chosen.seconds:
             break
-        log.add(one(kind, chosen.seed, number, folder))
+        log.add(one(kind, chosen.seed, number, folder, command))
         for fault in log.rows[-1]["faults"]:
             print(f"{kind} {number}: {fault}\n    {log.rows[-1]['words']}", flush=True)
     return told(log)
@@ -219,18 +200,26 @@ def due(chosen: argparse.Namespace, log: Log) -> Iterator[tuple[str, int]]:
 _values: Values | None = None
 
 
-def one(kind: str, seed: int, number: int, folder: Path) -> dict[str, Any]:
+def spent() -> float:
+    """Processor seconds of this process and of those that it waited for."""
+    return sum(os.times()[:4])
+
+
+def one(
+    kind: str, seed: int, number: int, folder: Path, command: Callable[[list[str]], Ended]
+) -> dict[str, Any]:
     """Try one case; returns its row."""
     global _values
-    began = time.process_time()
+    began = spent()
     code: Any = None
     if kind == "value":
         _values = _values or Values()
         words, wrong = _values.case(seed, number)
     else:
-        words, ended = (line_case if kind == "line" else run_case)(seed, number, folder)
+        words = (line_case if kind == "line" else run_case)(seed, number, folder)
+        ended = command(words) if kind == "line" else in_its_own(words)
         wrong, code = list(faults(ended, words)), ended.code
-    seconds = round(time.process_time() - began, 3)
+    seconds = round(spent() - began, 3)
     return {"kind": kind, "number": number, "words": words, "code": code, "faults": wrong,
             "cpu_s": seconds}  # fmt: skip
 

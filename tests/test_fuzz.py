@@ -57,6 +57,14 @@ def test_a_hang_ends():
             pass
 
 
+def test_a_fork_ends_as_a_process_does():
+    ended = fuzz.in_a_fork(["nonsense"])
+    own = fuzz.in_its_own(["nonsense"])
+    assert ended.code == own.code == 2
+    assert ended.line() == own.line() and ended.err == own.err
+    assert fuzz._forks.run(["nonsense"], 0.0)[0] == fuzz._forks.LATE
+
+
 def test_cases_are_functions_of_seed_and_number(tmp_path):
     fuzz.cases.damage(tmp_path)
     lines = [fuzz.cases.line(1, number, tmp_path) for number in range(50)]

@@ -96,13 +96,25 @@ def run(
         name="sdxl-worker",
         daemon=False,
     )
-    child.start()
+    _start(child)
     theirs.close()
     try:
         return _listen(ours, child, log, limit_s, on_report, timeout_s)
     finally:
         _kill(child)
         ours.close()
+
+
+def _start(child: Any) -> None:
+    """Start a process; raises `WorkerDied` where the server that forks it could not live."""
+    try:
+        child.start()
+    except (EOFError, ConnectionError) as error:
+        raise WorkerDied(
+            "the process that measurements are forked from died while it began",
+            None,
+            "more memory: PyTorch alone needs some GB of address space (ulimit -v)",
+        ) from error
 
 
 def prepare() -> None:
