@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ def _disk() -> Iterator[Case]:
 def _memory() -> Iterator[Case]:
     for kib in (200_000, 400_000, 1_000_000):
         yield Case(f"memory/address-space-{kib}-KiB", (0, 1), shell=f"ulimit -v {kib}; {{run}}",
-                   words=(*BUNDLED, *OFF))  # fmt: skip
+                   words=(*BUNDLED, *OFF, "scenario.startup_s=60"))  # fmt: skip
     for count in (16, 32, 64):
         yield Case(f"memory/{count}-open-files", (0, 1, 2), shell=f"ulimit -n {count}; {{run}}")
 
@@ -133,7 +134,9 @@ def _environment() -> Iterator[Case]:
         yield Case(f"environment/{name}", (0,), env={name: value})
     gone = "mkdir {folder}/gone; cd {folder}/gone; rmdir {folder}/gone; {run}"
     yield Case("environment/deleted-working-directory", (0, 2), shell=gone)
-    yield Case("environment/umask-777", (1, 2), shell="umask 777; {run}")
+    # An administrator opens what nobody may open.
+    codes = (0,) if os.geteuid() == 0 else (1, 2)
+    yield Case("environment/umask-777", codes, shell="umask 777; {run}")
 
 
 def _put(path: Path, content: bytes) -> None:

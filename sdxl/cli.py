@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from sdxl.config.load import load
 from sdxl.config.schema import Config
 from sdxl.core import ends, secrets, streams
 from sdxl.core.command import Outcome, print_line, shown, summary
-from sdxl.core.errors import FAILED, OK, USER, SdxlError
+from sdxl.core.errors import FAILED, OK, USER, SdxlError, UserError
 from sdxl.core.paths import CONF
 from sdxl.core.progress import Say, silent
 from sdxl.run import shared
@@ -91,7 +92,7 @@ def _command(main: Callable[[], None]) -> int | None:
                 return None
             if this.asks_hydra:
                 this.understand()
-                main()
+                _answer(main)
                 return None
             this.run(main)
         except SystemExit as stop:
@@ -112,6 +113,17 @@ def _command(main: Callable[[], None]) -> int | None:
             print("interrupted", file=sys.stderr)
             stopped = {"status": "failed", "exit_code": FAILED, "reason": "interrupted"}
             return _ended(summary(this.ended()) | stopped)
+
+
+def _answer(main: Callable[[], None]) -> None:
+    """Hydra's own information; raises `UserError` for words that it cannot make sense of."""
+    try:
+        main()
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f"Hydra cannot answer that: {error}", shlex.join(sys.argv[1:]),
+            fix=f"python {Path(sys.argv[0]).stem}.py --hydra-help",
+        ) from error  # fmt: skip
 
 
 def _ended(line: dict[str, Any]) -> int:

@@ -123,6 +123,13 @@ def test_plan_measures_nothing(cli):
     assert not (done.dir / "record.json").exists() and not (done.dir / "loadgen").exists()
 
 
+@pytest.mark.parametrize("words", [("-sc",), ("--shell-completion", "install=nothing")])
+def test_what_hydra_cannot_answer_is_refused(cli, words):
+    done = cli(*words)
+    assert done.code == 2 and "Hydra cannot answer that" in done.json["reason"]
+    assert "Traceback" not in done.err and "--hydra-help" in done.err
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["--info", "config"]])
 def test_information_imports_no_framework(words):
     code = (

@@ -8,7 +8,6 @@ are written down.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from sdxl.bench.pool_worker import UNFIT, Batch, Open, work
-from sdxl.core import isolate
+from sdxl.core import forking, isolate
 from sdxl.core.errors import SdxlError
 
 DEATHS_KEPT = 1000
@@ -67,9 +66,7 @@ class Lane:
     def start(self) -> None:
         """Start the worker and wait until its generator is open."""
         self._doing = "loading"
-        context: Any = multiprocessing.get_context("forkserver" if self._pool.preload else "spawn")
-        if self._pool.preload:
-            context.set_forkserver_preload(["sdxl.core.preload"])
+        context = forking.context(self._pool.preload)
         ours, theirs = context.Pipe()
         process = context.Process(
             target=work,
@@ -77,7 +74,7 @@ class Lane:
             name=f"device-{self.device}",
             daemon=True,
         )
-        process.start()
+        forking.begin(process, self._pool.patience.startup_s)
         theirs.close()
         self._process, self._line = process, ours
         self.facts = self._answer(self._pool.patience.startup_s)

@@ -184,18 +184,20 @@ def _other_names(config: Config) -> Iterator[Problem]:
 
 
 def _other_items(node: Any, prefix: str = "") -> Iterator[Problem]:
-    """Lists of something else than they are made for: OmegaConf lets lists of lists through."""
+    """Lists of something else than they are made for: OmegaConf lets lists of lists through.
+
+    So it does what stands for a list, `${oc.env:HOME}`, and turns out to be none.
+    """
     hints = typing.get_type_hints(type(node))
     for field in dataclasses.fields(node):
-        key, value = f"{prefix}{field.name}", getattr(node, field.name)
+        key, value, hint = f"{prefix}{field.name}", getattr(node, field.name), hints[field.name]
         if dataclasses.is_dataclass(value):
             yield from _other_items(value, f"{key}.")
-        elif (
-            isinstance(value, list) and hints[field.name] is not Any
-        ):  # which has a rule of its own
-            (kind,) = {*typing.get_args(hints[field.name]), hints[field.name]} & _LISTS.keys()
-            if wrong := [each for each in value if not isinstance(each, _LISTS[kind])]:
-                said = f"a list of {_LISTS[kind].__name__}"
+        elif value is not None and (kinds := {*typing.get_args(hint), hint} & _LISTS.keys()):
+            item, is_list = _LISTS[kinds.pop()], isinstance(value, list)
+            wrong = [each for each in value if not isinstance(each, item)] if is_list else [value]
+            if wrong:
+                said = f"a list of {item.__name__}"
                 yield Problem(f"`{key}` has the wrong type", str(wrong[0]), said, f"{key}=[...]")
 
 

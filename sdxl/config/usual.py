@@ -25,7 +25,7 @@ def changed(group: str, node: Any) -> dict[str, Any]:
 
 @cache
 def _usual(group: str, option: str, node: Any) -> dict[str, Any] | None:
-    if not (CONF / group / f"{option}.yaml").is_file():
+    if option not in {file.stem for file in (CONF / group).glob("*.yaml")}:
         return None
     read = OmegaConf.merge(OmegaConf.structured(node), *_files(group, option))
     found: Any = OmegaConf.to_object(read)

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sdxl.core import locks, streams
+from sdxl.core import forking, locks, streams
 from sdxl.core.errors import Problem, SdxlError
 from sdxl.core.paths import PACKAGE
 
@@ -86,9 +86,7 @@ def run(
     """
     prepare()
     log.open("ab").close()  # raises `OSError` here: the child could not say why
-    context: Any = multiprocessing.get_context("forkserver" if preload else "spawn")
-    if preload:
-        context.set_forkserver_preload(["sdxl.core.preload"])
+    context = forking.context(preload)
     ours, theirs = context.Pipe()
     child = context.Process(
         target=_child,
@@ -96,25 +94,21 @@ def run(
         name="sdxl-worker",
         daemon=False,
     )
-    _start(child)
+    try:
+        forking.begin(child, limit_s)
+    except EOFError as error:
+        raise WorkerDied(
+            "the process that measurements are forked from could not begin",
+            str(error),
+            "libraries that load, and memory for them: some GB of address space (ulimit -v)",
+            "python -m sdxl doctor",
+        ) from error
     theirs.close()
     try:
         return _listen(ours, child, log, limit_s, on_report, timeout_s)
     finally:
         _kill(child)
         ours.close()
-
-
-def _start(child: Any) -> None:
-    """Start a process; raises `WorkerDied` where the server that forks it could not live."""
-    try:
-        child.start()
-    except (EOFError, ConnectionError) as error:
-        raise WorkerDied(
-            "the process that measurements are forked from died while it began",
-            None,
-            "more memory: PyTorch alone needs some GB of address space (ulimit -v)",
-        ) from error
 
 
 def prepare() -> None:

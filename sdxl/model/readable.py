@@ -20,9 +20,20 @@ def readable(what: str, place: Path, expected: str, fix: str) -> Iterator[None]:
         raise
     except Exception as error:  # of every kind: files missing, no JSON, another shape, ...
         said = str(error).strip() or type(error).__name__
-        raise UserError(
-            f"{what} cannot be loaded: {said.splitlines()[0]}", listing(place), expected, fix
-        ) from error
+        what = f"{what} cannot be loaded: {said.splitlines()[0]}"
+        if _of_this_machine(error):
+            expected, fix = "enough memory, libraries that load", "python -m sdxl doctor"
+            raise SdxlError(what, str(place), expected, fix) from error
+        raise UserError(what, listing(place), expected, fix) from error
+
+
+def _of_this_machine(error: BaseException | None) -> bool:
+    """Whether memory or a library was missing: no other file would help."""
+    while error:
+        if isinstance(error, ImportError | MemoryError) or "allocate memory" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def listing(place: Path) -> str:

@@ -211,5 +211,19 @@ def test_names_are_no_settings(load, words, key, fix):
     "word", ["quant.include=[[a],[b]]", "backend.devices=[[0],[1]]", "quant.exclude=[{a:1}]"]
 )
 def test_a_list_of_lists_is_the_wrong_type(load, word):
+    assert_wrong_type(load, word)
+
+
+@pytest.mark.parametrize("word", ["backend.devices=${oc.env:HOME}", "quant.exclude=${seed}"])
+def test_what_stands_for_a_list_must_be_one(load, word):
+    assert_wrong_type(load, word)
+
+
+def test_a_name_that_no_file_can_have_is_no_error(load):
+    name = "x" * 300
+    assert load(f"quant.name={name}", f"model.name={name}").quant.name == name
+
+
+def assert_wrong_type(load, word):
     (problem,) = problems(load, "quant=int8", word)
     assert problem.what == f"`{word.partition('=')[0]}` has the wrong type"
