@@ -30,7 +30,7 @@ def begin(process: Any, limit_s: float) -> None:
 
     def end() -> None:
         late.set()
-        if pid := forkserver._forkserver._forkserver_pid:
+        if pid := forkserver._forkserver._forkserver_pid:  # type: ignore[attr-defined]
             os.kill(pid, signal.SIGKILL)
 
     timer = threading.Timer(min(limit_s, threading.TIMEOUT_MAX), end)
