@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sdxl.backends.torch import cpu, cuda, fp8_attention
+from sdxl.backends.torch.kernels.words import short
 from sdxl.backends.torch.layer import Float, Kernel, Layer, Simulated
 from sdxl.backends.torch.timings import Timings
 from sdxl.config.schema import Format
@@ -102,14 +103,26 @@ class Choice:
         """Milliseconds of each candidate: the machine's, where they are kept, or measured now."""
 
         def measure() -> dict[str, float]:
-            return {
-                name: self.home.best_ms(kernel(layer, example), example, residual)
-                for name, kernel in candidates.items()
-            }
+            found = {}
+            for name, kernel in candidates.items():
+                try:
+                    found[name] = self.home.best_ms(kernel(layer, example), example, residual)
+                except Exception as error:
+                    # Exact on the layer of `extreme`, but not made for this dtype or shape.
+                    if name in WIDE or isinstance(error, torch.OutOfMemoryError):
+                        raise
+                    self._refuse(layer, name, error)
+            return found
 
         if self.timings is None:
             return measure()
         return self.timings.of(str(key[:-1]), list(candidates), measure)
+
+    def _refuse(self, layer: Layer, name: str, error: Exception) -> None:
+        """Remember what a kernel said of a layer that it does not compute."""
+        kind, shape = f"{layer.format.value} {layer.kind}", "x".join(map(str, layer.codes.shape))
+        what = f"{kind} {shape} in {str(layer.dtype).removeprefix('torch.')}"
+        self.refused.setdefault(what, {})[name] = short(error)
 
     def attends(self, name: str) -> Any:
         """What an attention layer calls when it has timed a shape."""

@@ -124,11 +124,15 @@ class ScaledMm(_Linear):
     def product(self, coded: torch.Tensor, residual: Residual = None) -> torch.Tensor:
         """The output (M, N) for input codes (M, K), plus a residual."""
         left, right = self.scales(len(coded))
+        bias, dtype = self.layer.bias, self.layer.dtype
+        inside = dtype is not torch.float32  # cuBLAS adds no bias to an fp32 output
         found = torch._scaled_mm(
-            coded, self.columns, scale_a=left, scale_b=right, bias=self.layer.bias,
-            out_dtype=self.layer.dtype, use_fast_accum=coded.is_cuda,
+            coded, self.columns, scale_a=left, scale_b=right, bias=bias if inside else None,
+            out_dtype=dtype, use_fast_accum=coded.is_cuda,
         )  # fmt: skip
-        return found if residual is None else found.add_(residual)
+        for rest in (None if inside else bias, residual):
+            found = found if rest is None else found.add_(rest)
+        return found
 
     def scales(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Those of the input and of the weight."""

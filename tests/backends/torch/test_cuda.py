@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sdxl.backends.torch import cuda
-from sdxl.backends.torch.layer import Geometry, Simulated
+from sdxl.backends.torch.layer import Geometry, Simulated, joined
 from sdxl.config.schema import Format
 from tests import coded
 from tests.backends.torch.kernels.test_kernels import assert_close
@@ -62,6 +62,47 @@ def test_cublas_takes_multiples_of_16():
         for outputs, width in ((32, 48), (40, 48), (32, 40))
     ]
     assert fits == [True, False, False]
+
+
+def test_fp8_in_fp32_adds_its_bias_where_cublas_does_not(monkeypatch):
+    """A GPU's rule: "Bias is not supported when out_dtype is set to Float32"."""
+    scaled_mm = torch._scaled_mm
+
+    def cublas(*given, bias=None, out_dtype=None, **rest):
+        if bias is not None and out_dtype is torch.float32:
+            raise RuntimeError("Bias is not supported when out_dtype is set to Float32")
+        return scaled_mm(*given, bias=bias, out_dtype=out_dtype, **rest)
+
+    monkeypatch.setattr(torch, "_scaled_mm", cublas)
+    values, residual = torch.randn(10, 48), torch.randn(10, 32)
+    bias = torch.randn(32)
+    layer = coded.layer(Format.fp8, torch.randn(32, 48), values.amax(), torch.float32, bias=bias)
+    found = cuda.ScaledMm(layer, values)(values, residual)
+    assert torch.allclose(found, Simulated(layer, values)(values, residual), atol=1e-4)
+
+
+def test_a_kernel_that_refuses_one_kind_of_layer_is_left_out_there(monkeypatch):
+    from sdxl.backends.torch.eight_bit import Choice
+
+    def rows(self, *_):
+        raise error
+
+    monkeypatch.setattr(cuda.RowwiseMm, "product", rows)
+    monkeypatch.setattr(cuda, "best_ms", lambda kernel, *given: kernel(*given).numel() * 1.0)
+    values = torch.randn(4, 32).half()
+    one = coded.layer(Format.fp8, torch.randn(16, 32), values.amax().float(), torch.float16)
+    layer = joined([one, one])
+    choice = Choice(CPU)
+    choice.home = cuda
+    choice._usable["linear", Format.fp8] = [cuda.RowwiseMm]
+    error = RuntimeError("Only bf16 high precision output types are supported for row-wise scaling")
+    assert isinstance(choice.kernel(layer, values), Simulated)
+    assert choice.describe()["refused"] == {
+        "fp8 linear 32x32 in float16": {cuda.RowwiseMm.name: f"RuntimeError: {error}"}
+    }
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        choice.kernel(layer, values[:2])
 
 
 @pytest.mark.parametrize("kind", ["assembler", "compiler"])
