@@ -89,6 +89,11 @@ class Format(str, Enum):
     nvfp4 = "nvfp4"
     auto_mixed = "auto_mixed"  # none, INT8 or FP8, layer by layer
 
+    @property
+    def weight_only(self) -> bool:
+        """Inputs of layers stay as they are: there is nothing to calibrate."""
+        return self in (Format.int8_weight_only, Format.int4_weight_only)
+
 
 class Calls(str, Enum):
     """How a step's amax is combined over calibration calls (one call = one prompt).

@@ -13,7 +13,6 @@ from typing import Any
 from sdxl.config import folder_words, schema
 from sdxl.config.content_key import keyed, plain
 from sdxl.config.plugins import backend_of
-from sdxl.config.rules_quant import WEIGHT_ONLY
 from sdxl.config.schema import QUANT_KEYS, Calls, Config, Format, Mode, Quant, Steps
 from sdxl.core import store
 
@@ -37,7 +36,7 @@ def effective(config: Config) -> dict[str, Any]:
     }
     if quant.format is Format.int4_weight_only:
         found["block_size"] = quant.block_size
-    if quant.format in WEIGHT_ONLY:
+    if quant.format.weight_only:
         return found
     if quant.format is Format.auto_mixed:
         found["target"], found["prompts"] = quant.target, max(1, quant.report_prompts)

@@ -11,8 +11,6 @@ from sdxl.config.usual import changed
 from sdxl.config.words import typed
 from sdxl.core.errors import Problem
 
-WEIGHT_ONLY = (Format.int8_weight_only, Format.int4_weight_only)
-
 
 def problems_of(c: Config) -> Iterator[Problem]:
     """Broken rules of `config.quant` and of the top-level keys that override it."""
@@ -140,7 +138,7 @@ def _ignored(c: Config) -> Iterator[Problem]:
 def _ignored_calibration(c: Config) -> Iterator[Problem]:
     """Settings of a calibration that does not happen."""
     q = c.quant
-    if q.format in WEIGHT_ONLY:
+    if q.format.weight_only:
         for key in ("percentile", "calib_size"):
             if getattr(c, key) is not None:
                 yield Problem(

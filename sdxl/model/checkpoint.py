@@ -44,7 +44,7 @@ class StoredLayer:
     @property
     def weight_only(self) -> bool:
         """Inputs stay as they are."""
-        return self.format in (Format.int8_weight_only, Format.int4_weight_only)
+        return self.format.weight_only
 
 
 def encode(layer: StoredLayer, weight: torch.Tensor, amax: torch.Tensor) -> torch.Tensor:

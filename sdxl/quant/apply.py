@@ -124,13 +124,12 @@ def check(unet: nn.Module, layers: Iterable[Layer], quant: schema.Quant) -> None
 
 def quantizers_of(layers: Iterable[Layer], quant: schema.Quant) -> Iterator[str]:
     """Full names of the quantizers that must be on."""
-    weight_only = quant.format in (Format.int8_weight_only, Format.int4_weight_only)
     for layer in layers:
         if layer.kind is Kind.attention:
             yield from (f"{layer.name}.{name}" for name in ATTENTION_QUANTIZERS.values())
         else:
             yield f"{layer.name}.weight_quantizer"
-            if not weight_only:
+            if not quant.format.weight_only:
                 yield f"{layer.name}.input_quantizer"
 
 

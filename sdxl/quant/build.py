@@ -15,7 +15,6 @@ import torch
 
 from sdxl.config import content_key
 from sdxl.config.derive import effective
-from sdxl.config.rules_quant import WEIGHT_ONLY
 from sdxl.config.schema import Config, Format
 from sdxl.core import environment, json_file, store
 from sdxl.core.errors import SdxlError, UserError
@@ -98,7 +97,7 @@ def statistics_of(
 ) -> Statistics | None:
     """The statistics that the recipe needs: made, found, or from the file it names."""
     quant = config.quant
-    if quant.format in WEIGHT_ONLY:
+    if quant.format.weight_only:
         return None
     attention = _attention(chosen)
     if not quant.statistics:
@@ -201,7 +200,7 @@ def _identity(config: Config, chosen: list[Layer]) -> tuple[str, str | None, dic
         parent = store.sha256(_existing(store.resolve(quant.tuned) / checkpoint.WEIGHTS))
     elif quant.statistics:
         parent = store.sha256(_existing(store.resolve(quant.statistics)))
-    elif quant.format not in WEIGHT_ONLY:
+    elif not quant.format.weight_only:
         needed = calibrate.settings_of(config, _attention(chosen))
         parent = calibrate.key_of(needed, calibrate.calibration_prompts(quant))
     settings = {

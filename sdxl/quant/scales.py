@@ -129,7 +129,7 @@ def scales_of(
     layer: Layer, weight: torch.Tensor | None, statistics: Statistics | None, quant: schema.Quant
 ) -> LayerScales:
     """The scales of one layer; `weight` is its unquantized weight (None for attention)."""
-    if quant.format in (Format.int8_weight_only, Format.int4_weight_only):
+    if quant.format.weight_only:
         return LayerScales()
     assert statistics is not None
     if layer.kind is Kind.attention:

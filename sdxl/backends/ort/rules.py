@@ -25,6 +25,16 @@ def problems_of(config: schema.Config) -> list[Problem]:
                 f"quant={config.quant.name} backend.optimization=basic",
             )
         )
+    if config.quant.format is not schema.Format.none and backend.provider is Provider.tensorrt:
+        problems.append(
+            Problem(
+                "a graph quantized for ONNX Runtime has the layout of its processor's kernels, "
+                "which TensorRT does not take",
+                f"quant={config.quant.name} backend.provider=tensorrt",
+                "backend=trt, or another provider",
+                "backend=trt",
+            )
+        )
     on_cpu = config.model.device in (schema.Device.cpu, schema.Device.mps)
     if on_cpu and backend.provider in (Provider.cuda, Provider.tensorrt):
         problems.append(
@@ -80,4 +90,4 @@ def _fuses_fp8(config: schema.Config, backend: Config) -> bool:
     """Whether FP8 layers, perhaps among others, would meet fusions made for INT8."""
     eight = config.quant.format in (schema.Format.fp8, schema.Format.auto_mixed)
     careful = backend.optimization in (Optimization.disabled, Optimization.basic)
-    return eight and not careful and backend.provider is not Provider.tensorrt
+    return eight and not careful

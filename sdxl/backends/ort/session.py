@@ -45,15 +45,17 @@ class Runtime:
     def __init__(self, config: schema.Config) -> None:
         backend = config.backend
         assert isinstance(backend, Config)
-        self.settings = backend
+        self.config, self.settings = config, backend
         self.device = _device(config, backend.provider)
-        self.providers = _providers(backend.provider, self.device)
+        self.providers: list[str] = []
+        """Those of the sessions."""
         self.threads = backend.threads or torch.get_num_threads()
 
-    def session(self, path: Path, profile: Path) -> Any:
-        """A session on the graph; the first runs are profiled into `profile`.
+    def session(self, name: str, path: Path, profile: Path) -> Any:
+        """A session on graph `name`; the first runs are profiled into `profile`.
 
-        Weights are mapped from their file; raises `SdxlError` where no kernel takes the graph.
+        Weights are mapped from their file; raises `SdxlError` where no kernel takes the graph, or
+        a provider does not load.
         """
         backend, options = self.settings, ort.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -65,13 +67,26 @@ class Runtime:
         )
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+        asked = providers_of(
+            backend.provider, self.device, path, graphs.dtype_of(self.config, name)
+        )
         try:
-            return ort.InferenceSession(str(path), options, providers=self.providers)
+            # Its own fallback would go on without the provider.
+            session = ort.InferenceSession(str(path), options, asked, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's own classes have no common one
             raise SdxlError(
                 "ONNX Runtime does not take the graph", f"{path}: {str(error)[:500]}",
                 "kernels for all of its operators and types", "precision=fp32",
             ) from error  # fmt: skip
+        self.providers = session.get_providers()
+        if lacking := [name for name, _ in asked if name not in self.providers]:
+            raise SdxlError(
+                f"ONNX Runtime did not load {', '.join(lacking)}",
+                f"only {', '.join(self.providers)}; its own message stands above",
+                "the libraries that this onnxruntime-gpu was built for",
+                "backend.provider=cpu model.device=auto",
+            )
+        return session
 
     def describe(self) -> dict[str, Any]:
         """Facts for the record."""
@@ -80,7 +95,7 @@ class Runtime:
             "device_name": (
                 torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
             ),
-            "providers": [name for name, _ in self.providers],
+            "providers": self.providers,
             "threads": self.threads,
             "optimization": self.settings.optimization.value,
         }
@@ -92,7 +107,7 @@ class Graph:
     def __init__(self, runtime: Runtime, name: str, path: Path) -> None:
         self.device = runtime.device
         self._folder = tempfile.TemporaryDirectory(prefix="sdxl-ort-")
-        self._session = runtime.session(path, Path(self._folder.name) / name)
+        self._session = runtime.session(name, path, Path(self._folder.name) / name)
         inputs, self._outputs = self._session.get_inputs(), self._session.get_outputs()
         self._names = tuple(each.name for each in inputs)
         known = graphs.INPUTS[name]
@@ -156,19 +171,21 @@ def _device(config: schema.Config, provider: Provider) -> torch.device:
     return torch_device(config.model.device)
 
 
-def _providers(provider: Provider, device: torch.device) -> list[tuple[str, dict[str, str]]]:
-    """Providers in the order of preference; the last takes what the others cannot."""
+def providers_of(
+    provider: Provider, device: torch.device, path: Path, dtype: schema.DType
+) -> list[tuple[str, dict[str, str]]]:
+    """Providers for a graph in the order of preference; the last takes what others cannot."""
     found: list[tuple[str, dict[str, str]]] = []
     number = {"device_id": str(device.index or 0)}
     if provider is Provider.tensorrt:
-        cache = store.root() / "ort_tensorrt"
+        # A folder for each artifact: the names of engines know the graph's form, no weights
+        # (microsoft/onnxruntime#6455).
+        cache = store.root() / "ort_tensorrt" / path.parent.name
         cache.mkdir(parents=True, exist_ok=True)
-        found.append(
-            (
-                "TensorrtExecutionProvider",
-                {**number, "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)},
-            )
-        )
+        # Without its flag TensorRT computes a graph of 16 bits in fp32.
+        flags = {} if dtype is schema.DType.fp32 else {f"trt_{dtype.value}_enable": "1"}
+        kept = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)}
+        found.append(("TensorrtExecutionProvider", {**number, **kept, **flags}))
     if device.type == "cuda":
         found.append(("CUDAExecutionProvider", number))
     return [*found, ("CPUExecutionProvider", {})]

@@ -30,7 +30,7 @@ class OrtStages(GraphStages):
             backend.decode_batch_size,
         )
         self.precision = {name: graphs.dtype_of(config, name).value for name in graphs.of(config)}
-        self.quantization = config.quant.format.value
+        self.quantization = config.quant.format
 
     def describe(self) -> dict[str, Any]:
         """Device, providers, and the kernels that really ran, by graph."""
@@ -39,9 +39,8 @@ class OrtStages(GraphStages):
             "backend": "ort",
             **self.runtime.describe(),
             "by_shape": self.runtime.device.type == "cuda",  # plans and engines, kept by shape
-            "quantization": self.quantization,
-            # INT8 layers run in integer kernels, `kernels` counts them; FP8 ones in float kernels.
-            "simulated": self.quantization == schema.Format.fp8.value,
+            "quantization": self.quantization.value,
+            "simulated": is_simulated(self.quantization, kernels),
             "precision": self.precision,
             "kernels": {name: found for name, found in kernels.items() if found},
         }
@@ -50,3 +49,10 @@ class OrtStages(GraphStages):
         """Free the sessions."""
         super().close()
         self.sessions.clear()
+
+
+def is_simulated(number: schema.Format, kernels: dict[str, dict[str, Any]]) -> bool:
+    """Whether inputs of layers are rounded, and yet no UNet counted an integer kernel."""
+    rounded = number is not schema.Format.none and not number.weight_only
+    unets = (found for name, found in kernels.items() if graphs.is_unet(name))
+    return rounded and not any(found.get("integer") for found in unets)

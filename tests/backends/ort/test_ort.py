@@ -5,13 +5,18 @@ import contextlib
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
+from sdxl.backends.ort.config import Provider
+from sdxl.backends.ort.session import Runtime, providers_of
+from sdxl.backends.ort.stages import is_simulated
 from sdxl.config.load import load as check
 from sdxl.config.plugins import backend_of
+from sdxl.config.schema import DType, Format
 from sdxl.core import store
-from sdxl.core.errors import ConfigError, StageError
+from sdxl.core.errors import ConfigError, SdxlError, StageError
 from sdxl.model import prompts
 from sdxl.model.images import load as picture
 from sdxl.model.sampler import Sampler
@@ -21,6 +26,14 @@ from sdxl.quality.baseline import compare
 
 CLEARLY = 5
 """dB: under a third of the squared error. Seen: 44.5 at level 1, 7.3 at level 3."""
+
+
+def product(kind):
+    """The bytes of a graph of one product, of 4 x 4 numbers."""
+    a, b, c = (helper.make_tensor_value_info(n, kind, [4, 4]) for n in "abc")
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "g", [a, b], [c])
+    opset = helper.make_opsetid("", 22)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
 
 
 @pytest.fixture
@@ -118,6 +131,50 @@ def test_settings_change_no_picture(draw, words):
     assert facts["device"] == "cpu" and facts["providers"] == ["CPUExecutionProvider"]
 
 
+@pytest.mark.slow
+def test_int8_is_simulated_where_no_integer_kernel_ran(draw):
+    """Quantize, Dequantize and a float product each: the numbers of INT8, the speed of floats."""
+    words = ("backend=ort", "quant=int8", "calib_size=1", "quant.report_prompts=0", "model.steps=2")
+    for level, simulated in (("all", False), ("basic", True)):
+        _, facts = draw(*words, f"backend.optimization={level}")
+        assert facts["simulated"] is simulated
+        assert bool(facts["kernels"]["unet"]["integer"]) is not simulated
+
+
+@pytest.mark.parametrize(("number", "integer", "simulated"), [
+    ("int8", {"QLinearMatMul": 9}, False), ("int8", {}, True), ("fp8", {}, True),
+    ("auto_mixed", {}, True), ("int8_weight_only", {}, False), ("none", {}, False),
+])  # fmt: skip
+def test_what_is_simulated_is_what_no_integer_kernel_computed(number, integer, simulated):
+    kernels = {"unet_deep": {"integer": integer}, "unet_shallow": {}, "vae_decoder": {}}
+    assert is_simulated(Format(number), kernels) is simulated
+
+
+def test_a_provider_that_does_not_load_is_no_success(composed, tmp_path):
+    """ONNX Runtime warns, and would compute on the CPU."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(product(TensorProto.FLOAT))
+    runtime = Runtime(check(composed("backend=ort")))
+    assert runtime.session("unet", path, tmp_path / "profile").get_providers() == runtime.providers
+    runtime.device = torch.device("cuda")  # the package here has no CUDA
+    with pytest.raises(SdxlError, match="did not load CUDAExecutionProvider"):
+        runtime.session("unet", path, tmp_path / "profile")
+
+
+def test_tensorrt_keeps_the_engines_of_each_graph_apart():
+    """Its names of engines know no weights; without a flag it computes 16 bits in 32."""
+
+    def options(key, dtype):
+        path = store.root() / "onnx" / key / "model.onnx"
+        found = providers_of(Provider.tensorrt, torch.device("cuda:1"), path, DType(dtype))
+        assert [name[:4] for name, _ in found] == ["Tens", "CUDA", "CPUE"]
+        return found[0][1]
+
+    one, other = options("aaa", "fp32"), options("bbb", "fp16")
+    assert one["trt_engine_cache_path"] != other["trt_engine_cache_path"]
+    assert "trt_fp16_enable" not in one and other["trt_fp16_enable"] == "1"
+
+
 def test_a_picture_of_nan_is_refused(draw, monkeypatch):
     from sdxl.backends.ort import session
 
@@ -137,6 +194,7 @@ def test_a_picture_of_nan_is_refused(draw, monkeypatch):
     (["model.device=cuda", "backend.provider=cpu"], "would be ignored"),
     (["model.device=mps"], "no MPS provider"),
     (["export.opset=17"], r"export\.opset"),
+    (["quant=int8", "backend.provider=tensorrt"], "which TensorRT does not take"),
     (["model.device=cpu", "precision.unet=bf16"], "no bf16 arithmetic on a CPU"),
     (["backend.provider=cpu", "precision.vae=bf16"], "no bf16 arithmetic on a CPU"),
 ])  # fmt: skip
@@ -158,13 +216,8 @@ def test_the_cpu_provider_still_has_no_bf16_product():
     kinds = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
     taken = set()
     for name, kind in kinds.items():
-        a, b, c = (helper.make_tensor_value_info(n, kind, [4, 4]) for n in "abc")
-        graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "g", [a, b], [c])
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10
-        ).SerializeToString()
         with contextlib.suppress(NoKernel):
-            onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(product(kind), providers=["CPUExecutionProvider"])
             taken.add(name)
     assert taken == {"fp16"}
 
