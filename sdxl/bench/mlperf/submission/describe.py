@@ -8,8 +8,7 @@ from typing import Any
 
 from sdxl.bench.mlperf.rounds import MODEL, PROMPTS, SETTINGS, Rules
 from sdxl.bench.mlperf.submission.gather import Result
-from sdxl.config.rules_quant import WEIGHT_ONLY
-from sdxl.config.schema import SDXL_BASE
+from sdxl.config.schema import SDXL_BASE, Format
 from sdxl.core.record import Record
 
 TYPE_OF = {
@@ -47,7 +46,7 @@ def _quantization(quant: dict[str, Any]) -> list[str]:
     ]
     if quant.get("statistics"):
         steps.append(f"calibrated by the statistics in {Path(quant['statistics']).name}")
-    elif quant["format"] not in {each.value for each in WEIGHT_ONLY}:
+    elif not Format(quant["format"]).weight_only:
         steps.append(f"calibrated on {quant['calib_size']} prompts of {quant['calib_dataset']}")
     return steps
 
