@@ -99,14 +99,27 @@ class _Watch:
             gate = getattr(module, "gate", None)
             if gate and gate.replays:  # nothing was computed
                 return
-            keys = words.get("encoder_hidden_states")
-            length = given[0].shape[1] if keys is None else keys.shape[1]
-            queries = given[0].shape[0] * given[0].shape[1] * module.inner_dim
+            keys, tokens = words.get("encoder_hidden_states"), given[0].shape[1]
+            merge = getattr(module, "merge", None)
+            if merge and merge.on:
+                self._merging(given[0], merge)
+                tokens -= merge.gone(tokens)
+            length = tokens if keys is None else keys.shape[1]
+            queries = given[0].shape[0] * tokens * module.inner_dim
             held = 2 * queries + 2 * given[0].shape[0] * length * module.inner_dim
             eight = name in self.eight_bit
             self.found.append(Product(4 * queries * length, held * self.size, eight))
 
         return hook
+
+    def _merging(self, hidden: torch.Tensor, merge: Any) -> None:
+        """The products with which like tokens are found and added up."""
+        (rows, tokens, width), gone = hidden.shape, merge.gone(hidden.shape[1])
+        stays = merge.stays()
+        for count in (tokens - stays, gone):
+            moved = rows * ((count + stays) * width + count * stays)
+            flop = 2 * rows * count * stays * width
+            self.found.append(Product(flop, moved * self.size, False))
 
 
 def _eight_bit(config: schema.Config, unet: Any) -> set[str]:

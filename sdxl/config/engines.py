@@ -142,6 +142,8 @@ def rows(config: Config, graph: str, per_image: int) -> tuple[int, int, int]:
     if graph == "vae_decoder" and wanted.decode_batch_size:
         least, usual, most = (min(n, wanted.decode_batch_size) for n in (least, usual, most))
     found = graphs.row_range(graph, (least, usual, most), per_image)
+    if graphs.is_unet(graph) and isinstance(config.shortcut, schema.GuidanceCutoff):
+        found = (least, *found[1:])  # calls without guidance
     return (found[2],) * 3 if wanted.static_batch else (found[0], found[1], found[2])
 
 

@@ -1,4 +1,4 @@
-"""The four graphs of the pipeline: what they are called, what they take and give.
+"""The graphs of the pipeline: what they are called, what they take and give.
 
 Export, engines and backends agree through these names; imports no framework.
 """
@@ -6,39 +6,54 @@ Export, engines and backends agree through these names; imports no framework.
 from __future__ import annotations
 
 from sdxl.config import shortcuts
-from sdxl.config.schema import Config, DType, Format
+from sdxl.config.schema import Config, DType, Format, Shortcut
+from sdxl.config.shortcuts import Cross, Step
 from sdxl.core.errors import Problem
 
 GRAPHS = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
 """In the order of the pipeline."""
 
-PARTS = ("unet_deep", "unet_shallow")
-"""In place of `unet` where a shortcut keeps features: all of it, what lies above the feature."""
+UNETS = {
+    "unet": Step(guided=True),
+    "unet_deep": Step(guided=True, keeps=True),
+    "unet_shallow": Step(guided=True, deep=False),
+    "unet_recorded": Step(guided=True, cross=Cross.recorded),
+    "unet_gated": Step(guided=False, cross=Cross.replayed),
+    "unet_deep_recorded": Step(guided=True, keeps=True, cross=Cross.recorded),
+    "unet_deep_gated": Step(guided=False, keeps=True, cross=Cross.replayed),
+    "unet_shallow_gated": Step(guided=False, deep=False, cross=Cross.replayed),
+}
+"""The UNet, and the parts that shortcuts put in its place: what a call of each computes at most.
+
+`deep` returns the feature, `shallow` takes it; `recorded` returns what each cross-attention made,
+`gated` takes the means of that. After the gate nothing is guided.
+"""
 
 MODEL = "model.onnx"
 WEIGHTS = "model.onnx.data"
 """A graph's two files: the second holds the weights, read in place."""
 
 _UNET = ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids")
-FEATURE = "feature"
+FEATURE, CROSS = "feature", "cross_"
+"""Inputs of the UNet's parts; a number follows `cross_`, in the order of the layers."""
+KEPT_FEATURE, KEPT_CROSS = "kept_feature", "kept_cross_"
+"""Outputs of the UNet's parts."""
 INPUTS = {
     "text_encoder": ("input_ids",),
     "text_encoder_2": ("input_ids",),
-    "unet": _UNET,
-    "unet_deep": _UNET,
-    "unet_shallow": (*_UNET, FEATURE),
+    **{name: (*_UNET, *([] if part.deep else [FEATURE])) for name, part in UNETS.items()},
     "vae_decoder": ("latents",),
 }
+"""Without those that depend on the weights: the gated parts' `CROSS`, and `GUIDANCE`."""
 GUIDANCE = "timestep_cond"
 """Last input of a UNet that takes the guidance scale, an embedding of it."""
 OUTPUTS = {
     "text_encoder": ("hidden",),
     "text_encoder_2": ("hidden", "pooled"),
-    "unet": ("noise",),
-    "unet_deep": ("noise", "kept_feature"),
-    "unet_shallow": ("noise",),
+    **{name: ("noise", *([KEPT_FEATURE] if part.keeps else [])) for name, part in UNETS.items()},
     "vae_decoder": ("image",),
 }
+"""Without the recording parts' `KEPT_CROSS`."""
 
 LATENT_CHANNELS = 4
 LATENT_SCALE = 8
@@ -55,14 +70,40 @@ Shape = tuple[int, ...]
 
 def of(config: Config) -> tuple[str, ...]:
     """The graphs of a configuration, in the order of the pipeline."""
-    if shortcuts.branch_of(config.shortcut) is None:
-        return GRAPHS
-    return "text_encoder", "text_encoder_2", *PARTS, "vae_decoder"
+    return "text_encoder", "text_encoder_2", *unets(config.shortcut), "vae_decoder"
+
+
+def unets(shortcut: Shortcut) -> tuple[str, ...]:
+    """The graphs of the UNet; the first has all its layers, the others' weights are some of its."""
+    steps = [Step(guided=True)]
+    if shortcuts.branch_of(shortcut) is not None:
+        steps.append(Step(guided=True, deep=False))
+    if shortcuts.gated(shortcut):
+        steps += [Step(False, step.deep, cross=Cross.replayed) for step in steps]
+    return tuple(unet_of(shortcut, step) for step in steps)
+
+
+def unet_of(shortcut: Shortcut, step: Step) -> str:
+    """The graph that computes a call."""
+    words = ["unet"]
+    if shortcuts.branch_of(shortcut) is not None:
+        words.append("deep" if step.deep else "shallow")
+    if step.cross is Cross.replayed:
+        words.append("gated")
+    elif shortcuts.gated(shortcut) and step.deep:
+        words.append("recorded")
+    return "_".join(words)
 
 
 def is_unet(graph: str) -> bool:
     """Whether a graph is the UNet, or a part of it."""
-    return graph in ("unet", *PARTS)
+    return graph in UNETS
+
+
+def has_all_layers(graph: str) -> bool:
+    """Whether a graph of the UNet leaves none of its layers out."""
+    part = UNETS[graph]
+    return part.deep and part.cross is not Cross.replayed
 
 
 def dtype_of(config: Config, graph: str) -> DType:
@@ -78,6 +119,8 @@ def rows(graph: str, images: int, per_image: int) -> int:
 
     `per_image`: UNet rows of an image (`sdxl.model.guidance`); guidance counts here only.
     """
+    if is_unet(graph):
+        return min(per_image, UNETS[graph].rows) * images
     return images if graph == "vae_decoder" else per_image * images
 
 
@@ -130,15 +173,6 @@ def lowest_opset(config: Config, graph: str) -> int:
 
 def problems_of(config: Config) -> list[Problem]:
     """Rules of the graphs, for backends that load them."""
-    if config.export.dynamic_size and of(config) != GRAPHS:
-        return [
-            Problem(
-                "the parts of a UNet are graphs of one size",
-                f"export.dynamic_size=true shortcut={config.shortcut.name}",
-                "one of both",
-                "export.dynamic_size=false",
-            )
-        ]
     asked = config.export.opset
     least = max(lowest_opset(config, graph) for graph in GRAPHS)
     if asked is None or least <= asked <= MOST_OPSET:

@@ -52,7 +52,7 @@ class Backend:
     """How far the chain of artifacts goes before it opens."""
     needs_torch: bool = True
     parts: tuple[str, ...] = ()
-    """What its stages' `part` can leave out of a UNet call: `deep` layers, `cross`-attention."""
+    """What its `part` can leave out of a UNet call: `deep` layers, `cross`-attention, `tokens`."""
     remote: bool = False
     """A server draws: what it runs, and on what, is not of this process."""
     profiles: bool = False

@@ -91,6 +91,8 @@ RANGES: dict[str, Range] = {
     "shortcut.gate": Range(0, 1, above=True, below=True, what="is a share of the steps"),
     "shortcut.interval": Range(2, 1000),
     "shortcut.branch": Range(0, 100),
+    "shortcut.ratio": Range(0, 0.75, above=True, what="is a share of the tokens"),
+    "shortcut.levels": Range(1, 10),
     "shortcut.deep_steps": Range(0, 999),
     "quant.level": Range(1, 4, what="does not exist", choices=(1, 2, 2.5, 3, 4)),
     "quant.block_size": BATCH,

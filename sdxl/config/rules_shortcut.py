@@ -24,7 +24,7 @@ def problems_of(c: Config) -> Iterator[Problem]:
     backend = plugins.backend_of(c)
     able = set(shortcuts.parts_of(shortcut)) <= {*backend.parts}
     if not ((backend.needs_torch and able) or backend.remote):
-        does = "keeps no cross-attention" if backend.parts else "computes whole UNets only"
+        does = "merges no tokens" if backend.parts else "computes whole UNets only"
         does = does if backend.needs_torch else "draws without a model"
         yield Problem(
             f"backend={c.backend.name} {does}",
@@ -36,6 +36,7 @@ def problems_of(c: Config) -> Iterator[Problem]:
         yield from _cutoff(shortcut, c.model)
     if isinstance(shortcut, schema.DeepCache):
         yield from _deep(shortcut, c.model.steps)
+    yield from _graphs(c)
     guided = c.model.guidance > 1
     steps = shortcuts.steps_of(shortcut, c.model.steps, guided)
     if not shortcuts.parted(steps) and all(step.guided == guided for step in steps):
@@ -44,6 +45,26 @@ def problems_of(c: Config) -> Iterator[Problem]:
             f"model.steps={c.model.steps} model.guidance={c.model.guidance:g}",
             "a shorter part of the steps, or shortcut=none",
             "shortcut=none",
+        )
+
+
+def _graphs(c: Config) -> Iterator[Problem]:
+    """What graphs and engines are fixed to."""
+    shortcut = c.shortcut
+    fixed = plugins.backend_of(c).loads in ("graphs", "engines")
+    if fixed and c.export.dynamic_size and shortcuts.parts_of(shortcut):
+        yield Problem(
+            "the parts of a UNet are graphs of one size",
+            f"export.dynamic_size=true shortcut={shortcut.name}",
+            "one of both",
+            "export.dynamic_size=false",
+        )
+    if isinstance(shortcut, schema.GuidanceCutoff) and getattr(c.backend, "static_batch", False):
+        yield Problem(
+            "a graph of one batch size pads the rows that the shortcut leaves out",
+            f"backend.static_batch=true shortcut={shortcut.name}",
+            "a free batch, or a shortcut of the same rows in each graph, such as tgate",
+            "backend.static_batch=false",
         )
 
 

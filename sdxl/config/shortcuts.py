@@ -22,13 +22,14 @@ class Step:
     """One UNet call.
 
     guided: two rows a picture, else the conditional one alone; deep: all of the UNet, else what
-    lies above a kept feature; keeps: a later call reads its feature.
+    lies above a kept feature; keeps: a later call reads its feature; merged: like tokens are one.
     """
 
     guided: bool
     deep: bool = True
     keeps: bool = False
     cross: Cross = Cross.computed
+    merged: bool = False
 
     @property
     def rows(self) -> int:
@@ -38,7 +39,8 @@ class Step:
     @property
     def whole(self) -> bool:
         """Whether it is the UNet as it stands, and nobody reads what it leaves."""
-        return self.deep and not self.keeps and self.cross is Cross.computed
+        plain = self.cross is Cross.computed and not self.merged
+        return self.deep and not self.keeps and plain
 
     @property
     def kind(self) -> str:
@@ -46,6 +48,7 @@ class Step:
         words = ["deep" if self.deep else "shallow"]
         words += ["guided"] if self.guided else []
         words += ["gated"] if self.cross is Cross.replayed else []
+        words += ["merged"] if self.merged else []
         return "-".join(words)
 
 
@@ -68,7 +71,8 @@ def steps_of(shortcut: schema.Shortcut, calls: int, guided: bool) -> list[Step]:
         Cross.replayed if n >= gate else Cross.recorded if n == recorded else Cross.computed
         for n in range(calls)
     ]
-    return [Step(*each) for each in zip(rows, deep, keeps, cross, strict=True)]
+    merged = isinstance(shortcut, schema.TokenMerging)
+    return [Step(*each, merged) for each in zip(rows, deep, keeps, cross, strict=True)]
 
 
 def parted(steps: Sequence[Step]) -> bool:
@@ -91,8 +95,9 @@ def branch_of(shortcut: schema.Shortcut) -> int | None:
 
 def parts_of(shortcut: schema.Shortcut) -> list[str]:
     """What of the UNet a shortcut leaves out of some calls, as backends name what they can."""
-    deep = ["deep"] if branch_of(shortcut) is not None else []
-    return [*deep, *(["cross"] if gated(shortcut) else [])]
+    found = ["deep"] if branch_of(shortcut) is not None else []
+    found += ["cross"] if gated(shortcut) else []
+    return [*found, *(["tokens"] if isinstance(shortcut, schema.TokenMerging) else [])]
 
 
 def gated(shortcut: schema.Shortcut) -> bool:

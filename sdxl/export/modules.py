@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdxl.config import graphs, shortcuts
+from sdxl.config import graphs
 from sdxl.config.schema import Config
-from sdxl.core.types import Embeddings
-from sdxl.model import components, guidance, split
+from sdxl.export import parts
+from sdxl.model import components, guidance
 from sdxl.model.components import Source
 
 EXAMPLE_IMAGES = 2
@@ -33,7 +33,7 @@ class Exportable:
     module: nn.Module
     names: tuple[str, ...]
     inputs: tuple[torch.Tensor, ...]
-    dynamic: tuple[dict[int, Any], ...]
+    dynamic: tuple[Any, ...]
     outputs: tuple[str, ...]
     read: Callable[[], nn.Module] | None = None
 
@@ -57,8 +57,8 @@ def prepare(
     shapes: a UNet without weights, which can be traced, not run.
     """
     dtype = components.torch_dtype(graphs.dtype_of(config, graph))
-    part = graphs.is_unet(graph)
-    name = "vae" if graph == "vae_decoder" else "unet" if part else graph
+    is_unet = graphs.is_unet(graph)
+    name = "vae" if graph == "vae_decoder" else "unet" if is_unet else graph
 
     def read() -> nn.Module:
         return source.component(name, dtype, torch.device("cpu"))
@@ -67,30 +67,26 @@ def prepare(
     module: Any = _without_weights(source, name, dtype, fake) if fake else read()
     forward: dict[str, Callable[..., Any]] = {
         "unet": _unet,
-        "unet_deep": _deep,
-        "unet_shallow": _shallow,
         "vae_decoder": _decode,
         "text_encoder": _encode,
     }
     module.forward = types.MethodType(forward.get(graph, _encode_pooled), module)
-    if part:
+    if is_unet:
         # The sinusoids are fp32: without the cast the concatenation would mix types.
         module.add_time_proj.register_forward_hook(lambda _module, _args, out: out.to(dtype))
     elif graph == "vae_decoder":
         module.encoder = module.quant_conv = None  # half of the weights, never used here
     else:
         module.set_attn_implementation("eager")
-    if graph in graphs.PARTS:
-        module.branch = shortcuts.branch_of(config.shortcut)
-        split.check(module, module.branch)
+    outputs, part = graphs.OUTPUTS[graph], is_unet and graph != "unet"
     rows = graphs.rows(graph, images, guidance.rows_per_image(config.model, source))
     with fake or nullcontext():
         inputs = _inputs(config, module, graph, dtype, rows)
-        if graph == "unet_shallow":
-            inputs = _with_feature(module, inputs)
-    free = _dynamic(config, graph, tuple(inputs))
-    names, outputs = tuple(inputs), graphs.OUTPUTS[graph]
-    given = tuple(inputs.values())
+        if part:
+            inputs, outputs = parts.prepare(module, graph, config.shortcut, inputs)
+    free: tuple[Any, ...] = _dynamic(config, graph, tuple(inputs))
+    free = (free,) if part else free  # a part takes all in one `*tensors`
+    names, given = tuple(inputs), tuple(inputs.values())
     return Exportable(graph, module, names, given, free, outputs, read if shapes else None)
 
 
@@ -123,32 +119,6 @@ def _unet(
         added_cond_kwargs=added,
         return_dict=False,
     )[0]
-
-
-def _deep(
-    self: Any, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor,
-    text_embeds: torch.Tensor, time_ids: torch.Tensor, timestep_cond: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    given = Embeddings(encoder_hidden_states, text_embeds, time_ids, timestep_cond)
-    return split.forward(self, self.branch, None, sample, timestep, given)
-
-
-def _shallow(  # noqa: PLR0913 (a graph's inputs)
-    self: Any, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor,
-    text_embeds: torch.Tensor, time_ids: torch.Tensor, feature: torch.Tensor,
-    timestep_cond: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
-    given = Embeddings(encoder_hidden_states, text_embeds, time_ids, timestep_cond)
-    return split.forward(self, self.branch, feature, sample, timestep, given)[0]
-
-
-def _with_feature(module: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inputs with the feature of a deep call, before the guidance scale's embedding."""
-    with torch.inference_mode():
-        _, feature = _deep(module, *inputs.values())
-    scale = {name: each for name, each in inputs.items() if name == graphs.GUIDANCE}
-    rest = {name: each for name, each in inputs.items() if name != graphs.GUIDANCE}
-    return {**rest, graphs.FEATURE: feature, **scale}
 
 
 def _decode(self: Any, latents: torch.Tensor) -> torch.Tensor:

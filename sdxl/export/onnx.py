@@ -47,12 +47,20 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
     }
     if config.model.diffusers_src:
         found["diffusers_src"] = store.fingerprint(store.resolve(config.model.diffusers_src))
-    if graph in graphs.PARTS:
-        found["branch"] = shortcuts.branch_of(config.shortcut)
+    if graphs.is_unet(graph) and (branch := shortcuts.branch_of(config.shortcut)) is not None:
+        found["branch"] = branch
+    if (whole := _whole(config, graph)) not in ("", "unet_deep"):  # older keys name none
+        found["weights_of"] = whole
     if not graph.startswith("text_encoder"):
         size = [config.model.height, config.model.width]
         found["size"] = "dynamic" if config.export.dynamic_size else size
     return found
+
+
+def _whole(config: Config, graph: str) -> str:
+    """The graph in whose file a part's weights lie; empty for a graph with a file of its own."""
+    first = graphs.unets(config.shortcut)[0]
+    return first if graphs.is_unet(graph) and graph != first else ""
 
 
 def key(config: Config, graph: str, source: Source | None = None) -> str:
@@ -87,12 +95,12 @@ def _export(
         onnx_check.decodes(network)
     model = onnx_graph.build(network, graphs.opset(config, graph), tell)
     tell("writing")
-    if graph == "unet_shallow":  # its weights are some of the deep graph's
-        onnx_graph.save_part(model, folder, get(config, "unet_deep", on_progress).path)
+    if whole := _whole(config, graph):
+        onnx_graph.save_part(model, folder, get(config, whole, on_progress).path)
     else:
         onnx_graph.save(model, folder)
     tell("checking")
-    facts = onnx_check.check(folder, linked=graph == "unet_shallow")
+    facts = onnx_check.check(folder, linked=bool(whole))
     spent.begin("")
     taken = {"seconds": spent.seconds, "cpu_seconds": spent.cpu_seconds}
     return {

@@ -28,7 +28,7 @@ from sdxl.export.simplify import simplify
 TORCH_OPSET = 18
 """What torch's translations are written in; higher ones are converted to."""
 INLINE_BYTES = 1024
-"""Smaller tensors stay in the graph's own file: shape inference reads them."""
+"""Larger tensors leave the graph's own file: shape inference reads the others."""
 KEPT = ("namespace", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scopes")
 """Node metadata that stays: which module a node belongs to."""
 
@@ -83,7 +83,7 @@ def save_part(model: ir.Model, folder: Path, whole: Path) -> None:
     theirs = ir.load(whole / graphs.MODEL).graph.initializers
     for name, value in model.graph.initializers.items():
         weight = value.const_value
-        if weight is None or weight.nbytes < INLINE_BYTES:
+        if weight is None or weight.nbytes <= INLINE_BYTES:
             continue
         known = theirs[name].const_value if name in theirs else None
         if not isinstance(known, ir.ExternalTensor) or list(known.shape) != list(weight.shape):

@@ -42,7 +42,7 @@ def compare(config: Config, graph: str, folder: Path) -> dict[str, Any]:
     outputs = {
         name: deviation(ours, theirs.numpy())
         for name, ours, theirs in zip(
-            graphs.OUTPUTS[graph], run(path, network, []), network.run(), strict=True
+            network.outputs, run(path, network, []), network.run(), strict=True
         )
     }
     layers = dict(compare_layers(path, network))

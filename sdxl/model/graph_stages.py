@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdxl.config.shortcuts import Step
+from sdxl.config import graphs, schema
+from sdxl.config.shortcuts import Cross, Step
 from sdxl.core.types import Embeddings, TokenIds
 from sdxl.model.images import to_uint8
 from sdxl.model.parts import Kept
 
-Call = Callable[..., list[torch.Tensor]]
-"""A graph: its inputs in order, tensors of any float type -> its outputs."""
+Tensors = dict[str, torch.Tensor]
+Call = Callable[..., Tensors]
+"""A graph: tensors of any float type by name, of which it takes its inputs -> its outputs.
+
+A second argument names beginnings of outputs that nobody reads; they may be missing.
+"""
 
 
 class GraphStages:
@@ -26,50 +31,50 @@ class GraphStages:
         device: torch.device,
         dtype: torch.dtype,
         decode_batch_size: int | None,
+        shortcut: schema.Shortcut,
     ) -> None:
         self.calls, self.device, self.dtype = dict(calls), device, dtype
-        self.decode_batch_size = decode_batch_size
+        self.decode_batch_size, self.shortcut = decode_batch_size, shortcut
 
     def encode(self, ids: TokenIds) -> Embeddings:
         """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
         first, second = (torch.as_tensor(n, device=self.device) for n in (ids.first, ids.second))
-        (hidden,) = self.calls["text_encoder"](first)
-        hidden_2, pooled = self.calls["text_encoder_2"](second)
-        states = torch.cat([hidden, hidden_2], dim=-1)
-        return Embeddings(states.to(self.dtype), pooled.to(self.dtype), time_ids=None)
+        one = self.calls["text_encoder"]({"input_ids": first})
+        two = self.calls["text_encoder_2"]({"input_ids": second})
+        states = torch.cat([one["hidden"], two["hidden"]], dim=-1)
+        return Embeddings(states.to(self.dtype), two["pooled"].to(self.dtype), time_ids=None)
 
     def unet(
         self, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings
     ) -> torch.Tensor:
         """Predicted noise (N, 4, h, w)."""
-        return self._unet("unet", sample, timestep, embeddings)[0]
+        return self.calls["unet"](_named(sample, timestep, embeddings))["noise"]
 
     def part(
         self, step: Step, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings,
         kept: Kept,
     ) -> torch.Tensor:  # fmt: skip
-        """Predicted noise (N, 4, h, w) of a call that leaves a feature, or begins with one."""
-        given = sample, timestep, embeddings
+        """Predicted noise (N, 4, h, w) of a call that leaves something, or takes what was left."""
+        given = _named(sample, timestep, embeddings)
         if not step.deep:
-            return self._unet("unet_shallow", *given, kept.below(len(sample)))[0]
-        noise, feature = self._unet("unet_deep", *given)
-        kept.keep(step, feature, ())
+            given[graphs.FEATURE] = kept.below(len(sample))
+        if step.cross is Cross.replayed:
+            given |= {f"{graphs.CROSS}{place}": each for place, each in enumerate(kept.crosses)}
+        records = step.cross is Cross.recorded
+        unread = (
+            *(() if step.keeps else (graphs.KEPT_FEATURE,)),
+            *(() if records else (graphs.KEPT_CROSS,)),
+        )
+        found = self.calls[graphs.unet_of(self.shortcut, step)](given, unread)
+        noise, feature = found.pop("noise"), found.pop(graphs.KEPT_FEATURE, sample)
+        kept.keep(step, feature, tuple(found.values()))
         return noise
-
-    def _unet(
-        self, graph: str, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings,
-        *feature: torch.Tensor,
-    ) -> list[torch.Tensor]:  # fmt: skip
-        scale = [] if embeddings.guidance is None else [embeddings.guidance]
-        added = embeddings.pooled, embeddings.time_ids, *feature, *scale
-        when = timestep.reshape(1).float()
-        return self.calls[graph](sample, when, embeddings.hidden, *added)
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""
         parts = []
         for chunk in latents.split(self.decode_batch_size or len(latents)):
-            (image,) = self.calls["vae_decoder"](chunk)
+            image = self.calls["vae_decoder"]({"latents": chunk})["image"]
             parts.append(to_uint8(image.permute(0, 2, 3, 1).float().cpu().numpy()))
         return np.concatenate(parts)
 
@@ -80,3 +85,17 @@ class GraphStages:
     def close(self) -> None:
         """Free what runs the graphs."""
         self.calls.clear()
+
+
+def _named(sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings) -> Tensors:
+    """What every graph of the UNet takes."""
+    assert embeddings.time_ids is not None
+    found = {
+        "sample": sample,
+        "timestep": timestep.reshape(1).float(),
+        "encoder_hidden_states": embeddings.hidden,
+        "text_embeds": embeddings.pooled,
+        "time_ids": embeddings.time_ids,
+    }
+    scale = embeddings.guidance
+    return found if scale is None else {**found, graphs.GUIDANCE: scale}

@@ -35,7 +35,7 @@ def kinds_of(
     """
     parts = None
     if shortcuts.parted(steps):
-        parts = Parts(unet, shortcuts.branch_of(shortcut), shortcuts.gated(shortcut))
+        parts = Parts(unet, shortcut)
     calls, found = shortcuts.counts(steps), []
     for step in {step.kind: step for step in steps}.values():
         inputs = networks.empty_inputs(unet, step.rows * images or 1, *size)

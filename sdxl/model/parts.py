@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
+from sdxl.config import schema, shortcuts
 from sdxl.config.shortcuts import Cross, Step
 from sdxl.core.types import Embeddings
-from sdxl.model import split
+from sdxl.model import merging, split
 
 Tensor = torch.Tensor
 Crosses = tuple[Tensor, ...]
+Given = tuple[Tensor | None, ...]
+"""Of each cross-attention what it shall have made; None where the call does not come to it."""
 
 
 @dataclass
@@ -61,12 +64,15 @@ class Parts:
     """A UNet's calls by step; `compiled` wraps the function that computes."""
 
     def __init__(
-        self, unet: Any, branch: int | None, gated: bool,
+        self, unet: Any, shortcut: schema.Shortcut,
         compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run,
     ) -> None:  # fmt: skip
-        split.check(unet, branch)
-        self.unet, self.branch = unet, branch
-        self.gates = split.gate(unet) if gated else []
+        self.unet, self.branch = unet, shortcuts.branch_of(shortcut)
+        split.check(unet, self.branch)
+        self.gates = split.gate(unet) if shortcuts.gated(shortcut) else []
+        self.merges: list[merging.Merge] = []
+        if isinstance(shortcut, schema.TokenMerging):
+            self.merges = merging.install(unet, shortcut)
         self._run = compiled(self.run)
 
     def __call__(
@@ -77,7 +83,7 @@ class Parts:
         crosses = kept.crosses if step.cross is Cross.replayed else ()
         given = vars(embeddings).values()
         predicted, feature, crosses = self._run(
-            sample, timestep, feature, crosses, *given, cross=step.cross
+            sample, timestep, feature, crosses, *given, cross=step.cross, merged=step.merged
         )
         kept.keep(step, feature, crosses)
         return predicted
@@ -89,14 +95,16 @@ class Parts:
         return found
 
     def run(
-        self, sample: Tensor, timestep: Tensor, feature: Tensor | None, crosses: Crosses,
-        *embeddings: Tensor, cross: Cross = Cross.computed,
+        self, sample: Tensor, timestep: Tensor, feature: Tensor | None, crosses: Given,
+        *embeddings: Any, cross: Cross = Cross.computed, merged: bool = False,
     ) -> tuple[Tensor, Tensor, Crosses]:  # fmt: skip
         """Predicted noise, the feature, and what the cross-attentions made if they record."""
         for number, each in enumerate(self.gates):
             each.does = cross
             if cross is Cross.replayed:
                 each.value = crosses[number]
+        for merge in self.merges:
+            merge.on, merge.size = merged, (sample.shape[-2], sample.shape[-1])
         given = Embeddings(*embeddings)
         predicted, below = split.forward(self.unet, self.branch, feature, sample, timestep, given)
         recorded: Crosses = ()
@@ -104,6 +112,8 @@ class Parts:
             recorded = tuple(each.take() for each in self.gates)
         for each in self.gates:
             each.does = Cross.computed
+        for merge in self.merges:
+            merge.on = False
         return predicted, below, recorded
 
 

@@ -183,6 +183,16 @@ def gate(unet: Any) -> list[Gate]:
     return found
 
 
+def gates_above(unet: Any, branch: int) -> list[Gate]:
+    """The gates that a call comes to which begins with the feature of `branch`."""
+    layers = [each for found in list(_down(unet))[:branch] for each in found]
+    for number, block, place in _up(unet):
+        if number <= branch and (attentions := getattr(block, "attentions", None)):
+            layers.append(attentions[place])
+    inner = (module for layer in layers for module in layer.modules())
+    return [module.gate for module in inner if hasattr(module, "gate")]
+
+
 def _gated(self: Any, hidden: Tensor, *given: Any, **words: Any) -> Tensor:
     if self.gate.replays:
         kept: Tensor = self.gate.value

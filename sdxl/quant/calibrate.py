@@ -113,7 +113,10 @@ def _shortcut(config: Config, source: Source) -> Settings:
     calls = schedulers.schedule_of(config.scheduler, config.model.steps, source).calls
     steps = guidance.steps_of(config.shortcut, config.model, source, calls)
     kinds = [step.kind for step in steps]
-    return {"shortcut": {"calls": kinds, "branch": shortcuts.branch_of(config.shortcut)}}
+    found: Settings = {"calls": kinds, "branch": shortcuts.branch_of(config.shortcut)}
+    if isinstance(config.shortcut, schema.TokenMerging):
+        found |= {"ratio": config.shortcut.ratio, "levels": config.shortcut.levels}
+    return {"shortcut": found}
 
 
 def _beyond_euler(config: Config, source: Source, scheduler: str) -> Settings:

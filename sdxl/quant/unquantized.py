@@ -40,8 +40,7 @@ class Unquantized:
         self._encoders.clear()
         self.network, shortcut = self._unet(), self._shortcut
         if shortcuts.parts_of(shortcut):
-            parts = shortcuts.branch_of(shortcut), shortcuts.gated(shortcut)
-            self._parts = Parts(self.network, *parts)
+            self._parts = Parts(self.network, shortcut)
 
     def encode(self, ids: TokenIds) -> Embeddings:
         asked = ids.first.tobytes() + ids.second.tobytes()

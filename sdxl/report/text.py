@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdxl.core import terminal
-from sdxl.report import by_prompt, seeds, trainings
+from sdxl.report import by_prompt, seeds, trainings, work
 from sdxl.report.axes import COSTS
 from sdxl.report.cell import BASELINE, Cell, heading, other_scores
 from sdxl.report.cells import Cells
@@ -159,13 +159,14 @@ def results(cells: Sequence[Cell]) -> Table:
 
 MAIN = ("#", "setting", "status", "images/s", "speed-up", "p99 ms", "GiB", "PSNR dB")
 """Columns that an answer rests on."""
-MAY_LACK = ("PSNR dB", "SSIM", "J/image", "price/1,000", "best published", "of it")
+MAY_LACK = ("PSNR dB", "SSIM", "UNet forwards", "UNet rows", "TFLOP/image", "of closed", "J/image",
+            "price/1,000", "best published", "of it")  # fmt: skip
 """Columns that are left out where no cell has a figure."""
 
 
 def _row(cell: Cell) -> dict[str, str]:
     """The fixed columns of one cell."""
-    p99, psnr = cell.latency.get("p99"), cell.psnr
+    p99, psnr, short = cell.latency.get("p99"), cell.psnr, work.of(cell.record)
     return {
         "#": str(cell.number),
         "setting": cell.label,
@@ -176,6 +177,10 @@ def _row(cell: Cell) -> dict[str, str]:
         "GiB": _form(cell.memory_gib, ".2f"),
         "PSNR dB": psnr_text(cell) if psnr is not None else DASH,
         "SSIM": _form(cell.ssim, ".4f"),
+        "UNet forwards": str(short.forwards) if short else DASH,
+        "UNet rows": str(short.rows) if short else DASH,
+        "TFLOP/image": _form(short.tflop if short else None, ".4g"),
+        "of closed": _form(short.share if short else None, ".0%"),
         "J/image": _doubt(cell, _form(cell.joules, ".4g")),
         "price/1,000": _doubt(cell, _form(cell.price, ".4g")),
         "best published": best_text(cell),
@@ -232,6 +237,7 @@ def _doubt(cell: Cell, text: str) -> str:
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
+    short = work.of(cell.record)
     return {
         "number": cell.number,
         "label": cell.label,
@@ -253,6 +259,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "joules_per_image": cell.joules,
         "price_per_thousand": cell.price,
         **({"best_published": vars(cell.best_published)} if cell.best_published else {}),
+        **({"shortcut": {**vars(short), "of_closed": short.share}} if short else {}),
         "scores": other_scores(cell),
         "comparable": cell.record.comparable,
         "baseline": cell.baseline.number if cell.baseline else None,

@@ -17,7 +17,7 @@ import numpy as np
 from sdxl.bench import generators, loadgen
 from sdxl.bench.keep import Keeper
 from sdxl.bench.pool import Pool
-from sdxl.config import schema
+from sdxl.config import graphs, schema
 from sdxl.config.derive import batch_size
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Mode
@@ -266,7 +266,8 @@ def _as_computed(config: schema.Config, facts: dict[str, Any]) -> schema.Config:
     """With the formats of the arithmetic, where a backend says that its files have others."""
     if not (found := facts.get("arithmetic")):
         return config
-    names = {"text_encoder": "text_encoder", "unet": "unet", "vae": "vae_decoder"}
+    unet, *_ = graphs.unets(config.shortcut)
+    names = {"text_encoder": "text_encoder", "unet": unet, "vae": "vae_decoder"}
     wanted: dict[str, Any] = {name: schema.DType(found[graph]) for name, graph in names.items()}
     precision = dataclasses.replace(config.precision, **wanted)
     return dataclasses.replace(config, precision=precision)

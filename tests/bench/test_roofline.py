@@ -145,7 +145,7 @@ def test_the_limits_of_shortcuts_are_those_of_what_they_compute(load):
     rates = {name: work.images_per_second(h100) for name, work in works.items()}
     assert min(rates, key=lambda name: rates[name]) == "none"
     assert max(rates, key=lambda name: rates[name]) == "deepcache_tgate"
-    for name in ("guidance_cutoff", "deepcache_tgate"):
+    for name in ("guidance_cutoff", "deepcache_tgate", "token_merging"):
         work = works[name]
         own = dataclasses.replace(config, shortcut=schema.GROUPS["shortcut"][name](name))
         unet = sum(share.calls * share.rows * share.row_flop for share in cost.count(own, 2).kinds)

@@ -105,6 +105,19 @@ def test_guidance_is_counted_once(trt):
     assert engines.rows(trt(batch_size=4, decode_batch_size=2), "vae_decoder", 2) == (1, 2, 2)
 
 
+def test_an_engine_takes_the_rows_of_a_call_without_guidance(load):
+    words = ("backend=trt", "precision=fp16", "rules=open", "backend.batch_size=4",
+             "backend.min_batch_size=2")  # fmt: skip
+    cut = load(*words, "shortcut=deepcache_cutoff")
+    for graph in graphs.unets(cut.shortcut):
+        assert engines.rows(cut, graph, 2) == (2, 8, 8)
+    assert engines.rows(cut, "vae_decoder", 2) == (2, 4, 4)
+    gated = load(*words, "shortcut=deepcache_tgate", "backend.min_batch_size=null",
+                 "backend.static_batch=true")  # fmt: skip
+    found = {graph: engines.rows(gated, graph, 2) for graph in graphs.unets(gated.shortcut)}
+    assert list(found.values()) == [(8, 8, 8), (8, 8, 8), (4, 4, 4), (4, 4, 4)]
+
+
 def test_auto_takes_what_is_installed_and_fits(trt, machine):
     both = (Flavor.tensorrt, Flavor.rtx)
     for libraries, device, wanted in (

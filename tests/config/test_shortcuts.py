@@ -44,7 +44,8 @@ def test_a_model_without_guidance_has_one_row():
     [
         (["shortcut=deepcache", "rules=closed"], "caches nothing and skips nothing", "rules=open"),
         (["shortcut=deepcache", "backend=fake"], "backend=fake draws without", "backend=torch"),
-        (["shortcut=tgate", "backend=trt"], "computes whole UNets only", "backend=torch"),
+        (["shortcut=tgate", "backend=trt", "export.dynamic_size=true", "precision=fp16"],
+         "graphs of one size", "export.dynamic_size=false"),
         (["shortcut=deepcache", "backend.loop=pipeline"], "own pipeline", "backend.loop=static"),
         (["shortcut=guidance_cutoff", "model.guidance=1"], "without guidance", "deepcache"),
         (["shortcut=guidance_cutoff", "shortcut.start=0.5"], "must be below", "shortcut.until"),
@@ -52,6 +53,9 @@ def test_a_model_without_guidance_has_one_row():
         (["shortcut=deepcache", "model.steps=1"], "leaves nothing out", "shortcut=none"),
         (["shortcut=tgate", "shortcut.gate=1"], "is a share of the steps", ""),
         (["shortcut=deepcache", "shortcut.interval=1"], "is too small", ""),
+        (["shortcut=token_merging", "shortcut.ratio=0.8"], "is a share of the tokens", ""),
+        (["shortcut=token_merging", "backend=ort"], "backend=ort merges no tokens", "torch"),
+        (["shortcut=token_merging", "backend=trt"], "backend=trt merges no tokens", "torch"),
         (["shortcut=deepcache", "shortcut.deep_steps=[1,2]"], "in order, from 0", "deep_steps"),
         (["shortcut=deepcache", "shortcut.deep_steps=[0,99]"], "in order, from 0", "deep_steps"),
         (

@@ -83,3 +83,7 @@ def test_a_shortcut_costs_what_its_calls_compute(load):
     ]  # fmt: skip
     assert gated.kinds[1].row_flop < whole.unet_flop == gated.kinds[0].row_flop
     assert gated.describe()["closed"]["unet_rows"] == 20 and gated.describe()["unet_rows"] == 14
+    (merged,) = cost.count(load(*words, "shortcut=token_merging"), 1).kinds
+    assert (merged.kind, merged.calls) == ("deep-guided-merged", 10)
+    fewer = cost.count(load(*words, "shortcut=token_merging", "shortcut.ratio=0.75"), 1)
+    assert fewer.kinds[0].row_flop < merged.row_flop

@@ -13,7 +13,7 @@ from sdxl.model import networks, prompts, split
 from sdxl.model.parts import Kept
 from sdxl.model.sampler import Sampler
 from sdxl.model.sources import open_source
-from tests.model.deep_feature import DeepFeature, plain_loop
+from tests.model.deep_feature import DeepFeature, KeptCross, plain_loop
 
 SMALL = ("rules=open", "model.steps=6", "model.height=64", "model.width=64",
          "model.noise=per_prompt")  # fmt: skip
@@ -40,6 +40,17 @@ def test_without_a_shortcut_pictures_are_those_of_the_plain_loop(sampler):
     assert torch.equal(ours.latents([0, 1]), plain_loop(ours, [0, 1]))
 
 
+def test_closed_rules_call_the_networks_as_they_are(load):
+    """Nothing of a shortcut is in their way: results cannot change by a bit."""
+    config = load("rules=closed")
+    stages = BACKEND.open(config, {})
+    unet = stages.modules["unet"]
+    assert stages._unet is unet and stages.parts is None and stages.loop.short is None
+    for name, module in unet.named_modules():
+        assert not {"forward", "gate", "merge"} & set(vars(module)), name
+    assert all(step.whole for step in stages.calls)
+
+
 CACHED = [((), 0, (0, 3)), (("shortcut.branch=2",), 2, (0, 3)),
           (("shortcut.branch=4", "shortcut.deep_steps=[0,1,4]"), 4, (0, 1, 4))]  # fmt: skip
 
@@ -57,37 +68,12 @@ def test_deepcache_is_the_loop_with_cached_features(sampler, words, skip, deep):
     assert (found - whole).abs().max() > 0.1, "a shortcut changes the pictures"
 
 
-class KeptCross:
-    """An attention processor that answers with the mean of both rows from the gate on."""
-
-    def __init__(self, gate):
-        from diffusers.models.attention_processor import AttnProcessor
-
-        self.gate, self.now, self.plain = gate, 0, AttnProcessor()
-
-    def __call__(self, attn, hidden_states, **words):
-        if self.now >= self.gate:
-            return self.kept
-        found = self.plain(attn, hidden_states, **words)
-        self.kept = torch.cat([found.view(2, -1, *found.shape[1:]).mean(0)] * 2)
-        return found
-
-
 @torch.inference_mode()
 def test_tgate_is_the_loop_with_kept_cross_attention(sampler):
     ours = sampler("shortcut=tgate", "shortcut.gate=0.5")
     found = ours.latents([0, 1])
-    unet = ours.stages.modules["unet"]
-    processors = dict(unet.attn_processors)
-    kept = {name: KeptCross(3) for name in processors if ".attn2." in name}
-    unet.set_attn_processor(processors | kept)
-
-    def step(number):
-        for each in kept.values():
-            each.now = number
-
-    expected = plain_loop(ours, [0, 1], step)
-    unet.set_attn_processor(processors)
+    with KeptCross(ours.stages.modules["unet"], gate=3) as watch:
+        expected = plain_loop(ours, [0, 1], watch.step)
     torch.testing.assert_close(found, expected, **NEAR)
 
 
@@ -122,6 +108,7 @@ def test_guidance_cutoff_is_what_diffusers_callback_does(sampler, loop):
         ("shortcut=deepcache_cutoff", "shortcut.start=0.5", "shortcut.until=1"),
         ("shortcut=deepcache_tgate", "shortcut.interval=2", "shortcut.branch=3"),
         ("shortcut=deepcache", "scheduler=dpmpp_2m"),
+        ("shortcut=token_merging", "shortcut.levels=2"),
     ],
 )
 def test_both_loops_agree_and_no_picture_depends_on_its_neighbours(sampler, words):

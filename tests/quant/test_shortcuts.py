@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sdxl.backends.torch import BACKEND
+from sdxl.backends.torch.block import Block
 from sdxl.config.schema import Calls, Quant, Steps
 from sdxl.core.errors import UserError
 from sdxl.model.sampler import Sampler
@@ -89,3 +90,28 @@ def test_eight_bits_in_parts_are_the_loop_with_cached_features(load, short, exec
         expected = plain_loop(ours, [0, 1], watch.step)
     torch.testing.assert_close(ours.latents([0, 1]), expected, rtol=1e-4, atol=1e-4)
     assert execution == "simulated" or stages.describe()["execution"]["real_layers"] > 0
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_merged_tokens_in_eight_bits_are_nearly_the_simulated_ones(load, store_at):
+    """Whose rounding differs: the means do not, or the pictures would be of other tokens."""
+    short = ("quant=int8", "calib_size=1", "quant.report_prompts=0", "shortcut=token_merging")
+    made = build.prepare(make(*short, "quant_level=3"))
+    texts = calibrate.calibration_prompts(make(*short, "quant_level=3").quant)
+    found = {}
+    for execution, merged in (("simulated", True), ("real", True), ("real", False)):
+        wanted = load(
+            *short, "quant_level=3", "model.steps=4", "model.height=64", "model.width=64",
+            "rules=open", f"backend.execution={execution}", "backend.loop=scheduler",
+        )  # fmt: skip
+        stages = BACKEND.open(wanted, {"unet": made.path})
+        sampler = Sampler(stages, open_source(wanted.model, 0), wanted, texts)
+        if not merged:
+            sampler.steps = [dataclasses.replace(step, merged=False) for step in sampler.steps]
+        found[execution, merged] = sampler.latents([0])
+    ours = [m for m in stages.modules["unet"].modules() if isinstance(m, Block)]
+    assert any(hasattr(block.attn1, "merge") for block in ours)
+    real, plain = found["real", True], found["real", False]
+    near, far = ((real - each).abs().mean() for each in (found["simulated", True], plain))
+    assert near < far / 4, (near, far)

@@ -26,6 +26,7 @@ BACKEND = Backend(
     Config,
     _open,
     "graphs",
+    parts=("deep", "cross"),
     problems_of=problems_of,
     missing=missing,
     form=Form(ir.KIND, ir.key, ir.get, not_installed),

@@ -29,15 +29,16 @@ COUNTED = ("Convolution", "FullyConnected", "MatMul", "Gemm", "ScaledDotProductA
 
 
 class OpenVinoStages(GraphStages):
-    """`Stages` on four compiled models."""
+    """`Stages` on compiled models, one a graph."""
 
     def __init__(self, config: schema.Config, artifacts: dict[str, Path]) -> None:
         self.settings, self.quantization = settings_of(config), config.quant.format.value
-        self.models = {name: Compiled(config, name, artifacts[name]) for name in graphs.GRAPHS}
-        self.precision = {name: graphs.dtype_of(config, name).value for name in graphs.GRAPHS}
+        names = graphs.of(config)
+        self.models = {name: Compiled(config, name, artifacts[name]) for name in names}
+        self.precision = {name: graphs.dtype_of(config, name).value for name in names}
         dtype = torch_dtype(config.precision.unet)
         size = self.settings.decode_batch_size
-        super().__init__(self.models, torch.device("cpu"), dtype, size)
+        super().__init__(self.models, torch.device("cpu"), dtype, size, config.shortcut)
 
     def describe(self) -> dict[str, Any]:
         """Device, streams, and the kernels that were chosen, by graph."""
@@ -46,7 +47,7 @@ class OpenVinoStages(GraphStages):
             "backend": "openvino",
             "openvino": version("openvino"),
             "device": place.value,
-            **self.models["unet"].describe(),
+            **self.models[graphs.unets(self.shortcut)[0]].describe(),
             "static_batch": static,
             # Other devices compile for each shape; a static model pads by itself.
             "by_shape": place is not Place.cpu and not static,
@@ -90,33 +91,36 @@ class Compiled:
             properties["CACHE_DIR"] = str(store.root() / "openvino_compiled")
         self.model = core.compile_model(_plain_ports(model), place, properties)
         self.requests = [self.model.create_infer_request() for _ in range(self.parts)]
-        self.integers = [port.element_type == openvino.Type.i64 for port in self.model.inputs]
+        self.inputs = {
+            port.get_any_name(): port.element_type == openvino.Type.i64
+            for port in self.model.inputs
+        }
+        """Inputs by name, in order: whether they are integers."""
+        self.outputs = [port.get_any_name() for port in self.model.outputs]
         found = self.model.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.arithmetic = next(dtype.value for dtype, hint in HINTS.items() if hint == found)
         self._place = place
 
-    def __call__(self, *tensors: Any) -> list[Any]:
-        """Run the graph; returns fresh tensors."""
-        count = len(tensors[0])
+    def __call__(self, tensors: dict[str, Any], unread: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Run the graph; returns fresh tensors, none of the outputs `unread`."""
+        count = len(tensors[next(iter(self.inputs))])
         size = self.rows or -(-count // self.parts)
         starts = range(0, count, size)
         # Strict: more rows than a static model takes must not be left out.
         running = list(zip(self.requests[: len(starts)], starts, strict=True))
         for request, start in running:
             part = [
-                self._part(*each, start, size) for each in zip(tensors, self.integers, strict=True)
+                self._part(tensors[name], integer, start, size)
+                for name, integer in self.inputs.items()
             ]
             request.start_async(part, share_inputs=True)
-        found = []
+        found: dict[str, list[Any]] = {n: [] for n in self.outputs if not n.startswith(unread)}
         for request, start in running:
             request.wait()
-            found.append(
-                [
-                    torch.from_numpy(out.data[: count - start].copy())
-                    for out in request.output_tensors
-                ]
-            )
-        return [torch.cat(outs) for outs in zip(*found, strict=True)]
+            for name, out in zip(self.outputs, request.output_tensors, strict=True):
+                if name in found:
+                    found[name].append(torch.from_numpy(out.data[: count - start].copy()))
+        return {name: torch.cat(parts) for name, parts in found.items()}
 
     def describe(self) -> dict[str, Any]:
         """The device's name, threads and streams."""

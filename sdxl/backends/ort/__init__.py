@@ -22,5 +22,5 @@ def _open(config: schema.Config, artifacts: dict[str, Path]) -> OrtStages:
 
 
 BACKEND = Backend(
-    Config, _open, "graphs", parts=("deep",), problems_of=problems_of, missing=missing
+    Config, _open, "graphs", parts=("deep", "cross"), problems_of=problems_of, missing=missing
 )

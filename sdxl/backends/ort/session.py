@@ -110,27 +110,30 @@ class Graph:
         self._session = runtime.session(name, path, Path(self._folder.name) / name)
         inputs, self._outputs = self._session.get_inputs(), self._session.get_outputs()
         self._names = tuple(each.name for each in inputs)
-        known = graphs.INPUTS[name]
-        assert self._names in (known, (*known, graphs.GUIDANCE)), f"inputs of {path}"
+        given = tuple(n for n in self._names if not n.startswith((graphs.CROSS, graphs.GUIDANCE)))
+        assert given == graphs.INPUTS[name], f"inputs of {path}"
         self.dtypes = [TYPES[each.type] for each in inputs]
         self.kernels: dict[str, Any] = {}
 
-    def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
-        """Run the graph; returns fresh tensors on its device."""
+    def __call__(
+        self, tensors: dict[str, torch.Tensor], unread: tuple[str, ...] = ()
+    ) -> dict[str, torch.Tensor]:
+        """Run the graph; returns fresh tensors on its device, none of the outputs `unread`."""
         binding = self._session.io_binding()
         place = self.device.type, self.device.index or 0
         held = [
-            tensor.to(dtype).contiguous()
-            for tensor, dtype in zip(tensors, self.dtypes, strict=True)
+            tensors[name].to(dtype).contiguous()
+            for name, dtype in zip(self._names, self.dtypes, strict=True)
         ]
         for name, tensor in zip(self._names, held, strict=True):
             binding.bind_input(
                 name, *place, ELEMENTS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
             )
-        results = [self._result(each, held[0]) for each in self._outputs]
-        for each, result in zip(self._outputs, results, strict=True):
+        read = [each for each in self._outputs if not each.name.startswith(unread)]
+        results = {each.name: self._result(each, held[0]) for each in read}
+        for name, result in results.items():
             binding.bind_output(
-                each.name, *place, ELEMENTS[result.dtype], tuple(result.shape), result.data_ptr()
+                name, *place, ELEMENTS[result.dtype], tuple(result.shape), result.data_ptr()
             )
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # ONNX Runtime has its own

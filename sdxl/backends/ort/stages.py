@@ -28,6 +28,7 @@ class OrtStages(GraphStages):
             self.runtime.device,
             torch_dtype(config.precision.unet),
             backend.decode_batch_size,
+            config.shortcut,
         )
         self.precision = {name: graphs.dtype_of(config, name).value for name in graphs.of(config)}
         self.quantization = config.quant.format

@@ -42,7 +42,7 @@ BACKEND = Backend(
     Config,
     _open,
     "checkpoint",
-    parts=("deep", "cross"),
+    parts=("deep", "cross", "tokens"),
     profiles=True,
     settle=_settle,
     quantized_only=("execution", "fusion"),

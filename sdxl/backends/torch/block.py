@@ -47,6 +47,9 @@ class Block(nn.Module):
         gate = getattr(attn, "gate", None)  # of cross-attention that a shortcut keeps
         if gate and gate.replays:
             return hidden + gate.value
+        merge = getattr(attn, "merge", None)  # of self-attention whose tokens a shortcut merges
+        if merge and merge.on:
+            return hidden + self._merged(attn, merge, norm(hidden))
         flat = hidden.reshape(-1, hidden.shape[-1])
         if context is None:
             query, key, value = self._of_norm(norm, flat, parts(attn, "q", "k", "v"))
@@ -54,16 +57,30 @@ class Block(nn.Module):
             (query,) = self._of_norm(norm, flat, [attn.to_q])
             found = [layer(context) for layer in parts(attn, "k", "v")]
             key, value = found[0].chunk(2, dim=-1) if len(found) == 1 else found
-        batch, heads = len(hidden), attn.heads
-        given = (
-            each.reshape(batch, -1, heads, each.shape[-1] // heads).transpose(1, 2)
-            for each in (query, key, value)
-        )
-        found = self.attend(attn.processor, *given).transpose(1, 2).reshape(len(flat), -1)
+        attended = self._attended(attn, len(hidden), query, key, value)
         if gate and gate.records:
-            gate.value = attn.to_out[0](found).view_as(hidden)
+            gate.value = attn.to_out[0](attended).view_as(hidden)
             return hidden + gate.value
-        return plus(attn.to_out[0], found, flat).view_as(hidden)
+        return plus(attn.to_out[0], attended, flat).view_as(hidden)
+
+    def _merged(self, attn: Any, merge: Any, normed: Tensor) -> Tensor:
+        """Self-attention of fewer tokens: what each of (B, L, C) gets of it."""
+        fewer, restore = merge(normed)
+        flat = fewer.reshape(-1, fewer.shape[-1])
+        found = [layer(flat) for layer in parts(attn, "q", "k", "v")]
+        query, key, value = found[0].chunk(3, dim=-1) if len(found) == 1 else found
+        out = attn.to_out[0](self._attended(attn, len(fewer), query, key, value))
+        made: Tensor = restore(out.view(*fewer.shape[:2], -1))
+        return made
+
+    def _attended(self, attn: Any, batch: int, *given: Tensor) -> Tensor:
+        """Attention of query, key and value, tokens of the whole batch in rows (M, C)."""
+        heads = (
+            each.reshape(batch, -1, attn.heads, each.shape[-1] // attn.heads).transpose(1, 2)
+            for each in given
+        )
+        found: Tensor = self.attend(attn.processor, *heads).transpose(1, 2)
+        return found.reshape(len(given[0]), -1)
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:
         flat = hidden.reshape(-1, hidden.shape[-1])

@@ -99,8 +99,7 @@ class TorchStages:
         # 8-bit layers choose their kernels by timing: eager.
         unet = partial(cache.compile, "unet", early) if cache and self.choice is None else _as_it_is
         if shortcuts.parted(self.calls):
-            branch, gated = shortcuts.branch_of(shortcut), shortcuts.gated(shortcut)
-            self.parts = Parts(self._unet, branch, gated, unet)
+            self.parts = Parts(self._unet, shortcut, unet)
         else:
             self._unet = unet(self._unet)
         if cache:

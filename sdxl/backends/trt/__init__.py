@@ -25,7 +25,7 @@ def _missing(config: schema.Config) -> list[Problem]:
 
 
 def _open(config: schema.Config, artifacts: dict[str, Path]) -> TrtStages:
-    """Load the four engines; `artifacts`: each graph's engine folder."""
+    """Load the engines; `artifacts`: each graph's engine folder."""
     from sdxl.backends.trt.stages import TrtStages
 
     if problems := _missing(config):
@@ -37,6 +37,7 @@ BACKEND = Backend(
     Config,
     _open,
     "engines",
+    parts=("deep", "cross"),
     problems_of=lambda config: list(rules_engines.problems_of(config)),
     missing=_missing,
 )

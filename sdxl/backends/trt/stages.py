@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sdxl.backends.trt.engine import Engine, Recorded, check
 from sdxl.config import engines, graphs, schema
 from sdxl.config.engines import Flavor
 from sdxl.core import gpu, store
-from sdxl.core.types import Embeddings, TokenIds
+from sdxl.model.graph_stages import GraphStages
 from sdxl.model.images import to_uint8
 
 
@@ -44,7 +45,7 @@ def _logger(trt: Any) -> Any:
     return Log()
 
 
-class TrtStages:
+class TrtStages(GraphStages):
     """`Stages` on engines: everything on one CUDA stream, activations in one shared buffer."""
 
     def __init__(self, config: schema.Config, artifacts: dict[str, Path]) -> None:
@@ -56,11 +57,11 @@ class TrtStages:
         found, reason = gpu.find()
         assert found, reason
         self.gpu = {"name": found.name, "capability": found.target}
-        self.device = torch.device("cuda")
-        self.stream = torch.cuda.Stream(self.device)
+        device = torch.device("cuda")
+        self.stream = torch.cuda.Stream(device)
         self.engines: dict[str, Any] = {}
         self._caches: dict[str, Path] = {}
-        for graph in graphs.GRAPHS:
+        for graph in graphs.of(config):
             manifest = check(artifacts[graph], self.version, self.flavor, self.gpu)
             engine = Engine(trt, self._log, artifacts[graph], manifest, self.settings)
             if self.flavor is Flavor.rtx and self.settings.runtime_cache:
@@ -69,55 +70,23 @@ class TrtStages:
                 engine.load_cache(self._caches[graph])
             self.engines[graph] = engine
         largest = max(engine.activation_bytes for engine in self.engines.values())
-        memory = torch.empty(max(1, largest), dtype=torch.uint8, device=self.device)
+        memory = torch.empty(max(1, largest), dtype=torch.uint8, device=device)
         for engine in self.engines.values():
             engine.use_memory(memory)
         self.activation_bytes = memory.nbytes
         self._record = Recorded
-        self._recorded: dict[int, Any] = {}
-
-    def encode(self, ids: TokenIds) -> Embeddings:
-        """Penultimate states of both encoders (N, 77, D), pooled output of the second (N, P)."""
-        self._take_stream()
-        with torch.inference_mode():
-            found = [
-                self._run(graph, {"input_ids": torch.as_tensor(tokens).to(self.device)})
-                for graph, tokens in (("text_encoder", ids.first), ("text_encoder_2", ids.second))
-            ]
-            dtype = self.engines["unet"].dtype("sample")
-            hidden = torch.cat([each["hidden"] for each in found], dim=-1)
-            return Embeddings(hidden.to(dtype), found[1]["pooled"].to(dtype), time_ids=None)
-
-    def unet(
-        self, sample: torch.Tensor, timestep: torch.Tensor, embeddings: Embeddings
-    ) -> torch.Tensor:
-        """Predicted noise (N, 4, h, w); with `cuda_graphs` valid until the next call."""
-        self._take_stream()
-        inputs = {
-            "sample": sample,
-            "timestep": timestep.reshape(1),
-            "encoder_hidden_states": embeddings.hidden,
-            "text_embeds": embeddings.pooled,
-            "time_ids": embeddings.time_ids,
-        }
-        if embeddings.guidance is not None:
-            inputs[graphs.GUIDANCE] = embeddings.guidance
-        if not self.settings.cuda_graphs:
-            return self._run("unet", inputs)["noise"]
-        engine = self.engines["unet"]
-        padded = engine.pad(inputs)
-        rows = len(padded["sample"])
-        if rows not in self._recorded:
-            self._recorded[rows] = self._record(engine, padded, self.stream)
-        return self._recorded[rows](padded)["noise"][: len(sample)]
+        self._recorded: dict[tuple[str, int], Any] = {}
+        calls = {graph: partial(self._run, graph) for graph in self.engines}
+        dtype = self.engines[graphs.unets(config.shortcut)[0]].dtype("sample")
+        super().__init__(calls, device, dtype, self.settings.decode_batch_size, config.shortcut)
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""
         self._take_stream()
         parts = []
         with torch.inference_mode():
-            for chunk in latents.split(self.settings.decode_batch_size or len(latents)):
-                image = self._run("vae_decoder", {"latents": chunk})["image"]
+            for chunk in latents.split(self.decode_batch_size or len(latents)):
+                image = self.calls["vae_decoder"]({"latents": chunk})["image"]
                 parts.append(image.permute(0, 2, 3, 1).float())
             image = torch.cat(parts)
             finite = torch.isfinite(image).all()
@@ -154,6 +123,7 @@ class TrtStages:
 
     def close(self) -> None:
         """Keep what RTX compiled, free contexts, engines and the allocator's cache."""
+        super().close()
         self._recorded.clear()
         for graph, engine in self.engines.items():
             if graph in self._caches:
@@ -162,8 +132,20 @@ class TrtStages:
         self.engines.clear()
         torch.cuda.empty_cache()
 
-    def _run(self, graph: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return self.engines[graph].run(inputs, self.stream.cuda_stream)
+    def _run(
+        self, graph: str, inputs: dict[str, torch.Tensor], _unread: tuple[str, ...] = ()
+    ) -> dict[str, torch.Tensor]:
+        """An engine's outputs; with `cuda_graphs` a UNet's are valid until its next call."""
+        self._take_stream()
+        engine = self.engines[graph]
+        if not (self.settings.cuda_graphs and graphs.is_unet(graph)):
+            return engine.run(inputs, self.stream.cuda_stream)
+        padded = engine.pad(inputs)
+        known = graph, len(padded["sample"])
+        if known not in self._recorded:
+            self._recorded[known] = self._record(engine, padded, self.stream)
+        made = self._recorded[known](padded)
+        return {name: each[: len(inputs["sample"])] for name, each in made.items()}
 
     def _take_stream(self) -> None:
         """Make our stream this thread's: torch's own work then queues up with TensorRT's.

@@ -50,12 +50,14 @@ from sdxl.config.schema.scenario import (
 )
 from sdxl.config.schema.scheduler import Ddim, Edm, Lcm, Scheduler, Spaced, Tcd
 from sdxl.config.schema.shortcut import (
+    SHORTCUTS,
     DeepCache,
     DeepCacheCutoff,
     DeepCacheTGate,
     GuidanceCutoff,
     Shortcut,
     TGate,
+    TokenMerging,
 )
 from sdxl.core.types import Build
 
@@ -114,6 +116,7 @@ __all__ = [
     "Tcd",
     "TextDataset",
     "TinyModel",
+    "TokenMerging",
     "Tracking",
     "TsvDataset",
 ]
@@ -270,14 +273,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "tcd": Tcd,
         "edm": Edm,
     },
-    "shortcut": {
-        "none": Shortcut,
-        "guidance_cutoff": GuidanceCutoff,
-        "deepcache": DeepCache,
-        "tgate": TGate,
-        "deepcache_cutoff": DeepCacheCutoff,
-        "deepcache_tgate": DeepCacheTGate,
-    },
+    "shortcut": SHORTCUTS,
     "quant": {"base": Quant},
     "dataset": {"builtin": Dataset, "tsv": TsvDataset, "scenes": ScenesDataset},
     "scenario": {

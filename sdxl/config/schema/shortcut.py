@@ -42,6 +42,14 @@ class TGate(Shortcut):
 
 
 @dataclass
+class TokenMerging(Shortcut):
+    """Like tokens are merged before self-attention, and copied back after it."""
+
+    ratio: float = 0.5  # share of the tokens that are merged into others
+    levels: int = 1  # levels of the UNet that merge, from the finest with attention
+
+
+@dataclass
 class DeepCacheCutoff(DeepCache, GuidanceCutoff):
     """Deep features kept, and guidance in a part of the steps."""
 
@@ -49,3 +57,15 @@ class DeepCacheCutoff(DeepCache, GuidanceCutoff):
 @dataclass
 class DeepCacheTGate(DeepCache, TGate):
     """Deep features kept, and cross-attention from the gate on."""
+
+
+SHORTCUTS: dict[str, type] = {
+    "none": Shortcut,
+    "guidance_cutoff": GuidanceCutoff,
+    "deepcache": DeepCache,
+    "tgate": TGate,
+    "token_merging": TokenMerging,
+    "deepcache_cutoff": DeepCacheCutoff,
+    "deepcache_tgate": DeepCacheTGate,
+}
+"""The group's options by name."""

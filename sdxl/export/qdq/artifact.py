@@ -30,7 +30,7 @@ def get(config: Config, graph: Artifact, checkpoint: Artifact) -> Artifact:
     parents = graph.manifest.key, checkpoint.manifest.key
 
     def build(folder: Path) -> dict[str, Any]:
-        part = graph.manifest.settings.get("graph") == "unet_shallow"
+        part = not graphs.has_all_layers(graph.manifest.settings["graph"])
         return quantize(graph.path, checkpoint.path, folder, options, part)
 
     return store.get(

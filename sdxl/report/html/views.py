@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sdxl.report import by_prompt, curve, seeds
+from sdxl.report import by_prompt, curve, seeds, work
 from sdxl.report.cell import Cell, surroundings
 from sdxl.report.choose import Answer
 from sdxl.report.html import plot
@@ -130,6 +130,8 @@ def key_figures(cell: Cell) -> list[tuple[str, str, str]]:
         found.append((figure, unit, f"PSNR to the {cell.compared_with}"))
     if cell.memory_gib:
         found.append((f"{cell.memory_gib:.2f}", "GiB", f"peak memory, {cell.memory_kind}"))
+    if short := work.of(cell.record):
+        found.append((f"{short.share:.0%}", "", f"of closed rules' operations, {short.shortcut}"))
     if cell.joules:
         found.append((f"{cell.joules:,.4g}", "J", "energy of an image"))
     if cell.price:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sdxl.bench.probe import series
 from sdxl.core.record import Record
+from sdxl.report import work
 from sdxl.report.cell import Cell
 from sdxl.report.plots import latencies
 
@@ -34,6 +35,7 @@ def name(record: Record) -> str:
     quant = config["quant"]
     if quant["format"] != "none":
         words.append(f"{quant['format']} l{quant['level']:g} a{quant['alpha']:g}")
+    words += [short.shortcut] if (short := work.of(record)) else []
     return " ".join([*words, config["scenario"]["name"]])
 
 
@@ -51,6 +53,7 @@ def tags(record: Record) -> dict[str, str]:
         "backend": config["backend"]["name"],
         "precision": config["precision"]["unet"],
         "quant": config["quant"]["format"],
+        **({"shortcut": short.shortcut} if (short := work.of(record)) else {}),
         "scenario": config["scenario"]["name"],
         "mode": config["mode"],
         "git_commit": str(git.commit),
@@ -104,7 +107,7 @@ def log_numbers(client: Any, run_id: str, record: Record) -> None:
 
 def metrics(record: Record) -> dict[str, float]:
     """Key figures under stable names; no NaN or Inf, which MLflow would store as numbers."""
-    found, cell = record.performance, Cell(Path(), record)
+    found, cell, short = record.performance, Cell(Path(), record), work.of(record)
     numbers: dict[str, Any] = {
         "images_per_second": found.images_per_second,
         "tflops": found.tflops,
@@ -117,6 +120,16 @@ def metrics(record: Record) -> dict[str, float]:
         **record.quality.scores.metrics,
         "valid": float(record.status == "ok"),
         **{f"latency_{name}_ms": v for name, v in found.latency_ms.items()},
+        **(
+            {
+                "unet_forwards": short.forwards,
+                "unet_rows": short.rows,
+                "tflop_per_image": short.tflop,
+                "share_of_closed_tflop": short.share,
+            }
+            if short
+            else {}
+        ),
         **_resources(record.resources.to_json()),
         **record.durations,
     }

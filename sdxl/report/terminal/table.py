@@ -9,7 +9,7 @@ from typing import Any
 from sdxl.core import terminal
 from sdxl.core.command import Outcome
 from sdxl.core.record import Performance, Record
-from sdxl.report import curve
+from sdxl.report import curve, work
 from sdxl.report.cell import BASELINE, Cell
 from sdxl.report.terminal import gates, profile
 
@@ -43,6 +43,7 @@ def _title(record: Record, out_dir: str) -> str:
     quant = config["quant"]
     if quant["format"] != "none":
         title += f", {quant['format']} level {quant['level']:g}"
+    title += f", shortcut {short.shortcut}" if (short := work.of(record)) else ""
     return f"the unquantized baseline: {title}" if Path(out_dir).name == BASELINE else title
 
 
@@ -118,6 +119,8 @@ def _speed(record: Record) -> list[Row]:
     if limit := found.roofline:
         text = f"{limit.share:.1%} of {limit.images_per_second:.4g} images/s"
         rows.append(("roofline", f"{text}: {limit.device}"))
+    if short := work.of(record):
+        rows.append(("shortcut", short.sentence))
     if latency := found.latency_ms:
         rows.append(("latency", ", ".join(f"{n} {v:,.1f} ms" for n, v in latency.items())))
     if peak := found.peak:

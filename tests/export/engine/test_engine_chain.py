@@ -39,3 +39,20 @@ def test_every_graph_becomes_an_engine(kind, exported, composed, chain_of):
     assert all(row["there"] for row in planned)
     keys = {(piece.graph, piece.manifest["kind"]): piece.manifest["key"] for piece in chain.pieces}
     assert {(r["graph"], r["kind"]): r["key"] for r in planned if r["kind"] != "statistics"} == keys
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_unet_become_engines(exported, composed, chain_of):
+    from sdxl.config import graphs, load
+
+    asked = load.load(composed(*exported.words, *RTX, "shortcut=tgate", "shortcut.gate=0.5"))
+    chain = chain_of(asked)
+    whole, gated = graphs.unets(asked.shortcut)
+    assert list(chain.loads) == list(graphs.of(asked))
+    assert all((folder / "model.engine").is_file() for folder in chain.loads.values())
+    rows = [chain.piece(graph).manifest["settings"]["rows"] for graph in (whole, gated)]
+    assert rows == [[2, 8, 8], [1, 4, 4]]
+    files = {p.graph: p.path / graphs.WEIGHTS for p in chain.pieces if p.manifest["kind"] == "onnx"}
+    assert files[whole].samefile(files[gated])
+    sizes = [(chain.loads[graph] / "model.engine").stat().st_size for graph in (whole, gated)]
+    assert sizes[1] < sizes[0], "what the gate replaces is in no engine"
