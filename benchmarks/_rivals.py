@@ -61,7 +61,7 @@ def module(unet: Any, dtype: torch.dtype = torch.float32) -> Call:
 
 
 def compiled(bench: Bench) -> Call:
-    return module(torch.compile(bench.fresh(), dynamic=False))
+    return module(torch.compile(bench.unet, dynamic=False))
 
 
 def exported(bench: Bench) -> Path:
@@ -226,7 +226,7 @@ def cpp(bench: Bench) -> Call:
 
 
 RIVALS: dict[str, Callable[[Bench], Call]] = {
-    "diffusers fp32": lambda bench: module(bench.fresh()),
+    "diffusers fp32": lambda bench: module(bench.unet),
     "diffusers bf16": lambda bench: module(bench.fresh().to(torch.bfloat16), torch.bfloat16),
     "torch.compile fp32": compiled,
     "ort fp32": lambda bench: ort(bench, False),

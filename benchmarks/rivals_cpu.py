@@ -5,8 +5,9 @@
     python benchmarks/rivals_cpu.py --only "ort INT8,SDNQ"        some of them, and the reference
 
 One process. Every rival gets a copy of one UNet in fp32 and, if it calibrates, the same inputs.
-They take turns, round by round; wall and processor seconds are medians, ratios those to diffusers
-in fp32 of the same round with a 90 % interval (bootstrap). Pictures share encoders, scheduler,
+They take turns, round by round, `--together` of them at a time beside diffusers in fp32, so that no
+more copies are in memory; wall and processor seconds are medians, ratios those to diffusers of the
+same round with a 90 % interval (bootstrap). Pictures share encoders, scheduler,
 noise and VAE (torch, fp32): what differs is the UNet. A rival that is not installed or fails is
 named with the reason. `--layers 1,2,10 --blocks 2 --only ...` is the whole UNet, 10 GB a copy.
 """
@@ -14,6 +15,7 @@ named with the reason. `--layers 1,2,10 --blocks 2 --only ...` is the whole UNet
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -27,6 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import psutil
 import torch
 from _rivals import RIVALS, Bench, Call, Given, module
 
@@ -45,6 +48,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", help="parts of rivals' names, by commas")
+    parser.add_argument("--together", type=int, help="rivals in memory at a time")
     parser.add_argument("--level", type=float, default=3.0)
     parser.add_argument("--images", type=int, default=4, help="bundled: pictures of a batch")
     parser.add_argument("--latent", type=int, default=64)
@@ -55,11 +59,16 @@ def main() -> int:
     torch.set_num_threads(asked.threads)
     with tempfile.TemporaryDirectory() as folder:
         bench, work, compare = (bundled if asked.model == "bundled" else widths)(asked, folder)
-        calls, absent = made(bench, asked.only, work)
-        outputs = {name: work(call) for name, call in calls.items()}
-        seconds = timed(calls, work, asked.rounds)
-    rows = table(seconds, {name: compare(outputs[REFERENCE], each)
-                           for name, each in outputs.items()})  # fmt: skip
+        rows: dict[str, dict[str, Any]] = {}
+        absent: dict[str, str] = {}
+        for names in heats(chosen(asked.only), asked.together):
+            calls = made(bench, names, work, absent)
+            outputs = {name: work(call) for name, call in calls.items()}
+            quality = {name: compare(outputs[REFERENCE], each) for name, each in outputs.items()}
+            rows |= measured(timed(calls, work, asked.rounds), quality)
+            del calls, outputs
+            gc.collect()
+    show(rows)
     here = environment.describe()
     facts = {"cpu": here["cpu"], "threads": asked.threads, "load": os.getloadavg(),
              "versions": {"torch": torch.__version__, **bench.versions}}  # fmt: skip
@@ -143,26 +152,37 @@ def _bench(source: Any, examples: Sequence[Given], folder: str, asked: Any) -> B
                  asked.threads, asked.level)  # fmt: skip
 
 
-def made(bench: Bench, only: str | None, work: Work) -> tuple[dict[str, Call], dict[str, str]]:
-    """The rivals that run, each tried once; why the others do not."""
+def chosen(only: str | None) -> list[str]:
+    """Names of the rivals that were asked for, without the reference."""
     parts = [part.strip() for part in only.split(",")] if only else [""]
+    others = (name for name in RIVALS if name != REFERENCE)
+    return [name for name in others if any(part in name for part in parts)]
+
+
+def heats(names: Sequence[str], together: int | None) -> list[list[str]]:
+    """The rivals, so many at a time, each time with the reference."""
+    size = together or len(names) or 1
+    return [[REFERENCE, *names[start : start + size]] for start in range(0, len(names) or 1, size)]
+
+
+def made(bench: Bench, names: Sequence[str], work: Work, absent: dict[str, str]) -> dict[str, Call]:
+    """The rivals that run, each tried once; `absent` gets why the others do not."""
     calls: dict[str, Call] = {}
-    absent: dict[str, str] = {}
-    for name, make in RIVALS.items():
-        if name != REFERENCE and not any(part in name for part in parts):
-            continue
+    for name in names:
         began = time.process_time()
         try:
-            call = make(bench)
+            call = RIVALS[name](bench)
             work(call)
         except Exception as error:  # of packages that are not ours, of any kind
             absent[name] = f"{type(error).__name__}: {str(error)[:200]}"
             print(f"{name}: left out, {absent[name]}", file=sys.stderr, flush=True)
             continue
         calls[name] = call
-        print(f"{name}: made in {time.process_time() - began:.1f} CPU s", file=sys.stderr,
+        rss = psutil.Process().memory_info().rss / 1e9
+        spent = time.process_time() - began
+        print(f"{name}: made in {spent:.1f} CPU s, {rss:.1f} GB in memory", file=sys.stderr,
               flush=True)  # fmt: skip
-    return calls, absent
+    return calls
 
 
 def timed(calls: dict[str, Call], work: Work, rounds: int) -> dict[str, list[tuple[float, float]]]:
@@ -176,10 +196,10 @@ def timed(calls: dict[str, Call], work: Work, rounds: int) -> dict[str, list[tup
     return seconds
 
 
-def table(
+def measured(
     seconds: dict[str, list[tuple[float, float]]], quality: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
-    """A row for each rival, printed."""
+    """A row for each rival of a heat."""
     rows: dict[str, dict[str, Any]] = {}
     for name, found in seconds.items():
         row: dict[str, Any] = {}
@@ -188,18 +208,22 @@ def table(
                       for base, own in zip(seconds[REFERENCE], found, strict=True)]  # fmt: skip
             row[unit] = round(statistics.median(each[place] for each in found), 4)
             row[f"{unit}_speed_up"] = [round(n, 3) for n in interval(ratios)]
-        rows[name] = {**row, **{n: round(value, 4) for n, value in quality[name].items()}}
+        rows[name] = {**row, "quality": {n: round(value, 4) for n, value in quality[name].items()}}
+    return rows
+
+
+def show(rows: dict[str, dict[str, Any]]) -> None:
+    """Print them, the fastest over its heat's reference first."""
     print(
         f"{'':32}{'wall s':>9} {'of fp32 (90 %)':>24}{'CPU s':>9} {'of fp32 (90 %)':>24}  quality"
     )
-    for name, row in sorted(rows.items(), key=lambda each: each[1]["wall_s"]):
+    for name, row in sorted(rows.items(), key=lambda each: -each[1]["wall_s_speed_up"][1]):
         cells = ""
         for unit in ("wall_s", "cpu_s"):
             low, middle, high = row[f"{unit}_speed_up"]
             cells += f"{row[unit]:9.3f} {f'{middle:.2f} ({low:.2f} to {high:.2f})':>24}"
-        near = ", ".join(f"{n} {row[n]:g}" for n in quality[name])
+        near = ", ".join(f"{n} {value:g}" for n, value in row["quality"].items())
         print(f"{name:32}{cells}  {near}")
-    return rows
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float, float]:

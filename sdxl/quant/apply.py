@@ -18,6 +18,7 @@ from torch import nn
 
 from sdxl.config import schema
 from sdxl.config.schema import Format
+from sdxl.core import memory
 from sdxl.core.errors import SdxlError
 from sdxl.model import checkpoint
 from sdxl.model.checkpoint import StoredLayer
@@ -79,6 +80,7 @@ def quantize(
                 _enable(getattr(module, quantizer), _FP8, scales.parts[part].to(unet.dtype))
         else:
             _quantize_layer(module, scales, recipe)
+        memory.give_back()
     check(unet, layers, quant)
     return unet
 
@@ -166,6 +168,7 @@ def write(
                 tensors[f"{layer.name}.input_amax"] = inputs.amax.cpu()
                 if inputs.pre_quant_scale is not None:
                     tensors[f"{layer.name}.pre_quant_scale"] = inputs.pre_quant_scale.cpu()
+            memory.give_back()
         stored.append(entry)
     for name, parameter in unet.named_parameters():
         tensors[name] = parameter.detach().cpu()

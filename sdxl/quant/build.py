@@ -16,7 +16,7 @@ import torch
 from sdxl.config import content_key
 from sdxl.config.derive import effective
 from sdxl.config.schema import Config, Format
-from sdxl.core import environment, json_file, store
+from sdxl.core import environment, json_file, memory, store
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.core.progress import Report, silent
 from sdxl.core.store import Artifact
@@ -178,6 +178,7 @@ def _quantized(
         if folder:
             store.write_json(folder / FRONTIER, frontier)
     gc.collect()  # the calibration's model, before the next one is loaded
+    memory.give_back()
     source = open_source(config.model, config.seed)
     where = torch_device(config.model.device)
     unet = source.component("unet", torch_dtype(config.precision.unet), where)
