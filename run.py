@@ -8,7 +8,7 @@ if __name__ == "__main__":
 import hydra
 
 from sdxl.cli import command, job
-from sdxl.config.load import register
+from sdxl.config.registry import register
 
 register()
 

@@ -17,7 +17,8 @@ from sdxl.backends import fake
 from sdxl.bench import loadgen, logs
 from sdxl.bench.keep import Keeper
 from sdxl.bench.sut import Sut
-from sdxl.config.load import load, register
+from sdxl.config.load import load
+from sdxl.config.registry import register
 from sdxl.core.paths import ROOT
 from sdxl.model import prompts
 

@@ -63,7 +63,7 @@ class Values:
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from omegaconf import OmegaConf
 
-        from sdxl.config.load import register
+        from sdxl.config.registry import register
 
         register()
         self._parse = OverridesParser.create().parse_overrides

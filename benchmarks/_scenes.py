@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from sdxl.config.load import load, register
+from sdxl.config.load import load
 from sdxl.config.plugins import backends
+from sdxl.config.registry import register
 from sdxl.config.schema import Config, Format
 from sdxl.core.errors import UserError
 from sdxl.core.paths import BUNDLED, ROOT

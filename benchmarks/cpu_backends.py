@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hydra import compose, initialize_config_dir
 
 from sdxl.bench.generators import open_generator
-from sdxl.config.load import load, register
+from sdxl.config.load import load
+from sdxl.config.registry import register
 from sdxl.core.paths import ROOT
 from sdxl.core.progress import Progress
 from sdxl.model import prompts

@@ -24,7 +24,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from sdxl.bench.generators import open_generator
-from sdxl.config.load import load, register
+from sdxl.config.load import load
+from sdxl.config.registry import register
 from sdxl.core.paths import CONF
 from sdxl.model import prompts
 

@@ -24,7 +24,8 @@ from hydra import compose, initialize_config_dir
 from sdxl.bench import loadgen
 from sdxl.bench.generators import open_generator
 from sdxl.bench.keep import Keeper
-from sdxl.config.load import load, register
+from sdxl.config.load import load
+from sdxl.config.registry import register
 from sdxl.core.paths import ROOT
 from sdxl.model import prompts
 

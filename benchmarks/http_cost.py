@@ -27,7 +27,8 @@ from hydra import compose, initialize_config_dir
 
 from sdxl.bench import generators, loadgen
 from sdxl.bench.keep import Keeper
-from sdxl.config.load import load, register
+from sdxl.config.load import load
+from sdxl.config.registry import register
 from sdxl.core.paths import ROOT
 from sdxl.model import prompts
 

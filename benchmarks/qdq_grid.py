@@ -18,7 +18,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from sdxl.config import graphs
-from sdxl.config.load import load, register
+from sdxl.config.load import load
+from sdxl.config.registry import register
 from sdxl.core.paths import ROOT
 from sdxl.export import onnx
 from sdxl.export.qdq import artifact

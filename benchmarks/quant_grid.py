@@ -27,7 +27,8 @@ from hydra import compose, initialize_config_dir
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sdxl.config.load import load, register
+from sdxl.config.load import load
+from sdxl.config.registry import register
 from sdxl.config.schema import Config, Quant
 from sdxl.core.paths import ROOT
 from sdxl.quant import apply, calibrate, levels, statistics

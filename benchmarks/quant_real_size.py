@@ -29,7 +29,8 @@ def synthesize(file: Path, precision: str) -> None:
     """Write a statistics file of one call and twenty steps for `model=sdxl_random`."""
     from hydra import compose, initialize_config_dir
 
-    from sdxl.config.load import load, register
+    from sdxl.config.load import load
+    from sdxl.config.registry import register
     from sdxl.model.sources import open_source
     from sdxl.quant import calibrate
     from sdxl.quant.collect import Collector

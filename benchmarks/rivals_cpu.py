@@ -104,7 +104,8 @@ def bundled(asked: Any, folder: str) -> tuple[Bench, Work, Callable[[Any, Any], 
     from hydra import compose, initialize_config_dir
 
     from sdxl.bench.generators import open_generator
-    from sdxl.config.load import load, register
+    from sdxl.config.load import load
+    from sdxl.config.registry import register
     from sdxl.core.paths import ROOT
     from sdxl.model import prompts
     from sdxl.model.sources import open_source

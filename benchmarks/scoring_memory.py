@@ -32,7 +32,8 @@ from hydra import compose, initialize_config_dir
 from torch.nn import functional
 
 from sdxl.bench.keep import Keeper
-from sdxl.config.load import load, register
+from sdxl.config.load import load
+from sdxl.config.registry import register
 from sdxl.core.paths import ROOT
 from sdxl.core.types import Prompt, Sample
 from sdxl.quality.inception import FEATURES, INPUT, Inception

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig
 
 from sdxl.config import guard, shorthand
-from sdxl.config.load import load
 from sdxl.config.schema import Config
 from sdxl.core import ends, secrets, streams
 from sdxl.core.command import Outcome, print_line, shown, summary
@@ -52,6 +51,7 @@ def _outcome(action: Action, cfg: DictConfig, out_dir: Path, say: Say | None) ->
     """The action's outcome, or the failure as one; Ctrl-C goes on up."""
     from hydra.core.hydra_config import HydraConfig
 
+    from sdxl.config.load import load
     from sdxl.run.command_line import forget_secrets
 
     try:
@@ -197,7 +197,7 @@ def start(name: str, words: list[str]) -> NoReturn:
     """A command by name, as its own file in a checkout starts it; never returns."""
     import hydra
 
-    from sdxl.config.load import register
+    from sdxl.config.registry import register
 
     sys.argv = [f"{name}.py", *words]
     register()

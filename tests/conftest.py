@@ -15,7 +15,6 @@ os.environ.setdefault(
 )  # before triton; on a GPU: TRITON_INTERPRET=0 pytest -m gpu
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = Path(__file__).parent / "offline"
@@ -27,9 +26,7 @@ if "_refuse" not in vars(sitecustomize):  # the interpreter brought one of its o
 
 from sdxl.config import load as config  # noqa: E402
 from sdxl.core import ends  # noqa: E402
-from tests import forked, small  # noqa: E402
-
-config.register()
+from tests import composing, forked, small  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +92,7 @@ def composed():
     """Overrides of run.py -> the composed configuration, not yet checked."""
 
     def make(*overrides, name="run"):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose(name, overrides=quick(overrides), return_hydra_config=False)
+        return composing.compose(name, *quick(overrides))
 
     return make
 

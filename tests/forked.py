@@ -8,6 +8,8 @@ of starts, signals and streams start processes of their own.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -18,11 +20,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 LIBRARIES = ("hydra", "onnx", "modelopt.torch.quantization", "diffusers.loaders.single_file",
              "matplotlib", "scipy.linalg")  # fmt: skip
@@ -118,13 +121,30 @@ def _serve(server: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         server.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _become(words: list[str], cwd: str, env: dict[str, str]) -> None:
+def _become(words: list[str], cwd: str, env: dict[str, str]) -> NoReturn:
     """The command, as if this process had been started for it."""
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
     tempfile.tempdir = None
     _fork_the_workers_server()
+    try:
+        _run(words, cwd)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # as Python ends, but for the memory: most of it is shared
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _run(words: list[str], cwd: str) -> None:
     if words[0] == "-m":
         sys.path[0], sys.argv = cwd, words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
@@ -168,13 +188,16 @@ def _main() -> None:
         del sys.modules[name]  # ours are read by each command: they ask where they are
     del sys.path[0]
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "one of LIBRARIES started a thread"
+    gc.collect()
+    gc.freeze()  # a fork's collections would look at all of it, and so copy its memory
     asked = _serve(socket.socket(fileno=int(sys.argv[1])))
-    if asked is not None:
-        request, files = asked
-        for number, file in enumerate(files, start=1):
-            os.dup2(file, number)
-            os.close(file)
-        _become(**request)
+    if asked is None:
+        os._exit(0)
+    request, files = asked
+    for number, file in enumerate(files, start=1):
+        os.dup2(file, number)
+        os.close(file)
+    _become(**request)
 
 
 if __name__ == "__main__":

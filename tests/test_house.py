@@ -88,7 +88,8 @@ def test_every_group_of_settings_has_its_room():
 
 
 def test_settings_are_checked_without_a_framework():
-    code = f"import sys, sdxl.config.load; print(sorted({FRAMEWORKS!r} & set(sys.modules)))"
+    modules = "sdxl.config.load, sdxl.config.registry"
+    code = f"import sys, {modules}; print(sorted({FRAMEWORKS!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "['hydra', 'omegaconf']", done.stdout + done.stderr
 

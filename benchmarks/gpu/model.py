@@ -44,7 +44,8 @@ def configure(context: Context, words: tuple[str, ...], batch: int | None) -> An
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from sdxl.config.load import load, register
+    from sdxl.config.load import load
+    from sdxl.config.registry import register
     from sdxl.core.paths import ROOT
 
     register()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from sdxl.config.load import load
 from sdxl.config.schema import Config
-from sdxl.config.words import quoted
-from sdxl.core.errors import ConfigError, Problem
+from sdxl.config.words import searched
+from sdxl.core.errors import ConfigError
 from sdxl.core.paths import CONF
 
 
@@ -80,16 +79,6 @@ class Composer:
         finally:
             GlobalHydra.instance().clear()
             GlobalHydra.instance().hydra = running
-
-
-def searched(config_dir: str | None) -> list[str]:
-    """The word by which a composition finds what `--config-dir` adds."""
-    if config_dir is None:
-        return []
-    place = Path(config_dir).absolute()
-    if not place.is_dir():
-        raise ConfigError([Problem("`--config-dir` is no folder", str(place))])
-    return [f"hydra.searchpath=[{quoted(f'file://{place}')}]"]
 
 
 def _is_value(word: str) -> bool:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from sdxl.config.compose import searched
+from sdxl.config.compose import Composer
 from sdxl.config.load import load, unknown_key
 from sdxl.config.schema import GROUPS
-from sdxl.config.words import ADDED, Words, problems_of, read
+from sdxl.config.words import ADDED, Words, expand, problems_of, read
 from sdxl.core import terminal
 from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError, did_you_mean
-from sdxl.core.paths import CONF
 
 
 def explain(
@@ -64,46 +63,26 @@ def problems_in(
     Group choices come first, since a value may exist only under one choice; then all good ones
     together, so that broken rules are reported beside unknown keys.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
     problems: list[Problem] = []
+    good: list[str] = []
     try:
-        good = searched(config_dir)
-    except ConfigError as error:  # which takes every other word's options away
+        compose = Composer(config_name, config_dir).composed
+    except ConfigError as error:  # of the folder, which takes every other word's options away
         return error.problems
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        expanded = [each for override in overrides for each in expand(override)]
-        for override in sorted(expanded, key=lambda each: not _is_group(each)):
-            try:
-                compose(config_name, overrides=[*good, override])
-            except Exception as error:
-                problems.append(_problem(error, override, compose(config_name, overrides=good)))
-            else:
-                good.append(override)
-        with contextlib.suppress(Exception):
-            try:
-                load(compose(config_name, overrides=good), good)
-            except ConfigError as error:
-                problems += error.problems
+    expanded = [each for override in overrides for each in expand(override)]
+    for override in sorted(expanded, key=lambda each: not _is_group(each)):
+        try:
+            compose([*good, override])
+        except Exception as error:
+            problems.append(_problem(error, override, compose(good)))
+        else:
+            good.append(override)
+    with contextlib.suppress(Exception):
+        try:
+            load(compose(good), good)
+        except ConfigError as error:
+            problems += error.problems
     return problems
-
-
-def expand(override: str) -> Iterator[str]:
-    """A sweep `key=1,2` as `key=1` and `key=2`; anything else as it is."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    try:
-        parsed = OverridesParser.create().parse_overrides([override])[0]
-        if parsed.is_sweep_override() and not parsed.is_hydra_override():
-            name = parsed.get_key_element()
-            yield from (f"{name}={value}" for value in parsed.sweep_string_iterator())
-            return
-    except Exception:
-        yield override  # not parseable: compose() will say why
-        return
-    yield override
 
 
 def _is_group(override: str) -> bool:

@@ -19,8 +19,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sdxl.config.explain import expand
 from sdxl.config.schema import GROUPS, QUANT_KEYS
+from sdxl.config.words import expand
 from sdxl.core.paths import CONF
 
 COLUMN, WIDTH = 40, 110

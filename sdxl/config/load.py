@@ -1,4 +1,4 @@
-"""Composition to configuration: register schemas, refuse what is unknown, check every rule."""
+"""Composition to configuration: refuse what is unknown, check every rule."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdxl.config import guard, plugins, ranges, rules_model, schema, shorthand, sizes, usual
+from sdxl.config import plugins, ranges, rules_model, schema, shorthand, usual
 from sdxl.config.content_key import plain
 from sdxl.config.rules import problems_of
 from sdxl.config.schema import GROUPS, QUANT_KEYS, Config
 from sdxl.config.schema import train as schema_train
 from sdxl.config.words import typed
 from sdxl.core.errors import ConfigError, Problem, did_you_mean
-from sdxl.core.paths import ROOT
 
 BUILTIN_PROMPTS = 64
 """Prompts that come with a model, unless `limit` asks for more."""
@@ -32,35 +30,6 @@ _LISTS: dict[Any, type] = {list[str]: str, list[int]: int, list[float]: float}
 """Types of settings that are lists, and of their items."""
 _OF_SWEEPS = ("report_prompts",)
 """Settings of a recipe that a sweep gives to all its cells, also those that quantize nothing."""
-
-
-def register() -> None:
-    """Put every schema node into Hydra's config store; imports no torch, no mlflow."""
-    guard.install()
-    OmegaConf.register_new_resolver("sdxl_root", lambda: str(ROOT), replace=True)
-    OmegaConf.register_new_resolver("sdxl_sizes", _sizes, replace=True)
-    store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=Config)
-    store.store(group="schema", name="train_config", node=schema_train.TrainConfig)
-    store.store(group="schema/train", name="stage", node=schema_train.Training)
-    store.store(group="schema/train", name="noising", node=schema_train.Noising)
-    store.store(group="schema/train", name="tuning", node=schema_train.Tuning)
-    store.store(group="schema/train", name="finetune", node=schema_train.Finetune)
-    store.store(group="schema/train", name="lora", node=schema_train.Lora)
-    store.store(group="schema/train", name="sd2", node=schema_train.Sd2)
-    store.store(group="schema/train", name="distill", node=schema_train.Distill)
-    for group, nodes in GROUPS.items():
-        for name, node in nodes.items():
-            store.store(group=f"schema/{group}", name=name, node=node)
-    for name, backend in plugins.backends().items():
-        store.store(group="schema/backend", name=name, node=backend.config)
-    for name, option in plugins.quality_options().items():
-        store.store(group="schema/quality", name=name, node=option.config)
-
-
-def _sizes(side: int) -> str:
-    """A sweep over the sizes of a model."""
-    return ",".join(sizes.around(side))
 
 
 def load(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
@@ -165,22 +134,24 @@ def _settle_quant(config: Config) -> list[Problem]:
 
 def _other_names(config: Config) -> Iterator[Problem]:
     """Names that say another option than the one that was chosen."""
-    nodes: dict[str, dict[str, type]] = {
-        "scenario": GROUPS["scenario"],
-        "shortcut": GROUPS["shortcut"],
-        "backend": {name: each.config for name, each in plugins.backends().items()},
-        "quality": {
-            "none": schema.Quality,
-            **{name: each.config for name, each in plugins.quality_options().items()},
-        },
-    }
-    for group, options in nodes.items():
+    for group in ("scenario", "shortcut", "backend", "quality"):
         node = getattr(config, group)
-        if options.get(node.name) is not type(node):
-            close = node.name if node.name in options else "OPTION"
+        if (known := _option(group, node.name)) is not type(node):
+            close = node.name if known else "OPTION"
             yield Problem(
                 f"`{group}.name` is no setting", node.name, "an option", f"{group}={close}"
             )
+
+
+def _option(group: str, name: str) -> type | None:
+    """The schema of an option; None: there is no such option."""
+    if group == "backend" and name in plugins.backend_names():
+        return plugins.backend(name).config
+    if group == "quality" and name in plugins.quality_names():
+        return plugins.quality_option(name).config
+    if group == "quality":
+        return schema.Quality if name == "none" else None
+    return GROUPS.get(group, {}).get(name)
 
 
 def _other_items(node: Any, prefix: str = "") -> Iterator[Problem]:

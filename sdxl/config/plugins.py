@@ -99,37 +99,55 @@ class TrainingStage:
 
 
 @functools.cache
-def backends() -> dict[str, Backend]:
-    """Every backend by name."""
-    return _found("backends", "BACKEND")
+def backend_names() -> list[str]:
+    """Every backend, none of them imported."""
+    return _names("backends")
 
 
 @functools.cache
-def quality_options() -> dict[str, QualityOption]:
-    """The quality options that score something, by name; `none` is not among them."""
-    yamls = {file.stem for file in (CONF / "quality").glob("*.yaml")}
-    return _found("quality", "OPTION", yamls)
+def quality_names() -> list[str]:
+    """The quality options that score something; `none` is not among them."""
+    return [name for name in _names("quality") if (CONF / "quality" / f"{name}.yaml").is_file()]
 
 
-def backend_of(config: schema.Config) -> Backend:
-    """The backend that a configuration names."""
-    return backends()[config.backend.name]
+def backend(name: str) -> Backend:
+    """A backend by name."""
+    found: Backend = importlib.import_module(f"sdxl.backends.{name}").BACKEND
+    return found
 
 
-def quality_of(config: schema.Config) -> QualityOption | None:
-    """The quality option that a configuration names; None: nothing is scored."""
-    return quality_options().get(config.quality.name)
+def quality_option(name: str) -> QualityOption:
+    """A quality option that scores something, by name."""
+    found: QualityOption = importlib.import_module(f"sdxl.quality.{name}").OPTION
+    return found
 
 
 def training_stage(name: str) -> TrainingStage:
     """A stage of `train.py` by name."""
-    return importlib.import_module(f"sdxl.training.stages.{name}").STAGE
+    found: TrainingStage = importlib.import_module(f"sdxl.training.stages.{name}").STAGE
+    return found
 
 
-def _found(room: str, attribute: str, among: set[str] | None = None) -> dict[str, Any]:
-    names = sorted(module.name for module in pkgutil.iter_modules([str(PACKAGE / room)]))
-    return {
-        name: getattr(importlib.import_module(f"sdxl.{room}.{name}"), attribute)
-        for name in names
-        if among is None or name in among
-    }
+def backends() -> dict[str, Backend]:
+    """Every backend by name."""
+    return {name: backend(name) for name in backend_names()}
+
+
+def quality_options() -> dict[str, QualityOption]:
+    """The quality options that score something, by name."""
+    return {name: quality_option(name) for name in quality_names()}
+
+
+def backend_of(config: schema.Config) -> Backend:
+    """The backend that a configuration names."""
+    return backend(config.backend.name)
+
+
+def quality_of(config: schema.Config) -> QualityOption | None:
+    """The quality option that a configuration names; None: nothing is scored."""
+    name = config.quality.name
+    return quality_option(name) if name in quality_names() else None
+
+
+def _names(room: str) -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules([str(PACKAGE / room)]))

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from sdxl.config.content_key import plain
@@ -57,6 +58,32 @@ def read(program: str, words: Sequence[str]) -> Words:
             options.append(word)
     mode = any(word == "hydra.mode=MULTIRUN" for word in overrides)
     return Words(options, overrides, found.config_dir, found.multirun or mode)
+
+
+def expand(override: str) -> Iterator[str]:
+    """A sweep `key=1,2` as `key=1` and `key=2`; anything else as it is."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        parsed = OverridesParser.create().parse_overrides([override])[0]
+        if parsed.is_sweep_override() and not parsed.is_hydra_override():
+            name = parsed.get_key_element()
+            yield from (f"{name}={value}" for value in parsed.sweep_string_iterator())
+            return
+    except Exception:
+        yield override  # not parseable: compose() will say why
+        return
+    yield override
+
+
+def searched(config_dir: str | None) -> list[str]:
+    """The word by which a composition finds what `--config-dir` adds."""
+    if config_dir is None:
+        return []
+    place = Path(config_dir).absolute()
+    if not place.is_dir():
+        raise ConfigError([Problem("`--config-dir` is no folder", str(place))])
+    return [f"hydra.searchpath=[{quoted(f'file://{place}')}]"]
 
 
 def problems_of(program: str, words: Words) -> dict[str, list[Problem]]:

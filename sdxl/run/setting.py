@@ -9,7 +9,7 @@ from pathlib import Path
 from sdxl.config import shorthand
 from sdxl.config.compose import Composer
 from sdxl.config.explain import explain
-from sdxl.config.load import register
+from sdxl.config.registry import register
 from sdxl.config.schema import Config
 from sdxl.config.words import read
 from sdxl.core import records

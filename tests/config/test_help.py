@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sdxl.config import help as helping
-from sdxl.config import load, plugins, schema
+from sdxl.config import plugins, registry, schema
 from sdxl.config.schema import train as schema_train
 
 NODES = [
@@ -21,7 +21,7 @@ GROUPS = {*schema.GROUPS, "backend", "cost", "export", "train"}
 
 @pytest.fixture(autouse=True)
 def registered():
-    load.register()
+    registry.register()
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: f"{node.__module__}.{node.__name__}")

@@ -6,14 +6,13 @@ import enum
 import typing
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sdxl.config import load as config
 from sdxl.config import ranges
 from sdxl.core.errors import ConfigError
 from sdxl.run import identity
-from tests.conftest import ROOT
+from tests.composing import checked, compose
 
 SILENT = {
     "name": "the option's own; the words of a command cannot change it",
@@ -81,8 +80,7 @@ def others(key, hint, value):
 
 @pytest.mark.parametrize("words", BASES.values(), ids=BASES)
 def test_every_setting_has_an_effect_or_is_refused(words):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        base = compose("run", ["rules=open", *words])
+    base = compose("run", "rules=open", *words)
     usual = config.load(copy.deepcopy(base))
     key = identity.identity(usual)
     silent = []
@@ -105,8 +103,7 @@ def test_every_setting_has_an_effect_or_is_refused(words):
 
 
 def test_the_list_of_silent_settings_is_not_stale():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        keys = {name for name, *_ in leaves(config.load(compose("run")))}
+    keys = {name for name, *_ in leaves(checked("run"))}
     assert not {key for key in (*SILENT, *SAME_WORK) if key not in keys | {"name"}}
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -12,7 +11,7 @@ from sdxl.config import content_key
 from sdxl.config import load as config
 from sdxl.config.schema import DType, Format
 from sdxl.core.errors import ConfigError
-from tests.conftest import ROOT
+from tests.composing import checked
 
 
 def problems(load, *overrides):
@@ -26,8 +25,7 @@ def whats(load, *overrides):
 
 
 def test_the_default_is_the_unquantized_trained_model_on_torch_offline():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        found = config.load(compose("run"))
+    found = checked("run")
     assert (found.model.name, found.backend.name, found.scenario.name, found.quality.name) == (
         "tiny",
         "torch",

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 
-from sdxl.config.load import load, register
 from sdxl.config.schema import Config
-from sdxl.core.paths import ROOT
 from sdxl.quant import calibrate
 from sdxl.quant import statistics as tables
+from tests.composing import checked
 
 FAST = ("model=tiny_random", "rules=open", "model.steps=4", "model.height=64", "model.width=64")
 CALLS = 4
@@ -25,14 +22,10 @@ CALLS = 4
 settings.register_profile("quant", deadline=None, derandomize=True)
 settings.load_profile("quant")
 
-register()
-
 
 def make(*overrides: str) -> Config:
     """A checked configuration of `quantize.py` on the random tiny model with four steps."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return load(compose("quantize", overrides=[*FAST, *overrides]))
+    return checked("quantize", *FAST, *overrides)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -61,4 +60,6 @@ def convert(model: Path, file: Path, graph: str) -> None:
 
 
 def _described(graph: str) -> dict[str, Any]:
+    from importlib.metadata import version  # with e-mail messages and archives behind it
+
     return {"version": VERSION, "graph": graph, "openvino": version("openvino")}

@@ -282,7 +282,7 @@ GROUPS: dict[str, dict[str, type]] = {
     "quality": {"base": Quality},
     "tracking": {"base": Tracking},
 }
-"""Schema nodes by group; backends add theirs in `sdxl.config.load.register`."""
+"""Schema nodes by group; backends add theirs in `sdxl.config.registry`."""
 
 
 QUANT_KEYS = {

@@ -119,3 +119,15 @@ class TrainConfig(Config):
 
     train: Training = MISSING
     evaluate: Optional[str] = None  # a training's folder: score the weights that it has kept
+
+
+NODES: dict[str, type] = {
+    "stage": Training,
+    "noising": Noising,
+    "tuning": Tuning,
+    "finetune": Finetune,
+    "lora": Lora,
+    "sd2": Sd2,
+    "distill": Distill,
+}
+"""Schemas of `train=`, as their files name them."""

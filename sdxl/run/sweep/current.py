@@ -10,7 +10,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdxl.config import explain
 from sdxl.config.words import Words, read
 from sdxl.core.command import NOT_STARTED, Outcome
 from sdxl.core.errors import UserError
@@ -48,6 +47,8 @@ class Command:
 
     def run(self, main: Callable[[], None]) -> None:
         """Call Hydra's entry point; a sweep is announced before, which may be all it asks for."""
+        from sdxl.config import explain
+
         read = self.understand()
         explain.check(self.name, read)
         several = bool({"-m", "--multirun"} & {*read.options})

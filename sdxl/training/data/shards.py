@@ -166,7 +166,8 @@ def _configuration(overrides: list[str]) -> Config:
     from hydra.errors import HydraException
 
     from sdxl.config.explain import problems_in
-    from sdxl.config.load import load, register
+    from sdxl.config.load import load
+    from sdxl.config.registry import register
 
     register()
     try:

@@ -70,10 +70,10 @@ def test_an_experiment_has_the_official_settings(load, experiment, which):
 OURS_AND_THEIRS = """
 import sys, mlperf_loadgen as lg
 from hydra import compose, initialize_config_dir
-from sdxl.config import load as config
+from sdxl.config import load as config, registry
 from sdxl.bench.loadgen import WarmUp, describe, test_settings
 root, experiment, scenario = sys.argv[1:]
-config.register()
+registry.register()
 with initialize_config_dir(root + "/conf", version_base="1.3"):
     chosen = config.load(compose("run", overrides=["+experiment=" + experiment]))
 official = lg.TestSettings()

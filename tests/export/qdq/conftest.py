@@ -9,14 +9,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from onnxscript import version_converter
 
 from sdxl.config import graphs
-from sdxl.config.load import load, register
 from sdxl.config.schema import Config
-from sdxl.core.paths import ROOT
 from sdxl.core.store import Artifact
 from sdxl.export import modules
 from sdxl.export import onnx as export
@@ -24,9 +20,8 @@ from sdxl.export.qdq import artifact
 from sdxl.export.qdq.options import ONNX_RUNTIME, Options
 from sdxl.model.sources import open_source
 from sdxl.quant import build
+from tests.composing import checked
 from tests.small import Exported
-
-register()
 
 
 @dataclass
@@ -37,9 +32,7 @@ class Bench:
 
     def config(self, *words: str) -> Config:
         """A checked configuration of the small model for ONNX Runtime."""
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return load(compose("run", overrides=[*self.exported.words, "backend=ort", *words]))
+        return checked("run", *self.exported.words, "backend=ort", *words)
 
     def recipe(self, *words: str) -> Config:
         """The same with a quantization; calibrated on one prompt where it needs one."""
