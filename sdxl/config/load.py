@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sdxl.config import plugins, ranges, rules_model, schema, shorthand, usual
 from sdxl.config.content_key import plain
 from sdxl.config.rules import problems_of
+from sdxl.config.rules_train import problems_of as problems_of_training
 from sdxl.config.schema import GROUPS, QUANT_KEYS, Config
 from sdxl.config.schema import train as schema_train
 from sdxl.config.words import typed
@@ -58,6 +59,9 @@ def load(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
     if config.rules is schema.Rules.auto:
         config.rules = rules_model.rules_of(config.model)
     problems += problems_of(config)
+    if isinstance(config, schema_train.TrainConfig) and not config.evaluate:
+        quantized = config.quant.format is not schema.Format.none
+        problems += problems_of_training(config.train, typed, quantized)
     backend = plugins.backend_of(config)
     problems += backend.problems_of(config)
     if quality := plugins.quality_of(config):

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from sdxl.config import shorthand
+from sdxl.config import rules_train, shorthand
 from sdxl.config.content_key import plain
 from sdxl.config.plugins import training_stage
 from sdxl.config.schema.train import TrainConfig
-from sdxl.core import disk, json_file
+from sdxl.core import disk, json_file, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.report.mlflow.curves import Curves
-from sdxl.training import checkpoint, kept, launch, loop, machine, mllog, rules, seeds, speed
+from sdxl.training import checkpoint, kept, launch, loop, machine, mllog, seeds, speed
 from sdxl.training.series import asked, evaluate, weights
 
 SHOW_EVERY_S = 5.0
@@ -36,7 +35,7 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
     shorthand.unread(config, "train.py")
     if config.evaluate:
         return evaluate.run(config, _typed(), say)
-    rules.check(settings, _typed())
+    rules_train.check(settings)  # of typed words `load` has said it
     launch.settle()
     disk.store_ready(0 if config.plan else disk.SMALL_BYTES)
     chosen = training_stage(settings.name)
@@ -53,7 +52,7 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
         }
         plan |= chosen.plan(config)
         line = f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}"
-        print(line, file=sys.stderr)
+        terminal.say(line)
         return Outcome(figures={"plan": plan})
     began_ms = mllog.now_ms()
     stage = chosen.open(config)
@@ -174,7 +173,7 @@ class _Reporter:
             self.curves.log(step, figures)
             words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
             place = f"{self.settings.name} {step:,}/{self.settings.steps:,}"
-            print(f"{place}  {words}", file=sys.stderr)
+            terminal.say(f"{place}  {words}")
 
     def close(self, status: str) -> None:
         """End MLflow's run and MLPerf's log."""

@@ -52,7 +52,8 @@ def _of_slurm(given: Mapping[str, str]) -> dict[str, str]:
     if given.get(names[1], "1") == "1" or not all(map(given.get, names)):
         return {}
     rank, tasks, local = (int(given[name]) for name in names[:3])
-    return _ranks(rank, tasks, local, first_host(given[names[3]]), given.get("SLURM_JOB_ID", ""))
+    step = ".".join(given.get(f"SLURM_{name}_ID", "") for name in ("JOB", "STEP"))
+    return _ranks(rank, tasks, local, first_host(given[names[3]]), step)
 
 
 def _ranks(rank: int, tasks: int, local: int, address: str, job: str) -> dict[str, str]:

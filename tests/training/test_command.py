@@ -5,10 +5,11 @@ import json
 
 import pytest
 
+from sdxl.config import rules_train as rules
 from sdxl.config.choices import DType
 from sdxl.config.load import load as checked
 from sdxl.core.errors import UserError
-from sdxl.training import command, rules
+from sdxl.training import command
 from sdxl.training.data import scene_data
 from sdxl.training.stages import unet, vae
 

@@ -36,6 +36,11 @@ def test_a_step_of_srun_has_its_ranks(environment):
     environment.setenv("SLURM_PROCID", "0")
     launch.settle()
     assert os.environ["MASTER_PORT"] == port and os.environ["RANK"] == "0", "all tasks meet"
+    for name in NAMES:
+        environment.delenv(name)
+    environment.setenv("SLURM_STEP_ID", "1")
+    launch.settle()
+    assert os.environ["MASTER_PORT"] != port, "two steps of a job run at once"
     environment.setenv("RANK", "3")  # torchrun's own word counts
     launch.settle()
     assert os.environ["RANK"] == "3"

@@ -8,7 +8,7 @@ import torch
 from sdxl.config.choices import Prediction, Weighting
 from sdxl.config.load import load as checked
 from sdxl.core.errors import ConfigError, UserError
-from sdxl.training import average, checkpoint, loop, machine, recipe, rules
+from sdxl.training import average, checkpoint, loop, machine, recipe
 from sdxl.training.stages.denoising import Denoiser
 from tests.training.test_loop import Stage, losses, settings
 
@@ -108,14 +108,21 @@ def test_targets_and_weights_are_those_of_diffusers(prediction):
 
 def test_what_would_be_ignored_is_refused(composed):
     def refused(*words):
-        given = checked(composed(*words, "tracking=off", name="train"))
         with pytest.raises(ConfigError) as caught:
-            rules.check(given.train, words)
+            checked(composed(*words, "tracking=off", name="train"), words)
         return str(caught.value)
 
     both = ("train=finetune", "train.lr=0.1", "train.base_lr=1e-7")
     assert "`train.lr` would be ignored" in refused(*both)
     assert "whole batch" in refused("train=clip", "train.accumulate=2")
     assert "no loss" in refused("train=finetune", "train.prediction=sample")
+    shards = ("train=lora", "train.shards=x", "train.scenes=9", "precision=fp16", "limit=3")
+    found = refused(*shards, "train.ema=2")
+    for name in ("train.scenes", "precision", "limit", "train.ema"):
+        assert f"`{name}`" in found, "in one message"
+    for stage in ("sd2_mlperf", "distill"):
+        assert "`train.size` would be ignored" in refused(f"train={stage}", "train.size=64")
+    read = ("train=qat", "quant_level=3", "precision=fp32", "scheduler=ddim", "train.scenes=9")
+    assert checked(composed(*read, name="train"), read).train.scenes == 9
     with pytest.raises(ConfigError, match=r"train\.beta2"):
         checked(composed("train=finetune", "train.beta2=1", name="train"))

@@ -63,7 +63,7 @@ def test_a_sample_with_embeddings_whose_facts_have_no_caption_is_named(
 ):
     read = sharded.Shards(config(), str(written))
     plain = read._read
-    monkeypatch.setattr(read, "_read", lambda sample: {**plain(sample), "caption": None})
+    monkeypatch.setattr(read, "_read", lambda sample, *_: {**plain(sample), "caption": None})
     assert len(read.rows(np.array([0]))) == 4, "embeddings need none"
     with pytest.raises(UserError, match="sample `00000000` has no caption"):
         read.texts(np.array([0]))
@@ -91,6 +91,9 @@ def test_moments_are_in_the_published_layout_and_come_back(config, written):
     other, *_ = read.rows(np.array([9]), noise)
     by_hand = components.scale(drawn.mean + drawn.std * noise, vae.config)
     assert torch.allclose(other, by_hand, atol=1e-4)
+    bare, texts = read.told(np.array([9]), noise)
+    assert torch.equal(bare, other) and texts == ["caption 9"]
+    assert "hidden.npy" not in read._checked(read.samples[9], embeddings=False)
 
 
 def test_a_shard_that_others_published_is_read(config, tmp_path):

@@ -12,7 +12,7 @@ import io
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,17 +88,31 @@ class Shards:
         noise (B, 4, h, w), normal: what latents are drawn with from moments; else their means.
         """
         read = [self._checked(self.samples[int(row)]) for row in rows]
-        latents = torch.stack([
-            sample[LATENTS] if noise is None or not sample["moments"]
-            else components.of_moments(sample["moments"][0], drawn[None], self._vae)[0]
-            for sample, drawn in zip(read, read if noise is None else noise, strict=True)
-        ])  # fmt: skip
+        latents = self._latents(read, noise)
         if self.embedded:
             hidden, pooled = (torch.stack([s[part] for s in read]) for part in (HIDDEN, POOLED))
         else:
             hidden, pooled = self._encode([sample["caption"] for sample in read])
         sizes = torch.tensor([sample["time_ids"] for sample in read], dtype=torch.float32)
         return latents, hidden, pooled, sizes
+
+    def told(self, rows: np.ndarray, noise: Tensor | None) -> tuple[Tensor, list[str]]:
+        """The latents of `rows` and their captions; embeddings are not read."""
+        found = [self.samples[int(row)] for row in rows]
+        for sample in found:
+            self._check_caption(sample)
+        read = [self._checked(sample, embeddings=False) for sample in found]
+        texts = [
+            self._told(*each) for each in zip(found, (s["caption"] for s in read), strict=True)
+        ]
+        return self._latents(read, noise), texts
+
+    def _latents(self, read: Sequence[Mapping[str, Any]], noise: Tensor | None) -> Tensor:
+        return torch.stack([
+            sample[LATENTS] if noise is None or not sample["moments"]
+            else components.of_moments(sample["moments"][0], drawn[None], self._vae)[0]
+            for sample, drawn in zip(read, read if noise is None else noise, strict=True)
+        ])  # fmt: skip
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """The captions of the rows; raises `UserError` for a sample that has none."""
@@ -108,11 +122,11 @@ class Shards:
             found.append(self._told(sample, self._checked(sample)["caption"]))
         return found
 
-    def _checked(self, sample: Sample) -> dict[str, Any]:
+    def _checked(self, sample: Sample, embeddings: bool = True) -> dict[str, Any]:
         """The sample's tensors and facts; `UserError` names it if it does not fit the model."""
         where = f"{self.files[sample.file]}: sample `{sample.name}`"
         try:
-            found = self._read(sample)
+            found = self._read(sample, embeddings)
         except (OSError, ValueError, EOFError, TypeError, AttributeError) as error:
             whole = "text in UTF-8" if isinstance(error, UnicodeDecodeError) else "a whole one"
             raise UserError(f"{where} cannot be read", str(error), whole, FIX) from error
@@ -131,7 +145,7 @@ class Shards:
         if not torch.isfinite(found[LATENTS]).all():
             raise UserError(f"{where} has latents that are no numbers", "NaN or Inf", None, FIX)
         expected = {HIDDEN: tuple(self.none[0].shape[1:]), POOLED: tuple(self.none[1].shape[1:])}
-        for name in (HIDDEN, POOLED) if self.embedded else ():
+        for name in (HIDDEN, POOLED) if self.embedded and embeddings else ():
             if found[name].shape != expected[name]:
                 shape = tuple(found[name].shape)
                 raise UserError(f"{where} has another model's {name}", shape, expected[name], FIX)
@@ -144,10 +158,10 @@ class Shards:
             )  # fmt: skip
         return found
 
-    def _read(self, sample: Sample) -> dict[str, Any]:
+    def _read(self, sample: Sample, embeddings: bool = True) -> dict[str, Any]:
         found: dict[str, Any] = {}
         kind = LATENTS if LATENTS in sample.parts else MOMENTS
-        for name in (kind, HIDDEN, POOLED) if self.embedded else (kind,):
+        for name in (kind, HIDDEN, POOLED) if self.embedded and embeddings else (kind,):
             array = np.load(io.BytesIO(self._bytes(sample, name)), allow_pickle=False)
             found[name] = torch.from_numpy(array.astype(np.float32))
         if kind == LATENTS and found[LATENTS].dim() == 4 and len(found[LATENTS]) == 1:

@@ -8,7 +8,6 @@ round and without ever drawing data). It draws with guidance 1: one row of the U
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from sdxl.config import content_key
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema.train import Distill, TrainConfig
-from sdxl.core import store
+from sdxl.core import store, terminal
 from sdxl.core.errors import UserError
 from sdxl.core.types import Embeddings
 from sdxl.model.networks import predict
@@ -62,7 +61,7 @@ def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
         f"python run.py model={config.model.name} model.unet={made} scheduler=euler "
         f"scheduler.spacing=trailing model.steps={settings.student_steps} model.guidance=1"
     )
-    print(f"to draw with it: {words}", file=sys.stderr)
+    terminal.say(f"to draw with it: {words}")
     return {"unet": str(made), "use": words}
 
 

@@ -5,7 +5,6 @@ Loss and noise are those of the stage `unet`; the result is a diffusers UNet for
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from sdxl.config.choices import Prediction
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema.train import Finetune, TrainConfig
-from sdxl.core import store
+from sdxl.core import store, terminal
 from sdxl.core.errors import UserError
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
@@ -56,7 +55,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
 def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     """Where the result is, and how it is used."""
     words = f"python run.py model={config.model.name} model.unet={made}{told_apart(config)}"
-    print(f"to draw with it: {words}", file=sys.stderr)
+    terminal.say(f"to draw with it: {words}")
     return {"unet": str(made), "use": words}
 
 

@@ -7,7 +7,6 @@ is fused into the weights before anything is quantized.
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from sdxl.config import content_key, schema
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema.train import Lora, TrainConfig
-from sdxl.core import store
+from sdxl.core import store, terminal
 from sdxl.core.errors import UserError
 from sdxl.core.progress import Progress
 from sdxl.model import prompts
@@ -80,7 +79,7 @@ def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     named = quant.format is not Format.none
     recipe = f"quant={quant.name} quant_level={quant.level:g}" if named else "quant=int8"
     measure = f"{use} {recipe} quality=fast"
-    print(f"to draw with it: {use}\nquantized, beside its baseline: {measure}", file=sys.stderr)
+    terminal.say(f"to draw with it: {use}\nquantized, beside its baseline: {measure}")
     return {"lora": str(made), "use": use, "measure": measure}
 
 

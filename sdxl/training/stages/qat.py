@@ -8,7 +8,6 @@ sampler visits, half of them under the negative prompt, as guidance uses both ha
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema.train import TrainConfig
-from sdxl.core import store
+from sdxl.core import store, terminal
 from sdxl.core.errors import UserError
 from sdxl.core.progress import Progress
 from sdxl.model import schedulers
@@ -60,7 +59,7 @@ def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     recipe = f"model={config.model.name} quant={config.quant.name}"
     level = f"quant_level={config.quant.level:g}"
     measure = f"python run.py {recipe} {level} quant.tuned={made}"
-    print(f"to measure it, with the same recipe: {measure}", file=sys.stderr)
+    terminal.say(f"to measure it, with the same recipe: {measure}")
     return {"tuned": str(made), "measure": measure}
 
 

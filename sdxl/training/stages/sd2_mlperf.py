@@ -214,8 +214,8 @@ class _Told:
 
     def rows(self, rows: np.ndarray, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Latents and text (B, 77, D)."""
-        latents, *_ = self.shards.rows(rows, noise)
-        return latents, self.pictures.text(self.shards.texts(rows))
+        latents, texts = self.shards.told(rows, noise)
+        return latents, self.pictures.text(texts)
 
     def judged(self, unet: Any) -> tuple[dict[str, float], Any]:
         """Scores by MLPerf's names, and the first eight pictures side by side."""

@@ -13,14 +13,24 @@ TUNING = ("qat", "finetune", "lora", "distill", "sd2_mlperf")
 """Stages that go on from a model: they have the whole configuration and a folder of their own."""
 _WHOLE = ("vae", "clip", "judge")
 """Stages whose losses are of a batch as a whole: in parts they would be others."""
+_OF_PICTURES = ("backend", "scenario", "quality", "export", "mode", "limit")
+"""Groups and settings of what run.py does."""
 _READ = ("train", "tracking", "seed", "plan", "hydra")
 """What the stages of the bundled model read."""
 
 
-def check(settings: Training, typed: Sequence[str] = ()) -> None:
+def check(settings: Training, typed: Sequence[str] = (), quantized: bool = False) -> None:
     """Raise `ConfigError` with every problem; `typed`: the words of the command line."""
-    if problems := [*_problems(settings), *_recipe(settings, typed), *_ignored(settings, typed)]:
+    if problems := problems_of(settings, typed, quantized):
         raise ConfigError(problems)
+
+
+def problems_of(
+    settings: Training, typed: Sequence[str] = (), quantized: bool = False
+) -> list[Problem]:
+    """What is wrong with a stage's settings, and which of the words it would not read."""
+    ignored = _ignored(settings, typed, quantized)
+    return [*_problems(settings), *_recipe(settings, typed), *ignored]
 
 
 def _problems(settings: Training) -> Iterator[Problem]:
@@ -60,19 +70,37 @@ def _recipe(settings: Training, typed: Sequence[str]) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _ignored(settings: Training, typed: Sequence[str]) -> Iterator[Problem]:
+def _ignored(settings: Training, typed: Sequence[str], quantized: bool) -> Iterator[Problem]:
+    unread = _unread(settings, quantized)
     for word in typed:
-        key = word.lstrip("+~").partition("=")[0]
-        if key.split(".")[0] == "shortcut" and word != "shortcut=none":
+        key = word.lstrip("+~").partition("=")[0].partition("@")[0]
+        root = key.partition(".")[0]
+        if root == "shortcut" and word != "shortcut=none":
             yield Problem(
                 f"`{key}` would be ignored: a training computes all of the UNet",
                 word, "shortcut=none", "shortcut=none",
             )  # fmt: skip
-            continue
-        if settings.name not in STAGES:
-            continue
-        if key.split("@")[0].split(".")[0] not in _READ:
+        elif settings.name in STAGES and root not in _READ:
             yield Problem(
                 f"`{key}` would be ignored: the stage `{settings.name}` is of the bundled model",
                 word, "settings of " + " ".join(_READ), f"train=finetune {word}",
             )  # fmt: skip
+        elif why := unread.get(key) or unread.get(root):
+            yield Problem(f"`{key}` would be ignored by train={settings.name}: {why}", word)
+
+
+def _unread(settings: Training, quantized: bool) -> dict[str, str]:
+    """Settings and groups that a stage which goes on from a model does not read, and why."""
+    name = settings.name
+    if name not in TUNING:
+        return {}
+    found = dict.fromkeys(_OF_PICTURES, "a training draws and measures no pictures")
+    if name != "qat" and not quantized:
+        found["precision"] = "it goes on from fp32 weights, and computes in train.arithmetic"
+        found["scheduler"] = "the noise is of the model's own schedule"
+    if name == "sd2_mlperf" or getattr(settings, "shards", None):
+        found["train.scenes"] = "no rendered scenes are trained on"
+        found["train.size"] = "pictures have the size of the shards and of the model"
+    if name == "distill":
+        found["train.size"] = "pictures have the model's size"
+    return found
