@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 from _fake import configure, measure, open_fake, say
 
-from sdxl.bench.pool import Pool
+from sdxl.bench.pool import Patience, Pool
 
 GROWTH = 1.05
 
@@ -45,8 +45,9 @@ def main() -> int:
     model = config.model
     pool = Pool(
         open_fake, (config,), [0, 1], 8 * model.height * model.width * 3,
-        preload=False, restarts=1_000_000, startup_s=120, silence_s=60,
+        preload=False, patience=Patience(120, 1_000_000),
     )  # fmt: skip
+    pool.silence_s = 60
     me = psutil.Process()
     over = threading.Event()
     sizes: list[tuple[float, int]] = []
@@ -63,8 +64,8 @@ def main() -> int:
     over.set()
     for thread in threads:
         thread.join()
-    deaths = list(pool.deaths)
-    again = sum(death["samples_issued_again"] for death in deaths)
+    deaths = pool.restarts
+    again = sum(death["samples_issued_again"] for death in pool.deaths)
     pool.close()
     left = [p.pid for p in me.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
     blocks = [path.name for path in Path("/dev/shm").glob(f"sdxl-{os.getpid()}-*")]
@@ -72,12 +73,12 @@ def main() -> int:
     p99 = detail["result_99.00_percentile_latency_ns"] / 1e6
     say(f"{sut.counts.done:,} of {sut.counts.issued:,} samples, {detail['result_validity']}, "
         f"p99 {p99:.0f} ms")  # fmt: skip
-    say(f"{kills[0]} kills, {len(deaths)} deaths noticed, {again} samples given to the next worker")
+    say(f"{kills[0]} kills, {deaths} deaths noticed, {again} samples given to the next worker")
     say(f"lost: {'; '.join(lost) or 'none'}; processes left: {left or 'none'}; "
         f"shared blocks left: {blocks or 'none'}")  # fmt: skip
     say(f"resident memory, last tenth over second tenth: {growth:.4f}   (at most {GROWTH} wanted)")
     good = not lost and not left and not blocks and growth <= GROWTH and kills[0] > 0
-    print(json.dumps({"samples": sut.counts.done, "kills": kills[0], "deaths": len(deaths),
+    print(json.dumps({"samples": sut.counts.done, "kills": kills[0], "deaths": deaths,
                       "lost": lost, "growth": growth, "ok": good}))  # fmt: skip
     return 0 if good else 1
 

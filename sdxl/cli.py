@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,9 @@ from omegaconf import DictConfig
 
 from sdxl.config import guard, shorthand
 from sdxl.config.schema import Config
-from sdxl.core import ends, secrets, streams
+from sdxl.core import ends, secrets, streams, terminal
 from sdxl.core.command import Outcome, print_line, shown, summary
-from sdxl.core.errors import FAILED, OK, USER, SdxlError, UserError
+from sdxl.core.errors import FAILED, OK, USER, SdxlError
 from sdxl.core.paths import CONF
 from sdxl.core.progress import Say, silent
 from sdxl.run import shared
@@ -92,7 +91,7 @@ def _command(main: Callable[[], None]) -> int | None:
                 return None
             if this.asks_hydra:
                 this.understand()
-                _answer(main)
+                main()
                 return None
             this.run(main)
         except SystemExit as stop:
@@ -104,26 +103,15 @@ def _command(main: Callable[[], None]) -> int | None:
                 ends.again()
                 this.interrupted = True
                 this.failure = None if this.outcomes or this.sweep else _interrupted()
-                print("interrupted", file=sys.stderr)
+                terminal.say("interrupted")
             else:
                 this.failure = _explained(error)
         try:
             return _ended(_line(this))
         except KeyboardInterrupt:  # while the sweep's tables and plots were made
-            print("interrupted", file=sys.stderr)
+            terminal.say("interrupted")
             stopped = {"status": "failed", "exit_code": FAILED, "reason": "interrupted"}
             return _ended(summary(this.ended()) | stopped)
-
-
-def _answer(main: Callable[[], None]) -> None:
-    """Hydra's own information; raises `UserError` for words that it cannot make sense of."""
-    try:
-        main()
-    except (ValueError, AssertionError) as error:
-        raise UserError(
-            f"Hydra cannot answer that: {error}", shlex.join(sys.argv[1:]),
-            fix=f"python {Path(sys.argv[0]).stem}.py --hydra-help",
-        ) from error  # fmt: skip
 
 
 def _ended(line: dict[str, Any]) -> int:
@@ -157,7 +145,7 @@ def _put_away(this: Command, outcomes: list[Outcome]) -> None:
     try:
         this.sweep.end(outcomes, this.interrupted)
     except Exception as error:
-        print(f"warning: the sweep's end: {_explained(error).reason}", file=sys.stderr)
+        terminal.say(f"warning: the sweep's end: {_explained(error).reason}")
 
 
 def _show_tables(this: Command, outcomes: list[Outcome]) -> None:

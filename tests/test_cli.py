@@ -123,7 +123,7 @@ def test_plan_measures_nothing(cli):
     assert not (done.dir / "record.json").exists() and not (done.dir / "loadgen").exists()
 
 
-@pytest.mark.parametrize("words", [("-sc",), ("--shell-completion", "install=nothing")])
+@pytest.mark.parametrize("words", [("-sc",), ("-sc", "install=no"), ("--resolve",)])
 def test_what_hydra_cannot_answer_is_refused(cli, words):
     done = cli(*words)
     assert done.code == 2 and "Hydra cannot answer that" in done.json["reason"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from sdxl.bench.pool_worker import UNFIT, Batch, Open, work
-from sdxl.core import forking, isolate
+from sdxl.core import forking, isolate, terminal
 from sdxl.core.errors import SdxlError
 
 DEATHS_KEPT = 1000
@@ -115,7 +114,7 @@ class Lane:
         except (EOFError, OSError):
             found = {}
         except SdxlError as error:  # its work is done: the others are to be ended too
-            print(f"device {self.device}, closing: {error}", file=sys.stderr)
+            terminal.say(f"device {self.device}, closing: {error}")
         self._end()
         with contextlib.suppress(FileNotFoundError):
             self._block.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -43,8 +44,19 @@ def explain(
         given = read(program, sys.argv[1:] if words is None else words)
         problems = problems_in(program, given.overrides, given.config_dir)
         return ConfigError(problems or [Problem(str(error).strip())])
+    if isinstance(error, ValueError | AssertionError) and _of_hydra(error):
+        return UserError(
+            f"Hydra cannot answer that: {error}", shlex.join(sys.argv[1:]), "options that agree",
+            f"python {Path(sys.argv[0]).stem}.py --hydra-help",
+        )  # fmt: skip
     terminal.say(traceback.format_exc().rstrip())
     return SdxlError(f"{type(error).__name__}: {error}")
+
+
+def _of_hydra(error: Exception) -> bool:
+    """Whether Hydra's own front door raised it: options that do not go together."""
+    place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return place.parts[-3:] in (("hydra", "_internal", name) for name in ("hydra.py", "utils.py"))
 
 
 def check(program: str, given: Words) -> None:

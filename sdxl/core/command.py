@@ -91,7 +91,7 @@ def ended(work: Callable[[], dict[str, Any] | None]) -> int:
 
 def _failure(error: Exception | KeyboardInterrupt) -> Outcome:
     if ends.came() or isinstance(error, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        terminal.say("interrupted")
         return Outcome.failed("interrupted", FAILED)
     return shown(error)
 

@@ -31,6 +31,11 @@ def say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
+def tell(text: str) -> None:
+    """A line on standard output."""
+    print(printable(text), flush=True)
+
+
 def console(*, stderr: bool = False, width: int = WIDTH) -> Console:
     """A console on standard output or error, as wide as the terminal where there is one."""
     from rich.console import Console

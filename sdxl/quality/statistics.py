@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sdxl.config.schema import Device
-from sdxl.core import store
+from sdxl.core import store, terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.model import pictures
@@ -68,7 +68,7 @@ def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dic
                 told = now
                 rate = (moments.count - already) / (now - begun)
                 left = (len(files) - moments.count) / rate
-                print(f"{moments.count:,} of {len(files):,} images, {left:,.0f} s left", flush=True)
+                terminal.tell(f"{moments.count:,} of {len(files):,} images, {left:,.0f} s left")
             if now - kept >= KEEP_EVERY_S:
                 kept = now
                 _keep(partial, work, moments)

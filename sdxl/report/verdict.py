@@ -6,13 +6,12 @@ which of them nobody asked for.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdxl.bench.mlperf import verdict
-from sdxl.core import records
+from sdxl.core import records, terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import INVALID, OK
 from sdxl.core.record import Record
@@ -38,7 +37,7 @@ def _judge(argv: Sequence[str] | None) -> dict[str, Any]:
         failing[str(path)] = [row.gate for row in missed if table.fails(row, asked)]
         unasked[str(path)] = [row.gate for row in missed if not table.fails(row, asked)]
     if not judged:
-        print("nothing to judge: no record there has LoadGen's logs", file=sys.stderr)
+        terminal.say("nothing to judge: no record there has LoadGen's logs")
     code = INVALID if not judged or any(failing.values()) else OK
     status = "ok" if code == OK else "invalid"
     return {"status": status, "failing": failing, "not_asked_for": unasked, "exit_code": code}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,7 +17,7 @@ from pathlib import Path
 from sdxl.config.content_key import key
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Mode, Rerun
-from sdxl.core import gpu, json_file, records, store
+from sdxl.core import gpu, json_file, records, store, terminal
 from sdxl.core.environment import PACKAGES, describe
 from sdxl.core.paths import PACKAGE
 from sdxl.core.record import Record
@@ -75,7 +74,7 @@ def recall(wanted: str, policy: Rerun, since: str = "") -> tuple[Path, Record] |
 
 
 def _warn(what: str, error: OSError) -> None:
-    print(f"warning: the ledger in {store.root()} cannot be used, {what}: {error}", file=sys.stderr)
+    terminal.say(f"warning: the ledger in {store.root()} cannot be used, {what}: {error}")
 
 
 @contextmanager

@@ -6,13 +6,12 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 from sdxl.config.content_key import plain
 from sdxl.config.schema import Config, Cost
-from sdxl.core import records
+from sdxl.core import records, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
 from sdxl.core.record import Performance, Record
@@ -71,7 +70,7 @@ def finish(
                 path, config.tracking, sweep.mlflow_parent if sweep else None
             )
             if outcome.tracked["mlflow_run"] and not sweep:
-                print(f"MLflow run {outcome.tracked['mlflow_run']}; to look: make ui")
+                terminal.tell(f"MLflow run {outcome.tracked['mlflow_run']}; to look: make ui")
     except KeyboardInterrupt as stop:
         raise Interrupted(outcome) from stop
     return outcome
@@ -83,7 +82,7 @@ def _show(record: Record, folder: Path) -> None:
         table.show(record, str(folder))
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-        print(f"warning: the table cannot be shown: {said}", file=sys.stderr)
+        terminal.say(f"warning: the table cannot be shown: {said}")
 
 
 def outcome_of(record: Record, path: Path | None) -> Outcome:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sdxl.core import json_file, store
+from sdxl.core import json_file, store, terminal
 
 FILE = "sweep.json"
 STOP = "stopped"
@@ -54,7 +53,7 @@ def _read(stored: dict[str, Any]) -> Shared:
 @cache
 def _warn(path: Path, what: str) -> None:
     """Once for each file."""
-    print(f"warning: {path} is no sweep's file and is ignored: {what}", file=sys.stderr)
+    terminal.say(f"warning: {path} is no sweep's file and is ignored: {what}")
 
 
 def stop(folder: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sdxl.core import command, errors, progress, terminal
 from sdxl.core.errors import UserError
+from tests.conftest import ROOT
 
 MARKED = "[red]not red[/red] [/] :smile: https://x [link=file:///etc/passwd]here[/link]"
 
@@ -69,3 +72,25 @@ def test_hostile_text_is_harmless_on_every_way_to_the_terminal(capsys: pytest.Ca
     both = printed.out + printed.err
     assert "owned" in both and "\\x1b" in both
     assert not {letter for letter in HOSTILE if not letter.isprintable()} & {*both}
+
+
+PRINTING = {
+    "sdxl/__main__.py", "sdxl/cli.py", "sdxl/core/terminal.py", "sdxl/core/command.py",
+    "sdxl/core/preload.py", "sdxl/report/mlflow/process.py",
+}  # fmt: skip
+"""Help, the JSON line, messages between processes, a server that imports nothing of ours."""
+
+
+def test_every_line_for_people_goes_through_here(capsys: pytest.CaptureFixture):
+    """Text from outside could be in any of them."""
+    terminal.tell("a\x1b[31mb")
+    assert capsys.readouterr().out == "a\\x1b[31mb\n"
+    for path in (ROOT / "sdxl").rglob("*.py"):
+        name = str(path.relative_to(ROOT))
+        if name not in PRINTING and not name.startswith("sdxl/assets/"):
+            calls = [node for node in ast.walk(ast.parse(path.read_text())) if _prints(node)]
+            assert not calls, f"{name}:{calls[0].lineno} prints: terminal.say or terminal.tell"
+
+
+def _prints(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "print"

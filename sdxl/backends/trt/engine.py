@@ -15,7 +15,7 @@ import torch
 
 from sdxl.config import engines, graphs
 from sdxl.config.engines import Flavor, Settings
-from sdxl.core import store
+from sdxl.core import store, terminal
 from sdxl.core.errors import SdxlError, UserError
 
 GIB = 1 << 30
@@ -199,7 +199,7 @@ class Engine:
             temporary.write_bytes(memoryview(self._cache.serialize()))
             temporary.replace(path)
         except OSError as error:  # a measurement is worth more than its cache
-            print(f"TensorRT-RTX's compiled kernels are not kept: {error}", flush=True)
+            terminal.tell(f"TensorRT-RTX's compiled kernels are not kept: {error}")
 
     def load_cache(self, path: Path) -> None:
         """Prepare RTX's cache of compiled kernels; TensorRT drops one that does not fit."""

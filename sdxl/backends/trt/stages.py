@@ -13,7 +13,7 @@ import torch
 from sdxl.backends.trt.engine import Engine, Recorded, check
 from sdxl.config import engines, graphs, schema
 from sdxl.config.engines import Flavor
-from sdxl.core import gpu, store
+from sdxl.core import gpu, store, terminal
 from sdxl.model.graph_stages import GraphStages
 from sdxl.model.images import to_uint8
 
@@ -40,7 +40,7 @@ def _logger(trt: Any) -> Any:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors = [*self.errors, msg.strip()][-20:]
             if severity not in (trt.ILogger.INFO, trt.ILogger.VERBOSE):
-                print(f"TensorRT: {msg}", flush=True)
+                terminal.tell(f"TensorRT: {msg}")
 
     return Log()
 

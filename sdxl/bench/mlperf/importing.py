@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.bench.mlperf import results
-from sdxl.core import records
+from sdxl.core import records, terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import OK, UserError
 from sdxl.core.paths import ROOT
@@ -30,7 +30,7 @@ def _run(argv: Sequence[str] | None) -> dict[str, Any]:
         expected = "a submission's tree, LoadGen's logs, or MLCommons' table of results"
         raise UserError("nothing in it is a result of SDXL", words.place, expected)
     paths = [records.write(record, words.out / _name(record)) for record in found]
-    print(f"{len(paths)} records in {words.out}; python -m sdxl report RECORDS {words.out}")
+    terminal.tell(f"{len(paths)} records in {words.out}; python -m sdxl report RECORDS {words.out}")
     return {"status": "ok", "records": [str(path) for path in paths], "exit_code": OK}
 
 

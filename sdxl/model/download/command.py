@@ -7,7 +7,6 @@ import contextlib
 import functools
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from filelock import FileLock, Timeout
 
-from sdxl.core import store
+from sdxl.core import store, terminal
 from sdxl.core.command import Outcome, Parser, print_line, shown
 from sdxl.core.errors import FAILED, Problem, SdxlError, UserError, did_you_mean
 from sdxl.model import latents
@@ -48,11 +47,11 @@ def main(argv: Sequence[str] | None = None, catalogue: Path = CATALOGUE) -> int:
         targets = load(catalogue)
         words = _parser(targets).parse_args(argv)
         target = _target(words.what, targets, words.variant)
-        print(f"{words.what}: {target.what}; licence: {target.licence}", file=sys.stderr)
+        terminal.say(f"{words.what}: {target.what}; licence: {target.licence}")
         run(words.what, target, words.source, words.variant or "fp32", done)
-        print(f"use it: {target.use}", file=sys.stderr)
+        terminal.say(f"use it: {target.use}")
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        terminal.say("interrupted; the same command goes on from here")
         outcome = Outcome.failed("interrupted", FAILED)
     except Exception as error:
         outcome = shown(error)
@@ -82,7 +81,7 @@ def run(
                     failures.append((file, error))
                     continue
                 size = file.target.stat().st_size
-                print(f"{state:<8} {file.target}  {size:,} bytes", file=sys.stderr)
+                terminal.say(f"{state:<8} {file.target}  {size:,} bytes")
                 done.append({"path": str(file.target), "state": state, "bytes": size})
     except OSError as error:
         raise store.disk_error(error, store.root()) from error
@@ -97,7 +96,7 @@ def _alone(lock: Path) -> Iterator[None]:
     try:
         held.acquire(timeout=0)
     except Timeout:
-        print(f"another process is at it ({lock} is held); waiting", file=sys.stderr, flush=True)
+        terminal.say(f"another process is at it ({lock} is held); waiting")
         held.acquire()
     try:
         yield
@@ -111,7 +110,7 @@ def obtain(file: File, source: Path | None, silent: Silent) -> str:
         wrong = file.problem(file.target)
         if not wrong:
             return "there"
-        print(f"{file.target} is replaced: {wrong}", file=sys.stderr)
+        terminal.say(f"{file.target} is replaced: {wrong}")
     if source:
         copy = _copy_of(file, source)
         if copy:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sdxl.core import store
+from sdxl.core import store, terminal
 from sdxl.core.errors import SdxlError, UserError
 
 TIMEOUT_S = 10.0
@@ -252,7 +252,7 @@ def _forget(part: Path) -> None:
 def progress(name: str) -> Iterator[Advance]:
     """A bar on standard error, or one plain line where that is not a terminal."""
     if not sys.stderr.isatty():
-        print(f"fetching {name}", file=sys.stderr, flush=True)
+        terminal.say(f"fetching {name}")
         yield lambda there, total: None
         return
     from rich import progress as rich

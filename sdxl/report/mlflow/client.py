@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def asked(job: str, tracking: schema.Tracking, **words: Any) -> Any:
     """What a job of the helper returns, within `tracking.timeout_s`; raises `SdxlError`."""
     uri = database.absolute(resolve_uri(tracking))
     if uri == DEFAULT_URI and not (ROOT / "mlflow.db").exists():
-        print("creating mlflow.db", file=sys.stderr)
+        terminal.say("creating mlflow.db")
     return process.ask(job, uri, tracking.timeout_s, experiment=tracking.experiment, **words)
 
 

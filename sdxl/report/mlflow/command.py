@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.config import schema
-from sdxl.core import secrets
+from sdxl.core import secrets, terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import FAILED, OK, USER, SdxlError, UserError, show
 from sdxl.core.paths import ROOT
@@ -76,7 +76,7 @@ def ui() -> dict[str, Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    print(f"MLflow on http://127.0.0.1:{port}   (Ctrl-C ends it)", flush=True)
+    terminal.tell(f"MLflow on http://127.0.0.1:{port}   (Ctrl-C ends it)")
     words = ["server", "--host", "127.0.0.1", "--port", str(port)]
     words += ["--default-artifact-root", (ROOT / "mlruns").as_uri()]
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}  # in no list of processes

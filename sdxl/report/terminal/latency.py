@@ -54,7 +54,7 @@ def show(outcomes: Sequence[Outcome], folder: Path) -> None:
     text = "\n".join("| " + " | ".join(row) + " |" for row in lines)
     (folder / "latency.md").write_text(f"{title}\n\n{text}\n")
     if picture := _pictures(cells, folder / "latency.png"):
-        print(f"pictures side by side: {picture}")
+        terminal.tell(f"pictures side by side: {picture}")
 
 
 def table(cells: list[Timed]) -> list[tuple[str, ...]]:

@@ -7,7 +7,6 @@ Cells that an earlier sweep has finished are taken over here and never reach the
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -140,8 +139,10 @@ class Sweep:
             self._parent.end(cells, interrupted)
         if interrupted:
             done = sum(cell.exit_code in (OK, INVALID) for cell in cells)
-            print(f"{done} of {len(cells)} cells are done and kept; to go on, type the same "
-                  "command again: it measures only what is missing", file=sys.stderr)  # fmt: skip
+            terminal.say(
+                f"{done} of {len(cells)} cells are done and kept; to go on, type the same command "
+                "again: it measures only what is missing"
+            )
 
     def summary(self) -> dict[str, Any]:
         """What the JSON line says of the sweep beside its counts."""

@@ -19,6 +19,7 @@ from sdxl.bench.mlperf.submission.check import check
 from sdxl.bench.mlperf.submission.gather import Asked, gather
 from sdxl.bench.mlperf.submission.tree import build
 from sdxl.config.schema import Round
+from sdxl.core import terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import OK, Problem, SdxlError, UserError
 from sdxl.core.store import write_json
@@ -51,16 +52,16 @@ def _plan(words: argparse.Namespace) -> dict[str, Any]:
     found = plan.steps(places, asked, [each for each in words.places if "=" in each])
     left = [step for step in found if not step.record]
     for number, step in enumerate(found, 1):
-        print(f"{number:>2}  {step.scenario} {step.role}: {_told(step)}")
-        print(f"    {step.command}")
+        terminal.tell(f"{number:>2}  {step.scenario} {step.role}: {_told(step)}")
+        terminal.tell(f"    {step.command}")
     known = [step.hours for step in left if step.hours is not None]
     hours = round(sum(known), 2) if len(known) == len(left) else None
     disk = sum(step.disk_bytes for step in left)
     took = "hours unknown: no record of this work yet" if hours is None else f"{hours:g} hours"
-    print(f"left: {len(left)} of {len(found)} runs, {took}, {disk / 1e9:.1f} GB")
+    terminal.tell(f"left: {len(left)} of {len(found)} runs, {took}, {disk / 1e9:.1f} GB")
     kind = f"--round {words.round} --system-type {words.system_type} --division {words.division}"
     start = "python -m sdxl submission build multirun --system box.json --submitter NAME"
-    print(f"then: {start} {kind} --out submission")
+    terminal.tell(f"then: {start} {kind} --out submission")
     return {"status": "ok", "runs": [step.row() for step in found], "left": len(left),
             "hours_left": hours, "disk_bytes_left": disk, "exit_code": OK}  # fmt: skip
 
@@ -81,7 +82,7 @@ def _describe(asked: argparse.Namespace) -> dict[str, Any]:
     found = systems.describe()
     write_json(asked.file, found)
     empty = [name for name in systems.MEANINGFUL if found.get(name) == ""]
-    print(f"{asked.file}: fill in {', '.join(empty)}")
+    terminal.tell(f"{asked.file}: fill in {', '.join(empty)}")
     return {"status": "ok", "file": asked.file, "to_fill_in": empty, "exit_code": OK}
 
 
@@ -95,7 +96,7 @@ def _build(words: argparse.Namespace) -> dict[str, Any]:
     top = build(results, asked, systems.read(words.system, asked), words.out)
     found = check(words.out, asked.round)
     for each in found:
-        print(each)
+        terminal.tell(str(each))
     if found and not words.draft:
         raise SdxlError(f"{top} breaks {len(found)} rules of {words.round}", found[0])
     named = {result.scenario: sorted(result.runs) for result in results}
@@ -111,7 +112,7 @@ def _check(words: argparse.Namespace) -> dict[str, Any]:
         error = SdxlError("")
         error.problems = [Problem(str(each)) for each in found]
         raise error
-    print(f"{words.folder} keeps the rules of {words.round}")
+    terminal.tell(f"{words.folder} keeps the rules of {words.round}")
     return {"status": "ok", "round": words.round, "exit_code": OK}
 
 
