@@ -56,7 +56,8 @@ def explain(
 def _of_hydra(error: Exception) -> bool:
     """Whether Hydra's own front door raised it: options that do not go together."""
     place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return place.parts[-3:] in (("hydra", "_internal", name) for name in ("hydra.py", "utils.py"))
+    doors = {("hydra", "_internal", "hydra.py"), ("hydra", "_internal", "utils.py")}
+    return place.parts[-3:] in doors or place.parts[-2:] == ("hydra", "main.py")
 
 
 def check(program: str, given: Words) -> None:
