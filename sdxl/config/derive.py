@@ -160,12 +160,18 @@ def quantized_only(config: Config) -> tuple[str, ...]:
     return backend_of(config).quantized_only
 
 
+def timed_only(scenario: str) -> tuple[str, ...]:
+    """Settings of a timed run that accuracy mode refuses."""
+    offline = ("scenario.target_qps", "scenario.min_query_count") if scenario == "Offline" else ()
+    return ("cost.per_hour", "quality.keep_images", *offline)
+
+
 def plain_of(config: Config, mode: Mode) -> Config:
     """The ordinary run of the same work that an audit is judged against."""
     plain = copy.deepcopy(config)
     plain.compliance, plain.mode = None, mode
     if mode is Mode.accuracy:
-        plain.quality.keep_images = None
+        plain.quality.keep_images = plain.cost.per_hour = None
         if isinstance(plain.scenario, schema.Offline):
             plain.scenario.target_qps = plain.scenario.min_query_count = None
     return plain

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 from pathlib import Path
 
 from sdxl.bench.mlperf import compliance, verdict
 from sdxl.config import schema
-from sdxl.config.derive import plain_of
+from sdxl.config.derive import plain_of, timed_only
+from sdxl.config.rules import MLPERF_PROMPTS
 from sdxl.config.schema import Compliance, Config, Mode, Rerun, Rules
 from sdxl.core import records
 from sdxl.core.command import Outcome
@@ -29,13 +31,24 @@ def _pictures_first(config: Config, record: Record) -> bool:
     known = ledger.partner(identity.pair_key(config), Mode.accuracy)
     if known and known[1].status == "ok" and known[1].config.get("submission"):
         return True
-    words = shlex.join(without(record.command, "compliance", "mode", "quality"))
+    words = shlex.join(_untimed(without(record.command, "compliance", "mode", "quality"), config))
     raise UserError(
         "an official TEST01 needs the accuracy run of this work first, with whole pictures",
         f"{known[0]} without them" if known else "none that was measured here with this code",
         "an accuracy run that the submission takes, too",
         f"{words} mode=accuracy quality=mlperf submission=true",
     )
+
+
+def _untimed(words: list[str], config: Config) -> list[str]:
+    """The words without what accuracy mode refuses, typed or of an overlay."""
+    names = timed_only(config.scenario.name)
+    typed = {word.partition("=")[0] for word in words}
+    values = {name: functools.reduce(getattr, name.split("."), config) for name in names}
+    if values.get("scenario.min_query_count") == MLPERF_PROMPTS:
+        del values["scenario.min_query_count"]  # the official number, which serves both modes
+    overlaid = [n for n, value in values.items() if n not in typed and value is not None]
+    return [*without(shlex.join(words), *names), *(f"{name}=null" for name in overlaid)]
 
 
 def audit(config: Config, out_dir: Path, record: Record, context: Context) -> Outcome:
@@ -53,6 +66,8 @@ def audit(config: Config, out_dir: Path, record: Record, context: Context) -> Ou
                 plain[mode] = known[0]
                 continue
         words = without(record.command, "compliance", "mode")
+        if mode is Mode.accuracy:
+            words = _untimed(words, config)
         command = shlex.join([*words, f"mode={mode.value}"])
         found = other_run(plain_of(config, mode), out_dir / mode.value, command, context)
         if isinstance(found, Outcome):

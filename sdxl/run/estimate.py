@@ -28,11 +28,17 @@ class Known:
 
 
 def known(config: Config) -> Known | None:
-    """The newest measurement of the same model, precision, quantization and backend."""
+    """The newest measurement of the same model, precision, quantization and backend.
+
+    Server's rate is that of its arrivals: it says nothing of other scenarios.
+    """
     settings = plain(config)
     wanted = {name: settings[name] for name in SAME} | {"precision": keyed(config.precision)}
     none = plain(Shortcut("none"))  # what records were that are older than shortcuts
     for record, path in _records():
+        served = record.config.get("scenario", {}).get("name") == "Server"
+        if served and config.scenario.name != "Server":
+            continue
         theirs = {"shortcut": none, **record.config}
         dtypes = theirs.get("precision", {})  # however they were chosen
         theirs["precision"] = {n: v for n, v in dtypes.items() if n in wanted["precision"]}
@@ -53,15 +59,16 @@ def seconds(config: Config, prompts: int) -> float | None:
     found = known(config)
     if not found:
         return None
-    return found.overhead_s + measure_seconds(config, prompts, found.rate)
-
-
-def measure_seconds(config: Config, prompts: int, rate: float) -> float:
-    """Seconds that LoadGen will take at `rate` images/s."""
-    return max(least_seconds(config, prompts), images(config, prompts) / rate)
+    measured = max(_least_once(config, prompts), images(config, prompts) / found.rate)
+    return config.repeat * (found.overhead_s + measured)
 
 
 def least_seconds(config: Config, prompts: int) -> float:
+    """The least that LoadGen takes for every repetition."""
+    return config.repeat * _least_once(config, prompts)
+
+
+def _least_once(config: Config, prompts: int) -> float:
     """LoadGen's own minimum: its duration, and with Server the arrivals of the queries."""
     accuracy = config.mode is Mode.accuracy  # which ends with the last prompt
     least = 0.0 if accuracy else config.scenario.min_duration_ms / 1e3

@@ -42,6 +42,15 @@ def test_a_new_submission_is_a_list_of_commands_in_order(planned):
     assert "submission build" in said and "hours unknown" in said
 
 
+def test_a_price_is_for_the_timed_runs(planned):
+    """Accuracy mode has no speed, and would refuse it."""
+    _, found, _ = planned("model.path=/data/sdxl", "cost.per_hour=2", "quality.keep_images=4")
+    for run in found["runs"]:
+        timed = run["role"] != "accuracy"
+        assert ("cost.per_hour=2" in run["command"]) is timed
+        assert ("quality.keep_images=4" in run["command"]) is timed
+
+
 def test_what_is_there_is_not_asked_for_again(planned, edge, tmp_path):
     code, found, _ = planned(edge)
     assert code == 0 and found["left"] == 0 and found["disk_bytes_left"] == 0
