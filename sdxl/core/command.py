@@ -90,6 +90,8 @@ def ended(work: Callable[[], dict[str, Any] | None]) -> int:
 
 
 def _failure(error: Exception | KeyboardInterrupt) -> Outcome:
+    if isinstance(error, SdxlError) and isinstance(error.__context__, KeyboardInterrupt):
+        return shown(error)  # what the interruption means there
     if ends.came() or isinstance(error, KeyboardInterrupt):
         terminal.say("interrupted")
         return Outcome.failed("interrupted", FAILED)

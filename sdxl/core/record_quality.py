@@ -70,6 +70,7 @@ class Comparison(JsonPart):
     identical: int = 0
     psnr_db: float | None = None
     psnr_min_db: float | None = None
+    mean_square: float | None = None  # of the differences in all pairs, full scale 1
     ssim: float | None = None
     ssim_min: float | None = None
     max_deviation: int | None = None  # of 255

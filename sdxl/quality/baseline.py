@@ -27,16 +27,19 @@ def summary(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What pairs of pictures have in common.
 
     `psnr_db` and `ssim` are means over the pairs, `psnr_min_db` and `ssim_min` the worst pair;
-    PSNR is that of the pairs that differ, None if none does; `max_deviation` is in steps of 255.
+    PSNR is that of the pairs that differ, None if none does; `max_deviation` is in steps of 255;
+    `mean_square`, of the differences in all pairs, is a share of full scale squared.
     `intervals`: 95 % of both means.
     """
     differing = [each["psnr_db"] for each in pairs if each["psnr_db"] is not None]
     ssim = [each["ssim"] for each in pairs]
+    squares = sum(10 ** (-each / 10) for each in differing)
     return {
         "images": len(pairs),
         "identical": len(pairs) - len(differing),
         "psnr_db": float(np.mean(differing)) if differing else None,
         "psnr_min_db": min(differing, default=None),
+        "mean_square": squares / len(pairs),
         "ssim": float(np.mean(ssim)),
         "ssim_min": min(ssim),
         "max_deviation": max(each["max_deviation"] for each in pairs),

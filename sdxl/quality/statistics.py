@@ -53,8 +53,7 @@ def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dic
     if not weights.is_file():
         raise UserError("FID's Inception weights are missing", str(weights), fix=needs.DOWNLOAD)
     network = inception.load(weights, torch_device(Device(device)))
-    names = "\n".join(str(path.relative_to(images)) for path in files)
-    work = hashlib.sha256(f"{names}\n{store.sha256(weights)}".encode()).hexdigest()
+    work = _work(images, files, weights)
     partial = out.with_name(f".{out.name}.partial.npz")
     moments = _resume(partial, work, inception.FEATURES)
     begun, already = time.monotonic(), moments.count
@@ -81,6 +80,13 @@ def compute(images: Path, out: Path, weights: Path, device: str = "auto") -> dic
     partial.unlink(missing_ok=True)
     seconds = round(time.monotonic() - begun, 3)
     return {"images": len(files), "resumed_at": already, "seconds": seconds, "file": str(out)}
+
+
+def _work(folder: Path, files: Sequence[Path], weights: Path) -> str:
+    """Key of the pictures, by name, size and time of change, and of the network."""
+    seen = [(str(path.relative_to(folder)), path.stat()) for path in files]
+    named = "\n".join(f"{name} {facts.st_size} {facts.st_mtime_ns}" for name, facts in seen)
+    return hashlib.sha256(f"{named}\n{store.sha256(weights)}".encode()).hexdigest()
 
 
 def batched(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:

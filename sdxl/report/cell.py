@@ -190,12 +190,16 @@ class Cell:
 
     @property
     def rms_percent(self) -> float | None:
-        """Root mean square difference over all pictures, percent of full scale; ranks nothing."""
-        found = self.comparison
-        if not found:
+        """Root mean square difference over all pictures, percent of full scale; ranks nothing.
+
+        None for records from before 0.2 that kept neither it nor their pairs.
+        """
+        if self.psnr in (None, math.inf):
             return None if self.psnr is None else 0.0
-        decibels = self.pairs or [found.psnr_db or math.inf]
-        return 100.0 * (sum(10 ** (-db / 10) for db in decibels) / len(decibels)) ** 0.5
+        square = self.comparison.mean_square
+        if square is None and self.pairs:
+            square = sum(10 ** (-db / 10) for db in self.pairs) / len(self.pairs)
+        return None if square is None else 100.0 * square**0.5
 
     @property
     def group(self) -> str:

@@ -73,11 +73,12 @@ def load(places: Sequence[Path]) -> Cells:
 
 
 def set_price(found: Cells, per_hour: float) -> None:
-    """Another price of an hour than the records have."""
+    """Another price of an hour than our own records have; published systems are others'."""
     if per_hour < 0:
         raise UserError("--per-hour is too small", per_hour, "a price, at least 0")
     for cell in found.cells:
-        cell.record.config["cost"] = {"per_hour": per_hour}
+        if not cell.published:
+            cell.record.config["cost"] = {"per_hour": per_hour}
 
 
 def newest(folder: Path | None = None) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,6 +17,7 @@ from sdxl.core import records, terminal
 from sdxl.core.command import Parser, ended
 from sdxl.core.errors import FAILED, OK, UserError
 from sdxl.core.store import disk_error
+from sdxl.quality.beside import decibels
 from sdxl.report import cells
 from sdxl.report.cell import Cell
 from sdxl.report.limits import BOUNDS, Bound, Limits
@@ -74,12 +75,17 @@ def checks(
 
 
 def _beside(cell: Cell, against: Cell, allowed: dict[str, float]) -> Iterator[Check]:
-    """Requirements that come from another record; figures that it lacks ask nothing."""
+    """Requirements that come from another record; figures that it lacks ask nothing.
+
+    Pictures are compared with what its own are; identical ones count as `decibels` has them.
+    """
+    cell = replace(cell, against=against.compared_with)
     for tolerance in TOLERANCES:
         bound = _BY_NAME[tolerance.bound]
         theirs = bound.measured(against)
-        if theirs is not None and math.isfinite(theirs):
-            limit = tolerance.limit(theirs, allowed[tolerance.bound], bound.least)
+        if theirs is not None:
+            finite = decibels(None) if math.isinf(theirs) else theirs
+            limit = tolerance.limit(finite, allowed[tolerance.bound], bound.least)
             yield _check(cell, bound, limit, f" (there {bound.form(theirs)})")
 
 
@@ -124,7 +130,12 @@ def _gate(argv: Sequence[str] | None) -> dict[str, Any]:
     found = cells.load(asked.places)
     for path, why in found.unreadable:
         raise UserError("this is no record", f"{path}: {why}", "records that can be read")
-    chosen = [cell for cell in found.cells if not _only_baseline(cell, found.cells)]
+    chosen = [cell for cell in found.cells if not _another(cell, found.cells)]
+    if not chosen:
+        raise UserError(
+            "there is nothing to check", f"{len(found.trainings)} trainings, no measurement",
+            "measurements", "python -m sdxl gate RECORD",
+        )  # fmt: skip
     allowed = {each.bound: getattr(asked, _name(each.option)) for each in TOLERANCES}
     made = checks(chosen, limits, against, allowed)
     head = ("record", "check", "required", "measured", "")
@@ -151,9 +162,10 @@ def _gate(argv: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def _only_baseline(cell: Cell, all_of_them: Sequence[Cell]) -> bool:
-    """Whether a record is here only as what another one was compared with."""
-    return any(each.baseline is cell and each is not cell for each in all_of_them)
+def _another(cell: Cell, all_of_them: Sequence[Cell]) -> bool:
+    """Whether a record is here only for another: its baseline, or the same work once more."""
+    baseline = any(each.baseline is cell and each is not cell for each in all_of_them)
+    return baseline or bool(cell.record.performance.equal_to)
 
 
 def _short(path: str) -> str:

@@ -1,12 +1,14 @@
 """The command that makes FID's reference statistics."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from sdxl.core import ends
 from sdxl.quality import frechet, inception, statistics
 
 COUNT = 7
@@ -52,6 +54,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
 
     def stopping(network, images):
         if len(seen) == 4:
+            monkeypatch.setattr(ends, "_came", True)  # as after a signal
             raise KeyboardInterrupt
         seen.append(images)
         return real(network, images)
@@ -59,7 +62,16 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     monkeypatch.setattr(statistics, "MERGED", 3)
     monkeypatch.setattr(inception.Inception, "features", stopping)
     assert statistics.main(words) == 1
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["reason"] == "interrupted; the same command goes on from here"
     monkeypatch.setattr(inception.Inception, "features", real)
+    last, partial = max(folder.rglob("*.png")), tmp_path / ".out.npz.partial.npz"
+    left, then = partial.read_bytes(), last.stat().st_mtime_ns
+    os.utime(last, ns=(then, then + 1))  # another picture of the same name
+    assert statistics.main(words) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["resumed_at"] == 0
+    os.utime(last, ns=(then, then))
+    partial.write_bytes(left)
     assert statistics.main(words) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["resumed_at"] == 3
     whole = [str(folder), str(tmp_path / "whole.npz"), "--inception", str(weights)]

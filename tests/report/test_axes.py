@@ -9,7 +9,7 @@ import pytest
 
 from sdxl.report import choose, plots, text
 from sdxl.report.axes import COSTS
-from sdxl.report.cells import Cells, load
+from sdxl.report.cells import Cells, load, set_price
 from sdxl.report.html.page import page
 from sdxl.report.limits import Limits
 from tests.sweep_of_records import put, quantized, record
@@ -75,3 +75,12 @@ def test_the_cost_of_simulated_arithmetic_is_on_no_front(tmp_path: Path):
     made["resources"]["energy"] = {"joules_per_image": 5.0}
     put(tmp_path / "0", made, None)
     assert choose.front(load([tmp_path]).cells, ENERGY) == []
+
+
+def test_another_price_is_that_of_our_own_machine(planted: Cells):
+    others = planted.cells[0]
+    others.record.config["backend"]["name"] = "published"
+    before = others.price
+    set_price(planted, 36.0)
+    assert others.price == before
+    assert all(cell.setting("cost.per_hour") == 36.0 for cell in planted.cells[1:])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdxl.core import records
+from sdxl.quality import baseline
 from sdxl.report import choose, plots, text
 from sdxl.report.cell import Cell
 from sdxl.report.cells import Cells, load
@@ -170,6 +171,24 @@ def test_the_common_reference_is_the_measure_where_records_have_it(tmp_path):
     assert f"Not compared with the reference: {number} (another scheduler)." in said.notes
     assert "PSNR to the reference, dB" in page(found, Limits())
     assert text.data(found, Limits())["cells"][0]["compared_with"] == "reference"
+
+
+def test_the_rms_is_over_all_pictures(tmp_path):
+    """Also where a comparison keeps no pairs; of older ones that kept neither it is not known."""
+    pairs = [
+        {"psnr_db": psnr, "ssim": 1.0, "max_deviation": 1, "mean_deviation": 0.1}
+        for psnr in (40.0, 20.0, None, None)
+    ]
+    whole = baseline.summary(pairs)
+    wanted = 100 * ((1e-4 + 1e-2) / 4) ** 0.5
+    kept, old = record(2.0), record(3.0)
+    kept["quality"]["reference"] = whole
+    old["quality"]["reference"] = {k: v for k, v in whole.items() if k != "mean_square"}
+    put(tmp_path / "0", kept, None)
+    put(tmp_path / "1", old, None)
+    by_speed = {cell.speed: cell for cell in only(load([tmp_path]))}
+    assert by_speed[2.0].rms_percent == pytest.approx(wanted)
+    assert by_speed[3.0].rms_percent is None and by_speed[3.0].psnr == 30.0
 
 
 def referred(made: dict, psnr: float | None) -> dict:

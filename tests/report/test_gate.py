@@ -80,6 +80,37 @@ def test_beside_another_record(place, run, speed, psnr, accuracy, words, fails):
     assert failing(line) == fails and code == (1 if fails else 0)
 
 
+def test_nothing_to_check_is_no_pass(place, run):
+    code, line = run(place("training", training={"name": "lora"}), "--min-rate", 1)
+    assert code == 2 and "nothing to check" in line["reason"]
+
+
+def test_a_cell_that_repeats_another_is_left_out(place, run, tmp_path):
+    place("0", psnr=44.0)
+    performance = {"equal_to": str(tmp_path / "0" / "record.json")}
+    place("1", status="skipped", reason="the same work as 0", performance=performance)
+    code, line = run(tmp_path, "--min-psnr", 40)
+    assert (code, line["records"], line["failing"]) == (0, 1, 0)
+
+
+def test_identical_pictures_are_kept_up_with(place, run, tmp_path):
+    def same(name):
+        found = {"record": "x", "images": 4, "identical": 4}
+        return place(name, psnr=None, quality={"baseline": found})
+
+    before, far = same("before"), place("far", psnr=30.0)
+    code, line = run(far, "--against", before)
+    assert code == 1 and failing(line) == {"PSNR"} and "57.9 dB (there" in line["reason"]
+    assert run(same("now"), "--against", before)[0] == 0
+
+
+def test_a_distance_to_the_reference_asks_for_one(place, run):
+    quality = {"reference": {"images": 4, "psnr_db": 40.0}}
+    before = place("before", quality=quality)
+    code, line = run(place("now", psnr=60.0), "--against", before)
+    assert code == 1 and failing(line) == {"PSNR"} and "not measured" in line["reason"]
+
+
 def test_simulated_speed_never_passes(place, run):
     folder = place("simulated", psnr=44.0)
     file = folder / "record.json"

@@ -260,6 +260,9 @@ def _logged(folder: Path, scenario: str) -> Result:
     if ran != scenario:
         rate = value = float(detail["result_qps_without_loadgen_overhead"])
         unit = "images/s"
+    if ran != scenario and (samples := rounds.SETTINGS[scenario].samples_per_query):
+        value = samples * detail["early_stopping_latency_ms"] / 1e6 or None
+        unit = "ms"
     return Result(
         round=_round(detail),
         division=rounds.OPEN,

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from sdxl.bench import logs
-from sdxl.bench.mlperf import importing
+from sdxl.bench.mlperf import importing, results
 from sdxl.bench.mlperf.rounds import ROUNDS
 from sdxl.core import records
 from sdxl.report.verdict import main as verdict
@@ -115,6 +115,16 @@ def test_offline_inferred_from_single_stream_is_its_rate(imported, tree, tmp_pat
     detail = logs.read(model / "SingleStream/performance/run_1")["detail"]
     wanted = detail["result_qps_without_loadgen_overhead"]
     assert record.performance.images_per_second == record.performance.value == wanted
+
+
+def test_multi_stream_inferred_from_single_stream_is_a_latency(data):
+    """Eight times the bound of the 99th percentile, one query being eight samples."""
+    found = results._logged(data / "loadgen_samples/out_SingleStream", "MultiStream")
+    detail = logs.read(data / "loadgen_samples/out_SingleStream")["detail"]
+    assert detail["early_stopping_latency_ms"] > detail["early_stopping_latency_ss"]
+    assert found.unit == "ms" and found.scenario == "MultiStream"
+    assert found.value == pytest.approx(8 * detail["early_stopping_latency_ms"] / 1e6)
+    assert found.rate == detail["result_qps_without_loadgen_overhead"]
 
 
 ROW = '[{"Model": "stable-diffusion-xl", "version": "%s", "Performance_Result": %s, %s}]'
