@@ -66,12 +66,16 @@ class LoadCurve:
         self.counts, self.latencies_s = self.system.counts, self.system.latencies_s
 
     def run(self) -> None:
-        """Measure every point."""
+        """Measure every point, then give back what other kinds of requests needed."""
         scenario = self.scenario
         trace = arrivals.read_trace(resolve(scenario.trace)) if scenario.trace else None
-        self.points += load.ladder(
-            self.system, self.load, scenario.rates, scenario.concurrencies, trace
-        )
+        try:
+            self.points += load.ladder(
+                self.system, self.load, scenario.rates, scenario.concurrencies, trace
+            )
+        finally:
+            if self.mixed:
+                self.mixed.close()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -116,6 +120,12 @@ class Mixed:
                 made = generator.generate([indices[place] % self.prompts for place in mine])
                 found |= dict(zip(mine, made, strict=True))
         return [found[place] for place in range(len(indices))]
+
+    def close(self) -> None:
+        """Give back the generators that are not the session's own."""
+        for kind, generator in enumerate(self.generators):
+            if kind != self.own:
+                generator.close()
 
     def keeping(
         self, take: Callable[[list[Sample], Any], None]

@@ -1,9 +1,12 @@
 """scenario=LoadCurve from the command line to the record, on workers, and of several sizes."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from sdxl.config.mix import Kind, kinds
 from sdxl.core.errors import ConfigError
+from sdxl.run import load_curve
 from sdxl.run.estimate import images
 
 SHORT = ("+experiment=load_curve", "quality=none", "scenario.min_duration_ms=300",
@@ -41,6 +44,35 @@ def test_several_sizes_and_step_counts_are_one_stream_of_requests(cli):
     (point,) = done.record["performance"]["curve"]["points"]
     assert point["requests"] >= 8 and point["completed"] > 0
     assert [image["index"] for image in done.record["images"]] == [0, 1]
+
+
+def test_what_other_kinds_needed_is_given_back(load, monkeypatch):
+    """The session's own generator is closed by the session."""
+    closed = []
+
+    class Drawn:
+        def __init__(self, name):
+            self.name = name
+
+        def generate(self, indices):
+            return [*indices]
+
+        def close(self):
+            closed.append(self.name)
+
+    config = load(*SHORT, "model=tiny_random", "backend=torch", "model.width=64", "model.height=64",
+                  "model.steps=2", "rules=open", "scenario.mix=[64x64@2,96x64@1]")  # fmt: skip
+    monkeypatch.setattr(load_curve.generators, "open_generator", lambda *_: Drawn("other"))
+    monkeypatch.setattr(load_curve.load, "ladder", lambda *_: 1 / 0)
+    session = SimpleNamespace(
+        config=config, prompts=[0, 1], generator=Drawn("own"), parts=[], pool=None, artifacts={},
+        link=SimpleNamespace(fail=None), taker=lambda: None,
+        warm=SimpleNamespace(by_shape=False, sizes=()),
+    )  # fmt: skip
+    curve = load_curve.LoadCurve(session, config.scenario)
+    with pytest.raises(ZeroDivisionError):
+        curve.run()
+    assert closed == ["other"]
 
 
 def test_the_words_of_a_mix_are_read(load):

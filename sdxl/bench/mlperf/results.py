@@ -260,24 +260,13 @@ def _logged(folder: Path, scenario: str) -> Result:
     if ran != scenario:
         rate = value = float(detail["result_qps_without_loadgen_overhead"])
         unit = "images/s"
-    if ran != scenario and (samples := rounds.SETTINGS[scenario].samples_per_query):
-        value = samples * detail["early_stopping_latency_ms"] / 1e6 or None
-        unit = "ms"
+        if samples := rounds.SETTINGS[scenario].samples_per_query:
+            value, unit = samples * detail[METRIC[scenario]] / 1e6 or None, "ms"
     return Result(
-        round=_round(detail),
-        division=rounds.OPEN,
-        submitter="unknown",
-        system=folder.name,
-        accelerator="unknown",
-        accelerators=1,
-        scenario=scenario,
-        rate=rate,
-        value=value,
-        unit=unit,
-        source=str(folder),
-        ran=ran,
-        logged=found,
-    )
+        round=_round(detail), division=rounds.OPEN, submitter="unknown", system=folder.name,
+        accelerator="unknown", accelerators=1, scenario=scenario, rate=rate, value=value, unit=unit,
+        source=str(folder), ran=ran, logged=found,
+    )  # fmt: skip
 
 
 def _round(detail: dict[str, Any]) -> str:

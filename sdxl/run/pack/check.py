@@ -26,6 +26,9 @@ NOISE_DB = 6.0
 """How much further than the record is from its baseline a quantized pack may be from the record:
 twice the error, as if both rounded and neither knew of the other."""
 
+LIMIT_S = 7200.0
+"""Longest that the other tool may take, for its model and every picture on a slow processor."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -114,17 +117,27 @@ def verify(folder: Path, python: str, least: float, install: str) -> Outcome:
     """Run the pack's own script with another tool alone, and judge.
 
     python: the interpreter that has the tool. Raises `SdxlError` if the tool cannot draw with the
-    pack, or draws other pictures.
+    pack, draws other pictures, or is not done after `LIMIT_S`.
     """
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [python, "-s", SCRIPT],
-        cwd=folder,
-        env=env | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    try:
+        done = subprocess.run(
+            [python, "-s", SCRIPT],
+            cwd=folder,
+            env=env | {"HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SdxlError(
+            "the other tool does not end",
+            f"no pictures after {LIMIT_S:,.0f} s",
+            "pictures of the record",
+            "--check 1   # or 0, which packs without comparing",
+        ) from error
+    finally:
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     try:
         found = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:

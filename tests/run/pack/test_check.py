@@ -61,3 +61,11 @@ def test_an_outcome_in_words():
     assert check.Outcome(False, "no tool").said() == "not verified: no tool"
     told = check.Outcome(True, "", 2, None, 0, 30.0, {"onnxruntime": "1"}).said()
     assert "2 of the record's pictures drawn by onnxruntime 1: equal" in told
+
+
+def test_a_tool_that_hangs_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "LIMIT_S", 0.2)
+    (tmp_path / "verify.py").write_text("import time\ntime.sleep(600)\n")
+    with pytest.raises(SdxlError, match="the other tool does not end") as refused:
+        check.verify(tmp_path, sys.executable, 30, "")
+    assert "--check" in str(refused.value)
