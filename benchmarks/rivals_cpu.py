@@ -33,7 +33,7 @@ import psutil
 import torch
 from _rivals import RIVALS, Bench, Call, Given, module
 
-from sdxl.core import environment
+from sdxl.core import environment, memory
 
 REFERENCE = next(iter(RIVALS))
 BOOTSTRAP = 2000
@@ -68,6 +68,7 @@ def main() -> int:
             rows |= measured(timed(calls, work, asked.rounds), quality)
             del calls, outputs
             gc.collect()
+            memory.give_back()
     show(rows)
     here = environment.describe()
     facts = {"cpu": here["cpu"], "threads": asked.threads, "load": os.getloadavg(),

@@ -78,7 +78,8 @@ def kept(config: schema.Config) -> dict[str, Any]:
     """For the record: what was timed on which processor; of a busy moment nothing is kept."""
     found, timings = list(blocks(config)), Timings()
     times = timings.kept.get(_what(found), {})
-    return {"of": _what(found), "machine": timings.machine, "ms": times}
+    why = {} if times else {"unkept": "others used the machine while it was timed"}
+    return {"of": _what(found), "machine": timings.machine, "ms": times, **why}
 
 
 @dataclasses.dataclass
