@@ -26,7 +26,7 @@ class Edit(Nodes):
 
     def run(self) -> None:
         """Insert the nodes of every layer; raises `SdxlError` if one does not fit the graph."""
-        for layer in self.expected.values():
+        for layer in self._in_order():
             if layer.kind == "attention":
                 attention.quantize(self, layer)
                 continue
@@ -50,6 +50,11 @@ class Edit(Nodes):
             "nodes": dict(Counter(node.op_type for node in self.graph.added)),
             "shared_inputs": self.shared_inputs,
         }
+
+    def _in_order(self) -> list[StoredLayer]:
+        """Layers as the graph computes them: a chain that some share stands before the first."""
+        places = {name: at for at, node in enumerate(self.graph.nodes) for name in node.input}
+        return sorted(self.expected.values(), key=lambda x: places.get(f"{x.name}.weight", -1))
 
     def _as_product(self, layer: StoredLayer) -> bool:
         """Whether it is a convolution to be written as a product: a matter of INT8 inputs."""
