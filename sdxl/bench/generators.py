@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,8 @@ from sdxl.config.derive import batch_size
 from sdxl.config.mix import Kind
 from sdxl.config.plugins import backend_of
 from sdxl.core import isolate
-from sdxl.core.errors import UserError
 from sdxl.core.types import Asks, Generator, Prompt
+from sdxl.model import checkout
 
 
 def open_all(
@@ -55,8 +54,7 @@ def open_pool(
 def _open_in_worker(
     config: schema.Config, artifacts: dict[str, Path], chosen: list[Prompt]
 ) -> Generator:
-    if config.model.diffusers_src:
-        use_diffusers(config.model.diffusers_src)
+    checkout.use(config.model)
     return open_generator(config, artifacts, chosen)
 
 
@@ -86,20 +84,6 @@ def of_kind(config: schema.Config, kind: Kind) -> schema.Config:
     chosen.model.width, chosen.model.height = kind.width, kind.height
     chosen.model.steps = kind.steps
     return chosen
-
-
-def use_diffusers(path: str) -> None:
-    """Import diffusers from a checkout; must run before anything imports it."""
-    root = Path(path).expanduser().resolve()
-    source = next(
-        (p for p in (root / "src", root) if (p / "diffusers/__init__.py").is_file()), None
-    )
-    if source is None:
-        raise UserError(
-            "`model.diffusers_src` is no diffusers checkout", path, "a folder with src/diffusers/"
-        )
-    assert "diffusers" not in sys.modules, "diffusers was imported before its checkout was chosen"
-    sys.path.insert(0, str(source))
 
 
 def warm_up(

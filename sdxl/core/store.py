@@ -161,14 +161,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, names: str = "*") -> str:
     """16 hex digits of what a file holds, or a folder's files; empty if there is nothing.
 
+    names: a pattern that the names of a folder's files match, the others left out.
     Files up to 64 MiB are hashed whole. Of larger ones (weights) the size and 256 pieces of 64 KiB,
     evenly spread: two trainings of one architecture differ in every piece.
     """
     digest = hashlib.sha256()
-    files = _files(path) if path.is_dir() else [path]
+    files = _files(path, names) if path.is_dir() else [path]
     for file in files:
         if not file.is_file():
             return ""
@@ -184,11 +185,11 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, names: str) -> list[Path]:
     """The files below a folder in order; raises `UserError` for one that nobody means to hash."""
     found: list[Path] = []
     try:
-        for count, each in enumerate(folder.rglob("*")):
+        for count, each in enumerate(folder.rglob(names)):
             if count > MOST_FILES:
                 raise UserError(
                     f"{folder} holds too much to be a part of a model or of a measurement",

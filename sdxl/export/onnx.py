@@ -12,7 +12,7 @@ from sdxl.config.schema import Config, DType
 from sdxl.core import environment, store
 from sdxl.core.progress import Report, Spent
 from sdxl.core.store import Artifact
-from sdxl.model import guidance
+from sdxl.model import checkout, guidance
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source
 
@@ -44,13 +44,8 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
         "dtype": graphs.dtype_of(config, graph).value,
         "opset": graphs.opset(config, graph),
         "packages": versions(),
+        **checkout.identity(config.model),
     }
-    if config.model.diffusers_src:
-        found["diffusers_src"] = store.fingerprint(store.resolve(config.model.diffusers_src))
-    if graphs.is_unet(graph) and (branch := shortcuts.branch_of(config.shortcut)) is not None:
-        found["branch"] = branch
-    if (whole := _whole(config, graph)) not in ("", "unet_deep"):  # older keys name none
-        found["weights_of"] = whole
     if not graph.startswith("text_encoder"):
         size = [config.model.height, config.model.width]
         found["size"] = "dynamic" if config.export.dynamic_size else size

@@ -22,7 +22,7 @@ from sdxl.core.errors import UserError
 from sdxl.core.progress import Count, Report, silent
 from sdxl.core.store import Artifact
 from sdxl.core.types import Build
-from sdxl.model import guidance, prompts, schedulers
+from sdxl.model import checkout, guidance, prompts, schedulers
 from sdxl.model.components import Settings, Source, torch_device
 from sdxl.model.prompts import Prompt
 from sdxl.model.sampler import Sampler
@@ -135,8 +135,9 @@ def _beyond_euler(config: Config, source: Source, scheduler: str) -> Settings:
 
 
 def model_settings(source: Source, config: Config) -> dict[str, Any]:
-    """The identity of the weights, a fused LoRA included."""
-    return {"name": config.model.name, "weights": source.identity()}
+    """The identity of the weights, a fused LoRA included, and of a checkout's code."""
+    found = {"name": config.model.name, "weights": source.identity()}
+    return found | checkout.identity(config.model)
 
 
 def key_of(settings: dict[str, Any], texts: list[Prompt]) -> str:

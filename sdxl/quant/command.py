@@ -14,12 +14,14 @@ from sdxl.core import disk, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Progress, Say
 from sdxl.core.store import Artifact
+from sdxl.model import checkout
 from sdxl.quant import build, layer_errors
 
 
 def run(config: Config, _out_dir: Path, say: Say | None = None) -> Outcome:
     """Quantize as `config` says; the tables go to standard error."""
     shorthand.unread(config, "quantize.py")
+    checkout.use(config.model)
     console = terminal.console(stderr=True)
     disk.store_ready(0 if config.plan else _needed(config.model))
     if config.plan:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdxl.bench import generators
 from sdxl.config import engines, graphs, rules_engines
 from sdxl.config.engines import Flavor
 from sdxl.config.plugins import Form, backend_of
 from sdxl.config.schema import Config, Format, Quant
 from sdxl.core import store
 from sdxl.core.errors import UserError
-from sdxl.model import guidance
+from sdxl.model import checkout, guidance
 from sdxl.model.sources import open_source, shapes_source
 
 UNKNOWN = None
@@ -25,8 +24,7 @@ def rows(config: Config) -> list[dict[str, Any]]:
     `there` is True, False, or None where nobody can tell: without the weights nothing has a key.
     An engine's key holds its graph's bytes: the engine of a graph to be made is to be made, too.
     """
-    if config.model.diffusers_src:
-        generators.use_diffusers(config.model.diffusers_src)
+    checkout.use(config.model)
     shapes_source(config.model, config.seed)
     quantized = config.quant.format is not Format.none
     try:

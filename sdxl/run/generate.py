@@ -24,7 +24,7 @@ from sdxl.core.errors import ConfigError, UserError
 from sdxl.core.paths import ROOT
 from sdxl.core.progress import Progress
 from sdxl.core.types import Prompt
-from sdxl.model import images
+from sdxl.model import checkout, images
 from sdxl.run import artifacts, jobs, setting
 from sdxl.run.doctor.preflight import preflight
 
@@ -82,8 +82,7 @@ def _draw(
     """In a child: all pictures in batches, written as they come."""
     began = time.perf_counter()
     link.report({"phase": "loading"})
-    if config.model.diffusers_src:
-        generators.use_diffusers(config.model.diffusers_src)
+    checkout.use(config.model)
     generator = generators.open_generator(config, loads, prompts)
     started, size, files, first_s = time.perf_counter(), batch_size(config), [], 0.0
     for start in range(0, len(prompts), size):

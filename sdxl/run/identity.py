@@ -13,6 +13,7 @@ from sdxl.config.schema import QUANT_KEYS, Config, Model, ScenesModel, Spaced, S
 from sdxl.core import paths
 from sdxl.core.record import Record
 from sdxl.core.store import fingerprint, resolve
+from sdxl.model import checkout
 from sdxl.quality import extra, needs, settings
 from sdxl.run.command_line import command_line, outside, public
 
@@ -31,7 +32,7 @@ _NO_PART = {
 EULER = "EulerDiscreteScheduler"
 
 _PATHS = (
-    *("path", "config", "latents", "unet", "vae", "unet_config", "diffusers_src"),
+    *("path", "config", "latents", "unet", "vae", "unet_config"),
     *("statistics", "tuned", "trace"),
 )
 """Settings that name a file or a folder."""
@@ -113,6 +114,7 @@ def _files(config: Config) -> dict[str, str]:
     for number, each in enumerate(fused):
         name = f"model.lora.{number}" if len(fused) > 1 else "model.lora"
         found[name] = fingerprint(each.path)
+    found |= {f"model.{name}": said for name, said in checkout.identity(config.model).items()}
     found |= _drawn_anew(config.model)
     if isinstance(config.model, ScenesModel):
         parts = sorted(part for part in paths.JUDGE.parent.glob("*") if part != paths.JUDGE)

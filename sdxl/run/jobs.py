@@ -9,17 +9,18 @@ from typing import Any
 
 from sdxl.bench import generators
 from sdxl.config.plugins import backend_of, quality_of
-from sdxl.config.schema import Config, Model
+from sdxl.config.schema import Config
 from sdxl.core import isolate, store
 from sdxl.core.progress import Report
 from sdxl.core.store import Artifact
+from sdxl.model import checkout
 from sdxl.model.prompts import load
 from sdxl.quality import reference as reference_of
 
 
 def quantize(link: isolate.Link, config: Config) -> dict[str, Any]:
     """In a child: find or make the quantized checkpoint and its per-layer errors."""
-    _use_diffusers(config.model)
+    checkout.use(config.model)
     from sdxl.quant import build, layer_errors
 
     link.report({"phase": "quantizing"})
@@ -31,7 +32,7 @@ def quantize(link: isolate.Link, config: Config) -> dict[str, Any]:
 
 def reference(link: isolate.Link, config: Config) -> dict[str, Any]:
     """In a child: find or draw the reference's pictures."""
-    _use_diffusers(config.model)
+    checkout.use(config.model)
     from sdxl.quality import reference_pictures
 
     prompts = reference_of.chosen(config, load(config.dataset, config.limit, config.seed))
@@ -46,7 +47,7 @@ def reference(link: isolate.Link, config: Config) -> dict[str, Any]:
 
 def export_graphs(link: isolate.Link, config: Config, names: Sequence[str]) -> dict[str, Any]:
     """In a child: find or export these graphs."""
-    _use_diffusers(config.model)
+    checkout.use(config.model)
     from sdxl.export import onnx
 
     found = {}
@@ -58,7 +59,7 @@ def export_graphs(link: isolate.Link, config: Config, names: Sequence[str]) -> d
 
 def check_parity(link: isolate.Link, config: Config, folders: dict[str, Path]) -> dict[str, Any]:
     """In a child: how far these graphs are from torch, as a whole and layer by layer."""
-    _use_diffusers(config.model)
+    checkout.use(config.model)
     from sdxl.export import parity
 
     found = {}
@@ -110,11 +111,6 @@ def _found(names: tuple[str, str]) -> Artifact:
     artifact = store.find(*names)
     assert artifact, f"{names} vanished from the store"
     return artifact
-
-
-def _use_diffusers(model: Model) -> None:
-    if model.diffusers_src:
-        generators.use_diffusers(model.diffusers_src)
 
 
 def child(

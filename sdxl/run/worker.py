@@ -23,7 +23,7 @@ from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Mode
 from sdxl.core import environment, gpu, isolate
 from sdxl.core.types import Sample
-from sdxl.model import prompts
+from sdxl.model import checkout, prompts
 from sdxl.quality import reference
 from sdxl.quality.scoring import Scoring
 from sdxl.run.load_curve import LoadCurve
@@ -76,8 +76,7 @@ class Session:
         self.link.report({"phase": "loading"})
         config, self.artifacts = self.config, artifacts
         with self._timed("load_s"):
-            if config.model.diffusers_src:
-                generators.use_diffusers(config.model.diffusers_src)
+            checkout.use(config.model)
             self.prompts = prompts.load(config.dataset, config.limit, config.seed)
             self.generator = generators.open_all(config, artifacts, self.prompts)
         self.pool = self.generator if isinstance(self.generator, Pool) else None

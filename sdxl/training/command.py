@@ -16,6 +16,7 @@ from sdxl.config.schema.train import TrainConfig
 from sdxl.core import disk, json_file, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
+from sdxl.model import checkout
 from sdxl.report.mlflow.curves import Curves
 from sdxl.training import checkpoint, kept, launch, loop, machine, mllog, seeds, speed
 from sdxl.training.series import asked, evaluate, weights
@@ -33,6 +34,7 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
     assert isinstance(config, TrainConfig)
     settings = config.train
     shorthand.unread(config, "train.py")
+    checkout.use(config.model)
     if config.evaluate:
         return evaluate.run(config, _typed(), say)
     rules_train.check(settings)  # of typed words `load` has said it

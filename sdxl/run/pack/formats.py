@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdxl.bench import generators
 from sdxl.config.schema import Config
 from sdxl.config.schema import Format as Numbers
 from sdxl.core import isolate
+from sdxl.model import checkout
 from sdxl.run import artifacts, jobs
 from sdxl.run.artifacts import Child
 from sdxl.run.pack import openvino_ir
@@ -109,8 +109,7 @@ def write(
 
     Returns what the pack holds, `seeds` of the noise of steps, and the settings that draw.
     """
-    if config.model.diffusers_src:
-        generators.use_diffusers(config.model.diffusers_src)
+    checkout.use(config.model)
     import numpy as np
 
     from sdxl.export.pack import comfyui, diffusers_folder, engines_folder, onnx_folder
