@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from typing import Any
 
 from sdxl.config import folder_words, schema
@@ -95,7 +96,9 @@ _BETWEEN = (
 
 
 def _first(config: Config) -> int | float:
-    """Timesteps that the percentile takes; a share where only the model's files say of how many."""
+    """Timesteps that the percentile takes; a share where only the files or the noise levels say
+    of how many.
+    """
     quant, steps = config.quant, config.model.steps
     if config.scheduler.name == "dpmpp_sde":
         return int((2 * steps - 1) * quant.percentile)
@@ -103,7 +106,18 @@ def _first(config: Config) -> int | float:
         own = folder_words.word(config.model, folder_words.SCHEDULER, "_class_name")
         if own in _BETWEEN or (own is None and _elsewhere(config.model)):
             return quant.percentile
+    whole = math.isclose(steps * quant.percentile, round(steps * quant.percentile))
+    if not whole and _merged(config):
+        return quant.percentile
     return int(steps * quant.percentile)
+
+
+def _merged(config: Config) -> bool:
+    """Whether steps may share a timestep: Karras' noise levels lie close together at the end."""
+    if config.scheduler.name == "auto":
+        found = folder_words.word(config.model, folder_words.SCHEDULER, "use_karras_sigmas")
+        return bool(found)
+    return config.scheduler.name == "dpmpp_2m_karras"
 
 
 def _elsewhere(model: schema.Model) -> bool:

@@ -39,6 +39,7 @@ class Cost:
     image, one prompt (2 operations per multiply-add). image_flop: the whole image, guidance and
     both prompts included, as its shortcut leaves it; closed_flop: with nothing left out.
     unet_calls: of a batch; a scheduler of second order has two a step. kinds: of its calls.
+    encodings: prompts of an image that are encoded.
     peak_bytes: most activations alive at once in an eager forward of a batch, UNet or VAE; weights
     and workspaces come on top.
     """
@@ -54,6 +55,7 @@ class Cost:
     peak_bytes: int
     closed_flop: int
     kinds: tuple[Share, ...]
+    encodings: int
 
     @property
     def unet_rows(self) -> int:
@@ -105,9 +107,10 @@ def count(config: schema.Config, batch: int) -> Cost:
         encode_flop = sum(
             _forward(modules[n], tokens)[0] for n in ("text_encoder", "text_encoder_2")
         )
+    decoded = min(batch, getattr(config.backend, "decode_batch_size", None) or batch)
     rows, calls = guidance.rows_per_image(model, source), schedulers.chosen(config, source).calls
-    encoded = 1 if guidance.zero_negative(model, source) else rows
-    around = encoded * encode_flop + decode_flop
+    encodings = 1 if guidance.zero_negative(model, source) else rows
+    around = encodings * encode_flop + decode_flop
     shares = _shares(config, source, unet, unet_flop, calls)
     return Cost(
         parameters,
@@ -118,8 +121,9 @@ def count(config: schema.Config, batch: int) -> Cost:
         sum(each.calls * each.rows * each.row_flop for each in shares) + around,
         rows,
         calls,
-        peak_bytes=batch * max(rows * unet_peak, decode_peak),
+        peak_bytes=max(batch * rows * unet_peak, decoded * decode_peak),
         closed_flop=rows * calls * unet_flop + around,
+        encodings=encodings,
         kinds=shares,
     )
 

@@ -140,6 +140,16 @@ def model_settings(source: Source, config: Config) -> dict[str, Any]:
     return found | checkout.identity(config.model)
 
 
+def brought(config: Config) -> list[str]:
+    """What the files hold that statistics come from; empty where settings alone decide them."""
+    quant = config.quant
+    if quant.statistics:
+        return [store.sha256(store.resolve(quant.statistics))]
+    if not quant.format.weight_only and calibration_file(quant):
+        return [key_of({}, calibration_prompts(quant))]
+    return []
+
+
 def key_of(settings: dict[str, Any], texts: list[Prompt]) -> str:
     """Content key of the statistics over exactly these prompts."""
     lines = "\n".join(f"{prompt.row}\t{prompt.text}" for prompt in texts)

@@ -40,7 +40,7 @@ def layer_report(
     if not quant.report_prompts:
         return []
     texts = _prompts(config)
-    key = content_key.key(checkpoint.manifest.key, calibrate.key_of({}, texts))
+    key = content_key.key(checkpoint.manifest.key, calibrate.key_of({}, texts), *_inputs(config))
 
     def build(folder: Path) -> dict[str, Any]:
         rows = measure(config, Checkpoint(checkpoint.path), report)
@@ -53,6 +53,15 @@ def layer_report(
     )  # fmt: skip
     rows: list[dict[str, Any]] = made.json(FILE)
     return rows
+
+
+def _inputs(config: Config) -> list[dict[str, Any]]:
+    """What else the layers' inputs follow from, where no calibration of ours is in the
+    checkpoint's key.
+    """
+    quant = config.quant
+    calibrated = not (quant.format.weight_only or quant.tuned or quant.statistics)
+    return [] if calibrated else [calibrate.settings_of(config, False)]
 
 
 def measure(config: Config, stored: Checkpoint, report: Report = silent) -> list[dict[str, Any]]:

@@ -101,8 +101,10 @@ def sensitivity(
         store.write_json(folder / FILE, _measure(config, layers, statistics, report))
         return {}
 
+    # Older keys have nothing of the statistics, which then follow from the settings.
+    key = content_key.key(settings, calibrate.key_of({}, texts), *calibrate.brought(config))
     made = store.get(
-        KIND, content_key.key(settings, calibrate.key_of({}, texts)), build,
+        KIND, key, build,
         settings={"layers": len(layers), "prompts": len(texts)}, allow=config.build,
     )  # fmt: skip
     found: dict[str, dict[str, float]] = made.json(FILE)

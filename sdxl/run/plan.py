@@ -86,7 +86,7 @@ def _model_rows(config: Config, batch: int, facts: dict[str, Any]) -> list[Row]:
             "per image",
             f"{found.image_flop / 1e12:,.4g} TFLOP = {_forwards(found)}, "
             f"VAE {found.decode_flop / 1e12:.4g}, "
-            f"{found.rows_per_image} encodings of {found.encode_flop / 1e12:.4g}",
+            f"{found.encodings} encodings of {found.encode_flop / 1e12:.4g}",
         ),
         ("roofline", ", ".join(f"{v:.3g} images/s on {n}" for n, v in limits.items())),
         *_shortcut_rows(config, batch, found, facts),

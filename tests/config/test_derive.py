@@ -109,6 +109,18 @@ def test_percentiles_count_the_timesteps_of_the_scheduler(load):
     assert ranges(sde, "percentile=0.4") != ranges(sde, "percentile=0.42")
 
 
+def test_percentiles_of_steps_that_share_a_timestep_are_two(load):
+    """Karras' 50 steps have 49 timesteps: 0.5 and 0.511 are 25 of 50, but 24 and 25 of 49."""
+
+    def ranges(percentile, kind="dpmpp_2m_karras"):
+        words = "quant=int8", "quant.steps=min", "rules=open", "model.steps=50"
+        config = load(*words, f"scheduler={kind}", f"percentile={percentile}")
+        return effective(config)["ranges"]
+
+    assert ranges(0.5) != ranges(0.511)
+    assert ranges(0.5) == ranges(0.5, "dpmpp_2m") == ranges(0.511, "dpmpp_2m")
+
+
 def test_percentiles_of_a_folder_whose_scheduler_calls_between_steps_are_two(load, tmp_path):
     """Its own KDPM2 has 39 timesteps in 20 steps as well; an Euler has 20."""
 

@@ -25,7 +25,22 @@ def test_cost_grows_as_the_settings_say(load):
     assert whole.image_flop - half.image_flop == 20 * whole.unet_flop
     assert alone.rows_per_image == 1
     assert whole.image_flop - alone.image_flop == 20 * whole.unet_flop + whole.encode_flop
-    assert cost.count(load("model=tiny_random"), 8).peak_bytes == 8 * whole.peak_bytes
+    assert (
+        cost.count(load("model=tiny_random", "backend.decode_batch_size=8"), 8).peak_bytes
+        == 8 * whole.peak_bytes
+    )
+    assert (whole.encodings, alone.encodings) == (2, 1)
+    nothing = load("model=tiny_random", "rules=open", "model.negative_prompt=null")
+    assert cost.count(nothing, 1).encodings == 1 and whole.rows_per_image == 2
+
+
+def test_the_vae_holds_the_slice_that_it_decodes_at_once(load):
+    """Of SDXL's shapes it is the VAE that needs most."""
+    one, eight, sliced = (
+        cost.count(load("model=sdxl_random", f"backend.decode_batch_size={size}"), batch).peak_bytes
+        for batch, size in ((1, 1), (8, 8), (8, 2))
+    )
+    assert eight == 8 * one and sliced == 2 * one
 
 
 def test_the_memory_count_is_that_of_a_real_forward(load):

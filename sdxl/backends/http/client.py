@@ -157,6 +157,12 @@ class Client:
                 # A connection that the server gave up while nobody used it is no failure.
                 found = self._once(end, method, url, body)
         except urllib3.exceptions.HTTPError as error:
+            if body is not None and isinstance(error, urllib3.exceptions.ReadTimeoutError):
+                limit_s = self.backend.timeout_s
+                raise SdxlError(
+                    "the server drew no picture in time", f"{url}: {error}",
+                    f"an answer within {limit_s:g} s", f"backend.timeout_s={2 * limit_s:g}",
+                ) from error  # fmt: skip
             kind = UserError if body is None else SdxlError  # it did answer a moment ago
             raise kind(
                 "no server answers there", f"{url}: {error}", "a server that runs",

@@ -112,6 +112,14 @@ def _of_the_loop(backend: Config) -> Iterator[Problem]:
             "backend.loop=static, or backend.graphs=none",
             "backend.loop=static",
         )
+    if backend.loop is Loop.pipeline and backend.compile is not Compile.none:
+        yield Problem(
+            "`backend.compile` would compile the VAE alone: diffusers' own pipeline calls the UNet "
+            "as it is",
+            f"backend.loop=pipeline backend.compile={backend.compile.value}",
+            "backend.loop=static or scheduler, or backend.compile=none",
+            "backend.loop=static",
+        )
     if asked and backend.compile in OWN_GRAPHS:
         yield Problem(
             "torch.compile captures CUDA graphs of its own in this mode",

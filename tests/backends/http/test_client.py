@@ -197,8 +197,9 @@ def test_a_picture_that_takes_too_long_is_not_asked_for_again(asked):
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         words = ("backend.dialect=openai", "backend.timeout_s=0.3")
         client = generators.open_generator(asked(url, *words), {}, PROMPTS)
-        with pytest.raises(SdxlError, match="no server answers"):
+        with pytest.raises(SdxlError, match="no picture in time") as late:
             client.generate([0])
+        assert late.value.problems[0].fix == "backend.timeout_s=0.6"
         silent.accept()[0].close()
         silent.setblocking(False)
         with pytest.raises(BlockingIOError):

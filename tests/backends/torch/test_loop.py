@@ -154,6 +154,7 @@ def test_a_step_needs_nothing_but_its_buffers(graphs, replays):
     ("words", "said"),
     [
         (["backend.graphs=step", "backend.loop=pipeline"], "only the loop with buffers"),
+        (["backend.compile=default", "backend.loop=pipeline"], "the VAE alone"),
         (["backend.graphs=loop", "backend.compile=max-autotune"], "graphs of its own"),
         (["backend.fusion=false"], "only 8-bit layers are fused"),
         (["backend.overlap=true", "scenario=SingleStream"], "has been answered"),
