@@ -14,7 +14,7 @@ from sdxl.config import schema
 from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.paths import BUNDLED, STUDENT
-from sdxl.model import loading, schedulers, weight_files
+from sdxl.model import config_identity, loading, schedulers, weight_files
 from sdxl.model.components import COMPONENTS, Settings
 from sdxl.model.fused import Loras
 from sdxl.model.locate import HOW, locate
@@ -71,7 +71,9 @@ class WeightSource:
         return self._loras.merged(name, module).to(device)
 
     def identity(self) -> dict[str, Any]:
-        """Fingerprints of the weight files by name; the variant, if there is a choice; LoRA."""
+        """Fingerprints of the weight files by name, and of configurations unlike SDXL's own; the
+        variant, if there is a choice; LoRA.
+        """
         files = sorted(self.folder.rglob("*.safetensors"))
         identity: dict[str, Any] = {
             str(file.relative_to(self.folder)): store.fingerprint(file) for file in files
@@ -80,7 +82,7 @@ class WeightSource:
             identity["over"] = store.fingerprint(self.over)
         if chosen := self._ambiguous():
             identity["variant"] = chosen
-        return identity | self._loras.identity()
+        return identity | config_identity.identity(self.configs) | self._loras.identity()
 
     def notes(self) -> list[str]:
         """What is not read as asked: plain files where the variant lacks, or no file at all."""
