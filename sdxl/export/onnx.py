@@ -46,6 +46,10 @@ def settings(config: Config, graph: str) -> dict[str, Any]:
         "packages": versions(),
         **checkout.identity(config.model),
     }
+    if graphs.is_unet(graph) and (branch := shortcuts.branch_of(config.shortcut)) is not None:
+        found["branch"] = branch
+    if (whole := _whole(config, graph)) not in ("", "unet_deep"):  # older keys name none
+        found["weights_of"] = whole
     if not graph.startswith("text_encoder"):
         size = [config.model.height, config.model.width]
         found["size"] = "dynamic" if config.export.dynamic_size else size
