@@ -27,13 +27,15 @@ run: .venv/installed
 	@$(BIN)/python run.py $(ARGS)
 
 test: .venv/installed
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: .venv/installed
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-QUICK := tests/config tests/core/test_command.py tests/core/test_json_part.py \
-	tests/core/test_terminal.py tests/test_house.py tests/test_layers.py tests/report/test_golden.py
+QUICK := $(addprefix tests/config/test_,compose.py derive.py help.py load.py loras.py ranges.py \
+	rules_engines.py rules_model.py shortcuts.py words.py) tests/core/test_command.py \
+	tests/core/test_json_part.py tests/core/test_terminal.py tests/test_house.py \
+	tests/test_layers.py tests/report/test_golden.py
 
 check: lint
 	@$(BIN)/python -m pytest -n 2 -q -m "not slow" $(QUICK) $(ARGS)

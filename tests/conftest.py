@@ -1,5 +1,6 @@
 """What tests share: an offline world in a temporary folder, the command line, composition."""
 
+import gc
 import json
 import os
 import shutil
@@ -27,6 +28,16 @@ if "_refuse" not in vars(sitecustomize):  # the interpreter brought one of its o
 from sdxl.config import load as config  # noqa: E402
 from sdxl.core import ends  # noqa: E402
 from tests import composing, forked, small  # noqa: E402
+
+
+def pytest_collection_finish():
+    """Modules and tests stay: no collection of garbage looks at them again, nor in a fork."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # for the end, where libraries count what is left
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,8 @@ def _other_items(node: Any, prefix: str = "") -> Iterator[Problem]:
 
     So it does what stands for a list, `${oc.env:HOME}`, and turns out to be none.
     """
-    hints = typing.get_type_hints(type(node))
+    node_type: Any = type(node)
+    hints = ranges.hints_of(node_type)
     for field in dataclasses.fields(node):
         key, value, hint = f"{prefix}{field.name}", getattr(node, field.name), hints[field.name]
         if dataclasses.is_dataclass(value):

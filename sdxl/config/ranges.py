@@ -6,6 +6,7 @@ A number of a backend or a quality option has its range in the option's own `Con
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
 from collections.abc import Iterator
@@ -162,10 +163,14 @@ class Number:
     range: Range | None
 
 
+hints_of = functools.cache(typing.get_type_hints)
+"""The types of a class's fields, by name."""
+
+
 def numbers(node: type, prefix: str = "") -> Iterator[tuple[str, Number]]:
     """(name of the field, what it is) of every number of a schema's class, not of its groups."""
     own: dict[str, Range] = getattr(node, "RANGES", {})
-    hints = typing.get_type_hints(node)
+    hints = hints_of(node)
     for field in dataclasses.fields(node):
         for kind in _parts(hints[field.name]) & {int, float}:
             key = f"{prefix}{field.name}"

@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from sdxl.core import secrets
+from tests import forked
 from tests.conftest import ROOT
 
 FAST = ("backend=fake", "limit=8", "scenario.min_duration_ms=0", "backend.sample_ms=0")
@@ -126,7 +125,6 @@ def test_small_commands(tmp_path):
         ["diff", uri, SECRET],
         ["mlflow", "upload", str(record), f"--password={SECRET}"],
     ):
-        line = [sys.executable, "-m", "sdxl", *words]
-        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+        done = forked.run(["-m", "sdxl", *words], cwd=ROOT, env=environment, timeout=120)
         assert json.loads(done.stdout.splitlines()[-1])["exit_code"] in (0, 1, 2)
         no_secret(tmp_path, done.stdout + done.stderr)
