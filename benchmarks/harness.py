@@ -55,9 +55,9 @@ def main() -> int:
     for _ in range(chosen.rounds):
         for name, work in works.items():
             began, used = time.perf_counter(), time.process_time()
-            work()
-            spent[name].append((time.process_time() - used) / count)
-            rates[name].append(count / (time.perf_counter() - began))
+            drawn = work()
+            spent[name].append((time.process_time() - used) / drawn)
+            rates[name].append(drawn / (time.perf_counter() - began))
     for name, found in spent.items():
         each = " ".join(f"{seconds:.3f}" for seconds in found)
         print(f"{name:18} {statistics.median(found):7.3f} CPU s an image of {each}, "
@@ -72,8 +72,8 @@ def main() -> int:
     return 0 if good else 1
 
 
-def _works(count: int) -> dict[str, Callable[[], None]]:
-    """What is measured in turn, each on `count` prompts."""
+def _works(count: int) -> dict[str, Callable[[], int]]:
+    """What is measured in turn, each on `count` prompts; returns how many pictures it drew."""
     register()
     words = [f"limit={count}", f"backend.batch_size={BATCH}", "scenario.min_duration_ms=0"]
 
@@ -86,28 +86,33 @@ def _works(count: int) -> dict[str, Callable[[], None]]:
     generator = open_generator(config, {}, asked)
     pipeline = _pipeline(generator, config)
 
-    def bare() -> None:
+    def bare() -> int:
         for start in range(0, count, BATCH):
             generator.generate(list(range(start, start + BATCH)))
+        return count
 
-    def reference(batch: int) -> None:
+    def reference(batch: int) -> int:
         for start in range(0, count, batch):
             pipeline([prompt.text for prompt in asked[start : start + batch]])
+        return count
 
-    def through_loadgen(config) -> None:
+    def through_loadgen(config) -> int:
         with tempfile.TemporaryDirectory() as folder:
             settings = loadgen.test_settings(config, count, loadgen.WarmUp(1.0, 1.0))
             keeper = Keeper(Path(folder) / "images", asked, BATCH, False)
-            loadgen.Test(
+            sut = loadgen.Test(
                 config, settings, count, [generator.generate], keeper.take, _fail, Path(folder)
             ).run()
+        return sut.counts.done
 
     generator.generate(list(range(BATCH)))
     reference(BATCH)
     began = time.perf_counter()
     bare()
     rate = 0.9 * count / (time.perf_counter() - began)
-    server = composed("scenario=Server", f"scenario.target_qps={rate}")
+    server = composed(
+        "scenario=Server", f"scenario.target_qps={rate}", f"scenario.min_query_count={count}"
+    )
     return {
         "bare loop": bare,
         "Offline": lambda: through_loadgen(config),

@@ -1,6 +1,8 @@
 """What this machine reaches at most: matrix products by number format, and its memory.
 
 Measured warm and long, once for each device, format and number of threads; kept in the store.
+Beside other programs a call takes as long as they let it: then the processor time of one thread
+counts, once for each thread, and the peak is measured again when the machine is quiet.
 """
 
 from __future__ import annotations
@@ -8,18 +10,21 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sdxl.core import environment, json_file, store
+from sdxl.core import busy, environment, json_file, store
 
 LONG_S = 0.7
-"""Of work in which a peak is looked for."""
-SIZES = (1024, 2048)
+"""Of work of each size in which a peak is looked for."""
+ALONE_S = 0.15
+"""The same in processor time of one thread, which a busy machine stretches."""
+SIZES = (512, 1024, 2048)
 """Rows of the square matrices whose product is tried on a processor."""
 GPU_SIZE = 8192
 """The same on a GPU: less does not fill it."""
@@ -31,20 +36,35 @@ CACHE_BYTES = 32 << 20
 """Of the last level, where the machine does not say."""
 
 
-def matrix(dtype: torch.dtype, size: int = SIZES[0], device: str = "cpu") -> float:
+@dataclass(frozen=True)
+class Peak:
+    """Operations/s or bytes/s, and whether nobody else used the machine meanwhile."""
+
+    value: float
+    quiet: bool = True
+
+
+def matrix(dtype: torch.dtype, sizes: Sequence[int] = SIZES[1:2], device: str = "cpu") -> Peak:
     """Operations/s of the best square product; INT8 adds up in 32 bits."""
-    if dtype is torch.int8:
-        factors = [torch.randint(-127, 128, (size, size), dtype=dtype, device=device)] * 2
-        return 2 * size**3 / _least_s(lambda: torch._int_mm(*factors), device)
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / _least_s(lambda: left @ right, device)
+    return _fastest(_products(dtype, sizes, device), device)
 
 
-def bandwidth(device: str = "cpu") -> float:
+def _products(dtype: torch.dtype, sizes: Sequence[int], device: str) -> list[Work]:
+    def product(size: int) -> Work:
+        if dtype is torch.int8:
+            factors = [torch.randint(-127, 128, (size, size), dtype=dtype, device=device)] * 2
+            return 2 * size**3, lambda: torch._int_mm(*factors)
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        return 2 * size**3, lambda: left @ right
+
+    return [product(size) for size in sizes]
+
+
+def bandwidth(device: str = "cpu") -> Peak:
     """Bytes/s of a copy, read and written bytes both counted."""
     source = torch.ones(COPIED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * COPIED / _least_s(lambda: target.copy_(source), device)
+    return _fastest([(2 * COPIED, lambda: target.copy_(source))], device, shared=True)
 
 
 def known(what: str, device: str, name: str, again: bool = False) -> float:
@@ -55,14 +75,19 @@ def known(what: str, device: str, name: str, again: bool = False) -> float:
     """
     path = machine_file()
     key = entry(what, name, torch.get_num_threads())
+    doubt = f"{key}, beside other programs"
     kept = _read(path)
-    if key in kept and not again:
+    if not again and key in kept:
         return kept[key]
-    found = max(_measure(what, device), kept.get(key, 0.0))
+    if not again and doubt in kept and busy.is_busy(busy.Watch().elsewhere()):
+        return kept[doubt]
+    found = _measure(what, device)
+    value = max(found.value, kept.get(key, 0.0), kept.get(doubt, 0.0))
     with suppress(OSError):  # a store that cannot be written: measured anew next time
         path.parent.mkdir(parents=True, exist_ok=True)
-        store.write_json(path, {**_read(path), key: found})
-    return found
+        now = {k: v for k, v in _read(path).items() if k != doubt}
+        store.write_json(path, {**now, key if found.quiet or key in kept else doubt: value})
+    return value
 
 
 def cache_bytes() -> int:
@@ -73,24 +98,44 @@ def cache_bytes() -> int:
     return CACHE_BYTES
 
 
-def _measure(what: str, device: str) -> float:
+def _measure(what: str, device: str) -> Peak:
     if what == MEMORY:
         return bandwidth(device)
     dtype = torch.int8 if what == INT8 else getattr(torch, DTYPES[what])
-    sizes = SIZES if device == "cpu" else (GPU_SIZE,)
-    return max(matrix(dtype, size, device) for size in sizes)
+    return matrix(dtype, SIZES if device == "cpu" else (GPU_SIZE,), device)
 
 
-def _least_s(work: Callable[[], Any], device: str) -> float:
-    """Seconds of the fastest of the calls in `LONG_S`; the first ones warm up and are slower."""
-    best, began = float("inf"), time.perf_counter()
+Work = tuple[float, Callable[[], Any]]
+"""Operations or bytes of a call, and the call."""
+
+
+def _fastest(works: Sequence[Work], device: str, shared: bool = False) -> Peak:
+    """The best rate of the calls; `shared`: threads do not add up, as those that copy memory."""
+    watch = busy.Watch()
+    best = max(_rate(work, device, time.perf_counter) for work in works)
+    if device != "cpu" or not busy.is_busy(watch.elsewhere()):
+        return Peak(best)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = _rate(works[0], device, time.thread_time)
+    finally:
+        torch.set_num_threads(threads)
+    return Peak(max(best, alone if shared else threads * alone), quiet=False)
+
+
+def _rate(work: Work, device: str, clock: Callable[[], float]) -> float:
+    """The fastest of the calls in so long; the first ones warm up and are slower."""
+    amount, call = work
+    best, began = float("inf"), clock()
+    long_s = ALONE_S if clock is time.thread_time else LONG_S
     with torch.inference_mode():
-        while (now := time.perf_counter()) - began < LONG_S or best == float("inf"):
-            work()
+        while (now := clock()) - began < long_s or best == float("inf"):
+            call()
             if device != "cpu":
                 torch.cuda.synchronize(device)
-            best = min(best, time.perf_counter() - now)
-    return best
+            best = min(best, clock() - now)
+    return amount / best
 
 
 def entry(what: str, name: str, threads: int) -> str:

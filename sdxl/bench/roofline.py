@@ -115,7 +115,7 @@ def _work(config: schema.Config, batch: int, counted: cost.Cost, unet: products.
 
 def measured_peak(dtype: torch.dtype, size: int = 1024, device: str = "cpu") -> float:
     """Operations/s of this device's best square matrix product, warm."""
-    return peaks.matrix(dtype, size, device)
+    return peaks.matrix(dtype, (size,), device).value
 
 
 def facts(

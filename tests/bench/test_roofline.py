@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -10,6 +13,15 @@ from sdxl.bench import peaks, roofline
 from sdxl.config import schema
 from sdxl.model import cost
 from sdxl.run import figures
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    monkeypatch.setattr(peaks, "LONG_S", 0.05)
+    monkeypatch.setattr(peaks, "ALONE_S", 0.05)
+    monkeypatch.setattr(peaks, "SIZES", (512,))
+    monkeypatch.setattr(peaks, "COPIED", 1 << 20)
+
 
 SDXL = ("model=sdxl_random", "precision=fp16", "precision.vae=fp32", "plan=true")
 
@@ -114,7 +126,7 @@ def test_each_format_and_number_of_threads_has_its_own_peak(monkeypatch):
 
     def measure(what, device):
         asked.append(what)
-        return float(len(asked))
+        return peaks.Peak(float(len(asked)))
 
     monkeypatch.setattr(peaks, "_measure", measure)
     names = ("fp32", "bf16", "int8", "memory")
@@ -123,15 +135,43 @@ def test_each_format_and_number_of_threads_has_its_own_peak(monkeypatch):
     assert [peaks.known(name, "cpu", "cpu") for name in names] == first and len(asked) == 4
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     assert peaks.known("fp32", "cpu", "cpu") == 5.0
-    monkeypatch.setattr(peaks, "_measure", lambda *_: 0.5)
+    monkeypatch.setattr(peaks, "_measure", lambda *_: peaks.Peak(0.5))
     assert peaks.known("fp32", "cpu", "cpu", again=True) == 5.0, "a busy moment lowers no peak"
 
 
-def test_int8_products_and_memory_are_measured_on_processors(monkeypatch):
-    monkeypatch.setattr(peaks, "LONG_S", 0.05)
-    monkeypatch.setattr(peaks, "COPIED", 1 << 20)
-    assert 1e8 < peaks.matrix(torch.int8, 256) < 1e15
-    assert 1e8 < peaks.bandwidth() < 1e13
+def test_beside_other_programs_processor_time_counts_until_the_machine_is_quiet(monkeypatch):
+    loaded = [True]
+    monkeypatch.setattr(peaks.busy, "is_busy", lambda _: loaded[0])
+    threads = torch.get_num_threads()
+    rates = {time.perf_counter: 3.0, time.thread_time: 2.0}
+    monkeypatch.setattr(peaks, "_rate", lambda work, device, clock: rates[clock])
+    assert peaks.known("fp32", "cpu", "cpu") == max(3.0, 2.0 * threads)
+    assert peaks.bandwidth() == peaks.Peak(3.0, quiet=False), "threads share the memory"
+    assert torch.get_num_threads() == threads
+    rates[time.perf_counter] = 300.0
+    assert peaks.known("fp32", "cpu", "cpu") == max(3.0, 2.0 * threads), "kept as long as it is so"
+    loaded[0] = False
+    assert peaks.known("fp32", "cpu", "cpu") == 300.0
+    kept = json.loads(peaks.machine_file().read_text())
+    assert [*kept.values()] == [300.0] and "beside" not in "".join(kept)
+
+
+def test_three_measurements_agree_beside_two_programs_that_spin():
+    """By processor time, whatever else runs."""
+    work = peaks._products(torch.float32, (256,), "cpu")
+    spin = [sys.executable, "-c", "while True: pass"]
+    with subprocess.Popen(spin) as one, subprocess.Popen(spin) as other:
+        try:
+            found = [peaks._rate(work[0], "cpu", time.thread_time) for _ in range(3)]
+        finally:
+            one.kill()
+            other.kill()
+    assert max(found) < 1.25 * min(found)
+
+
+def test_int8_products_and_memory_are_measured_on_processors():
+    assert 1e8 < peaks.matrix(torch.int8, [256]).value < 1e15
+    assert 1e8 < peaks.bandwidth().value < 1e13
 
 
 def test_the_limits_of_shortcuts_are_those_of_what_they_compute(load):
