@@ -168,17 +168,6 @@ def facts(
     }
 
 
-def within(limit: dict[str, Any], rate: float) -> dict[str, Any]:
-    """A limit with the share of it that `rate` images/s is.
-
-    A limit that was passed is none: the run itself then shows what the machine can do at least.
-    """
-    if rate <= limit["images_per_second"]:
-        return {**limit, "share": rate / limit["images_per_second"]}
-    text = f"{limit['device']}, which this run passed: it is the limit itself"
-    return {**limit, "device": text, "images_per_second": rate, "share": 1.0}
-
-
 def _processor(config: schema.Config, work: Work, again: bool = False) -> Peaks:
     """The measured peaks that this work needs, with as many threads as it runs on."""
     used = {*vars(config.precision).values()}

@@ -173,11 +173,21 @@ def names() -> dict[str, str]:
 
     A name is empty where NVML knows none.
     """
+    return _each("name")
+
+
+def uuids() -> dict[str, str]:
+    """The same GPUs -> their UUIDs, which mean one GPU in every container and job."""
+    return _each("uuid")
+
+
+def _each(fact: str) -> dict[str, str]:
     places = visible()
     with Gpus(places) as gpus:
+        found = [(each, str(getattr(each, fact))) for each in gpus.devices]
         if places is None:
-            return {str(each.index): each.name for each in gpus.devices}
-        return {p: next((each.name for each in gpus.devices if each.is_at(p)), "") for p in places}
+            return {str(each.index): value for each, value in found}
+        return {p: next((v for each, v in found if each.is_at(p)), "") for p in places}
 
 
 @cache

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sdxl.core import gpu
@@ -29,10 +29,11 @@ def reserve(
         return
     from filelock import FileLock, Timeout
 
-    folder = _folder()
+    files = _files()
     with ExitStack() as held:
-        for place in sorted(used({}, wanted)):  # one order for all: no deadlock
-            lock = FileLock(folder / f"{place}.lock", timeout=0)
+        # One order for all: no deadlock.
+        for place in sorted(used({}, wanted), key=lambda each: files[each].name):
+            lock = FileLock(files[place], timeout=0)
             while True:
                 try:
                     held.enter_context(lock)
@@ -47,21 +48,26 @@ def reserve(
 def one(waiting: Callable[[str], None]) -> Iterator[dict[str, str]]:
     """The environment that shows a child one GPU which nobody else measures on.
 
-    Empty where there is none, or only one, to choose from: nothing is changed then. `waiting` is
-    told when all are taken.
+    Empty where there is none, or only one, to choose from: nothing is changed then, and the one is
+    held for others to see, if nobody holds it. `waiting` is told when all are taken.
     """
     places = list(gpu.names())
-    if len(places) < 2:
+    if not places:
         yield {}
         return
     from filelock import FileLock, Timeout
 
-    folder = _folder()
+    files = _files()
     with ExitStack() as held:
+        if len(places) == 1:  # who has the only one may be the server that we ask: no waiting
+            with suppress(Timeout):
+                held.enter_context(FileLock(files[places[0]], timeout=0))
+            yield {}
+            return
         while True:
             for place in places:
                 try:
-                    held.enter_context(FileLock(folder / f"{place}.lock", timeout=0))
+                    held.enter_context(FileLock(files[place], timeout=0))
                 except Timeout:
                     continue
                 yield {gpu.VARIABLE: place}
@@ -78,8 +84,9 @@ def used(env: Mapping[str, str], wanted: Sequence[int] | None) -> list[str]:
     return [places[number] for number in wanted if number < len(places)]
 
 
-def _folder() -> Path:
-    """Where the locks are."""
+def _files() -> dict[str, Path]:
+    """The lock of each GPU, named by its UUID: indices begin anew in each job of a cluster."""
     folder = Path(tempfile.gettempdir()) / f"sdxl-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    return folder
+    known = gpu.uuids()
+    return {place: folder / f"{known.get(place) or place}.lock" for place in gpu.names()}

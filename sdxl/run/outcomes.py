@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from sdxl.config.content_key import plain
 from sdxl.config.schema import Config, Cost
-from sdxl.core import records, terminal
+from sdxl.core import disk, records, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.errors import FAILED, INVALID, OK, USER, SdxlError, UserError, one_line, show
 from sdxl.core.record import Performance, Record
@@ -207,10 +206,7 @@ def _link(source: Path, target: Path) -> None:
         for each in source.iterdir():
             _link(each, target / each.name)
     elif source.is_file():
-        try:
-            os.link(source, target)
-        except OSError:  # another disk
-            shutil.copyfile(source, target)
+        disk.link(source, target)
 
 
 def skip(config: Config, folder: Path, record: Record, equal: Path, number: int) -> Outcome:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdxl.bench.mlperf import compliance, rounds
 from sdxl.bench.mlperf.submission import describe
+from sdxl.bench.mlperf.submission.check_runs import DETAIL, SUMMARY
 from sdxl.bench.mlperf.submission.gather import STRICT_ONLY, Asked, Result, Run
 from sdxl.bench.mlperf.submission.truncate import truncate
 from sdxl.config.schema import Compliance
@@ -15,7 +16,6 @@ from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError
 from sdxl.core.paths import CONF, CONSTRAINTS, PACKAGE, ROOT
 from sdxl.core.store import disk_error, write_json
 
-DETAIL, SUMMARY = "mlperf_log_detail.txt", "mlperf_log_summary.txt"
 ACCURACY = "mlperf_log_accuracy.json"
 SOURCES = ("sdxl", "conf", "run.py", "quantize.py", "export.py", "train.py", "pyproject.toml",
            "constraints.txt", "Makefile", "README.md", "LICENSE")  # fmt: skip
