@@ -7,6 +7,7 @@ memory, and how it ends, stays in the fork as it would in a process.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import os
 import runpy
@@ -64,7 +65,9 @@ def _ended(pid: int, limit_s: float) -> int:
             late = used.ru_utime + used.ru_stime > limit_s
             return LATE if late else os.waitstatus_to_exitcode(status)
         if time.monotonic() > end:
-            os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it had no group of its own yet
+                os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             return LATE
         time.sleep(0.01)

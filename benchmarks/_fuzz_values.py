@@ -97,7 +97,6 @@ class Values:
 
         from sdxl.config.load import load
         from sdxl.core.errors import ConfigError
-        from sdxl.training import rules
 
         base, before = self._bases[which], []
         try:
@@ -108,8 +107,6 @@ class Values:
                 before.append((key, OmegaConf.to_container(base)))
                 OmegaConf.update(base, key, override.value())
             config: Any = load(base)
-            if BASES[which][0] == "train":
-                rules.check(config.train)
         except (ConfigError, HydraException, OmegaConfBaseException):
             return None  # refused, in words
         finally:
