@@ -82,7 +82,7 @@ def faults(ended: Ended, words: list[str]) -> Iterator[str]:
     code = EXIT_CODES.get(str(line.get("status")), 1)
     if code != (1 if ended.code == 2 else ended.code):
         yield f"exit code {ended.code} with status {line.get('status')}"
-    if ended.code == 2 and "--- error" not in ended.err and "refused:" not in ended.out:
+    if ended.code == 2 and "--- error" not in ended.err and "refused:" not in both:
         yield "refused without a message"
     if line.get("record") and line.get("status") != "planned":
         record = json.loads(Path(line["record"]).read_text())
