@@ -49,7 +49,7 @@ def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float
             for start in range(0, RESAMPLES, piece)
         ]
     )
-    tail = _NORMAL.cdf(-_student(count - 1) * math.sqrt(count / (count - 1)))
+    tail = _NORMAL.cdf(-student(count - 1) * math.sqrt(count / (count - 1)))
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -189,7 +189,7 @@ def _common(
     return compare(metric, [ours[n] for n in shared], [theirs[n] for n in shared], kind)
 
 
-def _student(freedom: int) -> float:
+def student(freedom: int) -> float:
     """97.5 % point of Student's t by its expansion in 1/freedom; within 1 % from 5 on."""
     return 1.96 + 2.372 / freedom + 2.82 / freedom**2
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from sdxl.quality.paired import student
 from sdxl.report.cell import Cell, other_scores
 from sdxl.report.values import flatten
 
@@ -19,7 +20,7 @@ def _student(freedom: int) -> float:
     """97.5 % point of Student's t; beyond the table by its expansion in 1/freedom."""
     if freedom <= len(_STUDENT):
         return _STUDENT[freedom - 1]
-    return 1.96 + 2.372 / freedom + 2.82 / freedom**2
+    return student(freedom)
 
 
 @dataclass(frozen=True)
