@@ -68,7 +68,8 @@ def without_quantization(command: str, config: Config) -> str:
     for name in quantized_only(config):
         both[f"backend.{name}"] = getattr(config.backend, name), getattr(baseline.backend, name)
     words = without(command, "quant", "shortcut", *both)
-    given = {word.partition("=")[0] for word in shlex.split(command)}
+    overlay = any(word.startswith("+") for word in words)  # it may set what was typed, too
+    given = {word.partition("=")[0] for word in shlex.split(command) if not overlay}
     overlaid = [
         typed(key, usual)
         for key, (value, usual) in both.items()
