@@ -17,8 +17,6 @@ NOTES_BYTES = 4 << 20
 """Ledger, locks and manifests: what any command may write into the store."""
 SMALL_BYTES = 64 << 20
 """A folder of results, or what is made of the bundled model."""
-CHECKPOINT_BYTES = 4 << 30
-"""A quantized SDXL UNet with its statistics."""
 _TRIAL = bytes(1 << 16)
 STORE_FIX = "SDXL_STORE=FOLDER python ..."
 

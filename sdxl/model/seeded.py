@@ -20,7 +20,7 @@ class RandomSource:
     """Networks of given shapes with seeded random weights.
 
     `through_fp32`: draw in fp32 and round, so that one seed means one model at every precision;
-    else draw in the asked dtype, on the asked device, at no more memory than the weights.
+    else draw in the asked dtype, at no more memory than the weights and one of them.
     """
 
     def __init__(
@@ -94,19 +94,25 @@ def _fill(module: nn.Module, seed: str) -> None:
     """Unit gain for matrices and kernels, ones and zeros for norms, small biases."""
     for name, parameter in module.named_parameters():
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-        generator = torch.Generator(parameter.device).manual_seed(
-            int.from_bytes(digest[:7], "little")
-        )
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
         if parameter.dim() >= 2:
             fan_in = parameter[0].numel()
-            parameter.normal_(0, fan_in**-0.5, generator=generator)
+            _normal(parameter, fan_in**-0.5, generator)
         elif name.endswith("weight"):
             parameter.fill_(1)
         else:
-            parameter.normal_(0, 0.02, generator=generator)
+            _normal(parameter, 0.02, generator)
     for name, buffer in module.named_buffers():
         assert name.endswith("position_ids"), f"unknown buffer {name}: how is it filled?"
         buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
+
+
+def _normal(parameter: torch.Tensor, deviation: float, generator: torch.Generator) -> None:
+    """Drawn on the CPU wherever the parameter is: a GPU's generator makes another model."""
+    drawn = parameter if parameter.is_cpu else torch.empty_like(parameter, device="cpu")
+    drawn.normal_(0, deviation, generator=generator)
+    if drawn is not parameter:
+        parameter.copy_(drawn)
 
 
 def _read_unet_config(path: Path, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:

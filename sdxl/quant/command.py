@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from sdxl.config import shorthand
-from sdxl.config.schema import Config, Model, ScenesModel, TinyModel
+from sdxl.config import footprint, shorthand
+from sdxl.config.schema import Config
 from sdxl.core import disk, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Progress, Say
@@ -23,7 +23,7 @@ def run(config: Config, _out_dir: Path, say: Say | None = None) -> Outcome:
     shorthand.unread(config, "quantize.py")
     checkout.use(config.model)
     console = terminal.console(stderr=True)
-    disk.store_ready(0 if config.plan else _needed(config.model))
+    disk.store_ready(0 if config.plan else footprint.checkpoint_bytes(config))
     if config.plan:
         rows = build.plan(config)
         console.print(plan_table(config, rows))
@@ -51,11 +51,6 @@ def run(config: Config, _out_dir: Path, say: Say | None = None) -> Outcome:
             "seconds": seconds,
         }
     )
-
-
-def _needed(model: Model) -> int:
-    small = isinstance(model, TinyModel | ScenesModel)
-    return disk.SMALL_BYTES if small else disk.CHECKPOINT_BYTES
 
 
 def _size(made: Artifact) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from sdxl.config import schema
 from sdxl.core.errors import UserError
-from sdxl.model import architecture
+from sdxl.model import architecture, seeded
 from sdxl.model.components import COMPONENTS, torch_device
 from sdxl.model.seeded import RandomSource
 from sdxl.model.sources import open_source
@@ -173,3 +173,20 @@ def test_an_absent_device_is_refused_with_the_present_ones():
         torch_device(schema.Device.cuda)
     assert "cpu" in caught.value.problems[0].expected
     assert torch_device(schema.Device.auto) in (CPU, torch.device("mps"))
+
+
+def test_random_weights_are_those_of_the_cpu_on_every_device(monkeypatch):
+    """Shapes stand in for a GPU: what is copied there was drawn here."""
+    there, drawn = torch.nn.Linear(8, 4, device="meta"), []
+    normal = torch.Tensor.normal_
+
+    def noted(tensor, *given, **words):
+        drawn.append(normal(tensor, *given, **words))
+        return drawn[-1]
+
+    here = torch.nn.Linear(8, 4)
+    seeded._fill(here, "0/unet")
+    monkeypatch.setattr(torch.Tensor, "normal_", noted)
+    seeded._fill(there, "0/unet")
+    assert [each.device.type for each in drawn] == ["cpu", "cpu"]
+    assert torch.equal(drawn[0], here.weight) and torch.equal(drawn[1], here.bias)

@@ -11,13 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from sdxl.backends.torch.config import Config, Execution
-from sdxl.config import folder_words, schema
+from sdxl.config import folder_words, footprint, schema
 from sdxl.config.derive import batch_size
-from sdxl.config.schema import DType
 from sdxl.core.errors import Problem
-
-PARAMETERS = {"text_encoder": 817_782_784, "unet": 2_567_463_684, "vae": 83_653_863}
-"""SDXL base 1.0; both text encoders together."""
 
 VAE_VALUES = 1024
 """Per pixel of a decoded picture: four maps of 256 channels, three that the decoder holds before
@@ -30,7 +26,6 @@ REST_BYTES = 3 << 30
 """CUDA's context, workspaces of libraries and what the allocator cannot use."""
 
 LEAST_SLICE = 1
-BYTES = {DType.fp32: 4, DType.fp16: 2, DType.bf16: 2}
 
 
 def needed_bytes(config: schema.Config) -> dict[str, int]:
@@ -38,22 +33,17 @@ def needed_bytes(config: schema.Config) -> dict[str, int]:
     backend = config.backend
     assert isinstance(backend, Config)
     batch, pixels = batch_size(config), config.model.height * config.model.width
-    precision = config.precision
-    size = {
-        "text_encoder": BYTES[precision.text_encoder],
-        "unet": BYTES[precision.unet],
-        "vae": BYTES[precision.vae],
-    }
+    size = footprint.sizes(config)
     stored = dict(size)
     if backend.execution is Execution.real:
-        stored["unet"] = 1
+        stored["unet"] = footprint.quantized(config)
     embedded = folder_words.word(config.model, folder_words.UNET, "time_cond_proj_dim")
     rows = batch * (2 if config.model.guidance > 1 and not embedded else 1)
     decoded = min(backend.decode_batch_size or batch, batch)
     return {
-        "weights": sum(PARAMETERS[name] * stored[name] for name in PARAMETERS),
-        "UNet": rows * pixels * UNET_VALUES * size["unet"],
-        "VAE": decoded * pixels * VAE_VALUES * size["vae"],
+        "weights": round(sum(n * stored[name] for name, n in footprint.PARAMETERS.items())),
+        "UNet": rows * pixels * UNET_VALUES * int(size["unet"]),
+        "VAE": decoded * pixels * VAE_VALUES * int(size["vae"]),
         "rest": REST_BYTES,
     }
 

@@ -6,18 +6,15 @@ import importlib.util
 from pathlib import Path
 
 from sdxl.bench.mlperf.compliance import SAMPLED
-from sdxl.config import folder_words
+from sdxl.config import folder_words, footprint
 from sdxl.config.plugins import backend_of, quality_of
 from sdxl.config.schema import (
     KEEP_IMAGES,
     Compliance,
     Config,
-    Format,
     LoadCurve,
     Mode,
-    ScenesModel,
     SdxlModel,
-    TinyModel,
 )
 from sdxl.core import disk, gpu, store
 from sdxl.core.errors import Problem, UserError
@@ -33,8 +30,6 @@ EXPORT_MODULES = {
 }
 LOGS_BYTES = disk.SMALL_BYTES
 """LoadGen's trace and the rest of a cell's folder."""
-GRAPH_BYTES = 8 << 30
-"""SDXL's four graphs in 16 bits, the VAE in 32."""
 MOST_PROMPTS = 5000
 
 
@@ -70,9 +65,7 @@ def preflight(config: Config, out_dir: Path | None = None, runs: bool = True) ->
         problems += [each for each in backend.missing(config) if each not in problems]
     if out_dir:
         problems += disk.room(out_dir, output_bytes(config), "hydra.run.dir=FOLDER")
-    needed = graphs * GRAPH_BYTES + (config.quant.format is not Format.none) * disk.CHECKPOINT_BYTES
-    if needed and isinstance(config.model, TinyModel | ScenesModel):
-        needed = LOGS_BYTES
+    needed = footprint.graph_bytes(config) + footprint.checkpoint_bytes(config)
     problems += disk.room(store.root(), needed or disk.NOTES_BYTES, disk.STORE_FIX)
     return problems
 

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_iter
 
 from sdxl.backends.torch import BACKEND
 from sdxl.backends.torch import memory as needs
+from sdxl.config import footprint
 from sdxl.core import gpu
 from sdxl.core.types import Embeddings
 from sdxl.model import architecture, networks
@@ -48,7 +49,7 @@ def test_the_estimate_is_above_what_the_networks_hold_and_not_twice_as_much():
     source = RandomSource(architecture.SDXL, 0, None, through_fp32=False)
     made = {n: source.component(n, torch.bfloat16, META) for n in ("unet", "vae")}
     for name, module in made.items():
-        assert sum(p.numel() for p in module.parameters()) == needs.PARAMETERS[name]
+        assert sum(p.numel() for p in module.parameters()) == footprint.PARAMETERS[name]
     pixels, rows = 1024 * 1024, 4
     half = {"dtype": torch.bfloat16, "device": META}
     with Alive() as seen:
@@ -61,6 +62,20 @@ def test_the_estimate_is_above_what_the_networks_hold_and_not_twice_as_much():
         networks.predict(made["unet"], sample, torch.zeros((), device=META), given)
     values = seen.most / 2 / rows / pixels
     assert values * 1.1 < needs.UNET_VALUES < values * 1.5, values
+
+
+def test_only_what_the_level_quantizes_holds_a_byte_a_weight(load):
+    weights = [
+        needs.needed_bytes(load(*REAL, "quant=fp8", f"quant_level={level}", *more))["weights"]
+        for level, more in (
+            (1, []),
+            (1, ["backend.execution=real"]),
+            (3, ["backend.execution=real"]),
+        )
+    ]
+    saved = [weights[0] - each for each in weights[1:]]
+    unet = footprint.PARAMETERS["unet"]
+    assert saved[0] == pytest.approx(0.125 * unet, rel=0.01) and saved[1] > 0.9 * unet
 
 
 def refusal(load, *words, memory=H100):

@@ -40,6 +40,24 @@ def test_preflight_finds_a_full_disk(tmp_path: Path, monkeypatch):
     assert all(problem.fix for problem in problems)
 
 
+def test_preflight_counts_what_the_store_will_hold(tmp_path: Path, monkeypatch):
+    """SDXL's graphs in fp32 are 14 GB, OpenVINO's form as much again."""
+
+    def refused(gigabytes, *words):
+        monkeypatch.setattr("shutil.disk_usage", lambda _: USAGE(1 << 40, 0, gigabytes * 10**9))
+        found = preflight(configure("model=sdxl_random", "rules=open", *words), None, runs=False)
+        return any("too full" in problem.what for problem in found)
+
+    for words, most in (
+        (("backend=ort",), 14),
+        (("backend=ort", "precision=fp16"), 7),
+        (("backend=openvino",), 28),
+        (("backend=torch", "quant=int8", "quant_level=1"), 10),
+        (("backend=torch", "quant=int8", "quant_level=3"), 4),
+    ):
+        assert refused(most - 1, *words) and not refused(most + 1, *words), words
+
+
 def test_preflight_counts_the_pictures_of_an_accuracy_run(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: USAGE(1 << 40, 0, 10 << 30))
     accuracy = ("model=sdxl_random", "mode=accuracy")
