@@ -11,7 +11,7 @@ import torch
 from sdxl.config import graphs, schema
 from sdxl.config.shortcuts import Cross, Step
 from sdxl.core.types import Embeddings, TokenIds
-from sdxl.model.images import to_uint8
+from sdxl.model.images import on_device, to_host
 from sdxl.model.parts import Kept
 
 Tensors = dict[str, torch.Tensor]
@@ -75,8 +75,8 @@ class GraphStages:
         parts = []
         for chunk in latents.split(self.decode_batch_size or len(latents)):
             image = self.calls["vae_decoder"]({"latents": chunk})["image"]
-            parts.append(to_uint8(image.permute(0, 2, 3, 1).float().cpu().numpy()))
-        return np.concatenate(parts)
+            parts.append(on_device(image))
+        return to_host(parts)
 
     def describe(self) -> dict[str, Any]:
         """Facts for the record."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -259,9 +258,6 @@ class Engine:
     def _failed(self, what: str) -> SdxlError:
         said = "; ".join(self._log.errors[-3:]) or "no reason given"
         return SdxlError(what, said, None, REBUILD)
-
-
-Replay = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 class Recorded:

@@ -15,7 +15,6 @@ from sdxl.config import engines, graphs, schema
 from sdxl.config.engines import Flavor
 from sdxl.core import gpu, store, terminal
 from sdxl.model.graph_stages import GraphStages
-from sdxl.model.images import to_uint8
 
 
 def _library(flavor: Flavor) -> Any:
@@ -83,17 +82,8 @@ class TrtStages(GraphStages):
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 images (B, H, W, 3) in host memory; raises `StageError` on NaN or Inf."""
         self._take_stream()
-        parts = []
         with torch.inference_mode():
-            for chunk in latents.split(self.decode_batch_size or len(latents)):
-                image = self.calls["vae_decoder"]({"latents": chunk})["image"]
-                parts.append(image.permute(0, 2, 3, 1).float())
-            image = torch.cat(parts)
-            finite = torch.isfinite(image).all()
-            pixels = ((image * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        if not finite:
-            to_uint8(image.cpu().numpy())  # says it as every backend does
-        return pixels.cpu().numpy()
+            return super().decode(latents)
 
     def describe(self) -> dict[str, Any]:
         """Library, GPU, number formats, layers by format, memory."""
