@@ -85,7 +85,8 @@ def test_it_is_torch_in_fp32_without_anything_that_makes_it_faster(load):
         load("model=tiny", "precision=bf16", "quant=int8", "alpha=0.5", "backend=ort")
     )
     assert found.backend.name == "torch" and found.backend.compile.value == "none"
-    assert {*vars(found.precision).values()} == {schema.DType.fp32}
+    fp32 = schema.DType.fp32
+    assert found.precision == schema.Precision(fp32, fp32, fp32, auto=False)
     assert found.quant.format is schema.Format.none and found.alpha is None
 
 
