@@ -266,7 +266,7 @@ def test_an_exception_in_a_worker_is_an_error_not_a_death(pool):
     made = pool((0,))
     with pytest.raises(SdxlError, match="NaN"):
         made.lanes[0].generate([68])
-    assert made.deaths == []
+    assert [*made.deaths] == []
 
 
 @pytest.mark.parametrize(

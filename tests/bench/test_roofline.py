@@ -181,7 +181,7 @@ def test_the_limits_of_shortcuts_are_those_of_what_they_compute(load):
     counted = cost.count(config, 2)
     works = roofline.works_of(config, 2, counted, [*schema.GROUPS["shortcut"]])
     assert list(works) == list(schema.GROUPS["shortcut"])
-    h100 = roofline.PEAKS["H100 80GB HBM3"]
+    h100 = roofline.PEAKS["NVIDIA H100 80GB HBM3"]
     rates = {name: work.images_per_second(h100) for name, work in works.items()}
     assert min(rates, key=lambda name: rates[name]) == "none"
     assert max(rates, key=lambda name: rates[name]) == "deepcache_tgate"
