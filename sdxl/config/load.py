@@ -59,9 +59,8 @@ def load(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
     if config.rules is schema.Rules.auto:
         config.rules = rules_model.rules_of(config.model)
     problems += problems_of(config)
-    if isinstance(config, schema_train.TrainConfig) and not config.evaluate:
-        quantized = config.quant.format is not schema.Format.none
-        problems += problems_of_training(config.train, typed, quantized)
+    if isinstance(config, schema_train.TrainConfig):
+        problems += _of_training(config, typed)
     backend = plugins.backend_of(config)
     problems += backend.problems_of(config)
     if quality := plugins.quality_of(config):
@@ -78,6 +77,13 @@ def load(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
         assert backend.settle
         backend.settle(config)
     return config
+
+
+def _of_training(config: schema_train.TrainConfig, typed: Sequence[str]) -> Iterator[Problem]:
+    yield from shorthand.unread(config, "train.py")
+    if not config.evaluate:
+        quantized = config.quant.format is not schema.Format.none
+        yield from problems_of_training(config.train, typed, quantized)
 
 
 def _unsettled(config: Config, backend: plugins.Backend) -> Iterator[Problem]:

@@ -17,6 +17,8 @@ _OF_PICTURES = ("backend", "scenario", "quality", "export", "mode", "limit")
 """Groups and settings of what run.py does."""
 _READ = ("train", "tracking", "seed", "plan", "hydra")
 """What the stages of the bundled model read."""
+_SAID = ("prompt", "prompts", "cost")
+"""What no command reads that measures nothing: `shorthand.unread` says it."""
 
 
 def check(settings: Training, typed: Sequence[str] = (), quantized: bool = False) -> None:
@@ -80,7 +82,7 @@ def _ignored(settings: Training, typed: Sequence[str], quantized: bool) -> Itera
                 f"`{key}` would be ignored: a training computes all of the UNet",
                 word, "shortcut=none", "shortcut=none",
             )  # fmt: skip
-        elif settings.name in STAGES and root not in _READ:
+        elif settings.name in STAGES and root not in _READ + _SAID:
             yield Problem(
                 f"`{key}` would be ignored: the stage `{settings.name}` is of the bundled model",
                 word, "settings of " + " ".join(_READ), f"train=finetune {word}",

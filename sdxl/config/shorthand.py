@@ -48,8 +48,14 @@ def _text(text: str) -> str:
     return f"'{escaped}'"
 
 
-def unread(config: Config, command: str) -> None:
+def refuse_unread(config: Config, command: str) -> None:
     """Raise `ConfigError` for prompts and prices where no picture is drawn or measured."""
+    if problems := unread(config, command):
+        raise ConfigError(problems)
+
+
+def unread(config: Config, command: str) -> list[Problem]:
+    """Prompts and prices that a command ignores, which draws or measures no picture."""
     given = [name for name in ("prompt", "prompts") if getattr(config, name) is not None]
     problems = [
         Problem(
@@ -67,8 +73,7 @@ def unread(config: Config, command: str) -> None:
                 f"python run.py cost.per_hour={price:g}",
             )
         )
-    if problems:
-        raise ConfigError(problems)
+    return problems
 
 
 def _prompts(config: Config, words: set[str]) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from sdxl.quant import build, layer_errors
 
 def run(config: Config, _out_dir: Path, say: Say | None = None) -> Outcome:
     """Quantize as `config` says; the tables go to standard error."""
-    shorthand.unread(config, "quantize.py")
+    shorthand.refuse_unread(config, "quantize.py")
     checkout.use(config.model)
     console = terminal.console(stderr=True)
     disk.store_ready(0 if config.plan else footprint.checkpoint_bytes(config))

@@ -21,7 +21,7 @@ from sdxl.run.doctor.preflight import preflight
 
 def run(config: Config, out_dir: Path, say: Say | None = None) -> Outcome:
     """Make what `config` names; the table of it goes to standard error."""
-    shorthand.unread(config, "export.py")
+    shorthand.refuse_unread(config, "export.py")
     loads = backend_of(config).loads
     if loads not in ("graphs", "engines"):
         raise ConfigError(

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sdxl.config import rules_train, shorthand
+from sdxl.config import rules_train
 from sdxl.config.content_key import plain
 from sdxl.config.plugins import training_stage
 from sdxl.config.schema.train import TrainConfig
@@ -33,7 +33,6 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
     """Train as `config.train` says; what it is doing goes to standard error."""
     assert isinstance(config, TrainConfig)
     settings = config.train
-    shorthand.unread(config, "train.py")
     checkout.use(config.model)
     if config.evaluate:
         return evaluate.run(config, _typed(), say)

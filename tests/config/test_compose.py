@@ -5,8 +5,9 @@ import re
 import pytest
 import yaml
 
-from sdxl.config import load, schema
+from sdxl.config import load
 from sdxl.config.compose import Composer
+from tests import composing
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -55,14 +56,6 @@ def test_every_option_composes_and_keeps_the_rules(path, composed):
         assert getattr(found, group).name == option
 
 
-def has(option):
-    """Whether a word is of another group than `shortcut`, or of a setting that the option has."""
-    fields = schema.GROUPS["shortcut"][option.partition("=")[2]].__dataclass_fields__
-    names = (f"shortcut.{name}=" for name in fields)
-    known = (option, *names)
-    return lambda word: not word.startswith("shortcut") or word.startswith(known)
-
-
 @pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=name)
 def test_every_cell_of_a_sweep_keeps_the_rules(path, composed):
     from itertools import product
@@ -83,7 +76,7 @@ def test_every_cell_of_a_sweep_keeps_the_rules(path, composed):
     words = [[f"+sweep={path.stem}", *scored, *cell] for cell in cells]
     if "trials" in sweeper:  # a search leaves out what an option has not, and some other one has
         firsts = {word: cell for cell in reversed(words) for word in cell if "shortcut=" in word}
-        words = [[*filter(has(option), cell)] for option, cell in firsts.items()] or words[:1]
+        words = [*map(composing.fit, firsts.values())] or words[:1]
     for cell in words:
         load.load(composed(*cell))
 

@@ -67,8 +67,8 @@ def test_a_size_is_not_the_benchmarks(typed):
 def test_prompts_are_refused_where_no_picture_is_drawn(typed):
     config = typed("prompt=a red cube")
     with pytest.raises(ConfigError, match=r"`prompt` would be ignored: quantize\.py draws no"):
-        shorthand.unread(config, "quantize.py")
-    shorthand.unread(typed(), "quantize.py")
+        shorthand.refuse_unread(config, "quantize.py")
+    shorthand.refuse_unread(typed(), "quantize.py")
 
 
 def test_other_prompts_are_other_measurements(typed):

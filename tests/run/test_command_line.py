@@ -10,6 +10,7 @@ from sdxl.config.compose import Composer
 from sdxl.run import command_line, identity
 from sdxl.run.command_line import alone
 from sdxl.run.sweep.cells import combinations
+from tests import composing
 from tests.conftest import ROOT
 
 SWEEPS = sorted(file.stem for file in (ROOT / "conf/sweep").glob("*.yaml"))
@@ -23,10 +24,11 @@ def composer():
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_a_cell_of_each_sweep_is_one_run_of_the_same_work(composer, sweep):
     _, cells, _ = combinations(composer, [f"+sweep={sweep}", "limit=4"])
-    line = alone(cells[0])
+    cell = composing.fit(cells[0])
+    line = alone(cell)
     assert not any(word.startswith("+sweep") for word in line)
     assert not words.problems_of("run", words.read("run", line))
-    found, wanted = (identity.identity(composer.config(each)) for each in (line, cells[0]))
+    found, wanted = (identity.identity(composer.config(each)) for each in (line, cell))
     assert found == wanted
 
 

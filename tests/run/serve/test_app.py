@@ -110,7 +110,10 @@ def test_slow_clients_are_left_behind_and_harm_nobody(running, monkeypatch):
     monkeypatch.setattr(serving, "BODY_S", 0.3)
     monkeypatch.setattr(web, "ASK_S", 0.3)
     lines = _serve.slow_clients(running.url, 6)
-    assert asked(running)[0] == 200
+    until = time.monotonic() + 30
+    while (code := asked(running)[0]) == 429 and time.monotonic() < until:
+        time.sleep(0.05)  # their eight pictures fill the queue until the first batch is drawn
+    assert code == 200
     for place, line in enumerate(lines):
         line.settimeout(30)
         said = line.recv(12)
