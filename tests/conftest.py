@@ -170,7 +170,8 @@ def quick(words):
     trains = any(word.startswith("train=") for word in words)
     if "experiment" in asked or (trains and not {"train=qat", "train=finetune"} & set(words)):
         return list(words)  # it may choose a model, or reads none
-    return [*words, *(each for each in QUICK if each.split("=")[0] not in asked)]
+    usual = QUICK[:1] if trains else QUICK  # a training reads no scores
+    return [*words, *(each for each in usual if each.split("=")[0] not in asked)]
 
 
 @pytest.fixture

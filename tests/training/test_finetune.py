@@ -200,7 +200,7 @@ def test_spoilt_shards_are_named(config, written, tmp_path):
         ({"latents.npy": b"half"}, "sample `a` cannot be read"),
         ({"latents.npy": npy(np.zeros(3))}, "another size"),
         ({"latents.npy": npy(np.full((4, 8, 8), np.nan))}, "latents that are no numbers"),
-        ({"json": b'{"caption": ["a", "b"]}'}, "has no caption"),
+        ({"json": b'{"caption": ["a", "b"]}'}, "has a caption that is no text"),
         ({"hidden.npy": npy(np.zeros((77, 5)))}, None),  # no pooled.npy: the caption counts
         ({"hidden.npy": npy(np.zeros((77, 5))), "pooled.npy": npy(np.zeros(5))},
          "another model's hidden.npy"),
