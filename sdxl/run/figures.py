@@ -11,7 +11,6 @@ from sdxl.config.derive import calibration_file, effective
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Mode, Rules
 from sdxl.core.record import Performance
-from sdxl.model import published
 from sdxl.run.result import WorkerResult
 
 
@@ -88,7 +87,7 @@ def incomparable(config: Config, prompt_count: int) -> list[str]:
     if config.dataset.name != "coco" or config.dataset.shuffle or prompt_count < 5000:
         reasons.append(f"{prompt_count} prompts of {config.dataset.name}, not 5,000 of coco")
     elif isinstance(config.dataset, schema.TsvDataset) and config.rules is Rules.closed:
-        reasons += filter(None, [published.captions_doubt(config.dataset.path, "coco")])
+        reasons += filter(None, [_captions_doubt(config.dataset.path, "coco")])
     if config.rules is Rules.closed:
         reasons += filter(None, [_quantized_otherwise(config)])
     if config.mode is Mode.performance and config.scenario.min_duration_ms < 600_000:
@@ -109,7 +108,7 @@ def _quantized_otherwise(config: Config) -> str | None:
     if "calibration" not in found:
         return None
     if path := calibration_file(quant):
-        return published.captions_doubt(path, "calibration")
+        return _captions_doubt(path, "calibration")
     return f"calibrated on prompts of {quant.calib_dataset}, not of coco_calibration"
 
 
@@ -137,4 +136,13 @@ def _doubt(config: Config) -> str | None:
     assert isinstance(config.model, schema.SdxlModel)
     if config.rules is Rules.open:
         return "are they SDXL base 1.0's?"
+    from sdxl.model import published
+
     return published.doubt(config.model)
+
+
+def _captions_doubt(path: str, target: str) -> str | None:
+    """Why a caption file is not known to be the benchmark's; `target`: its word for downloads."""
+    from sdxl.model import published
+
+    return published.captions_doubt(path, target)

@@ -8,7 +8,6 @@ training itself, of other pictures, are left out.
 from __future__ import annotations
 
 import io
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 from mlperf_logging.mllog import constants as key
 from mlperf_logging.mllog.mllog import MLLogger
 
+from sdxl.core import json_file
 from sdxl.core.paths import PACKAGE
 from sdxl.training import mllog
 
@@ -66,7 +66,8 @@ def write(
 
 def minutes(log: Path) -> float:
     """From `run_start` to `run_stop`."""
-    lines = [json.loads(text.removeprefix(mllog.MARK)) for text in log.read_text().splitlines()]
+    texts = log.read_text().splitlines()
+    lines = [json_file.parse(text.removeprefix(mllog.MARK)) for text in texts]
     times = {line["key"]: line["time_ms"] for line in lines}
     return float(times[key.RUN_STOP] - times[key.RUN_START]) / 60e3
 
