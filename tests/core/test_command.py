@@ -1,11 +1,10 @@
 """The JSON line of each kind of outcome: its keys in their order, which scripts may read."""
 
-import signal
-
 import pytest
 
 from sdxl.core.command import Outcome, ended, summary
 from sdxl.core.errors import UserError
+from tests.conftest import ROOT
 
 MEASURED = Outcome(
     reason=None, record="0/record.json", command="python run.py",
@@ -57,15 +56,28 @@ def test_the_sum_of_a_multirun_has_the_worst_exit_code():
     assert found["records"] == ["0/record.json", None, None]
 
 
-def test_a_signal_that_a_library_made_another_error_of_is_an_interruption(capsys):
-    """As argparse does, which cleans up after an exception with what it has not begun."""
+def test_a_signal_that_a_library_made_another_error_of_is_an_interruption(cli, tmp_path):
+    """As argparse does; in a process of its own: a signal in this one is its worker's, too."""
+    script = tmp_path / "small.py"
+    script.write_text(MASKED)
+    done = cli(script=script)
+    assert done.code == 1 and "Traceback" not in done.err
+    assert done.json["reason"] == "interrupted"
 
-    def work():
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise AttributeError("no `_actions`") from None
 
-    assert ended(work) == 1
-    out, err = capsys.readouterr()
-    assert '"reason": "interrupted"' in out and "Traceback" not in err
+MASKED = f"""
+import signal, sys
+
+sys.path.insert(0, {str(ROOT)!r})
+from sdxl.core.command import ended
+
+
+def work():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise AttributeError("no `_actions`") from None
+
+
+sys.exit(ended(work))
+"""
