@@ -18,7 +18,7 @@ from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.model import checkout
 from sdxl.report.mlflow.curves import Curves
-from sdxl.training import checkpoint, kept, launch, loop, machine, mllog, seeds, speed
+from sdxl.training import checkpoint, kept, loop, machine, mllog, seeds, speed
 from sdxl.training.series import asked, evaluate, weights
 
 SHOW_EVERY_S = 5.0
@@ -37,7 +37,7 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
     if config.evaluate:
         return evaluate.run(config, _typed(), say)
     rules_train.check(settings)  # of typed words `load` has said it
-    launch.settle()
+    machine.use(config.model.device)
     disk.store_ready(0 if config.plan else disk.SMALL_BYTES)
     chosen = training_stage(settings.name)
     seeds.settle(config, chosen, _typed())

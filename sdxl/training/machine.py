@@ -15,20 +15,57 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import deterministic
 
-from sdxl.config.choices import DType
+from sdxl.config.choices import Device, DType
 from sdxl.config.schema.train import Training
 from sdxl.core.errors import UserError
+from sdxl.model.components import torch_device
+from sdxl.training import launch
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
 """How long a process waits for the others: an evaluation by one of them takes an hour."""
 
+_asked = Device.auto
+
+
+def use(device: Device) -> None:
+    """Compute on this device from now on; on GPUs, on the one of this process's own.
+
+    Comes before anything is put on a device. Raises `UserError` where it is absent, or where tasks
+    know nothing of each other.
+    """
+    global _asked
+    launch.settle()
+    _asked = Device.auto if device is Device.meta else device  # which a plan alone has
+    if torch_device(device).type == "cuda" and "LOCAL_RANK" in os.environ:
+        # A task may see its own GPU only, and is told its number among the node's tasks.
+        own = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+        os.environ["LOCAL_RANK"] = str(own)
+        torch.cuda.set_device(own)
+
 
 def _state() -> Any:
-    from accelerate import PartialState
+    """Who trains together, and where; several processes on CUDA, or else on CPUs."""
+    from accelerate.state import AcceleratorState, DistributedType, PartialState
     from accelerate.utils import parse_flag_from_env
 
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    kind = torch_device(_asked).type
+    if _asked is Device.auto and world > 1 and kind != "cuda":
+        kind = "cpu"
+    if parse_flag_from_env("ACCELERATE_USE_CPU"):
+        kind = "cpu"
+    made = PartialState._shared_state
+    if made and made["distributed_type"] is DistributedType.NO and made["device"].type != kind:
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier job's device
+    state = PartialState(cpu=kind == "cpu", timeout=PATIENCE)
+    if (state.num_processes, state.device.type) != (world, kind):
+        raise UserError(
+            "the processes cannot train together as they were started",
+            f"WORLD_SIZE={world} on {kind}: {state.num_processes} on {state.device.type}",
+            "torchrun, srun or submitit; CUDA or CPUs, one kind in a command", "model.device=auto",
+        )  # fmt: skip
+    return state
 
 
 def processes() -> int:
@@ -83,8 +120,9 @@ def accelerator(settings: Training) -> Any:
     assert settings.arithmetic is not DType.fp16, "it needs loss scaling"
     mixed = "bf16" if settings.arithmetic is DType.bf16 else "no"
     return Accelerator(
-        mixed_precision=mixed, dynamo_backend="inductor" if settings.compile else "no"
-    )
+        cpu=_state().device.type == "cpu", mixed_precision=mixed,
+        dynamo_backend="inductor" if settings.compile else "no",
+    )  # fmt: skip
 
 
 def release(accelerator: Any) -> None:

@@ -66,7 +66,7 @@ def test_tasks_without_ranks_are_refused(environment, name):
 def test_two_tasks_of_submitit_have_the_losses_of_one_process(cli, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     given = ["train=smoke", "train.steps=3", "train.scenes=128", "tracking=off"]
-    env = {"ACCELERATE_USE_CPU": "true"}
+    env = {"CUDA_VISIBLE_DEVICES": ""}
     alone = cli(*given, "train.run=one", script="train.py", env=env)
     assert alone.code == 0, alone.err
     pair = cli("-m", *given, "train.run=two", "hydra/launcher=submitit_local",

@@ -37,7 +37,7 @@ for number in range(15):
 
 def test_processes_end_together_time_and_again(tmp_path):
     """Either hung once in a few ends, when its model was freed after the process group."""
-    env = {**os.environ, "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+    env = {**os.environ, "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
            "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29714"}  # fmt: skip
     both = [
         subprocess.Popen(
@@ -59,7 +59,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path, cli):
     alone = cli(*given, "train.run=one", script="train.py", timeout=300)
     assert alone.code == 0, alone.err
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29713"]
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     pair = subprocess.run(
         [sys.executable, *command, "train.py", *given, "train.run=two"],
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=300,

@@ -28,7 +28,7 @@ from sdxl.core.errors import ConfigError, Problem, UserError
 from sdxl.core.paths import CONF
 from sdxl.model import pictures
 from sdxl.model.sources import open_source
-from sdxl.training import launch
+from sdxl.training import machine
 from sdxl.training.data import tar_index, tars
 from sdxl.training.data.encoder import Encoder, Pair
 
@@ -155,8 +155,8 @@ def _run(words: Sequence[str] | None) -> dict[str, Any]:
         "--moments", action="store_true", help="the VAE's mean and log-variance in place of latents"
     )
     given = parser.parse_args(words)
-    launch.settle()
     config = _configuration(given.overrides)
+    machine.use(config.model.device)
     asked = Asked(given.per_shard, given.embeddings, given.moments)
     return {**write(config, given.images, given.out, asked), "folder": str(given.out)}
 

@@ -26,7 +26,7 @@ from sdxl.core.types import Prompt
 from sdxl.model import caption_files
 from sdxl.quality import fast_scorer, needs, settings
 from sdxl.quality.frechet import Statistics
-from sdxl.training import launch, machine
+from sdxl.training import machine
 from sdxl.training.series import asked, joined_log, parts, weights
 from sdxl.training.series.parts import Examiner, Tally
 from sdxl.training.series.weights import Kept
@@ -81,8 +81,8 @@ def run(config: TrainConfig, typed: Sequence[str], say: Say | None = None) -> Ou
     training, began = store.resolve(config.evaluate), time.perf_counter()
     series, facts = weights.found(training)
     asked.refuse_ignored(typed, facts["stage"])
-    launch.settle()
     config = asked.composed(config, facts, typed)
+    machine.use(config.model.device)
     if config.plan:
         return _plan(config, series, training)
     job = opened(config, training, series, facts)

@@ -1,0 +1,75 @@
+"""Processes and devices: who trains together, and on which GPU each of them is."""
+
+import os
+from types import SimpleNamespace
+
+import accelerate.state
+import pytest
+import torch
+
+from sdxl.config.choices import Device
+from sdxl.core.errors import UserError
+from sdxl.training import machine
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Sets the variables of a launcher; what was asked of `accelerate` comes back."""
+    asked = []
+
+    class State(SimpleNamespace):
+        _shared_state = {}
+
+        def __init__(self, cpu, timeout):
+            found = cpu or torch.cuda.is_available()
+            asked.append(cpu)
+            super().__init__(
+                num_processes=int(os.environ["WORLD_SIZE"]) if found else 1,
+                device=torch.device("cpu" if cpu or not found else "cuda"),
+            )
+
+    def start(cuda=0, **variables):
+        monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+        monkeypatch.setattr(accelerate.state, "PartialState", State)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return asked
+
+    yield start
+    monkeypatch.setattr(machine, "_asked", Device.auto)
+
+
+TWO = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+
+
+def test_processes_without_a_gpu_meet_on_their_cpus(started):
+    asked = started(**TWO)
+    machine.use(Device.auto)
+    assert machine.processes() == 2 and asked == [True]
+
+
+def test_processes_that_do_not_meet_are_refused(started, monkeypatch):
+    started(**TWO)
+    alone = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    monkeypatch.setattr(accelerate.state.PartialState, "__new__", lambda *_, **__: alone)
+    with pytest.raises(UserError, match="WORLD_SIZE=2 on cpu: 1 on cpu"):
+        machine.rank()
+
+
+def test_the_asked_cpu_is_where_a_training_is(started):
+    asked = started(cuda=8, **TWO)
+    machine.use(Device.cpu)
+    assert machine.processes() == 2 and asked == [True]
+
+
+@pytest.mark.parametrize(("seen", "own"), [(8, 5), (1, 0)])
+def test_each_process_is_on_its_own_gpu_before_anything_is_put_on_one(started, seen, own):
+    """All of a node seen by each task, or only the one that Slurm gives it."""
+    asked = started(cuda=seen, RANK="5", WORLD_SIZE="8", LOCAL_RANK="5")
+    machine.use(Device.auto)
+    assert asked == [own] and os.environ["LOCAL_RANK"] == str(own)
+    machine.use(Device.auto)
+    assert asked == [own, own]
