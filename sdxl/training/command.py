@@ -6,32 +6,34 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sdxl.config import rules_train
 from sdxl.config.content_key import plain
-from sdxl.config.plugins import training_stage
-from sdxl.config.schema.train import TrainConfig
+from sdxl.config.plugins import TrainingStage, training_stage
+from sdxl.config.schema.train import TrainConfig, Training
 from sdxl.core import disk, json_file, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.model import checkout
 from sdxl.report.mlflow.curves import Curves
-from sdxl.training import checkpoint, kept, loop, machine, mllog, seeds, speed
+from sdxl.training import alone, checkpoint, kept, loop, machine, mllog, put, seeds, speed
 from sdxl.training.series import asked, evaluate, weights
 
 SHOW_EVERY_S = 5.0
 """Seconds between two lines on the terminal, and between two points of a curve."""
 
 
-START_MS = mllog.now_ms()
-"""When this program began, near enough."""
+_first = [mllog.now_ms()]
+"""When this program began, near enough; until its first job has taken it."""
 
 
 def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
     """Train as `config.train` says; what it is doing goes to standard error."""
     assert isinstance(config, TrainConfig)
+    start_ms = _first.pop() if _first else mllog.now_ms()
     settings = config.train
     checkout.use(config.model)
     if config.evaluate:
@@ -40,28 +42,47 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
     machine.use(config.model.device)
     disk.store_ready(0 if config.plan else disk.SMALL_BYTES)
     chosen = training_stage(settings.name)
-    seeds.settle(config, chosen, _typed())
     folder = chosen.folder_of(config)
-    done = 0 if settings.restart else checkpoint.steps_done(folder / loop.FILE)
     if config.plan:
-        plan = {
-            "stage": settings.name,
-            "folder": str(folder),
-            "steps_done": done,
-            "steps": settings.steps,
-            "samples": settings.steps * settings.batch,
-        }
-        plan |= chosen.plan(config)
-        line = f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}"
-        terminal.say(line)
-        return Outcome(figures={"plan": plan})
-    began_ms = mllog.now_ms()
+        return _plan(config, chosen, folder)
+    with alone.held(folder):
+        put.sweep(folder, folder / weights.FOLDER)
+        seeds.settle(config, chosen, _typed())
+        return _train(config, chosen, folder, start_ms)
+
+
+def _plan(config: TrainConfig, chosen: TrainingStage, folder: Path) -> Outcome:
+    """What would be trained."""
+    settings, done = config.train, _steps_done(config.train, folder)
+    plan = {
+        "stage": settings.name,
+        "folder": str(folder),
+        "steps_done": done,
+        "steps": settings.steps,
+        "samples": settings.steps * settings.batch,
+    }
+    plan |= chosen.plan(config)
+    terminal.say(f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}")
+    return Outcome(figures={"plan": plan})
+
+
+def _steps_done(settings: Training, folder: Path) -> int:
+    return 0 if settings.restart else checkpoint.steps_done(folder / loop.FILE)
+
+
+def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: int) -> Outcome:
+    """The steps that are left, with all that is told of them; `start_ms`: when the job began."""
+    settings, began_ms = config.train, mllog.now_ms()
+    done = loop.alike(_steps_done(settings, folder), folder)
     stage = chosen.open(config)
     identity = getattr(stage, "identity", None) or {}
     if done:  # before anything is written beside the checkpoint
         fixed = loop.fixed(settings, config.seed, identity)
         checkpoint.refuse_others(folder / loop.FILE, fixed)
     machine.check(settings)
+    if done >= settings.steps and (finished := machine.agreed(_finished(folder, done))):
+        terminal.say(f"{settings.name}: all {done:,} steps were done before, {folder}")
+        return _outcome(config, chosen, folder, str(folder / kept.FILE), finished)
     main = int(os.environ.get("RANK", "0")) == 0
     meter = speed.Meter(settings)
     reporter = _Reporter(config, folder, done, meter) if main else None
@@ -69,7 +90,7 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
         facts = {"stage": settings.name, "words": asked.words(_typed()),
                  "parts": getattr(stage, "parts_identity", None)}  # fmt: skip
         weights.begin(folder, facts, done)
-        reporter.mllog.begin(settings, _told(stage, config), START_MS, began_ms)
+        reporter.mllog.begin(settings, _told(stage, config), start_ms, began_ms)
     began = time.perf_counter()
     status = "FAILED"
     try:
@@ -82,16 +103,24 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
             reporter.close(status)
     seconds = time.perf_counter() - began
     record = kept.write(config, folder, figures, meter, seconds, _typed()) if main else None
-    return Outcome(
-        record=str(record) if record else None,
-        figures={
-            "stage": settings.name,
-            "folder": str(folder),
-            "seconds": round(seconds, 1),
-            **{name: round(value, 6) for name, value in (figures | meter.whole()).items()},
-            **chosen.outcome(config, folder / "model"),
-        },
-    )
+    figures = {"seconds": round(seconds, 1), **figures, **meter.whole()}
+    return _outcome(config, chosen, folder, str(record) if record else None, figures)
+
+
+def _finished(folder: Path, done: int) -> dict[str, float] | None:
+    """The figures of a training that is over, all of it written; None for any other."""
+    figures = kept.figures(folder, done)
+    return figures if loop.exported(folder) else None
+
+
+def _outcome(
+    config: TrainConfig, chosen: TrainingStage, folder: Path, record: str | None,
+    figures: Mapping[str, float],
+) -> Outcome:  # fmt: skip
+    told = {"stage": config.train.name, "folder": str(folder)}
+    rounded = {name: round(value, 6) for name, value in figures.items()}
+    made = chosen.outcome(config, folder / "model")
+    return Outcome(record=record, figures={**told, **rounded, **made})
 
 
 def _told(stage: Any, config: TrainConfig) -> mllog.Told:

@@ -10,10 +10,23 @@ from sdxl.config import content_key
 from sdxl.config.content_key import plain
 from sdxl.config.schema.train import TrainConfig
 from sdxl.core import environment, records, secrets
+from sdxl.core.errors import UserError
 from sdxl.core.record import Environment, Record, TrainingFacts
 from sdxl.training.speed import Meter
 
+FILE = "record.json"
 _SPEED = ("samples_per_s", "step_ms", "data_wait", "tflops", "share_of_peak", "peak_memory_gib")
+
+
+def figures(folder: Path, steps: int) -> dict[str, float] | None:
+    """Those of a training whose record was written after so many steps; None where it was not."""
+    try:
+        training = records.read(folder / FILE).training
+    except (OSError, UserError):
+        return None
+    if training is None or training.steps != steps:
+        return None
+    return {"step": steps, "resumed_at": steps, **training.figures}
 
 
 def write(

@@ -96,6 +96,18 @@ def fixed(settings: Training, seed: int, identity: Mapping[str, object]) -> dict
     return {**kept, "seed": seed, **identity}
 
 
+def alike(done: int, folder: Path) -> int:
+    """The steps that a checkpoint holds; raises `UserError` where processes found others."""
+    each = machine.gathered(done)
+    if len(set(each)) > 1:
+        said = ", ".join(f"process {number}: {found:,}" for number, found in enumerate(each))
+        raise UserError(
+            f"the processes do not see the same checkpoint in {folder}", f"{said} steps done",
+            "one folder, on a disk that all nodes share", "SDXL_STORE=SHARED_FOLDER torchrun ...",
+        )  # fmt: skip
+    return done
+
+
 def trained_rows(count: int, held_back: int) -> int:
     """How many of `count` rows are trained on; raises `UserError` if none are left."""
     if count <= held_back:
@@ -141,7 +153,7 @@ class Trainer:
         self.average = average.begun(self.module, settings.ema)
         self.kept = fixed(settings, seed, identity)
         optimizer = recipe.optimizer(self.module, settings)
-        self.done = self.first = self._restored(optimizer)
+        self.done = self.first = alike(self._restored(optimizer), folder)
         self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
         self.began = self.saved = time.monotonic()
         self.figures: dict[str, float] = {}
@@ -172,7 +184,7 @@ class Trainer:
 
     def _steps(self) -> dict[str, float]:
         main, stop = self.accelerator.is_main_process, False
-        if main and 0 < self.done >= self.settings.steps and not _exported(self.folder):
+        if main and 0 < self.done >= self.settings.steps and not exported(self.folder):
             self.evaluate()
         while self.done < self.settings.steps and not stop:
             self.step()
@@ -210,9 +222,17 @@ class Trainer:
         average.follow(self.average, self.module, settings.ema, self.done)
         values = machine.mean(self.accelerator, parts)  # which waits for the device
         self.meter.took(given, time.perf_counter() - began, waited)
-        if not math.isfinite(values["loss"]):
-            raise SdxlError(f"the loss of step {self.done} is not finite", str(values["loss"]))
         self.figures = {**values, "lr": lr, "grad_norm": float(norm)}
+        self._check()
+
+    def _check(self) -> None:
+        """Raise `SdxlError` before weights that are no numbers any more can be written."""
+        for name, what in (("loss", "loss"), ("grad_norm", "norm of the gradients")):
+            if not math.isfinite(found := self.figures[name]):
+                raise SdxlError(
+                    f"the {what} of step {self.done} is not finite", str(found),
+                    "a number; no checkpoint has been written since",
+                )  # fmt: skip
 
     def _backward(self, given: dict[str, Any], last: bool) -> dict[str, Tensor]:
         """Losses of a part of the batch, their gradients added; the last part's processes meet."""
@@ -278,7 +298,7 @@ class Trainer:
         self.figures |= found
 
 
-def _exported(folder: Path) -> bool:
+def exported(folder: Path) -> bool:
     """Whether `model` is of the checkpoint's weights: a training may end between the two."""
     written = [file.stat().st_mtime_ns for file in (folder / "model").rglob("*") if file.is_file()]
     return max(written, default=0) >= (folder / FILE).stat().st_mtime_ns

@@ -92,6 +92,15 @@ def agreed(value: T) -> T:
     return found[0]
 
 
+def gathered(value: T) -> list[T]:
+    """Every process's value, in the order of their numbers."""
+    from accelerate.utils import gather_object
+
+    _state()
+    found: list[T] = gather_object([value])
+    return found
+
+
 def check(settings: Training) -> None:
     """Raise `UserError` where these processes, or this machine, cannot do what is asked."""
     if settings.batch % (processes() * settings.accumulate):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+_LEFT = re.compile(r"\.(?P<name>.+?)(?P<before>\.before)?\.\d+")
+"""What stands beside a file or a folder while it is written: its name and a process."""
 
 
 def whole(folder: Path, write: Callable[[Path], None]) -> None:
@@ -22,3 +26,19 @@ def whole(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def sweep(*folders: Path) -> None:
+    """Remove what killed processes left half written; nobody else may be writing there.
+
+    A folder whose old version was out of the way, and the new one not yet in place, comes back.
+    """
+    for left in [each for folder in folders for each in folder.glob(".*")]:
+        if not (found := _LEFT.fullmatch(left.name)):
+            continue
+        if found["before"] and not left.with_name(found["name"]).exists():
+            left.replace(left.with_name(found["name"]))
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

@@ -4,12 +4,13 @@ import dataclasses
 import json
 
 import pytest
+from filelock import FileLock
 
 from sdxl.config import rules_train as rules
 from sdxl.config.choices import DType
 from sdxl.config.load import load as checked
 from sdxl.core.errors import UserError
-from sdxl.training import command
+from sdxl.training import command, loop
 from sdxl.training.data import scene_data
 from sdxl.training.stages import unet, vae
 
@@ -110,3 +111,26 @@ def test_a_log_has_each_step_once_after_a_kill(composed, tmp_path):
         ("step", 1), ("evaluation", 1), ("step", 2), ("evaluation", 2),
     ]  # fmt: skip
     assert lines[2]["loss"] > 0
+
+
+def test_a_finished_training_typed_again_changes_nothing_and_one_command_has_a_folder(
+    composed, tmp_path
+):
+    words = ("train=smoke", "train.scenes=66", "train.size=32", "train.steps=1", "train.batch=2")
+    given = checked(composed(*words, "train.restart=false", "tracking=off", name="train"))
+    first = command.run(given, tmp_path)
+    folder = tmp_path / "store" / "training" / "smoke" / "vae"
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    half = folder / ".model.17" / "vae", folder / "series" / ".step_num=1-samples_count=2.17"
+    for left in half:
+        left.mkdir(parents=True)
+    (folder / f".{loop.FILE}.17").write_text("half")
+    (folder / "series" / "step_num=2-samples_count=4").mkdir()
+    with FileLock(folder / ".lock"), pytest.raises(UserError, match="another command is writing"):
+        command.run(given, tmp_path)
+    assert (folder / "series" / "step_num=2-samples_count=4").is_dir()
+    again = command.run(given, tmp_path)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    assert not any(left.exists() for left in half)
+    assert again.record == first.record and again.figures["loss"] == first.figures["loss"]
+    assert again.figures["resumed_at"] == again.figures["step"] == 1

@@ -10,8 +10,8 @@ from torch._dynamo.utils import counters
 
 from sdxl.config.choices import DType
 from sdxl.config.schema.train import Training
-from sdxl.core.errors import UserError
-from sdxl.training import checkpoint, loop
+from sdxl.core.errors import SdxlError, UserError
+from sdxl.training import checkpoint, loop, machine
 
 
 class Fit(nn.Module):
@@ -189,3 +189,29 @@ def test_every_row_comes_once_in_an_epoch_and_epochs_differ():
     first, second = (np.concatenate(rows[half]).tolist() for half in (slice(5), slice(5, 10)))
     assert sorted(first) == sorted(second) == list(range(40))
     assert first != second
+
+
+def test_gradients_that_are_no_numbers_end_it_before_they_are_kept(tmp_path):
+    stage = Stage()
+    batch, forward = stage.batch, stage.module.forward
+
+    def cornered(x, noise, step):
+        """The loss is a number, its derivative at 0 is none."""
+        found = forward(x, noise)["loss"]
+        corner = (stage.module.net[0].weight * 0).abs().sqrt().sum()
+        return {"loss": found + corner if step == 2 else found}
+
+    stage.module.forward = cornered
+    stage.batch = lambda given, device: {**batch(given, device), "step": given.step}
+    with pytest.raises(SdxlError, match="norm of the gradients of step 3 is not finite"):
+        loop.train(stage, settings(checkpoint_s=0.0), 0, tmp_path, lambda *_: None)
+    assert checkpoint.steps_done(tmp_path / loop.FILE) == 2
+    kept = checkpoint.averaged(tmp_path / loop.FILE).values()
+    assert all(torch.isfinite(value).all() for value in kept)
+
+
+def test_processes_that_see_different_checkpoints_do_not_begin(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "gathered", lambda done: [done, 7])
+    with pytest.raises(UserError, match="do not see the same checkpoint") as caught:
+        losses(tmp_path)
+    assert "process 0: 0, process 1: 7" in str(caught.value)

@@ -26,7 +26,7 @@ from sdxl.core.types import Prompt
 from sdxl.model import caption_files
 from sdxl.quality import fast_scorer, needs, settings
 from sdxl.quality.frechet import Statistics
-from sdxl.training import machine
+from sdxl.training import alone, machine
 from sdxl.training.series import asked, joined_log, parts, weights
 from sdxl.training.series.parts import Examiner, Tally
 from sdxl.training.series.weights import Kept
@@ -88,7 +88,7 @@ def run(config: TrainConfig, typed: Sequence[str], say: Say | None = None) -> Ou
     job = opened(config, training, series, facts)
     rank, world = machine.rank(), machine.processes()
     scores: dict[int, dict[str, float]] = {}
-    with Progress("evaluate", say if rank == 0 else _silent) as progress:
+    with alone.held(job.folder), Progress("evaluate", say if rank == 0 else _silent) as progress:
         for kept in series:
             found = _scored(job, kept, rank, world, progress)
             scores[kept.samples] = found
