@@ -19,6 +19,7 @@ from sdxl.config.content_key import plain
 from sdxl.config.schema.train import Lora
 from sdxl.core import json_file
 from sdxl.core.errors import SdxlError, UserError
+from sdxl.training import machine
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _KNOWN = {field.name: field for field in dataclasses.fields(Lora)}
@@ -113,6 +114,18 @@ def steps_done(path: Path) -> int:
         return 0
     with _opened(path) as file:
         return _step(file)
+
+
+def alike(done: int, folder: Path) -> int:
+    """The steps that a checkpoint holds; raises `UserError` where processes found others."""
+    each = machine.gathered(done)
+    if len(set(each)) > 1:
+        said = ", ".join(f"process {number}: {found:,}" for number, found in enumerate(each))
+        raise UserError(
+            f"the processes do not see the same checkpoint in {folder}", f"{said} steps done",
+            "one folder, on a disk that all nodes share", "SDXL_STORE=SHARED_FOLDER torchrun ...",
+        )  # fmt: skip
+    return done
 
 
 def _step(file: Any) -> int:

@@ -73,7 +73,7 @@ def _steps_done(settings: Training, folder: Path) -> int:
 def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: int) -> Outcome:
     """The steps that are left, with all that is told of them; `start_ms`: when the job began."""
     settings, began_ms = config.train, mllog.now_ms()
-    done = loop.alike(_steps_done(settings, folder), folder)
+    done = checkpoint.alike(_steps_done(settings, folder), folder)
     stage = chosen.open(config)
     identity = getattr(stage, "identity", None) or {}
     if done:  # before anything is written beside the checkpoint

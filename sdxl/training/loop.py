@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,30 +83,21 @@ Report = Callable[[str, int, dict[str, float], Any], None]
 
 def rows_of(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
     """The rows of a step: epoch after epoch, each in an order of its own."""
-    places = np.arange(step * batch, (step + 1) * batch)
-    orders = {
-        epoch: np.random.default_rng([seed, epoch]).permutation(count)
-        for epoch in np.unique(places // count)
-    }
-    return np.array([orders[p // count][p % count] for p in places], dtype=np.int64)
+    places = range(step * batch, (step + 1) * batch)
+    rows = [_order(place // count, count, seed)[place % count] for place in places]
+    return np.array(rows, dtype=np.int64)
+
+
+@lru_cache(2)
+def _order(epoch: int, count: int, seed: int) -> NDArray[np.int64]:
+    """The rows of an epoch; two are kept, as a step may begin in one and end in the next."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def fixed(settings: Training, seed: int, identity: Mapping[str, object]) -> dict[str, Any]:
     """What must be the same when a training goes on, JSON-ready."""
     kept = {k: v for k, v in plain(settings).items() if k not in _MAY_CHANGE}
     return {**kept, "seed": seed, **identity}
-
-
-def alike(done: int, folder: Path) -> int:
-    """The steps that a checkpoint holds; raises `UserError` where processes found others."""
-    each = machine.gathered(done)
-    if len(set(each)) > 1:
-        said = ", ".join(f"process {number}: {found:,}" for number, found in enumerate(each))
-        raise UserError(
-            f"the processes do not see the same checkpoint in {folder}", f"{said} steps done",
-            "one folder, on a disk that all nodes share", "SDXL_STORE=SHARED_FOLDER torchrun ...",
-        )  # fmt: skip
-    return done
 
 
 def trained_rows(count: int, held_back: int) -> int:
@@ -153,7 +145,7 @@ class Trainer:
         self.average = average.begun(self.module, settings.ema)
         self.kept = fixed(settings, seed, identity)
         optimizer = recipe.optimizer(self.module, settings)
-        self.done = self.first = alike(self._restored(optimizer), folder)
+        self.done = self.first = checkpoint.alike(self._restored(optimizer), folder)
         self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
         self.began = self.saved = time.monotonic()
         self.figures: dict[str, float] = {}

@@ -215,3 +215,16 @@ def test_processes_that_see_different_checkpoints_do_not_begin(tmp_path, monkeyp
     with pytest.raises(UserError, match="do not see the same checkpoint") as caught:
         losses(tmp_path)
     assert "process 0: 0, process 1: 7" in str(caught.value)
+
+
+def test_rows_of_an_epoch_are_ordered_once(monkeypatch):
+    made, generator = [], np.random.default_rng
+    loop._order.cache_clear()
+    monkeypatch.setattr(
+        np.random, "default_rng", lambda seed: (made.append(seed), generator(seed))[1]
+    )
+    rows = np.concatenate([loop.rows_of(step, 8, 20, 3) for step in range(5)])
+    assert made == [[3, 0], [3, 1]]
+    assert sorted(rows[:20]) == sorted(rows[20:]) == list(range(20)) and [*rows[:20]] != [
+        *rows[20:]
+    ]
