@@ -60,8 +60,13 @@ def module(unet: Any, dtype: torch.dtype = torch.float32) -> Call:
     return call
 
 
-def compiled(bench: Bench) -> Call:
-    return module(torch.compile(bench.unet, dynamic=False))
+def last(unet: Any) -> Any:
+    """Channels last, as our INT8 runs: convolutions of oneDNN reorder nothing."""
+    return unet.to(memory_format=torch.channels_last)
+
+
+def compiled(unet: Any) -> Call:
+    return module(torch.compile(unet, dynamic=False))
 
 
 def exported(bench: Bench) -> Path:
@@ -132,7 +137,7 @@ def ours(bench: Bench, auto: bool) -> Call:
     kept = Timings() if auto else None
     cpu = torch.device("cpu")
     unet, _ = real.restore(bench.shapes(), checkpoint(bench), torch.float32, cpu, timings=kept)
-    return module(unet.to(memory_format=torch.channels_last))
+    return module(last(unet))
 
 
 def ort(bench: Bench, eight: bool) -> Call:
@@ -227,8 +232,13 @@ def cpp(bench: Bench) -> Call:
 
 RIVALS: dict[str, Callable[[Bench], Call]] = {
     "diffusers fp32": lambda bench: module(bench.unet),
+    "diffusers fp32, channels last": lambda bench: module(last(bench.fresh())),
     "diffusers bf16": lambda bench: module(bench.fresh().to(torch.bfloat16), torch.bfloat16),
-    "torch.compile fp32": compiled,
+    "diffusers bf16, channels last": lambda bench: module(
+        last(bench.fresh().to(torch.bfloat16)), torch.bfloat16
+    ),
+    "torch.compile fp32": lambda bench: compiled(bench.unet),
+    "torch.compile fp32, channels last": lambda bench: compiled(last(bench.fresh())),
     "ort fp32": lambda bench: ort(bench, False),
     "openvino fp32": lambda bench: openvino(bench, "fp32", "f32"),
     "openvino bf16": lambda bench: openvino(bench, "fp32", "bf16"),
@@ -238,6 +248,7 @@ RIVALS: dict[str, Callable[[Bench], Call]] = {
     "ours: openvino INT8": lambda bench: openvino(bench, "ours", "f32"),
     "ours: openvino INT8, rest bf16": lambda bench: openvino(bench, "ours", "bf16"),
     "openvino NNCF INT8": lambda bench: openvino(bench, "nncf", "f32"),
+    "openvino NNCF INT8, rest bf16": lambda bench: openvino(bench, "nncf", "bf16"),
     "SDNQ INT8": sdnq,
     "torchao INT8 dynamic": torchao,
     "optimum-quanto INT8": quanto,

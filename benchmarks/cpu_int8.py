@@ -165,7 +165,7 @@ def main() -> None:
         unet, choice = real.restore(shapes(), folder, bf16, cpu)
         unet.to(memory_format=torch.channels_last)
         forward(unet, given)
-        result["real"], real = measured("INT8 real", unet, given, arguments.runs + 1)
+        result["real"], real = measured("INT8 real", unet, given, arguments.runs)
         del unet
         gc.collect()
         unet = simulated.restore(shapes(), folder, bf16, cpu)

@@ -7,7 +7,7 @@
 One process. Every rival gets a copy of one UNet in fp32 and, if it calibrates, the same inputs.
 They take turns, round by round, `--together` of them at a time beside diffusers in fp32, so that no
 more copies are in memory; wall and processor seconds are medians, ratios those to diffusers of the
-same round with a 90 % interval (bootstrap). Pictures share encoders, scheduler,
+same round with a 90 % interval (bootstrap; below 5 rounds their range). Pictures share encoders, scheduler,
 noise and VAE (torch, fp32): what differs is the UNet. A rival that is not installed or fails is
 named with the reason. `--layers 1,2,10 --blocks 2 --only ...` is the whole UNet, 10 GB a copy.
 """
@@ -36,7 +36,8 @@ from _rivals import RIVALS, Bench, Call, Given, module
 from sdxl.core import environment, memory
 
 REFERENCE = next(iter(RIVALS))
-BOOTSTRAP = 2000
+BOOTSTRAP, LEAST_ROUNDS = 2000, 5
+"""Draws of an interval, and the rounds it takes to have one."""
 Work = Callable[[Call], Any]
 """What is timed: a forward, or a batch of pictures."""
 
@@ -69,7 +70,7 @@ def main() -> int:
             del calls, outputs
             gc.collect()
             memory.give_back()
-    show(rows)
+    show(rows, asked.rounds)
     here = environment.describe()
     facts = {"cpu": here["cpu"], "threads": asked.threads, "load": os.getloadavg(),
              "versions": {"torch": torch.__version__, **bench.versions}}  # fmt: skip
@@ -214,22 +215,23 @@ def measured(
     return rows
 
 
-def show(rows: dict[str, dict[str, Any]]) -> None:
+def show(rows: dict[str, dict[str, Any]], rounds: int) -> None:
     """Print them, the fastest over its heat's reference first."""
-    print(
-        f"{'':32}{'wall s':>9} {'of fp32 (90 %)':>24}{'CPU s':>9} {'of fp32 (90 %)':>24}  quality"
-    )
+    ratio = f"of fp32 ({'range' if rounds < LEAST_ROUNDS else '90 %'})"
+    print(f"{'':34}{'wall s':>9} {ratio:>24}{'CPU s':>9} {ratio:>24}  quality")
     for name, row in sorted(rows.items(), key=lambda each: -each[1]["wall_s_speed_up"][1]):
         cells = ""
         for unit in ("wall_s", "cpu_s"):
             low, middle, high = row[f"{unit}_speed_up"]
             cells += f"{row[unit]:9.3f} {f'{middle:.2f} ({low:.2f} to {high:.2f})':>24}"
         near = ", ".join(f"{n} {value:g}" for n, value in row["quality"].items())
-        print(f"{name:32}{cells}  {near}")
+        print(f"{name:34}{cells}  {near}")
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """5 %, median and 95 % of the median, by resampling rounds."""
+    """5 %, median and 95 % of the median, by resampling rounds; of few rounds least and most."""
+    if len(ratios) < LEAST_ROUNDS:
+        return min(ratios), statistics.median(ratios), max(ratios)
     draw = random.Random(0)
     medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios)))
                      for _ in range(BOOTSTRAP))  # fmt: skip
