@@ -1,7 +1,7 @@
 """The table and the pictures of docs/shortcuts.md, from the records of a sweep.
 
-    python run.py -m +sweep=shortcuts limit=64 repeat=3 hydra.sweep.dir=FOLDER
-    python benchmarks/shortcuts.py FOLDER --picture docs/shortcuts.png
+    python run.py -m +sweep=shortcuts limit=64 calib_size=8 hydra.sweep.dir=FOLDER
+    python benchmarks/shortcuts.py FOLDER --min-accuracy 0.7 --picture docs/shortcuts.png
 
 Ratios are to the cell with nothing left out, in fp32, of the most steps.
 """
@@ -32,17 +32,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="of finished sweeps")
     parser.add_argument("--min-psnr", type=float, help="bound of the answer, in dB")
+    parser.add_argument("--min-accuracy", type=float, help="bound of the answer, of attributes")
     parser.add_argument("--picture", type=Path, help="where the pictures side by side go")
     asked = parser.parse_args()
     found = [cell for cell in cells.load(asked.folders).cells if cell.measured]
     found = [cell for cell in found if cell.path.parent.name != "baseline"]
     if not (plain := [cell for cell in found if _plain(cell)]):
         parser.error("no cell with shortcut=none that is not quantized: nothing to compare with")
+    limits = Limits(min_psnr=asked.min_psnr, min_accuracy=asked.min_accuracy)
     whole = max(plain, key=lambda cell: cell.setting("model.steps"))
     print("|" + "|".join(f" {name} " for name in HEAD) + "|\n" + "|---" * len(HEAD) + "|")
     for cell in sorted(found, key=lambda each: -(each.speed or 0.0)):
         print("|" + "|".join(f" {text} " for text in _row(cell, whole)) + "|")
-    print(f"\n{choose.answer(found, Limits(min_psnr=asked.min_psnr)).sentence}")
+    print(f"\n{choose.answer(found, limits).sentence}")
     if asked.picture:
         _draw([whole, *(c for c in choose.front(found)[::-1] if c is not whole)], asked.picture)
 
