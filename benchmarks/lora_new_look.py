@@ -4,7 +4,8 @@
 
 Solids dipped in blue: the upper half of the colour that the caption names, the lower half blue. No
 scene has a solid of two colours. They are rendered, encoded into shards, and learnt by
-`train=lora`.
+`train=lora`,
+between as many scenes as the model knows (`--plain 0`: none, and it forgets them).
 `dipped` is the share of pictures of "a dipped ..." that show both colours, the named one above the
 blue, told by hue alone: of the renders that is the ceiling. `attribute_accuracy` is the judge's, of
 captions of plain solids: what the model knew before. The picture has the same noise in four rows:
@@ -93,14 +94,18 @@ def hue_is(picture: np.ndarray, colour: str) -> np.ndarray:
     return (np.minimum(apart, 1 - apart) < NEAR) & vivid
 
 
-def train(folder: Path, count: int, length: list[str]) -> dict:
-    """The LoRA's JSON line, of `count` rendered pictures."""
+def train(folder: Path, count: int, plain: int, length: list[str]) -> dict:
+    """The LoRA's JSON line, of `count` rendered pictures and as many scenes as `plain` says."""
     source = folder / "pictures"
     source.mkdir()
     for number in range(count):
         scene = scene_of(number)
         images.save(dipped(scene), source / f"{number:05d}.png")
         (source / f"{number:05d}.txt").write_text(caption(scene, number))
+    for number, known in enumerate(captions.training(plain)):
+        scene = world.training_scene(0, number)
+        images.save(render.picture(scene, 128), source / f"plain_{number:05d}.png")
+        (source / f"plain_{number:05d}.txt").write_text(known.text)
     config = _scenes.configure(["quant=none"])
     shards.write(config, source, folder / "shards", shards.Asked(embeddings=True))
     words = ["train=lora", "model=scenes", f"train.shards={folder / 'shards'}", "tracking=off",
@@ -131,6 +136,7 @@ def main() -> None:
     length.add_argument("--seconds", type=float, default=180, help="of training")
     length.add_argument("--steps", type=int, help="of training, in place of seconds")
     parser.add_argument("--pictures", type=int, default=240, help="to learn from")
+    parser.add_argument("--plain", type=int, default=240, help="scenes as they were, between them")
     parser.add_argument(
         "--prompts", type=int, default=32, help="drawn by each setting, of either kind"
     )
@@ -150,7 +156,7 @@ def main() -> None:
     }
     print(rows, file=sys.stderr)
     with tempfile.TemporaryDirectory() as temporary:
-        made = train(Path(temporary), given.pictures, words)
+        made = train(Path(temporary), given.pictures, given.plain, words)
         shown = []
         for when, lora in (("before", []), ("after", [f"model.lora={made['lora']}"])):
             for name, setting in SETTINGS.items():

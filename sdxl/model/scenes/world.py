@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 import random
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -104,12 +105,7 @@ def draw(random_: random.Random, count: int | None = None) -> Scene:
     sizes = [random_.choice(SIZES) for _ in kinds]
     materials = [random_.choice(MATERIALS) for _ in kinds]
     relation = random_.choice(RELATIONS) if count >= 2 else None
-    while True:
-        centres = [(random_.uniform(-REACH[0], REACH[0]), random_.uniform(-REACH[1], REACH[1]))
-                   for _ in kinds]  # fmt: skip
-        clear = relation is None or _clear(relation, *centres[:2])
-        if clear and _fits(centres, sizes) and _seen(centres, sizes):
-            break
+    centres = _placed(random_, sizes, relation)
     turns = [random_.uniform(0, math.pi / 2) for _ in kinds]
     solids = tuple(
         Solid(*kind, size, material, round(x, 3), round(y, 3), round(turn, 3))
@@ -120,12 +116,19 @@ def draw(random_: random.Random, count: int | None = None) -> Scene:
     return Scene(solids, relation)
 
 
-def _fits(centres: list[tuple[float, float]], sizes: list[str]) -> bool:
-    pairs = combinations(zip(centres, sizes, strict=True), 2)
-    return all(
-        math.dist(one, other) > RADII[size] + RADII[other_size] + CLEARANCE
-        for (one, size), (other, other_size) in pairs
-    )
+def _placed(
+    random_: random.Random, sizes: list[str], relation: str | None
+) -> list[tuple[float, float]]:
+    """Centres (x, y) of solids that do not touch, each seen; hundreds are tried for three."""
+    uniform, (width, depth) = random_.random, REACH
+    apart = [RADII[one] + RADII[other] + CLEARANCE for one, other in combinations(sizes, 2)]
+    while True:
+        centres = [(2 * width * uniform() - width, 2 * depth * uniform() - depth) for _ in sizes]
+        if relation is not None and not _clear(relation, *centres[:2]):
+            continue
+        far = map(math.dist, *zip(*combinations(centres, 2), strict=True)) if apart else ()
+        if all(map(operator.gt, far, apart)) and _seen(centres, sizes):
+            return centres
 
 
 def disc(x: float, y: float, size: str) -> tuple[float, float, float]:
@@ -151,7 +154,7 @@ def _clear(relation: str, one: tuple[float, float], other: tuple[float, float]) 
     """The relation holds by a margin, and along the main axis of the two centres."""
     across, away = abs(one[0] - other[0]), abs(one[1] - other[1])
     main, side = (across, away) if relation in ("left of", "right of") else (away, across)
-    return holds(relation, one, other) and main > MARGIN and main > 0.8 * side
+    return main > MARGIN and main > 0.8 * side and holds(relation, one, other)
 
 
 def training_scene(seed: int, number: int) -> Scene:
