@@ -7,9 +7,10 @@
 One process. Every rival gets a copy of one UNet in fp32 and, if it calibrates, the same inputs.
 They take turns, round by round, `--together` of them at a time beside diffusers in fp32, so that no
 more copies are in memory; wall and processor seconds are medians, ratios those to diffusers of the
-same round with a 90 % interval (bootstrap; below 5 rounds their range). Pictures share encoders, scheduler,
-noise and VAE (torch, fp32): what differs is the UNet. A rival that is not installed or fails is
-named with the reason. `--layers 1,2,10 --blocks 2 --only ...` is the whole UNet, 10 GB a copy.
+same round with a 90 % interval (bootstrap; below 5 rounds their range). Pictures share encoders,
+scheduler, noise and VAE (torch, fp32): what differs is the UNet. A rival that is not
+installed or fails is named with the reason.
+`--layers 1,2,10 --blocks 2 --only ...` is the whole UNet, 10 GB a copy.
 """
 
 from __future__ import annotations
