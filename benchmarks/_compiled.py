@@ -65,23 +65,73 @@ class Report:
         return found
 
 
-class Compiler:
-    """A driver for a target such as 90 that launches nothing and keeps what it built."""
+@dataclass(frozen=True)
+class Kernel:
+    """What Triton compiles apart: a name, constants, and what is known of the other arguments.
 
-    def __init__(self, target: int) -> None:
-        self.target = target
+    odd: arguments that are no multiples of 16, pointers among them.
+    """
+
+    name: str
+    constants: tuple[tuple[str, str], ...]
+    types: tuple[tuple[str, str], ...]
+    odd: tuple[str, ...]
+    warps: int
+    stages: int
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name}={value}" for name, value in self.constants)
+        types = ", ".join(f"{name}: {kind}" for name, kind in self.types)
+        odd = f" not by 16: {', '.join(self.odd)}" if self.odd else ""
+        return f"{self.name}({types}) [{told}] w{self.warps} s{self.stages}{odd}"
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """A tensor without memory, at its true distance from what an allocator would align."""
+
+    dtype: torch.dtype
+    offset: int
+
+    def data_ptr(self) -> int:
+        """The distance in bytes."""
+        return self.offset
+
+
+def _placed(given: Any) -> Any:
+    if isinstance(given, torch.Tensor) and given.is_meta and given.storage_offset():
+        return _Pointer(given.dtype, given.storage_offset() * given.element_size())
+    return given
+
+
+class Compiler:
+    """A driver for a target such as 90 that launches nothing and keeps what it built.
+
+    build: without it nothing is compiled either, `kernels` alone tells what would be.
+    """
+
+    def __init__(self, target: int, build: bool = True) -> None:
+        self.target, self.build = target, build
         self.built: list[tuple[str, Any, tuple[int, ...], float]] = []
+        self.kernels: dict[str, Kernel] = {}
+        """Every one that was launched, by Triton's key."""
+        self.first: dict[str, tuple[str, Any, tuple[int, ...], float]] = {}
+        """What was built of each; nothing of one that the compiler refused."""
 
     def __enter__(self) -> Compiler:
         self._run = JITFunction.run
         driver.set_active(self)
+        triton.knobs.runtime.jit_cache_hook = self._first_seen
         compiler, plain = self, self._run
 
         def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
-            began = time.perf_counter()
-            made = plain(self, *args, grid=grid, warmup=True, **named)
+            began, known = time.perf_counter(), len(compiler.kernels)
+            made = plain(self, *map(_placed, args), grid=grid, warmup=True, **named)
             seconds = time.perf_counter() - began
-            compiler.built.append((self.fn.__name__, made, tuple(grid), seconds))
+            if made is not None:
+                compiler.built.append((self.fn.__name__, made, tuple(grid), seconds))
+                for key in [*compiler.kernels][known:]:
+                    compiler.first[key] = compiler.built[-1]
             return made
 
         JITFunction.run = compile_only
@@ -89,6 +139,24 @@ class Compiler:
 
     def __exit__(self, *_: Any) -> None:
         JITFunction.run = self._run
+        triton.knobs.runtime.jit_cache_hook = None
+
+    def _first_seen(self, *, key: str, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+        """Triton's hook before it compiles; true keeps it from doing so."""
+        name = fn.name.rpartition(".")[2]
+        by16 = {path[0] for path, given in compile["configs"][0].items()
+                if ["tt.divisibility", 16] in given}  # fmt: skip
+        names = list(compile["signature"])
+        constants = {names[path[0]]: value for path, value in compile["constants"].items()}
+        types = {each: str(kind) for each, kind in compile["signature"].items()
+                 if each not in constants}  # fmt: skip
+        able = [each for each, kind in types.items() if kind[0] in "*i"]
+        odd = tuple(each for each in able if names.index(each) not in by16)
+        self.kernels.setdefault(f"{name} {key}", Kernel(
+            name, tuple((each, str(value)) for each, value in constants.items()),
+            tuple(types.items()), odd, compile["num_warps"], compile["num_stages"],
+        ))  # fmt: skip
+        return not self.build
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", self.target, WARP)

@@ -3,11 +3,15 @@
     python benchmarks/compile_kernels.py
     python benchmarks/compile_kernels.py --target 90 --only gemm conv --json kernels.json
     python benchmarks/compile_kernels.py --representative
+    TRITON_CACHE_DIR=CACHE python benchmarks/compile_kernels.py --session --target 90
+    python benchmarks/compile_kernels.py --session --target 90 --list
 
 Every variant with every tile of its own list, FP8 and INT8, in the shapes of 1024 x 1024 pictures
 with 16 rows of the UNet. sm_80 has no FP8. Needs Triton and no GPU; `--representative` is what
-`make test` compiles. Ends with 1 if a kernel does not compile, spills more than 32 registers, or
-asks for more shared memory than its target has.
+`make test` compiles. `--session`: instead what the measuring session launches, each kernel with
+the constants and the divisibility by which Triton keeps it apart; `--list` compiles nothing. Ends
+with 1 if a kernel does not compile, spills more than 32 registers, or asks for more shared memory
+than its target has.
 """
 
 from __future__ import annotations
@@ -213,25 +217,41 @@ def line(row: dict[str, Any]) -> str:
     return head + " ".join(f"{each:>7}" for each in told) + "  ".join(["", *row["faults"]])
 
 
+def _asked(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    if not asked.session:
+        yield from compiled(asked.target, asked.only, asked.representative, asked.number)
+        return
+    from benchmarks import _session_kernels
+
+    for target in (each for each in asked.target if each >= 89):  # sm_80 has no FP8
+        yield from _session_kernels.rows(target, not asked.list)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=int, nargs="*", default=list(TARGETS), choices=TARGETS)
     parser.add_argument("--only", nargs="*", help="kernels, by the name of their wrapper")
     parser.add_argument("--number", nargs="*", default=list(NUMBERS), choices=NUMBERS)
     parser.add_argument("--representative", action="store_true")
+    parser.add_argument("--session", action="store_true", help="what the measuring session needs")
+    parser.add_argument("--list", action="store_true", help="with --session: compile nothing")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     asked = parser.parse_args()
+    if asked.list and not asked.session:
+        parser.error("--list is what --session would compile")
     print(f"Triton {triton.__version__}, torch {torch.__version__}")
     print(f"{'target and kernel':68}" + " ".join(f"{name[:7]:>7}" for name in COLUMNS))
     rows = []
-    for row in compiled(asked.target, asked.only, asked.representative, asked.number):
+    for row in _asked(asked):
         rows.append(row)
-        print(line(row), flush=True)
+        print(row["key"] if asked.list and "key" in row else line(row), flush=True)
     faults = sum(bool(row["faults"]) for row in rows)
     if asked.json:
         told = {"triton": triton.__version__, "kernels": rows}
         asked.json.write_text(json.dumps(told, indent=1) + "\n")
-    print(f"{len(rows)} kernels compiled, {faults} with faults")
+    seconds = sum(row.get("seconds", 0.0) for row in rows)
+    how = "listed" if asked.list else f"compiled in {seconds:.0f} s"
+    print(f"{len(rows)} kernels {how}, {faults} with faults")
     return 1 if faults else 0
 
 

@@ -5,8 +5,8 @@
 
 The machine has PyTorch, Triton, transformers and the rest of `gpu_wheels.txt`'s first comment. The
 session makes its statistics itself. `--triton-cache`: a folder that
-`TRITON_CACHE_DIR=CACHE python benchmarks/compile_kernels.py --target 90` has filled, with the very
-Triton of the machine. Ends with 1 if the tree and the payload are more than `--limit-mib` together.
+`TRITON_CACHE_DIR=CACHE python benchmarks/compile_kernels.py --session --target 90` has filled, with
+the very Triton of the machine. Ends with 1 if the tree and the payload are more than `--limit-mib` together.
 """
 
 from __future__ import annotations
@@ -26,12 +26,27 @@ SITE, TRITON = "/tmp/sdxl-site", "/tmp/sdxl-triton"
 MIB = 1 << 20
 
 THERE = """
+{out}/ must travel with the tree: git ignores it, so it has to be named (`carry`, or a copy by hand).
 On the machine, in the folder of the tree:
-  mkdir -p {site} {triton}
-  for f in site triton; do [ ! -f {out}/$f.tar.xz ] || python3 -m tarfile -e {out}/$f.tar.xz /tmp/sdxl-$f; done
-  export PYTHONPATH={site} TRITON_CACHE_DIR={triton}
+  mkdir -p {site} {triton} &&
+  python3 -m tarfile -e {out}/site.tar.xz {site} &&
+{unpack}  export PYTHONPATH={site} TRITON_CACHE_DIR={triton} &&
   python3 benchmarks/gpu_session.py --out /tmp/gpu --copy RESULTS --deadline-s 560
-"""  # noqa: E501
+"""
+
+KERNELS = "  python3 -m tarfile -e {out}/triton.tar.xz {triton} &&\n"
+
+
+def lines(out: Path, cache: bool) -> str:
+    """What to type on the machine, where the archives lie in the tree as they do here.
+
+    Raises `ValueError` if `out` is outside of the tree, which alone travels.
+    """
+    folder = out.resolve()
+    if not folder.is_relative_to(ROOT):
+        raise ValueError(f"{out} is outside of the tree, {ROOT}, and would stay here")
+    words = {"site": SITE, "triton": TRITON, "out": folder.relative_to(ROOT)}
+    return THERE.format(**words, unpack=KERNELS.format(**words) if cache else "")
 
 
 def main() -> int:
@@ -54,7 +69,11 @@ def main() -> int:
     if total > asked.limit_mib:
         print("too much: leave out --fa3 or --triton-cache", file=sys.stderr)
         return 1
-    print(THERE.format(site=SITE, triton=TRITON, out=asked.out))
+    try:
+        print(lines(asked.out, asked.triton_cache is not None))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -183,7 +183,7 @@ def _attention(context: Context, shape: Heads) -> Times:
     device = context.device
     flop = 4.0 * shape.rows * shape.heads * shape.length * shape.keys * shape.width
     timed = partial(clock.candidate, device=device, flop=flop)
-    generator = torch.Generator(device).manual_seed(0)
+    generator = data.generator(device, 0)
     sizes = [(shape.rows, n, shape.heads, shape.width)
              for n in (shape.length, shape.keys, shape.keys)]  # fmt: skip
     wide = [data.values(size, device, generator) for size in sizes]

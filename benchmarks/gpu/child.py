@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import results, steps
+from benchmarks.gpu import compiling, results, steps
 
 FAILED = 3
 """Exit status after a step that failed: the others have not been begun."""
@@ -61,11 +61,13 @@ def run(step: steps.Step, context: Context) -> bool:
     file = context.out / step.file
     began = time.monotonic()
     found: dict[str, Any] = {}
+    compiled: list[dict[str, Any]] = []
 
     def write(state: str, **more: Any) -> None:
         seconds = round(time.monotonic() - began, 1)
         results.write(file, {"state": state, "seconds": seconds, "tells": step.tells, **more,
                              **({"line": found.pop("line")} if "line" in found else {}),
+                             **({"compiled": compiled} if compiled else {}),
                              "rehearsal": context.rehearse, "found": found})  # fmt: skip
 
     def note(**news: Any) -> None:
@@ -77,7 +79,8 @@ def run(step: steps.Step, context: Context) -> bool:
     module, _, name = step.run.partition(":")
     try:
         function = getattr(importlib.import_module(f"benchmarks.gpu.{module}"), name)
-        found.update(function(context, **step.given) or {})
+        with compiling.watched(compiled):
+            found.update(function(context, **step.given) or {})
     except Exception as error:  # whatever it is, the session goes on and somebody reads it
         text = traceback.format_exc()
         print(text, flush=True)
@@ -85,6 +88,8 @@ def run(step: steps.Step, context: Context) -> bool:
                                "trace": text[-6000:]})  # fmt: skip
         return False
     write("ok")
+    if compiled:
+        print(compiling.line(compiled), flush=True)
     return True
 
 

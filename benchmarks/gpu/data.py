@@ -16,6 +16,11 @@ SPREAD = 4.0
 """Values of unit variance keep their largest at about this many deviations."""
 
 
+def generator(device: torch.device, seed: int) -> torch.Generator | None:
+    """Random numbers of the device; where tensors have no memory, none."""
+    return None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
+
+
 @dataclass(frozen=True)
 class Product:
     """Codes (M, K) and (N, K) or of a convolution, fp32 scales (N,), bias, residual, GEGLU's.
@@ -36,7 +41,7 @@ class Product:
 
 
 def codes(
-    shape: tuple[int, ...], number: str, device: torch.device, generator: torch.Generator
+    shape: tuple[int, ...], number: str, device: torch.device, generator: torch.Generator | None
 ) -> torch.Tensor:
     """Codes of values of unit variance whose range is `SPREAD` deviations."""
     values = torch.randn(shape, device=device, generator=generator, dtype=torch.float32)
@@ -45,7 +50,7 @@ def codes(
 
 
 def values(
-    shape: tuple[int, ...], device: torch.device, generator: torch.Generator
+    shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
 ) -> torch.Tensor:
     """bf16 values of unit variance."""
     return torch.randn(shape, device=device, generator=generator, dtype=MODEL)
@@ -53,29 +58,29 @@ def values(
 
 def linear(shape: Linear, number: str, device: torch.device, seed: int) -> Product:
     """Inputs of a product; its output has about unit variance."""
-    generator = torch.Generator(device).manual_seed(seed)
+    source = generator(device, seed)
     outputs = shape.outputs // 2 if shape.after == "geglu" else shape.outputs
     return _product(
-        codes((shape.rows, shape.width), number, device, generator),
-        codes((shape.outputs, shape.width), number, device, generator),
-        shape.width, number, (shape.rows, outputs), device, generator,
+        codes((shape.rows, shape.width), number, device, source),
+        codes((shape.outputs, shape.width), number, device, source),
+        shape.width, number, (shape.rows, outputs), device, source,
     )  # fmt: skip
 
 
 def convolution(shape: Convolution, number: str, device: torch.device, seed: int) -> Product:
     """Inputs of a convolution: image (N, h, w, C), weight (O, 3, 3, C), residual (N, h, w, O)."""
-    generator = torch.Generator(device).manual_seed(seed)
+    source = generator(device, seed)
     pixels = (shape.rows, shape.size, shape.size)
     return _product(
-        codes((*pixels, shape.inner), number, device, generator),
-        codes((shape.outer, 3, 3, shape.inner), number, device, generator),
-        9 * shape.inner, number, (*pixels, shape.outer), device, generator,
+        codes((*pixels, shape.inner), number, device, source),
+        codes((shape.outer, 3, 3, shape.inner), number, device, source),
+        9 * shape.inner, number, (*pixels, shape.outer), device, source,
     )  # fmt: skip
 
 
 def _product(
     left: torch.Tensor, right: torch.Tensor, depth: int, number: str, out: tuple[int, ...],
-    device: torch.device, generator: torch.Generator,
+    device: torch.device, generator: torch.Generator | None,
 ) -> Product:  # fmt: skip
     one = SPREAD / RANGE[number]
     columns = len(right)

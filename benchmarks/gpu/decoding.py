@@ -1,4 +1,8 @@
-"""The VAE alone: eager and compiled, 4 and 8 pictures at a time, and its bytes on the host."""
+"""The VAE alone and eager, 4 and 8 pictures at a time, and its bytes on the host.
+
+Compiled it is in the steps of the whole model, whose stages are timed: its compilation alone would
+take longer than this step may.
+"""
 
 from __future__ import annotations
 
@@ -7,63 +11,59 @@ from typing import Any
 
 from benchmarks.gpu import clock
 from benchmarks.gpu.child import Context
-from benchmarks.gpu.model import configure
+from benchmarks.gpu.model import composed
 
 SIZES = (4, 8)
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Milliseconds per picture of each way; compile times beside them."""
+    """Milliseconds per picture, first calls beside them; a size that fails costs no other."""
     import torch
 
     from sdxl.backends.torch import attention
-    from sdxl.backends.torch import compile as compiler
     from sdxl.backends.torch.config import Attention
-    from sdxl.model import images
     from sdxl.model.components import torch_dtype
     from sdxl.model.sources import open_source
 
-    config = configure(context, ("precision=bf16",), 8)
+    config = composed(context, ("precision=bf16",), 8)
     device = context.device
     source = open_source(config.model, config.seed)
     vae: Any = source.component("vae", torch_dtype(config.precision.vae), device)
     vae.to(memory_format=torch.channels_last)
     attention.install([vae], Attention.auto, device)
-    backend = "eager" if context.rehearse else "inductor"
-    compiler.use_store()
-    compiled = torch.compile(vae.decode, dynamic=False, backend=backend)
     found: dict[str, Any] = {}
     side = config.model.height // 8
-    with torch.inference_mode():
-        for size in SIZES[:1] if context.rehearse else SIZES:
-            latents = torch.randn(size, 4, side, side, device=device, dtype=vae.dtype)
-            for name, decode in (("eager", vae.decode), ("compiled", compiled)):
-
-                def once(decode: Any = decode, latents: Any = latents) -> Any:
-                    return decode(latents, return_dict=False)[0]
-
-                key = f"{name} {size}"
-                began = time.perf_counter()
-                try:
-                    once()
-                except Exception as error:  # out of memory, or the compiler
-                    found[key] = {"error": f"{type(error).__name__}: {str(error)[-400:]}"}
-                    continue
-                first = round(time.perf_counter() - began, 1)
-                took = clock.candidate([once], device)
-                if "ms" in took:
-                    took["ms_per_picture"] = round(took["ms"] / size, 3)
-                found[key] = {**took, "first_call_s": first}
-                context.note(vae=found)
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()  # what the graph held
-            picture = once()
-            found[f"bytes {size}"] = _bytes(picture, images, device)
-            context.note(vae=found)
-            del picture
+    for size in SIZES[:1] if context.rehearse else SIZES:
+        latents = torch.randn(size, 4, side, side, device=device, dtype=vae.dtype)
+        try:
+            with torch.inference_mode():
+                found |= measured(vae, latents, size)
+        except Exception as error:  # out of memory, for example
+            clock.alive(device)
+            found[f"eager {size}"] = {"error": clock.told(error)}
+        context.note(vae=found)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what the graph held
     told = ", ".join(f"{key}: {each.get('ms_per_picture', each.get('error'))}"
                      for key, each in found.items())  # fmt: skip
     return {"line": f"ms per picture: {told}"}
+
+
+def measured(vae: Any, latents: Any, size: int) -> dict[str, Any]:
+    """The VAE on these latents, and the bytes of what it gives."""
+    from sdxl.model import images
+
+    def once() -> Any:
+        return vae.decode(latents, return_dict=False)[0]
+
+    began = time.perf_counter()
+    picture = once()
+    first = round(time.perf_counter() - began, 1)
+    took = clock.candidate([once], latents.device)
+    if "ms" in took:
+        took["ms_per_picture"] = round(took["ms"] / size, 3)
+    return {f"eager {size}": {**took, "first_call_s": first},
+            f"bytes {size}": _bytes(picture, images, latents.device)}  # fmt: skip
 
 
 def _bytes(picture: Any, images: Any, device: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def cases(context: Context) -> Iterator[Case]:
 def times(context: Context, case: Case) -> dict[str, dict[str, Any]]:
     """Eager bf16, which writes no codes, beside our kernel in FP8 and INT8."""
     device = context.device
-    generator = torch.Generator(device).manual_seed(0)
+    generator = data.generator(device, 0)
     found: dict[str, dict[str, Any]] = {}
     for number, code in NUMBERS.items():
         per_unit = torch.tensor(RANGE[number] / SPREAD, device=device)
@@ -58,7 +58,7 @@ def times(context: Context, case: Case) -> dict[str, dict[str, Any]]:
 
 def _build(
     case: Case, code: torch.dtype, per_unit: torch.Tensor, device: torch.device,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> tuple[list[clock.Run], float, list[clock.Run]]:  # fmt: skip
     def values(*shape: int) -> torch.Tensor:
         return data.values(shape, device, generator)

@@ -39,7 +39,7 @@ def rehearsed(words: tuple[str, ...]) -> list[str]:
     return [*SMALL, *PLAIN, *(["quant=int8"] if other else [])]
 
 
-def configure(context: Context, words: tuple[str, ...], batch: int | None) -> Any:
+def composed(context: Context, words: tuple[str, ...], batch: int | None) -> Any:
     """The checked configuration of run.py; in a rehearsal the bundled model in small."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -56,7 +56,12 @@ def configure(context: Context, words: tuple[str, ...], batch: int | None) -> An
         batch = batch and min(batch, 2)
     asked.append(f"backend.batch_size={batch or 'null'}")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = load(compose("run", overrides=asked))
+        return load(compose("run", overrides=asked))
+
+
+def configure(context: Context, words: tuple[str, ...], batch: int | None) -> Any:
+    """The same with synthetic statistics, where it quantizes."""
+    config = composed(context, words, batch)
     if config.quant.format.value != "none" and not config.quant.statistics:
         from benchmarks.gpu import ranges
 
@@ -96,9 +101,9 @@ def run(context: Context, words: tuple[str, ...], batch: int) -> dict[str, Any]:
     from benchmarks.gpu import compare
 
     sampler = _open(context, words, batch)
+    latents = denoised(context, sampler, batch)
     found = batch_of(context, sampler, batch)
     facts = sampler.describe()
-    latents = sampler.latents(_indices(context, batch)).float()
     beside = compare.beside(context, "-".join(_plain(words)), latents)
     executed = facts.get("execution", {})
     told = {key: executed[key] for key in ("real_layers", "simulated_layers", "fallbacks", "wide",
@@ -122,6 +127,24 @@ def _plain(words: tuple[str, ...]) -> list[str]:
 
 def _indices(context: Context, batch: int) -> list[int]:
     return list(range(min(batch, 2) if context.rehearse else batch))
+
+
+def denoised(context: Context, sampler: Any, batch: int) -> Any:
+    """Latents of a batch; the loop's milliseconds are noted before the VAE is compiled."""
+    import torch
+
+    indices = _indices(context, batch)
+    seconds = []
+    for _ in range(2):  # the first prepares the batch size
+        began = time.perf_counter()
+        latents = sampler.latents(indices).float()
+        if context.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(round(time.perf_counter() - began, 3))
+    steps = context.state["config"].model.steps
+    context.note(denoise={"first_s": seconds[0], "s": seconds[1], "steps": steps,
+                          "ms_per_step": round(1e3 * seconds[1] / steps, 3)})  # fmt: skip
+    return latents
 
 
 def batch_of(context: Context, sampler: Any, batch: int) -> dict[str, Any]:

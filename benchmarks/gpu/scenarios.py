@@ -6,16 +6,25 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.child import Context, die_with_parent
 from benchmarks.gpu.model import USUAL, configure, rehearsed
 
-KEPT = (
-    "scenario", "images_per_second", "value", "unit", "metric", "latency_ms", "valid", "verdict",
-    "stage_ms", "counts", "warm_up", "peak", "roofline", "tflops", "batch_size", "durations",
+PERFORMANCE = (
+    "scenario", "images_per_second", "value", "unit", "metric", "latency_ms", "stage_ms", "counts",
+    "warm_up", "peak", "roofline", "tflops", "batch_size",
 )  # fmt: skip
+RECORD = ("status", "reason", "durations", "resources", "verdict")
+"""What is kept of a record's performance, and of the record itself."""
+
+LAST = 60
+"""Lines of output that are kept, also of a run whose time was up."""
+NOTED_S = 2.0
+"""Between two notes of them."""
 
 
 def run(context: Context, words: tuple[str, ...], batch: int | None) -> dict[str, Any]:
@@ -35,20 +44,42 @@ def run(context: Context, words: tuple[str, ...], batch: int | None) -> dict[str
     folder = context.work / context.state.setdefault("folder", f"run-{os.getpid()}")
     command = [sys.executable, "run.py", *line, f"hydra.run.dir={folder}"]
     context.note(command=" ".join(command[1:]))
-    root = Path(__file__).resolve().parents[2]
-    # In the session's own process group: whoever ends the step ends this as well.
-    done = subprocess.run(
-        command, cwd=root, text=True, stdout=subprocess.PIPE, preexec_fn=die_with_parent
-    )
-    print(done.stdout, flush=True)
+    _streamed(command, context)
     record = json.loads((folder / "record.json").read_text())
+    kept = of_record(record)
+    context.note(**kept)
+    if kept["status"] not in ("ok", "invalid"):  # LoadGen's verdict over so few queries: no matter
+        raise RuntimeError(f"run.py says {kept['status']}: {kept['reason']}")
+    found, seconds = kept["performance"], kept["durations"]
+    told = {k: found[k] for k in ("images_per_second", "value", "unit", "latency_ms") if k in found}
+    reason = f", {kept['status']}: {kept['reason']}" if kept["status"] == "invalid" else ""
+    return {"line": f"{found.get('scenario')}: {told}, seconds: {seconds}{reason}"}
+
+
+def of_record(record: dict[str, Any]) -> dict[str, Any]:
+    """What the session's summary has of a run's record."""
     performance = record.get("performance") or {}
-    kept = {key: performance[key] for key in KEPT if key in performance}
-    context.note(status=record.get("status"), reason=record.get("reason"), performance=kept,
-                 resources=record.get("resources"))  # fmt: skip
-    status = record.get("status")
-    if status not in ("ok", "invalid"):  # LoadGen's verdict over so few queries is not what counts
-        raise RuntimeError(f"run.py says {status}: {record.get('reason')}")
-    told = {k: kept[k] for k in ("images_per_second", "value", "unit", "latency_ms") if k in kept}
-    reason = f", {status}: {record.get('reason')}" if status == "invalid" else ""
-    return {"line": f"{kept.get('scenario')}: {told}{reason}"}
+    detail = (performance.get("loadgen") or {}).get("detail") or {}
+    return {
+        **{key: record.get(key) for key in RECORD},
+        "performance": {key: performance[key] for key in PERFORMANCE if key in performance},
+        "loadgen": {key: value for key, value in detail.items() if key.startswith("result_")},
+    }
+
+
+def _streamed(command: list[str], context: Context) -> None:
+    """Run it; its last lines are printed and noted as they come, so that a kill leaves them."""
+    last: deque[str] = deque(maxlen=LAST)
+    noted = time.monotonic()
+    # In the session's own process group: whoever ends the step ends this as well.
+    with subprocess.Popen(
+        command, cwd=Path(__file__).resolve().parents[2], text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, errors="replace", preexec_fn=die_with_parent,
+    ) as running:  # fmt: skip
+        for line in running.stdout or ():
+            print(line, end="", flush=True)
+            last.append(line.rstrip())
+            if time.monotonic() - noted > NOTED_S:
+                context.note(printed=list(last))
+                noted = time.monotonic()
+    context.note(printed=list(last), exit_status=running.returncode)

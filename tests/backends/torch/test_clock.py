@@ -72,6 +72,18 @@ def test_a_call_on_a_gpu_is_timed_by_replays_of_several(graph):
     assert clock._shared["last"] is graph
 
 
+def test_tiles_are_timed_in_the_same_way(graph, monkeypatch):
+    """`torch.cuda.graph` gives the allocator's cache back at every capture, of every tile."""
+    pytest.importorskip("triton")
+    from sdxl.backends.torch.kernels import tuning
+
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_: pytest.fail("the allocator's cache"))
+    took = tuning.milliseconds(lambda: None)
+    assert took == 8.0 / tuning.MOST_CALLS
+    replays = 1 + tuning.REPLAYS
+    assert graph.calls == ["begin thread_local", "end", *["replay"] * replays]
+
+
 def test_what_breaks_a_capture_is_told_and_the_capture_ended(graph):
     def run():
         if graph.calls:

@@ -11,6 +11,7 @@ import torch
 import triton
 from triton.runtime import errors
 
+from sdxl.backends.torch import clock
 from sdxl.backends.torch.kernels import tiles
 from sdxl.backends.torch.kernels.tiles import Tile
 from sdxl.backends.torch.kernels.words import short
@@ -63,12 +64,8 @@ def milliseconds(run: Callable[[], object]) -> float:
     run()
     once = _timed(run, 1)
     calls = max(1, min(MOST_CALLS, int(BLOCK_MS / max(once, 1e-3))))
-    graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
-            for _ in range(calls):
-                run()
-        replay: Callable[[], object] = graph.replay
+        replay: Callable[[], object] = clock.captured([run] * calls).replay
     except RuntimeError:
         torch.cuda.synchronize()
 
