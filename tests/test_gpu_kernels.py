@@ -89,6 +89,8 @@ def test_what_a_step_had_to_compile_is_told():
                 src=source, metadata={}, metadata_group={}, cache_hit=hit,
                 times=SimpleNamespace(total=1_500_000),
             )  # fmt: skip
-    assert found == [{"kernel": "_merge", "constants": {"WIDTH": "64"}, "odd": ["chunks"], "s": 1.5}]
+    assert found == [
+        {"kernel": "_merge", "constants": {"WIDTH": "64"}, "odd": ["chunks"], "s": 1.5}
+    ]
     assert "1 kernels in 1.5 s: _merge" in compiling.line(found)
     assert triton.knobs.compilation.listener is None

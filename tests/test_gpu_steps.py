@@ -50,7 +50,7 @@ def test_what_a_run_prints_is_noted_while_it_runs(tmp_path, monkeypatch):
 
 def test_a_whole_run_is_begun_only_where_it_can_end():
     runs = [step for step in steps.SECOND if step.run == "scenarios:run"]
-    assert [step.name for step in steps.SECOND[-len(runs):]] == [step.name for step in runs]
+    assert [step.name for step in steps.SECOND[-len(runs) :]] == [step.name for step in runs]
     assert {step.name: step.least_s for step in runs} == {
         "steady": 200, "server": 170, "singlestream": 120,
     }  # fmt: skip
