@@ -26,7 +26,7 @@ SITE, TRITON = "/tmp/sdxl-site", "/tmp/sdxl-triton"
 MIB = 1 << 20
 
 THERE = """
-{out}/ must travel with the tree: git ignores it, so it has to be named (`carry`, or a copy by hand).
+{out}/ must travel with the tree: git ignores it, so it must be named (`carry`, or a copy by hand).
 On the machine, in the folder of the tree:
   mkdir -p {site} {triton} &&
   python3 -m tarfile -e {out}/site.tar.xz {site} &&

@@ -10,7 +10,8 @@ it had when its time was up; `summary.json` and `summary.md` have all of it. A s
 no other. The same command typed again runs what has not succeeded; `--resume summary.json` knows
 what another machine's session has. SDXL's true shapes, random weights, synthetic ranges: nothing is
 downloaded. `--left-s`: what the loan still has when the command is typed; the deadline is what of
-it starting and giving back the machine leaves. `--rehearse` goes the same way on a CPU with the bundled model. Not run on a GPU yet.
+it starting and giving back the machine leaves. `--rehearse` goes the same way on a CPU with the
+bundled model. Not run on a GPU yet.
 """
 
 from __future__ import annotations
