@@ -141,20 +141,20 @@ class Compiler:
         JITFunction.run = self._run
         triton.knobs.runtime.jit_cache_hook = None
 
-    def _first_seen(self, *, key: str, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+    def _first_seen(self, *, key: str, fn: Any, **given: Any) -> bool:
         """Triton's hook before it compiles; true keeps it from doing so."""
-        name = fn.name.rpartition(".")[2]
-        by16 = {path[0] for path, given in compile["configs"][0].items()
-                if ["tt.divisibility", 16] in given}  # fmt: skip
-        names = list(compile["signature"])
-        constants = {names[path[0]]: value for path, value in compile["constants"].items()}
-        types = {each: str(kind) for each, kind in compile["signature"].items()
+        name, wanted = fn.name.rpartition(".")[2], given["compile"]
+        by16 = {path[0] for path, known in wanted["configs"][0].items()
+                if ["tt.divisibility", 16] in known}  # fmt: skip
+        names = list(wanted["signature"])
+        constants = {names[path[0]]: value for path, value in wanted["constants"].items()}
+        types = {each: str(kind) for each, kind in wanted["signature"].items()
                  if each not in constants}  # fmt: skip
         able = [each for each, kind in types.items() if kind[0] in "*i"]
         odd = tuple(each for each in able if names.index(each) not in by16)
         self.kernels.setdefault(f"{name} {key}", Kernel(
             name, tuple((each, str(value)) for each, value in constants.items()),
-            tuple(types.items()), odd, compile["num_warps"], compile["num_stages"],
+            tuple(types.items()), odd, wanted["num_warps"], wanted["num_stages"],
         ))  # fmt: skip
         return not self.build
 

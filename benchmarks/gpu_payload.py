@@ -6,7 +6,8 @@
 The machine has PyTorch, Triton, transformers and the rest of `gpu_wheels.txt`'s first comment. The
 session makes its statistics itself. `--triton-cache`: a folder that
 `TRITON_CACHE_DIR=CACHE python benchmarks/compile_kernels.py --session --target 90` has filled, with
-the very Triton of the machine. Ends with 1 if the tree and the payload are more than `--limit-mib` together.
+the very Triton of the machine. Ends with 1 if the tree and the payload are more than `--limit-mib`
+together.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ def described(src: Any) -> dict[str, Any]:
     by16 = {names[path[0]] for path, known in src.attrs.items()
             if ["tt.divisibility", 16] in known}  # fmt: skip
     able = [name for name, kind in src.signature.items() if kind[0] in "*i"]
-    return {"kernel": function.__name__, "constants": constants,
-            "odd": [name for name in able if name not in by16 and name not in constants]}  # fmt: skip
+    odd = [name for name in able if name not in by16 and name not in constants]
+    return {"kernel": function.__name__, "constants": constants, "odd": odd}
 
 
 def line(compiled: list[dict[str, Any]]) -> str:

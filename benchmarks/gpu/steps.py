@@ -115,8 +115,8 @@ SECOND = _numbered(
      {"words": (*FP8, "scenario=SingleStream", "scenario.min_duration_ms=1",
                 "limit=8"), "batch": None}, "", 120),
 )  # fmt: skip
-"""Short ones first; a whole run is begun only where it can end: it loads, compiles the VAE, warms up
-every batch size and opens LoadGen before its clock starts."""
+"""Short ones first; a whole run is begun only where it can end: it loads, compiles the VAE, warms
+up every batch size and opens LoadGen before its clock starts."""
 
 EVERY = FIRST + SECOND
 
