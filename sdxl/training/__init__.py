@@ -1,1 +1,1 @@
-"""Training: one loop, a stage per network, everything resumable to the bit."""
+"""Training: one loop, a stage per network, everything resumable, on a CPU to the bit."""

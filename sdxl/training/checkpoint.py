@@ -26,6 +26,8 @@ _KNOWN = {field.name: field for field in dataclasses.fields(Lora)}
 """Every setting of a stage, but those of a student."""
 _BEFORE = {name: plain(f.default) for name, f in _KNOWN.items() if f.metadata.get("added")}
 """What a checkpoint from before a setting was made with."""
+_UNTOLD = ("unconditional", "timesteps", "parts")
+"""What no checkpoint of before version 0.2 says of its data: it goes on as it did."""
 
 
 def save(
@@ -86,7 +88,8 @@ def refuse_others(path: Path, settings: dict[str, Any]) -> None:
     """Raise `UserError` if the checkpoint was made with other settings."""
     with _opened(path) as file:
         found = dict(json_file.parse(file.metadata()["settings"]))
-    found = _BEFORE | found
+    untold = {name: settings[name] for name in _UNTOLD if name in settings}
+    found = _BEFORE | untold | found
     if other := [k for k in settings if found.get(k) != settings[k]]:
         raise UserError(
             f"{path} was made with other settings: {' '.join(other)}",

@@ -10,7 +10,7 @@ from sdxl.config import rules_train as rules
 from sdxl.config.choices import DType
 from sdxl.config.load import load as checked
 from sdxl.core.errors import UserError
-from sdxl.training import command, loop
+from sdxl.training import command, loop, mllog
 from sdxl.training.data import scene_data
 from sdxl.training.stages import unet, vae
 
@@ -75,11 +75,19 @@ def test_stages_follow_each_other_in_one_command(cli, tmp_path):
         assert (tmp_path / "store/training/three" / stage / "model").is_dir()
 
 
-def test_a_run_that_was_stopped_is_no_success_in_the_log(composed, tmp_path):
+def test_a_run_that_was_stopped_is_no_success_in_the_log(composed, tmp_path, monkeypatch):
+    """The program's first job began with the program, its others when they did."""
     words = ("train=smoke", "train.scenes=66", "train.size=32", "train.steps=9", "train.batch=2")
-    command.run(checked(composed(*words, "train.max_s=0", "tracking=off", name="train")), tmp_path)
-    lines = (tmp_path / "store/training/smoke/vae/mllog.txt").read_text().splitlines()
-    said = [json.loads(line.removeprefix(":::MLLOG ")) for line in lines]
+    given = checked(composed(*words, "train.max_s=0", "tracking=off", name="train"))
+    monkeypatch.setattr(command, "_first", [1000])
+    moments = []
+    for _ in range(2):
+        before = mllog.now_ms()
+        command.run(given, tmp_path)
+        lines = (tmp_path / "store/training/smoke/vae/mllog.txt").read_text().splitlines()
+        said = [json.loads(line.removeprefix(":::MLLOG ")) for line in lines]
+        moments += [line["time_ms"] for line in said if line["key"] == "init_start"]
+    assert moments[0] == 1000 and len(moments) == 2 and moments[1] >= before
     assert {line["key"]: line["value"] for line in said}["train_samples"] == 2
     origin = {name: said[-1]["metadata"].pop(name) for name in ("file", "lineno")}
     assert said[-1]["key"] == "run_stop" and said[-1]["metadata"] == {"status": "aborted"}

@@ -114,6 +114,9 @@ def test_a_training_on_shards_resumes_to_the_bit_and_its_unet_is_used(config, wr
     whole = train(tmp_path / "one")
     assert train(tmp_path / "two", max_s=0.0) + train(tmp_path / "two") == whole
     assert len(whole) == 4
+    told = config(f"train.shards={written / 'plain'}", "model.negative_prompt=blurry")
+    with pytest.raises(UserError, match="other settings: unconditional"):
+        trained(told, tmp_path / "two")
     with pytest.raises(UserError, match="data"):
         (written / "plain" / "000001.tar").rename(written / "plain" / "000009.tar")
         train(tmp_path / "two")

@@ -228,3 +228,14 @@ def test_rows_of_an_epoch_are_ordered_once(monkeypatch):
     assert sorted(rows[:20]) == sorted(rows[20:]) == list(range(20)) and [*rows[:20]] != [
         *rows[20:]
     ]
+
+
+def test_a_checkpoint_of_before_goes_on_where_it_says_nothing_of_its_data(tmp_path):
+    def train(steps, **identity):
+        loop.train(Stage(), settings(steps=steps), 0, tmp_path, lambda *_: None, identity)
+        return checkpoint.steps_done(tmp_path / loop.FILE)
+
+    assert train(1, data=1) == 1
+    assert train(2, data=1, parts="one") == 2
+    with pytest.raises(UserError, match="other settings: parts"):
+        train(3, data=1, parts="another")

@@ -167,6 +167,13 @@ def test_half_of_the_rows_are_under_the_negative_prompt(config):
     under = [torch.equal(row, negative) for row in made["hidden"]]
     assert 0 < sum(under) < 8
     assert set(made["timestep"].tolist()) <= set(stage.timesteps.tolist())
+    for name, word in (
+        ("timesteps", "model.steps=3"),
+        ("unconditional", "model.negative_prompt=x"),
+    ):
+        other = qat.Stage(config("quant=int4_weight_only", word)).identity
+        assert other["checkpoint"] == stage.identity["checkpoint"]
+        assert other[name] != stage.identity[name], "no going on with it"
 
 
 def test_mistakes_are_named(cli):

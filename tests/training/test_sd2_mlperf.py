@@ -3,13 +3,16 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from sdxl.config.load import load as checked
 from sdxl.core.errors import UserError
 from sdxl.model.images import save
 from sdxl.model.scenes import captions, render, world
-from sdxl.training import command
+from sdxl.training import command, loop
 from sdxl.training.data import shards
 from sdxl.training.stages import sd2_mlperf
 from tests.training.test_mllog import accepted
@@ -50,6 +53,26 @@ def test_mistakes_are_named(config):
     ):
         with pytest.raises(UserError, match=said):
             sd2_mlperf.folder_of(config(*words))
+
+
+def test_made_up_rows_are_the_same_at_every_step_and_cost_none_of_its_time(config, monkeypatch):
+    monkeypatch.setattr(sd2_mlperf, "_unet", lambda _: nn.Linear(1, 1))
+    monkeypatch.setattr(sd2_mlperf, "_MADE_UP", 8)
+    stage = sd2_mlperf.Stage(config("train.network=sd2_random"))
+    drawn, draw = [], loop.Batch.draw
+    monkeypatch.setattr(loop.Batch, "draw", lambda batch, name, *shape, **how: (
+        drawn.append(name), draw(batch, name, *shape, **how))[1])  # fmt: skip
+    rows = np.array([5, 2])
+    one, other = (
+        stage.batch(loop.Batch(step, rows, slice(0, 2), 2, 0), torch.device("cpu"))
+        for step in range(2)
+    )
+    assert one["hidden"].shape == (2, 77, 1024) and one["latents"].shape == (2, 4, 64, 64)
+    assert torch.equal(one["hidden"], other["hidden"]) and torch.equal(
+        one["latents"], other["latents"]
+    )
+    assert not torch.equal(one["noise"], other["noise"])
+    assert set(drawn) == {"noise", "timestep"} and stage.reads_ahead
 
 
 @pytest.mark.slow

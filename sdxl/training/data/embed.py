@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sdxl.config import content_key
+from sdxl.config.schema import Model
 from sdxl.config.schema.train import TrainConfig
 from sdxl.core import store
 from sdxl.model.components import Source, torch_device
@@ -43,6 +44,11 @@ class Examples(Protocol):
         ...
 
 
+def unconditional(model: Model) -> list[str]:
+    """The texts that dropped captions are replaced by."""
+    return ["", model.negative_prompt or ""]
+
+
 def time_ids(count: int, height: int, width: int) -> Tensor:
     """SDXL's size conditioning (count, 6) of whole pictures, in pixels."""
     return torch.tensor([[height, width, 0, 0, height, width]] * count, dtype=torch.float32)
@@ -58,7 +64,7 @@ def text_encoders(source: Source, device: torch.device) -> tuple[Any, Any]:
 
 def encode_captions(config: TrainConfig, count: int, size: int) -> Path:
     source = open_source(config.model, config.seed)
-    none = ["", config.model.negative_prompt or ""]
+    none = unconditional(config.model)
     settings = {
         "weights": source.identity(), "seed": config.seed, "count": count, "size": size,
         "look": world.LOOK, "none": none,

@@ -60,7 +60,7 @@ class Shards:
         self._vae = SimpleNamespace(**{**_VAE, **self._source.configs["vae"]})
         self._device = torch_device(config.model.device)
         self._encoders: tuple[Any, Any] | None = None
-        self.none = self._encode(["", config.model.negative_prompt or ""])
+        self.none = self._encode(embed.unconditional(config.model))
         if self.embedded:
             self._encoders = None  # the embeddings lie in the shards
 

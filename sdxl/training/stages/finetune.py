@@ -21,7 +21,7 @@ from sdxl.core import store, terminal
 from sdxl.core.errors import UserError
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
-from sdxl.training.data import examples
+from sdxl.training.data import embed, examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages.denoising import Denoiser
 from sdxl.training.teachable import scheduler_of
@@ -107,6 +107,7 @@ class Stage:
         self.identity = {
             "model": content_key.key(source.identity()),
             "data": self.examples.identity,
+            "unconditional": embed.unconditional(config.model),
         }
 
     def _unet(self, config: TrainConfig, source: Source) -> Any:

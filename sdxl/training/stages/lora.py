@@ -115,7 +115,7 @@ class Stage(finetune.Stage):
     def _teach_encoders(self, config: TrainConfig) -> None:
         source = open_source(config.model, config.seed)
         self.tokenizers = source.tokenizers()
-        self.none_texts = ["", config.model.negative_prompt or ""]
+        self.none_texts = embed.unconditional(config.model)
         first, second = embed.text_encoders(source, torch.device("cpu"))
         lost = {module for each in unheard(first) for module in each.modules()}
         for name, encoder in (("text_encoder", first), ("text_encoder_2", second)):

@@ -108,6 +108,8 @@ class Stage:
         self.identity = {
             "checkpoint": self.made.manifest.key,
             "data": self.examples.identity,
+            "unconditional": embed.unconditional(config.model),
+            "timesteps": self.timesteps.tolist(),
         }
         device = torch_device(config.model.device)
         self.start = self._distance(self.module.unet.to(device), device)
