@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.gpu import clock, data, ours
 from benchmarks.gpu.child import Context
 from benchmarks.gpu.data import MODEL, NUMBERS, RANGE, SPREAD, Product
-from benchmarks.gpu.shapes import Convolution, Heads, Linear, shapes
+from benchmarks.gpu.shapes import Convolution, Heads, Linear
 
 Tensor = torch.Tensor
 Times = dict[str, dict[str, Any]]
@@ -42,17 +42,17 @@ def scaled_mm(given: Product, by_row: bool, bias: bool = True) -> Tensor:
 
 def linear(context: Context) -> dict[str, Any]:
     """Every product in FP8 and INT8 beside bf16."""
-    return _each(context, "linear", shapes(context.rehearse).linear, _linear)
+    return _each(context, "linear", context.shapes.linear, _linear)
 
 
 def convolution(context: Context) -> dict[str, Any]:
     """Every convolution in FP8 and INT8 beside cuDNN's in bf16."""
-    return _each(context, "conv", shapes(context.rehearse).conv, _convolution)
+    return _each(context, "conv", context.shapes.conv, _convolution)
 
 
 def attention(context: Context) -> dict[str, Any]:
     """Every attention in bf16 and FP8."""
-    return _each(context, "attention", shapes(context.rehearse).heads, _attention)
+    return _each(context, "attention", context.shapes.heads, _attention)
 
 
 def norms(context: Context) -> dict[str, Any]:
@@ -189,18 +189,29 @@ def _attention(context: Context, shape: Heads) -> Times:
     wide = [data.values(size, device, generator) for size in sizes]
     turned = [each.transpose(1, 2) for each in wide]
     times = {name: timed([partial(_sdpa, *turned, kernel)]) for name, kernel in KERNELS.items()}
-    codes = [data.codes(size, "fp8", device, generator) for size in sizes]
-    unit, per_unit = SPREAD / RANGE["fp8"], RANGE["fp8"]
+    per_unit = torch.tensor(RANGE["fp8"] / SPREAD, device=device)
     if reason := fa3.why_not(device):
         times["fa3"] = {"error": reason}
     else:
         times["fa3 bf16"] = timed([partial(fa3.attend, *turned)])
-        scale = torch.full((shape.rows, shape.heads), unit, device=device)
-        times["fa3 fp8"] = timed([partial(_fa3_fp8, *codes, scale)])
+        scale = torch.full((shape.rows, shape.heads), SPREAD / RANGE["fp8"], device=device)
+        times["fa3 fp8"] = timed([lambda: _fa3_fp8(*_rounded(wide, per_unit), scale)])
     for tile in ours.tiles("attention"):
-        run = partial(ours.attention, *codes, unit, per_unit, tile)
+        run = partial(_triton_attention, wide, per_unit, tile)
         times[f"triton fp8 {tile}"] = timed([run])
     return times
+
+
+def _rounded(wide: list[Tensor], per_unit: Tensor) -> list[Tensor]:
+    """Codes of query, key and value, which a run makes of what the projections wrote."""
+    code = NUMBERS["fp8"]
+    return [ours.quantize(each.flatten(0, 1).flatten(1), per_unit, code).view(each.shape)
+            for each in wide]  # fmt: skip
+
+
+def _triton_attention(wide: list[Tensor], per_unit: Tensor, tile: Any) -> Tensor:
+    unit = SPREAD / RANGE["fp8"]
+    return ours.attention(*_rounded(wide, per_unit), unit, RANGE["fp8"], tile)
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, kernel: SDPBackend) -> Tensor:

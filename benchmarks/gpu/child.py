@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import compiling, results, steps
+from benchmarks.gpu.shapes import ROWS, SMALL, Shapes, real
 
 FAILED = 3
 """Exit status after a step that failed: the others have not been begun."""
@@ -34,6 +35,7 @@ class Context:
     rehearse: bool
     note: Callable[..., None]
     state: dict[str, Any] = field(default_factory=dict)
+    rows: int = ROWS  # of the UNet, where a step measures kernels alone
 
     @property
     def device(self) -> Any:
@@ -41,6 +43,11 @@ class Context:
         import torch
 
         return torch.device("cpu" if self.rehearse else "cuda")
+
+    @property
+    def shapes(self) -> Shapes:
+        """What to measure kernels on."""
+        return SMALL if self.rehearse else real(self.rows)
 
     @property
     def work(self) -> Path:

@@ -13,7 +13,6 @@ from torch.nn import functional
 from benchmarks.gpu import clock, data, ours
 from benchmarks.gpu.child import Context
 from benchmarks.gpu.data import NUMBERS, RANGE, SPREAD
-from benchmarks.gpu.shapes import shapes
 
 HALF = 2
 CONSUMERS = 3
@@ -33,13 +32,23 @@ class Case:
 
 def cases(context: Context) -> Iterator[Case]:
     """All of them."""
-    wanted = shapes(context.rehearse)
+    wanted = context.shapes
     for shape in wanted.norms:
         for kind in ("layer_norm 3", "layer_norm 1", "quantize", "geglu"):
             yield Case(kind, shape)
     for group in wanted.groups:
         yield Case("group_norm", group)
     yield Case("group_norm skip", wanted.groups[-1])
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Calls on rotating inputs and the bytes of one: our kernel, and PyTorch's own operations."""
+
+    ours: list[clock.Run]
+    moved: float
+    eager: list[clock.Run]
+    eager_moved: float
 
 
 def times(context: Context, case: Case) -> dict[str, dict[str, Any]]:
@@ -49,52 +58,63 @@ def times(context: Context, case: Case) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for number, code in NUMBERS.items():
         per_unit = torch.tensor(RANGE[number] / SPREAD, device=device)
-        runs, moved, eager = _build(case, code, per_unit, device, generator)
-        found[f"triton {number}"] = clock.candidate(runs, device, moved=moved)
+        runs = build(case, code, per_unit, device, generator)
+        found[f"triton {number}"] = clock.candidate(runs.ours, device, moved=runs.moved)
         if number == "fp8":
-            found["eager bf16"] = clock.candidate(eager, device, moved=moved)
+            found["eager bf16"] = clock.candidate(runs.eager, device, moved=runs.eager_moved)
     return found
 
 
-def _build(
+def build(
     case: Case, code: torch.dtype, per_unit: torch.Tensor, device: torch.device,
     generator: torch.Generator | None,
-) -> tuple[list[clock.Run], float, list[clock.Run]]:  # fmt: skip
-    def values(*shape: int) -> torch.Tensor:
-        return data.values(shape, device, generator)
-
+) -> Runs:  # fmt: skip
+    """A case's calls; bytes are what each operation reads and writes at least, once."""
     if case.kind.startswith("group_norm"):
-        rows, size, channels = case.shape
-        count = rows * size * size * channels
-        skip = case.kind.endswith("skip")
-        times_wide = 2 if skip else 1
-        gain, shift = values(times_wide * channels), values(times_wide * channels)
-        sets = [
-            (values(rows, size, size, channels), values(rows, size, size, channels))
-            for _ in range(clock.copies(HALF * count, device))
-        ]
-        runs = [partial(ours.group_norm, image, gain, shift, per_unit, code, rest if skip else None)
-                for image, rest in sets]  # fmt: skip
-        eager = [partial(_group_norm, image, rest if skip else None, gain, shift)
-                 for image, rest in sets]  # fmt: skip
-        # Moments first: a pass of reading besides the one that reads and writes codes.
-        return runs, times_wide * count * (2 * HALF + 1), eager
+        return _groups(case, code, per_unit, device, generator)
     rows, width = case.shape
     count = rows * width
     wide = 2 if case.kind == "geglu" else 1
-    given = [values(rows, wide * width) for _ in range(clock.copies(HALF * wide * count, device))]
-    gain, shift = values(width), values(width)
+    given = [data.values((rows, wide * width), device, generator)
+             for _ in range(clock.copies(HALF * wide * count, device))]  # fmt: skip
+    gain, shift = (data.values((width,), device, generator) for _ in range(2))
     if case.kind == "quantize":
-        return ([partial(ours.quantize, each, per_unit, code) for each in given],
-                count * (HALF + 1), [each.clone for each in given])  # fmt: skip
-    if case.kind == "geglu":
-        return ([partial(ours.geglu, each, per_unit, code) for each in given],
-                count * (2 * HALF + 1), [partial(_geglu, each) for each in given])  # fmt: skip
+        runs = [partial(ours.quantize, each, per_unit, code) for each in given]
+        return Runs(runs, count * (HALF + 1), [each.clone for each in given], count * 2 * HALF)
+    if case.kind == "geglu":  # eager: the gate in and out, then two factors and their product
+        return Runs([partial(ours.geglu, each, per_unit, code) for each in given],
+                    count * (2 * HALF + 1), [partial(_geglu, each) for each in given],
+                    count * 5 * HALF)  # fmt: skip
     parts = CONSUMERS if case.kind.endswith("3") else 1
     units = per_unit.expand(parts).contiguous()
-    runs = [partial(ours.layer_norm, each, gain, shift, units, code) for each in given]
-    eager = [partial(functional.layer_norm, each, (width,), gain, shift) for each in given]
-    return runs, count * (HALF + parts), eager
+    return Runs(
+        [partial(ours.layer_norm, each, gain, shift, units, code) for each in given],
+        count * (HALF + parts),
+        [partial(functional.layer_norm, each, (width,), gain, shift) for each in given],
+        count * 2 * HALF,
+    )
+
+
+def _groups(
+    case: Case, code: torch.dtype, per_unit: torch.Tensor, device: torch.device,
+    generator: torch.Generator | None,
+) -> Runs:  # fmt: skip
+    rows, size, channels = case.shape
+    count = rows * size * size * channels
+    skip = case.kind.endswith("skip")
+    wide = 2 if skip else 1
+    gain, shift = (data.values((wide * channels,), device, generator) for _ in range(2))
+    shape = rows, size, size, channels
+    sets = [tuple(data.values(shape, device, generator) for _ in range(2))
+            for _ in range(clock.copies(HALF * count, device))]  # fmt: skip
+    runs = [partial(ours.group_norm, image, gain, shift, per_unit, code, rest if skip else None)
+            for image, rest in sets]  # fmt: skip
+    eager = [partial(_group_norm, image, rest if skip else None, gain, shift)
+             for image, rest in sets]  # fmt: skip
+    # Moments first: a pass of reading besides the one that reads and writes codes. Eager: a copy
+    # to NCHW, moments, the norm, SiLU; the skip is joined to the image by a copy before.
+    passes = 7 + 2 * skip
+    return Runs(runs, wide * count * (2 * HALF + 1), eager, wide * count * passes * HALF)
 
 
 def _group_norm(

@@ -64,8 +64,7 @@ class Shapes:
     groups: tuple[tuple[int, int, int], ...]
 
 
-def _level(name: str, tokens: int, width: int) -> tuple[Linear, ...]:
-    rows = ROWS * tokens
+def _level(name: str, rows: int, width: int) -> tuple[Linear, ...]:
     return (
         Linear(f"{name} ff1", rows, width, 8 * width, "geglu"),
         Linear(f"{name} ff2", rows, 4 * width, width, "residual"),
@@ -75,23 +74,26 @@ def _level(name: str, tokens: int, width: int) -> tuple[Linear, ...]:
     )
 
 
-REAL = Shapes(
-    linear=_level("32", 1024, 1280) + _level("64", 4096, 640),
-    conv=(
-        Convolution(ROWS, 32, 1280, 1280),
-        Convolution(ROWS, 64, 640, 640),
-        Convolution(ROWS, 128, 320, 320),
-        Convolution(ROWS, 32, 2560, 1280),
-    ),
-    heads=(
-        Heads(ROWS, 20, 1024, 1024),
-        Heads(ROWS, 10, 4096, 4096),
-        Heads(ROWS, 20, 1024, 77),
-        Heads(ROWS, 10, 4096, 77),
-    ),
-    norms=((ROWS * 1024, 1280), (ROWS * 4096, 640)),
-    groups=((ROWS, 128, 320), (ROWS, 64, 640), (ROWS, 32, 1280)),
-)
+def real(rows: int) -> Shapes:
+    """Those of a UNet's step over so many rows."""
+    return Shapes(
+        linear=_level("32", rows * 1024, 1280) + _level("64", rows * 4096, 640),
+        conv=(
+            Convolution(rows, 32, 1280, 1280),
+            Convolution(rows, 64, 640, 640),
+            Convolution(rows, 128, 320, 320),
+            Convolution(rows, 32, 2560, 1280),
+        ),
+        heads=(
+            Heads(rows, 20, 1024, 1024),
+            Heads(rows, 10, 4096, 4096),
+            Heads(rows, 20, 1024, 77),
+            Heads(rows, 10, 4096, 77),
+        ),
+        norms=((rows * 1024, 1280), (rows * 4096, 640)),
+        groups=((rows, 128, 320), (rows, 64, 640), (rows, 32, 1280)),
+    )
+
 
 SMALL = Shapes(
     linear=(
@@ -104,8 +106,3 @@ SMALL = Shapes(
     norms=((16, 64),),
     groups=((1, 6, 64),),
 )
-
-
-def shapes(rehearse: bool) -> Shapes:
-    """Those to measure, or those to rehearse with."""
-    return SMALL if rehearse else REAL
