@@ -86,7 +86,7 @@ FIRST = _numbered(
      {"words": FP8, "batch": 32}, "fp8", 25),
     ("bf16", "model:run", "bf16", 170,
      "bf16, torch.compile and a graph per step, batches of 8: what 16 bits can do",
-     {"words": BF16, "batch": 8}, "", 80),
+     {"words": BF16, "batch": 8}, "", 130),
     until_s={"machine": 40, "correct": 80, "correct-int8": 105, "linear": 145, "conv": 175,
              "attention": 195, "norms": 205, "vae": 230, "fp8": 415, "profile": 435,
              "simulated": 475, "fp8-16": 510, "fp8-32": 545},

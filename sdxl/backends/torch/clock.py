@@ -21,7 +21,7 @@ CALLS = 4
 """Calls in one graph; inputs larger than the second-level cache make rotation needless."""
 
 _shared: dict[str, Any] = {}
-"""The pool's handle, and the last graph, which keeps the pool alive as PyTorch demands."""
+"""The pool's handle, the stream, and the last graph, which keeps the pool alive for PyTorch."""
 
 
 def ms(run: Callable[[], object], device: torch.device) -> float:
@@ -44,21 +44,32 @@ def captured(runs: Sequence[Callable[[], object]]) -> Any:
     share one pool of memory: a graph is of no more use when the next has been captured.
     """
     pool = _shared.setdefault("pool", torch.cuda.graph_pool_handle())
+    # One stream for all: cuBLAS keeps a workspace for each that it has seen.
+    aside = _shared["stream"] = _shared.get("stream") or torch.cuda.Stream()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(torch.cuda.Stream()):
-        # Another thread may talk to CUDA meanwhile: a picture on its way to the host.
-        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-        try:
-            for run in runs:
-                run()
-        except BaseException:
-            with suppress(RuntimeError):  # the capture is broken; what broke it is told
-                graph.capture_end()
-            raise
-        graph.capture_end()
+    try:
+        with torch.cuda.stream(aside):
+            _capture(graph, pool, runs)
+    except BaseException:
+        # To PyTorch the pool is still being recorded to: the next capture would be refused.
+        _shared.clear()
+        raise
     _shared["last"] = graph
     return graph
+
+
+def _capture(graph: Any, pool: Any, runs: Sequence[Callable[[], object]]) -> None:
+    # Another thread may talk to CUDA meanwhile: a picture on its way to the host.
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        for run in runs:
+            run()
+    except BaseException:
+        with suppress(RuntimeError):  # the capture is broken; what broke it is told
+            graph.capture_end()
+        raise
+    graph.capture_end()
 
 
 def _replayed_ms(run: Callable[[], object]) -> float:

@@ -93,6 +93,7 @@ def test_what_breaks_a_capture_is_told_and_the_capture_ended(graph):
     with pytest.raises(ValueError, match="not while capturing"):
         clock.ms(run, torch.device("cuda"))
     assert graph.calls == ["begin thread_local", "broken", "end"]
+    assert not clock._shared, "the next capture has a pool that PyTorch does not think in use"
 
 
 def test_a_call_on_a_processor_is_timed_by_the_hosts_clock():
