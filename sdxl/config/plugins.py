@@ -95,7 +95,9 @@ class TrainingStage:
     outcome: Callable[[Any, Path], dict[str, Any]] = lambda _config, _made: {}
     """Further facts for the JSON line, from the networks it left."""
     pictures: Callable[[Any], Any] | None = None
-    """Draws with weights that it has kept, for `evaluate=`; None: run.py draws with them."""
+    """Draws with weights that it has kept, for `evaluate=`."""
+    drawing: Callable[[Any, Any], str] | None = None
+    """The `run.py` line that draws with folders of networks that it has left; None: none does."""
 
 
 @functools.cache

@@ -188,7 +188,12 @@ def _items(text: str) -> Iterator[str]:
 
 def typed(key: str, value: Any) -> str:
     """`key=value` for the shell, quoted for Hydra too where it needs that."""
-    return shlex.quote(f"{key}={_spelled(plain(value))}")
+    return swept(key, [value])
+
+
+def swept(key: str, values: Sequence[Any]) -> str:
+    """`key=a,b`, the sweep over values, quoted like them."""
+    return shlex.quote(f"{key}=" + ",".join(_spelled(plain(value)) for value in values))
 
 
 def _spelled(value: Any) -> str:

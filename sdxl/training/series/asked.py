@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdxl.config.compose import Composer
+from sdxl.config.schema import QUANT_KEYS
 from sdxl.config.schema.train import TrainConfig
 from sdxl.core.errors import ConfigError, Problem
 
 _READ = ("evaluate", "train", "model", "dataset", "quality", "plan", "hydra")
-_OF_TRAINING = ("train", "model", "dataset")
+_OF_TRAINING = ("train", "model", "dataset", "precision", "scheduler", "seed", "rules")
 _READ_OF_TRAIN = ("eval_prompts", "eval_steps", "eval_batch", "guidance")
 
 
 def words(typed: Sequence[str]) -> list[str]:
-    """Of a training's words, those that an evaluation of it needs to know."""
-    return [word for word in typed if word.partition("=")[0].partition(".")[0] in _OF_TRAINING]
+    """Of a training's words, those that whoever draws with its weights needs to know."""
+    known = (*_OF_TRAINING, "quant", *QUANT_KEYS)
+    return [word for word in typed if word.partition("=")[0].partition(".")[0] in known]
 
 
 def refuse_ignored(typed: Sequence[str], stage: str) -> None:

@@ -26,7 +26,7 @@ from sdxl.core.types import Prompt
 from sdxl.model import caption_files
 from sdxl.quality import fast_scorer, needs, settings
 from sdxl.quality.frechet import Statistics
-from sdxl.training import alone, machine
+from sdxl.training import alone, machine, use
 from sdxl.training.series import asked, joined_log, parts, weights
 from sdxl.training.series.parts import Examiner, Tally
 from sdxl.training.series.weights import Kept
@@ -117,13 +117,7 @@ def opened(
             f"train={facts['stage']}", f"train={facts['stage']}",
         )  # fmt: skip
     if stage.pictures is None:
-        folders = ",".join(str(kept.folder) for kept in series)
-        raise UserError(
-            f"`evaluate` draws for the stages of MLPerf's training benchmark, not for "
-            f"train={config.train.name}",
-            str(training), "run.py, which draws with each of them",
-            f"python run.py -m model={config.model.name} model.unet={folders} quality=fast",
-        )  # fmt: skip
+        raise use.elsewhere(config, training, [kept.folder for kept in series])
     pictures = stage.pictures(config)
     if pictures.identity != facts["parts"]:
         raise UserError(

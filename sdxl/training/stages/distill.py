@@ -8,6 +8,7 @@ round and without ever drawing data). It draws with guidance 1: one row of the U
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sdxl.core.errors import UserError
 from sdxl.core.types import Embeddings
 from sdxl.model.networks import predict
 from sdxl.model.sources import open_source
+from sdxl.training import use
 from sdxl.training.data.embed import time_ids
 from sdxl.training.data.trajectories import open_trajectories
 from sdxl.training.loop import Batch, trained_rows
@@ -55,14 +57,19 @@ def folder_of(config: TrainConfig) -> Path:
 
 def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     """Where the student is, and how it is used."""
-    settings = config.train
-    assert isinstance(settings, Distill)
-    words = (
-        f"python run.py model={config.model.name} model.unet={made} scheduler=euler "
-        f"scheduler.spacing=trailing model.steps={settings.student_steps} model.guidance=1"
-    )
+    words = drawing(config, [made])
     terminal.say(f"to draw with it: {words}")
     return {"unet": str(made), "use": words}
+
+
+def drawing(config: TrainConfig, made: Sequence[Path]) -> str:
+    """The line that draws with students, in their steps and without guidance."""
+    settings = config.train
+    assert isinstance(settings, Distill)
+    own = ("scheduler=euler", "scheduler.spacing=trailing",
+           f"model.steps={settings.student_steps}", "model.guidance=1")  # fmt: skip
+    instead = ("unet", "lora", "lora_scale", "steps", "guidance")
+    return use.line(config, "model.unet", made, *own, without=instead)
 
 
 class Leaper(nn.Module):
@@ -160,4 +167,4 @@ class Stage:
         unet.save_pretrained(folder)
 
 
-STAGE = TrainingStage(Stage, folder_of, outcome=outcome)
+STAGE = TrainingStage(Stage, folder_of, outcome=outcome, drawing=drawing)

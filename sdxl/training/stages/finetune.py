@@ -5,6 +5,7 @@ Loss and noise are those of the stage `unet`; the result is a diffusers UNet for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sdxl.core import store, terminal
 from sdxl.core.errors import UserError
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
+from sdxl.training import use
 from sdxl.training.data import embed, examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages.denoising import Denoiser
@@ -54,16 +56,22 @@ def plan(config: TrainConfig) -> dict[str, Any]:
 
 def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     """Where the result is, and how it is used."""
-    words = f"python run.py model={config.model.name} model.unet={made}{told_apart(config)}"
+    words = drawing(config, [made])
     terminal.say(f"to draw with it: {words}")
     return {"unet": str(made), "use": words}
 
 
-def told_apart(config: TrainConfig) -> str:
+def drawing(config: TrainConfig, made: Sequence[Path]) -> str:
+    """The line that draws with UNets that it has left; a LoRA that they began with is in them."""
+    instead = ("unet", "lora", "lora_scale")
+    return use.line(config, "model.unet", made, *told_apart(config), without=instead)
+
+
+def told_apart(config: TrainConfig) -> list[str]:
     """What a run must be told of a UNet that learnt to predict something else than it did."""
     assert isinstance(config.train, Finetune)
     wanted = config.train.prediction
-    return "" if wanted is None else f" scheduler.prediction_type={wanted.value}"
+    return [] if wanted is None else [f"scheduler.prediction_type={wanted.value}"]
 
 
 def _prediction(config: TrainConfig, own: str) -> Prediction:
@@ -149,4 +157,4 @@ class Stage:
         self.module.unet.save_pretrained(folder)
 
 
-STAGE = TrainingStage(Stage, folder_of, plan, outcome)
+STAGE = TrainingStage(Stage, folder_of, plan, outcome, drawing=drawing)

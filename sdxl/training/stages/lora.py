@@ -7,6 +7,7 @@ is fused into the weights before anything is quantized.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdxl.config import content_key, schema
+from sdxl.config import content_key, loras
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema.train import Lora, TrainConfig
@@ -25,7 +26,7 @@ from sdxl.model import prompts
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
 from sdxl.quant import build
-from sdxl.training import adapters
+from sdxl.training import adapters, use
 from sdxl.training.data import embed
 from sdxl.training.stages import fake_quant, finetune
 from sdxl.training.stages.denoising import Told, unheard
@@ -71,16 +72,20 @@ def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
 
     The last also measures its baseline: the same LoRA in the unquantized UNet.
     """
-    model = f"model={config.model.name}"
-    if isinstance(config.model, schema.SdxlModel):
-        model += f" model.path={config.model.path}"
-    use = f"python run.py {model} model.lora={made}{finetune.told_apart(config)} rules=open"
-    quant = config.quant
-    named = quant.format is not Format.none
-    recipe = f"quant={quant.name} quant_level={quant.level:g}" if named else "quant=int8"
-    measure = f"{use} {recipe} quality=fast"
-    terminal.say(f"to draw with it: {use}\nquantized, beside its baseline: {measure}")
-    return {"lora": str(made), "use": use, "measure": measure}
+    words = drawing(config, [made])
+    quantized = config.quant.format is not Format.none
+    recipe = " ".join(use.recipe(config)) if quantized else "quant=int8"
+    measure = f"{words} {recipe} quality=fast"
+    terminal.say(f"to draw with it: {words}\nquantized, beside its baseline: {measure}")
+    return {"lora": str(made), "use": words, "measure": measure}
+
+
+def drawing(config: TrainConfig, made: Sequence[Path]) -> str:
+    """The line that draws with LoRAs that it has left, beside those that it began with."""
+    before = [f"{each.path}@{each.scale:g}" for each in loras.of(config.model)]
+    every = [[*before, str(each)] if before else each for each in made]
+    told = (*finetune.told_apart(config), "rules=open")
+    return use.line(config, "model.lora", every, *told, without=("lora", "lora_scale"))
 
 
 def _alpha(settings: Lora) -> float:
@@ -147,4 +152,4 @@ class Stage(finetune.Stage):
         adapters.write(folder, self.networks, self.settings.rank, _alpha(self.settings))
 
 
-STAGE = TrainingStage(Stage, folder_of, plan, outcome)
+STAGE = TrainingStage(Stage, folder_of, plan, outcome, drawing=drawing)

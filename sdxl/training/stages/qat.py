@@ -8,6 +8,7 @@ sampler visits, half of them under the negative prompt, as guidance uses both ha
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from sdxl.model.checkpoint import TUNED
 from sdxl.model.components import torch_device, torch_dtype
 from sdxl.model.sources import open_source
 from sdxl.quant import build
+from sdxl.training import use
 from sdxl.training.data import embed, examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages import fake_quant
@@ -56,11 +58,14 @@ def folder_of(config: TrainConfig) -> Path:
 
 def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     """Where the result is, and how it is measured."""
-    recipe = f"model={config.model.name} quant={config.quant.name}"
-    level = f"quant_level={config.quant.level:g}"
-    measure = f"python run.py {recipe} {level} quant.tuned={made}"
+    measure = drawing(config, [made])
     terminal.say(f"to measure it, with the same recipe: {measure}")
     return {"tuned": str(made), "measure": measure}
+
+
+def drawing(config: TrainConfig, made: Sequence[Path]) -> str:
+    """The line that draws with trained checkpoints, whose recipe it repeats."""
+    return use.line(config, "quant.tuned", made, *use.recipe(config))
 
 
 class Student(nn.Module):
@@ -171,4 +176,4 @@ class Stage:
         (folder / TUNED).write_text(json.dumps(facts, indent=1) + "\n")
 
 
-STAGE = TrainingStage(Stage, folder_of, outcome=outcome)
+STAGE = TrainingStage(Stage, folder_of, outcome=outcome, drawing=drawing)

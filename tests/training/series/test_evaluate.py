@@ -155,6 +155,12 @@ def test_mistakes_are_named(config, series, tmp_path):
     weights.begin(series, {**facts, "stage": "finetune"}, 9)
     with pytest.raises(UserError, match="another stage"):
         job(config, series)
+    for stage, fix in (("lora", "-m model=tiny 'model.lora="), ("vae", None)):
+        weights.begin(series, {**facts, "stage": stage, "words": ["quant=int8"]}, 9)
+        with pytest.raises(UserError, match="not for train=") as caught:
+            evaluate.run(config(f"evaluate={series}"), [f"evaluate={series}"])
+        said = caught.value.problems[0].fix
+        assert said == fix or (fix in said and said.count("step_num=") == 3)
     with pytest.raises(ConfigError, match=r"`train\.lr` would be ignored"):
         evaluate.run(config(f"evaluate={series}"), ["train.lr=1"])
 
