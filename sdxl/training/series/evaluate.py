@@ -126,7 +126,8 @@ def opened(
             "model= as the training had it",
         )  # fmt: skip
     examiner = _examiner(config, pictures.prompts)
-    return Job(config, series, pictures.prompts, pictures, examiner, _out(config, training))
+    out = training / FOLDER / _key(config, examiner, pictures.prompts)
+    return Job(config, series, pictures.prompts, pictures, examiner, out)
 
 
 def _examiner(config: TrainConfig, prompts: list[Prompt]) -> Any:
@@ -148,13 +149,16 @@ def _examiner(config: TrainConfig, prompts: list[Prompt]) -> Any:
     return fast_scorer.Scenes(config, prompts)
 
 
-def _out(config: TrainConfig, training: Path) -> Path:
-    """A folder for each way of scoring: none is mixed with another."""
+def _key(config: TrainConfig, examiner: Any, prompts: list[Prompt]) -> str:
+    """Of a way of scoring, for a folder of its own: settings, and what the files that they name
+    hold. Our own scores come with the code, and have none."""
     train: Any = config.train
     quality = {k: v for k, v in plain(config.quality).items() if not k.startswith("target_")}
     how = (config.dataset, config.model)
     own = {name: getattr(train, name) for name in ("eval_prompts", "eval_steps", "guidance")}
-    return training / FOLDER / content_key.key(*map(plain, how), quality, own)[:8]
+    files = {name: facts["sha256"] for name, facts in getattr(examiner, "files", {}).items()}
+    held = [files, [prompt.text for prompt in prompts]] if files else []
+    return content_key.key(*map(plain, how), quality, own, *held)[:8]
 
 
 def _scored(job: Job, kept: Kept, rank: int, world: int, progress: Progress) -> dict[str, float]:

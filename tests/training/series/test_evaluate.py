@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sdxl.core.errors import ConfigError, UserError
@@ -136,6 +137,24 @@ def test_scores_are_kept_for_the_weights_that_they_are_of(config, series, monkey
     shutil.copytree(first.folder, last.folder)
     with pytest.raises(pytest.fail.Exception):
         evaluate.run(given, ())
+
+
+def test_scores_are_kept_for_what_the_files_hold_not_for_their_names(
+    config, series, training_files, tmp_path
+):
+    captions, statistics = tmp_path / "captions.tsv", tmp_path / "statistics.npz"
+    captions.write_text("caption\n" + "a cat\n" * 9)
+    published = next(word for word in training_files if ".statistics=" in word).partition("=")[2]
+    shutil.copy(published, statistics)
+    words = (*training_files, f"quality.statistics={statistics}", "dataset=coco_30k",
+             f"dataset.path={captions}")  # fmt: skip
+    folders = [job(config, series, *words).folder for _ in range(2)]
+    captions.write_text("caption\n" + "a dog\n" * 9)
+    folders.append(job(config, series, *words).folder)
+    with np.load(published) as stored:
+        np.savez(statistics, mu=stored["mu"] + 1, sigma=stored["sigma"])
+    folders.append(job(config, series, *words).folder)
+    assert folders[0] == folders[1] and len({*folders}) == 3
 
 
 def test_mistakes_are_named(config, series, tmp_path):
