@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import tarfile
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from sdxl.config.load import load as checked
+from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.model import components
 from sdxl.model.images import save
@@ -193,7 +195,7 @@ def test_a_killed_run_goes_on_with_the_next_tar_and_each_process_has_its_share(
             assert (folder / tar.name).read_bytes() == tar.read_bytes()
 
 
-def test_tars_of_pictures_become_tars_of_the_same_names(config, pictures, tmp_path):
+def test_tars_of_pictures_become_tars_of_the_same_names(config, pictures, tmp_path, monkeypatch):
     source = tmp_path / "source"
     source.mkdir()
     for shard in range(2):
@@ -203,8 +205,10 @@ def test_tars_of_pictures_become_tars_of_the_same_names(config, pictures, tmp_pa
                 shards._add(tar, f"{number:09d}.png", picture)
                 if number != 4:
                     shards._add(tar, f"{number:09d}.txt", b"a caption")
-    out = tmp_path / "out"
+    out, seen, print_of = tmp_path / "out", [], store.fingerprint
+    monkeypatch.setattr(store, "fingerprint", lambda *path: seen.append(*path) or print_of(*path))
     made = shards.write(config(), source, out)
+    assert sorted(path.name for path in seen if path.suffix == ".tar") == ["00000.tar", "00001.tar"]
     assert made == {"samples": 5, "without_caption": 1, "shards": 2, "kept": 0}
     assert sorted(file.name for file in out.glob("*.tar")) == ["00000.tar", "00001.tar"]
     read = sharded.Shards(config(), str(out))
@@ -214,6 +218,13 @@ def test_tars_of_pictures_become_tars_of_the_same_names(config, pictures, tmp_pa
     with torch.inference_mode():
         latents = components.encode(vae_of(config()), pixels)
     assert torch.allclose(read.rows(np.array([4]))[0], latents, atol=1e-4)
+    other = shutil.copytree(source, tmp_path / "other")
+    with pytest.raises(UserError, match="tars of one name"):
+        shards.write(config(), tmp_path / "{source,other}/00000.tar", tmp_path / "again")
+    (other / "00000.tar").rename(other / "a.tar")
+    with pytest.raises(UserError, match=r"source/00001\.tar .*other/00001\.tar"):
+        shards.write(config(), tmp_path / "{source,other}", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
     braces = shards.write(config(), source / "{00000..00001}.tar", tmp_path / "again")
     assert braces["samples"] == 5
     with tarfile.open(source / "00002.tar", "w") as tar:

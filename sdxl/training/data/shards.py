@@ -12,10 +12,12 @@ or top, left). `sdxl.training.data.sharded` reads them. Beside each tar lies its
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,12 +70,13 @@ def write(config: Config, images: Path, out: Path, asked: Asked | None = None) -
     rank, world = (
         int(os.environ.get(name, usual)) for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"))
     )
-    kept = 0
+    kept, print_of = 0, functools.cache(store.fingerprint)  # a tar is that of all its samples
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, inputs in list(shards.items())[rank::world]:
+            states = [_state(pair, print_of) for pair in inputs]
             parts = {"weights": weights, "size": size, "embeddings": asked.embeddings,
-                     "moments": asked.moments, "inputs": [*map(_state, inputs)]}  # fmt: skip
+                     "moments": asked.moments, "inputs": states}  # fmt: skip
             key, tar = content_key.key(parts), out / f"{name}.tar"
             if tar.is_file() and tar_index.made_of(tar) == key:
                 kept += 1
@@ -102,7 +105,9 @@ def _write(encoder: Encoder, tar: Path, pairs: Sequence[Pair], key: str) -> None
 def _shards(images: Path, per_shard: int) -> tuple[dict[str, list[Pair]], int]:
     """The pairs of each shard by its name, and how many pictures have no caption."""
     if images.is_file() or (not images.is_dir()) or any(images.glob("*.tar")):
-        found = {file.stem: [*_within(file)] for file in tars.files_of(str(images))}
+        files = tars.files_of(str(images))
+        _refuse_equal(files)
+        found = {file.stem: [*_within(file)] for file in files}
         lone = sum(pair is None for each in found.values() for pair in each)
         return {n: [pair for pair in each if pair] for n, each in found.items()}, lone
     files = pictures.find(images)
@@ -110,6 +115,16 @@ def _shards(images: Path, per_shard: int) -> tuple[dict[str, list[Pair]], int]:
     pairs = [Pair(f"{n:08d}", f, f.with_suffix(".txt")) for n, f in enumerate(told)]
     parts = [pairs[start : start + per_shard] for start in range(0, len(pairs), per_shard)]
     return {f"{number:06d}": part for number, part in enumerate(parts)}, len(files) - len(told)
+
+
+def _refuse_equal(files: Sequence[Path]) -> None:
+    """Tars of one name would become one tar, of the last of them."""
+    names = Counter(file.stem for file in files)
+    if twice := [str(file) for file in files if names[file.stem] > 1]:
+        raise UserError(
+            "tars of one name cannot become tars of their names", " ".join(twice[:5]),
+            "a name for each, or a command and an OUT for each folder",
+        )  # fmt: skip
 
 
 def _within(tar: Path) -> Iterator[Pair | None]:
@@ -126,11 +141,10 @@ def _within(tar: Path) -> Iterator[Pair | None]:
         yield None if places[1] is None else Pair(sample.name, tar, tar, (places[0], places[1]))
 
 
-def _state(pair: Pair) -> list[Any]:
+def _state(pair: Pair, print_of: Callable[[Path], str]) -> list[Any]:
     """What tells a pair from another without reading it."""
-    if pair.within:
-        return [pair.name, store.fingerprint(pair.picture)]
-    return [pair.name, *(store.fingerprint(file) for file in (pair.picture, pair.caption))]
+    files = [pair.picture] if pair.within else [pair.picture, pair.caption]
+    return [pair.name, *map(print_of, files)]
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
