@@ -8,6 +8,7 @@ processes as it is then given.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -228,8 +229,7 @@ def added_up(job: Job, kept: Kept) -> dict[str, float]:
     found = whole.scores(job.reference)
     facts = {"weights": folder.name, "pictures": len(whole.cosines), "step": kept.step}
     store.write_json(job.folder / kept.folder.name / SCORES, {**found, **facts})
-    parts.forget(folder)
-    folder.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)  # with what a killed process has left of a part
     return found
 
 

@@ -86,12 +86,6 @@ def read(folder: Path, width: int) -> Tally:
     return whole
 
 
-def forget(folder: Path) -> None:
-    """Remove the parts, when they are one."""
-    for path in folder.glob(PATTERN):
-        path.unlink(missing_ok=True)
-
-
 def share(count: int, done: Iterable[int], rank: int, world: int) -> list[int]:
     """The prompts that process `rank` of `world` draws: every so many-th of those not done."""
     known = set(done)

@@ -43,9 +43,12 @@ def test_the_number_of_processes_changes_nothing(config, series):
     evaluate.draw(given, kept, set(), (1, 2), LOOK)  # the other process was killed
     done = evaluate.drawn(given, kept)
     assert done == {1, 3, 5, 7}
+    part = next((given.folder / kept.folder.name).rglob(parts.PATTERN))
+    part.with_name(f".{part.name}.99.npz").write_bytes(b"half of one")  # killed while it wrote it
     for rank in range(3):  # and three go on
         evaluate.draw(given, kept, done, (rank, 3), LOOK)
     assert evaluate.added_up(given, kept) == pytest.approx(one, rel=1e-4)
+    assert [file.name for file in (given.folder / kept.folder.name).iterdir()] == [evaluate.SCORES]
     evaluate.draw(given, kept, set(), (0, 2), LOOK)
     with pytest.raises(UserError, match="5 of 9"):
         evaluate.added_up(given, kept)

@@ -47,5 +47,3 @@ def test_a_part_that_is_damaged_or_repeats_a_prompt_is_drawn_again(tmp_path):
     (tmp_path / "part-c.npz").write_bytes((tmp_path / "part-b.npz").read_bytes()[:200])
     assert sorted(parts.read(tmp_path, 3).cosines) == [0, 1, 2]
     assert parts.read(tmp_path, 4).cosines == {}, "of other features"
-    parts.forget(tmp_path)
-    assert not list(tmp_path.iterdir())
