@@ -14,7 +14,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,17 +118,13 @@ def get(
     target = root() / kind / key
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with locks.held(Path(f"{target}.lock"), f"the {kind} {key}"):
+        with locks.held(Path(f"{target}.lock"), f"the {kind} {key}"), fullness_said(root()):
             found = find(kind, key)
             if found:
                 return found
             _publish(target, kind, key, build, settings, parents or [])
     except OSError as error:
         raise disk_error(error, root()) from error
-    except Exception as error:
-        if is_full(error):  # safetensors' own kind of error
-            raise disk_error(OSError(errno.ENOSPC, str(error)), root()) from error
-        raise
     found = find(kind, key)
     assert found, f"{target} vanished after it was published"
     return dataclasses.replace(found, built=True)
@@ -139,6 +136,17 @@ def is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in full or any(
         f"os error {n})" in str(error) for n in full
     )
+
+
+@contextmanager
+def fullness_said(place: Path) -> Iterator[None]:
+    """A full disk or quota becomes `SdxlError`, also where safetensors has an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        if is_full(error):
+            raise disk_error(OSError(errno.ENOSPC, str(error)), place) from error
+        raise
 
 
 def disk_error(error: OSError, place: Path, fix: str = "SDXL_STORE=FOLDER python ...") -> SdxlError:

@@ -51,6 +51,13 @@ def save(
         temporary.unlink(missing_ok=True)  # half of one, on a full disk
 
 
+def bytes_of(module: nn.Module, averaged: bool) -> int:
+    """What a checkpoint takes on the disk, and the networks that are left beside it."""
+    moved = sum(parameter.nbytes for _, parameter in trained(module))
+    state = sum(value.nbytes for value in _state(module).values())
+    return state + moved * (len(_MOMENTS) + averaged) + moved
+
+
 def load(
     path: Path, module: nn.Module, average: dict[str, Tensor],
     optimizer: torch.optim.Optimizer, settings: dict[str, Any],

@@ -83,6 +83,8 @@ def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: i
     if done >= settings.steps and (finished := machine.agreed(_finished(folder, done))):
         terminal.say(f"{settings.name}: all {done:,} steps were done before, {folder}")
         return _outcome(config, chosen, folder, str(folder / kept.FILE), finished)
+    if done < settings.steps:
+        disk.store_ready(checkpoint.bytes_of(stage.module, settings.ema is not None))
     main = int(os.environ.get("RANK", "0")) == 0
     meter = speed.Meter(settings)
     reporter = _Reporter(config, folder, done, meter) if main else None

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sdxl.config.content_key import plain
 from sdxl.config.schema.train import Training
+from sdxl.core import store
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.training import average, checkpoint, machine, put, recipe
 from sdxl.training.ahead import Ahead
@@ -120,7 +121,7 @@ def train(
     `identity`: what else must be the same when the training goes on; `meter`: told of each step.
     """
     accelerator = machine.accelerator(settings)
-    with machine.one_order(accelerator.device):
+    with machine.one_order(accelerator.device), store.fullness_said(folder):
         # Nothing keeps the trainer: `release` wants the distributed model gone.
         figures = Trainer(
             accelerator, stage, settings, seed, folder, report, identity or {}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from filelock import FileLock
@@ -9,7 +10,8 @@ from filelock import FileLock
 from sdxl.config import rules_train as rules
 from sdxl.config.choices import DType
 from sdxl.config.load import load as checked
-from sdxl.core.errors import UserError
+from sdxl.core import disk
+from sdxl.core.errors import SdxlError, UserError
 from sdxl.training import command, loop, mllog
 from sdxl.training.data import scene_data
 from sdxl.training.stages import unet, vae
@@ -61,6 +63,26 @@ def test_other_settings_are_refused_before_anything_is_written(composed, tmp_pat
         rules.check(half)
     with pytest.raises(UserError, match="not of the chosen file"):
         rules.check(dataclasses.replace(given.train, name="qat"))
+
+
+def test_a_disk_that_cannot_hold_a_checkpoint_is_named_before_a_step(
+    composed, tmp_path, monkeypatch
+):
+    words = ("train=smoke", "train.scenes=66", "train.size=32", "train.steps=1", "train.batch=2")
+    given = checked(composed(*words, "train.restart=false", "tracking=off", name="train"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr(disk, "SMALL_BYTES", 1)
+    with monkeypatch.context() as patch, pytest.raises(SdxlError, match="too full") as caught:
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
+        command.run(given, tmp_path)
+    folder = tmp_path / "store/training/smoke/vae"
+    assert not folder.exists()
+    command.run(given, tmp_path)
+    written = [file for file in folder.rglob("*.safetensors") if file.is_file()]
+    said = float(caught.value.problems[0].expected.split()[1]) * 1e9
+    assert said == pytest.approx(sum(file.stat().st_size for file in written), rel=0.1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    command.run(given, tmp_path)  # done: it needs no more room
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -170,6 +171,15 @@ def test_a_checkpoint_is_replaced_whole(tmp_path, monkeypatch):
         losses(tmp_path, steps=13)
     assert (tmp_path / loop.FILE).read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == [loop.FILE, "model"], "no half is left"
+
+
+def test_a_disk_that_is_full_is_said_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    losses(tmp_path)
+    full = SafetensorError("I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(checkpoint, "save_file", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(SdxlError, match="no space left on the disk of"):
+        losses(tmp_path, steps=13)
+    assert checkpoint.steps_done(tmp_path / loop.FILE) == 12
 
 
 def test_a_training_that_ended_before_its_export_exports_when_typed_again(tmp_path, monkeypatch):
