@@ -1,10 +1,12 @@
 """Quantization-aware training: starts from the checkpoint, resumes exactly, runs as trained."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from sdxl.backends.torch import simulated
 from sdxl.config.load import load as checked
@@ -13,6 +15,7 @@ from sdxl.model.checkpoint import Checkpoint
 from sdxl.model.sources import open_source
 from sdxl.quant import build
 from sdxl.training import loop
+from sdxl.training.speed import step_flop
 from sdxl.training.stages import fake_quant, qat
 
 SMALL = (
@@ -174,6 +177,29 @@ def test_half_of_the_rows_are_under_the_negative_prompt(config):
         other = qat.Stage(config("quant=int4_weight_only", word)).identity
         assert other["checkpoint"] == stage.identity["checkpoint"]
         assert other[name] != stage.identity[name], "no going on with it"
+
+
+def test_the_baseline_is_a_part_of_the_step_and_none_of_what_learns(config):
+    stage = qat.Stage(config("quant=int4_weight_only"))
+    seen = []
+    stage.baseline.conv_out.register_forward_hook(lambda *found: seen.append(found[-1].dtype))
+    batch = loop.Batch(0, np.arange(2), slice(0, 2), 2, 0)
+    given = stage.batch(batch, torch.device("cpu"))
+    assert not seen, "what is made ready is counted as waiting for data"
+    with torch.autocast("cpu", torch.bfloat16):
+        stage.module(**given)["loss"].backward()
+    assert seen == [torch.bfloat16]
+    assert all(p.grad is None for p in stage.baseline.parameters())
+    own, other = ({*map(id, m.parameters())} for m in (stage.module, stage.baseline))
+    assert not own & other and len(own) == len(other)
+
+    def flop(call):
+        with FlopCounterMode(display=False) as counter:
+            call(**given)
+        return counter.get_total_flops()
+
+    ahead = flop(stage.module.target)
+    assert step_flop(stage.module, given) > ahead + flop(partial(qat.predict, stage.module.unet))
 
 
 def test_mistakes_are_named(cli):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,19 @@ def drawing(config: TrainConfig, made: Sequence[Path]) -> str:
 
 
 class Student(nn.Module):
-    """Mean squared distance of the rounded UNet's prediction to its baseline's."""
+    """Mean squared distance of the rounded UNet's prediction to its baseline's.
 
-    def __init__(self, unet: nn.Module) -> None:
+    The baseline is none of its modules: it has no part in what is trained, averaged or kept.
+    """
+
+    def __init__(self, unet: nn.Module, baseline: nn.Module) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet, self.target = unet, partial(predict, baseline)
 
-    def forward(self, target: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        """target (B, 4, h, w); inputs as `predict` takes them."""
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """Inputs as `predict` takes them."""
+        with torch.no_grad():
+            target = self.target(**inputs).float()
         return {"loss": (predict(self.unet, **inputs).float() - target).square().mean()}
 
 
@@ -105,9 +111,9 @@ class Stage:
         self.count = trained_rows(self.examples.count, _HELD_BACK)
         dtype, cpu = torch_dtype(config.precision.unet), torch.device("cpu")
         plain = source.component("unet", dtype, cpu)
-        self.module = Student(fake_quant.student(plain, self.made.path))
         baseline = source.component("unet", dtype, cpu)
         self.baseline: Any = nn.Module.float(baseline).requires_grad_(False)
+        self.module = Student(fake_quant.student(plain, self.made.path), self.baseline)
         visited = schedulers.schedule_of(config.scheduler, config.model.steps, source).timesteps
         self.timesteps = torch.tensor(visited).long()
         self.identity = {
@@ -120,7 +126,7 @@ class Stage:
         self.start = self._distance(self.module.unet.to(device), device)
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
-        """Noisy latents, their conditions, and what the baseline predicts for them."""
+        """Noisy latents and their conditions."""
         chance = batch.draw("timestep", uniform=True)
         return self._given(
             batch.rows,
@@ -140,10 +146,8 @@ class Stage:
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise(*latents.shape[1:])
         given = {"noisy": noisy, "timestep": timestep, "hidden": hidden, "pooled": pooled,
                  "time_ids": sizes}  # fmt: skip
-        moved = {name: value.to(device) for name, value in given.items()}
-        with torch.no_grad():
-            target = predict(self.baseline.to(device), **moved)
-        return {**moved, "target": target}
+        self.baseline.to(device)
+        return {name: value.to(device) for name, value in given.items()}
 
     def evaluate(self, device: torch.device) -> tuple[dict[str, float], Any]:
         """Distance to the baseline on rows held back, and the share of it that is gone."""
@@ -165,7 +169,7 @@ class Stage:
                 lambda *shape: torch.randn((_PIECE, *shape), generator=generator),
                 device,
             )
-            target = given.pop("target")
+            target = predict(self.baseline, **given)
             total += float((predict(unet, **given).float() - target).square().mean())
         return total * _PIECE / _HELD_BACK
 
