@@ -103,6 +103,8 @@ def _unread(settings: Training, quantized: bool) -> dict[str, str]:
     if name == "sd2_mlperf" or getattr(settings, "shards", None):
         found["train.scenes"] = "no rendered scenes are trained on"
         found["train.size"] = "pictures have the size of the shards and of the model"
+    if getattr(settings, "captions", None):
+        found["train.scenes"] = "all captions of the file are taken"
     if name == "distill":
         found["train.size"] = "pictures have the model's size"
     return found

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdxl.config import rules_train
 from sdxl.config.load import load as checked
 from sdxl.core.errors import ConfigError, UserError
 from sdxl.core.types import Embeddings, Prompt
@@ -119,5 +120,10 @@ def test_what_cannot_be_distilled_is_refused(config, tmp_path):
 
 def test_captions_come_from_a_file(config, tmp_path):
     file = tmp_path / "captions.txt"
-    file.write_text("a red cube\n\na blue sphere\n")
-    assert trajectories._texts(config(f"train.captions={file}")) == ["a red cube", "a blue sphere"]
+    lines = [f"{n} red cubes" for n in range(80)]  # more than train.scenes
+    file.write_text("\n\n".join(lines))
+    given = config(f"train.captions={file}")
+    assert trajectories._texts(given) == lines
+    problems = rules_train.problems_of(given.train, ["train.scenes=72"])
+    assert ["`train.scenes` would be ignored" in problem.what for problem in problems] == [True]
+    assert not rules_train.problems_of(config().train, ["train.scenes=72"])

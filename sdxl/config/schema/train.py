@@ -99,7 +99,7 @@ class Distill(Training):
 
     student_steps: int = 4  # steps that the student draws in
     teacher_steps: int = 20  # steps of the teacher, a multiple of them
-    captions: Optional[str] = None  # a text file, a caption a line; null: of rendered scenes
+    captions: Optional[str] = None  # a text file, all of its lines; null: of rendered scenes
 
 
 KINDS: dict[str, type[Training]] = {

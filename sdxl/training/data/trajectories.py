@@ -90,7 +90,7 @@ def open_trajectories(config: TrainConfig) -> Trajectories:
 
 
 def _texts(config: TrainConfig) -> list[str]:
-    """The captions: of rendered scenes, or the lines of a file."""
+    """The captions: of rendered scenes, or all lines of a file."""
     settings = config.train
     assert isinstance(settings, Distill)
     if settings.captions is None:
@@ -103,7 +103,7 @@ def _texts(config: TrainConfig) -> list[str]:
             "`train.captions` cannot be read", f"{file}: {error}", "a text file, a caption a line",
             "train.captions=FILE.txt",
         ) from error  # fmt: skip
-    return lines[: settings.scenes]
+    return lines
 
 
 class _Teacher:
