@@ -32,6 +32,11 @@ class Averaged:
             other.copy_(kept)
 
 
+def state_bytes(parameters: int, decay: float | None) -> int:
+    """Of so many that learn, in fp32: weight, gradient, two moments of AdamW, their average."""
+    return parameters * 4 * (4 + (decay is not None))
+
+
 def begun(module: nn.Module, decay: float | None) -> dict[str, Tensor]:
     """The average before the first step; empty where `decay` is None."""
     return {} if decay is None else {k: v.detach().clone() for k, v in trained(module)}

@@ -22,14 +22,12 @@ from sdxl.core import store, terminal
 from sdxl.core.errors import UserError
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
-from sdxl.training import use
+from sdxl.training import average, use
 from sdxl.training.data import embed, examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages.denoising import Denoiser
 from sdxl.training.teachable import scheduler_of
 
-TRAINED_BYTES = 20
-"""Per parameter, in fp32: weight, gradient, two moments of AdamW, and the average."""
 _HELD_BACK = 16
 
 
@@ -51,7 +49,8 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     source = shapes_source(config.model, config.seed)
     unet = source.component("unet", torch.float32, torch.device("meta"))
     count = sum(p.numel() for p in unet.parameters())
-    return {"parameters": count, "state_gib": round(count * TRAINED_BYTES / 2**30, 2)}
+    state = average.state_bytes(count, config.train.ema)
+    return {"parameters": count, "state_gib": round(state / 2**30, 2)}
 
 
 def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:

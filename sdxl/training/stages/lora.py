@@ -26,13 +26,13 @@ from sdxl.model import prompts
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
 from sdxl.quant import build
-from sdxl.training import adapters, use
+from sdxl.training import adapters, average, use
 from sdxl.training.data import embed
 from sdxl.training.stages import fake_quant, finetune
 from sdxl.training.stages.denoising import Told, unheard
 
-FROZEN_BYTES, TRAINED_BYTES = 4, 20
-"""Per parameter, in fp32: a weight alone; a weight, gradient, two moments and the average."""
+FROZEN_BYTES = 4
+"""Per parameter that stays as it is, in fp32."""
 _TEXT_LAYERS = re.compile(r"\.(q|k|v|out)_proj$")
 
 
@@ -63,7 +63,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     names = adapters.layers(unet, settings.targets)
     adapters.put(unet, names, settings.rank, _alpha(settings))
     trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
-    gib = (frozen * FROZEN_BYTES + trained * TRAINED_BYTES) / 2**30
+    gib = (frozen * FROZEN_BYTES + average.state_bytes(trained, settings.ema)) / 2**30
     return {"layers": len(names), "parameters": trained, "state_gib": round(gib, 2)}
 
 

@@ -25,15 +25,13 @@ from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.model import architecture
 from sdxl.quality import fast_scorer
-from sdxl.training import speed
+from sdxl.training import average, speed
 from sdxl.training.data.sharded import Shards
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.series.parts import Tally
 from sdxl.training.stages.denoising import Denoiser
 from sdxl.training.stages.sd2_pictures import Pictures
 
-TRAINED_BYTES = 16
-"""Per parameter, in fp32: weight, gradient and two moments of AdamW; there is no average."""
 TARGET_SAMPLES = 1_715_200
 """Mean of the reference's runs to the target at batch 256, round 5.0."""
 PUBLISHED = {"H100": 135.7, "H200": 144.4, "B200": 274.0}
@@ -110,7 +108,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     found: dict[str, Any] = {
         "parameters": count,
         "tflop_per_sample": round(flop / 1e12, 4),
-        "state_gib": round(count * TRAINED_BYTES / 2**30, 2),
+        "state_gib": round(average.state_bytes(count, settings.ema) / 2**30, 2),
     }
     if settings.network is Sd2Network.sd2_random:
         hours = {name: TARGET_SAMPLES / rate / 3600 for name, rate in PUBLISHED.items()}
