@@ -70,11 +70,11 @@ def write(config: Config, images: Path, out: Path, asked: Asked | None = None) -
     rank, world = (
         int(os.environ.get(name, usual)) for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"))
     )
-    kept, print_of = 0, functools.cache(store.fingerprint)  # a tar is that of all its samples
+    kept, fingerprint = 0, functools.cache(store.fingerprint)  # a tar is that of all its samples
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, inputs in list(shards.items())[rank::world]:
-            states = [_state(pair, print_of) for pair in inputs]
+            states = [_state(pair, fingerprint) for pair in inputs]
             parts = {"weights": weights, "size": size, "embeddings": asked.embeddings,
                      "moments": asked.moments, "inputs": states}  # fmt: skip
             key, tar = content_key.key(parts), out / f"{name}.tar"
@@ -141,10 +141,10 @@ def _within(tar: Path) -> Iterator[Pair | None]:
         yield None if places[1] is None else Pair(sample.name, tar, tar, (places[0], places[1]))
 
 
-def _state(pair: Pair, print_of: Callable[[Path], str]) -> list[Any]:
+def _state(pair: Pair, fingerprint: Callable[[Path], str]) -> list[Any]:
     """What tells a pair from another without reading it."""
     files = [pair.picture] if pair.within else [pair.picture, pair.caption]
-    return [pair.name, *map(print_of, files)]
+    return [pair.name, *map(fingerprint, files)]
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
