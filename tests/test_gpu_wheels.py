@@ -81,6 +81,9 @@ def test_the_payload_is_laid_out_as_an_installer_would(tmp_path, monkeypatch):
         (cache / name).write_text(name)
     paths = {p.name: str(p) for p in cache.iterdir()}
     (cache / "__grp___gemm.json").write_text(json.dumps({"child_paths": paths}))
+    launcher = f"{payload.LAUNCHER}.cpython-312-x86_64-linux-gnu.so"
+    (cache.parent / "OTHER").mkdir()
+    (cache.parent / "OTHER" / launcher).touch()
     out = tmp_path / "out"
     sizes = payload.make([ROOT / LIST], out, "3.12", tmp_path / "cache", "/there")
     assert set(sizes) == {"site.tar.xz", "triton.tar.xz"}
@@ -94,6 +97,7 @@ def test_the_payload_is_laid_out_as_an_installer_would(tmp_path, monkeypatch):
     assert group["child_paths"] == {
         "_gemm.cubin": "/there/KEY/_gemm.cubin", "_gemm.json": "/there/KEY/_gemm.json",
     }  # fmt: skip
+    assert (tmp_path / "moved" / "OTHER" / launcher).is_file()
 
 
 def test_the_stub_serves_what_modelopt_does_when_it_is_imported():

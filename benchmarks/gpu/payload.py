@@ -31,6 +31,9 @@ STUBS = {
 """Modules in the place of packages that are imported and not used."""
 
 KEPT = (".cubin", ".json")
+LAUNCHER = "__triton_launcher"
+HOST = (LAUNCHER, "cuda_utils")
+"""Compiled for the machine's Python: what starts kernels, in Triton up to 3.6."""
 PRESET = 9
 
 
@@ -100,6 +103,11 @@ def kernels(cache: Path, target: str, folder: Path) -> int:
         moved = {name: f"{target}/{group.parent.name}/{name}" for name in kept}
         (there / group.name).write_text(json.dumps({"child_paths": moved}))
         count += 1
+    for name in HOST:
+        for file in cache.glob(f"*/{name}*.so"):
+            there = folder / file.parent.name
+            there.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, there / file.name)
     return count
 
 
