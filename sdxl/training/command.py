@@ -112,7 +112,7 @@ def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: i
 def _finished(folder: Path, done: int) -> dict[str, float] | None:
     """The figures of a training that is over, all of it written; None for any other."""
     figures = kept.figures(folder, done)
-    return figures if loop.exported(folder) else None
+    return {"seconds": 0.0, **figures} if figures and loop.exported(folder) else None
 
 
 def _outcome(

@@ -20,7 +20,7 @@ def settle(config: TrainConfig, chosen: TrainingStage, typed: Sequence[str]) -> 
     Other stages have the one of the configuration, so that what they made can be made again.
     """
     named = any(word.lstrip("+~").startswith("seed=") for word in typed)
-    if config.train.name not in _BENCHMARKS or config.plan:
+    if config.train.name not in _BENCHMARKS:
         return
     folder, first = chosen.folder_of(config), os.environ.get("RANK", "0") == "0"
     file = folder / _FILE
