@@ -80,12 +80,13 @@ def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: i
         fixed = loop.fixed(settings, config.seed, identity)
         checkpoint.refuse_others(folder / loop.FILE, fixed)
     machine.check(settings)
+    main = machine.rank() == 0
     if done >= settings.steps and (finished := machine.agreed(_finished(folder, done))):
-        terminal.say(f"{settings.name}: all {done:,} steps were done before, {folder}")
+        if main:
+            terminal.say(f"{settings.name}: all {done:,} steps were done before, {folder}")
         return _outcome(config, chosen, folder, str(folder / kept.FILE), finished)
     if done < settings.steps:
         disk.store_ready(checkpoint.bytes_of(stage.module, settings.ema is not None))
-    main = int(os.environ.get("RANK", "0")) == 0
     meter = speed.Meter(settings)
     reporter = _Reporter(config, folder, done, meter) if main else None
     if reporter:
