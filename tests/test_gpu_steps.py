@@ -83,7 +83,7 @@ def test_a_size_that_the_vae_cannot_decode_costs_no_other(tmp_path, load, monkey
     monkeypatch.setattr(decoding, "measured", measured)
     monkeypatch.setattr(decoding, "composed", lambda *_: tiny)
     context = OnCpu(tmp_path, False, lambda **found: seen.update(found))
-    line = decoding.run(context)["line"]
+    line = decoding.run(context, (), 2)["line"]
     assert "out of memory" in line and seen["vae"]["eager 2"]["ms_per_picture"] > 0
     assert seen["vae"]["bytes 2"]["same_bytes"]
 

@@ -16,7 +16,7 @@ from benchmarks.gpu.model import composed
 SIZES = (4, 8)
 
 
-def run(context: Context) -> dict[str, Any]:
+def run(context: Context, words: tuple[str, ...], batch: int) -> dict[str, Any]:
     """Milliseconds per picture, first calls beside them; a size that fails costs no other."""
     import torch
 
@@ -25,7 +25,7 @@ def run(context: Context) -> dict[str, Any]:
     from sdxl.model.components import torch_dtype
     from sdxl.model.sources import open_source
 
-    config = composed(context, ("precision=bf16",), 8)
+    config = composed(context, words, batch)
     device = context.device
     source = open_source(config.model, config.seed)
     vae: Any = source.component("vae", torch_dtype(config.precision.vae), device)
