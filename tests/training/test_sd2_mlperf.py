@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,15 @@ def test_made_up_rows_are_the_same_at_every_step_and_cost_none_of_its_time(confi
     )
     assert not torch.equal(one["noise"], other["noise"])
     assert set(drawn) == {"noise", "timestep"} and stage.reads_ahead
+
+
+def test_it_goes_on_only_with_the_parts_that_it_began_with(config, monkeypatch):
+    shards = SimpleNamespace(count=99, identity=["a tar"])
+    for parts in ("one", "another"):
+        told = SimpleNamespace(shards=shards, pictures=SimpleNamespace(identity=parts))
+        monkeypatch.setattr(sd2_mlperf, "_Told", lambda *_, told=told: told)
+        stage = sd2_mlperf.Stage(config("train.shards=x"))
+        assert stage.identity == {"data": ["a tar"], "parts": parts}
 
 
 @pytest.mark.slow
