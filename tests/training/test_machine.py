@@ -29,7 +29,8 @@ def started(monkeypatch):
             )
 
     def start(cuda=0, **variables):
-        monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+        for name in ("ACCELERATE_USE_CPU", "RANK", "LOCAL_RANK"):
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "set_device", asked.append)
@@ -63,6 +64,18 @@ def test_the_asked_cpu_is_where_a_training_is(started):
     asked = started(cuda=8, **TWO)
     machine.use(Device.cpu)
     assert machine.processes() == 2 and asked == [True]
+
+
+def test_the_next_job_of_a_command_may_be_on_another_device(started, monkeypatch):
+    asked = started(cuda=1, WORLD_SIZE="1")
+    before = {"distributed_type": accelerate.state.DistributedType.NO,
+              "device": torch.device("cuda")}  # fmt: skip
+    monkeypatch.setattr(accelerate.state.PartialState, "_shared_state", before)
+    monkeypatch.setattr(
+        accelerate.state.AcceleratorState, "_reset_state", lambda **how: asked.append(how)
+    )
+    machine.use(Device.cpu)
+    assert machine.processes() == 1 and asked == [{"reset_partial_state": True}, True]
 
 
 @pytest.mark.parametrize(("seen", "own"), [(8, 5), (1, 0)])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from sdxl.core.errors import ConfigError, UserError
 from sdxl.core.progress import Progress, silent
@@ -52,6 +53,15 @@ def test_the_number_of_processes_changes_nothing(config, series):
     evaluate.draw(given, kept, set(), (0, 2), LOOK)
     with pytest.raises(UserError, match="5 of 9"):
         evaluate.added_up(given, kept)
+
+
+def test_one_command_at_a_time_scores(config, series, monkeypatch):
+    given = job(config, series)
+    monkeypatch.setattr(evaluate, "opened", lambda *_: given)
+    monkeypatch.setattr(evaluate, "_scored", lambda *_: pytest.fail("drawn"))
+    given.folder.mkdir(parents=True)
+    with FileLock(given.folder / ".lock"), pytest.raises(UserError, match="another command"):
+        evaluate.run(given.config, [])
 
 
 def test_a_picture_is_of_its_prompt_not_of_its_batch(config, series):
