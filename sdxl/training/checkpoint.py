@@ -26,7 +26,7 @@ _KNOWN = {field.name: field for field in dataclasses.fields(Lora)}
 """Every setting of a stage, but those of a student."""
 _BEFORE = {name: plain(f.default) for name, f in _KNOWN.items() if f.metadata.get("added")}
 """What a checkpoint from before a setting was made with."""
-_UNTOLD = ("unconditional", "timesteps", "parts")
+_UNTOLD = ("unconditional", "timesteps", "parts", "schedule")
 """What no checkpoint of before version 0.2 says of its data: it goes on as it did."""
 
 

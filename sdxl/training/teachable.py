@@ -8,6 +8,11 @@ from sdxl.core.errors import UserError
 from sdxl.model import guidance
 from sdxl.model.components import Source
 
+_SCHEDULE = (
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+    *("rescale_betas_zero_snr", "prediction_type"),
+)
+
 
 def scheduler_of(source: Source) -> Any:
     """The model's own scheduler, which has the noise of every timestep as `alphas_cumprod`.
@@ -28,3 +33,8 @@ def scheduler_of(source: Source) -> Any:
             "a UNet without that input, as SDXL's",
         )
     return scheduler
+
+
+def schedule(scheduler: Any) -> dict[str, Any]:
+    """What of a scheduler must be the same when a training goes on, JSON-ready."""
+    return {name: scheduler.config.get(name) or None for name in _SCHEDULE}

@@ -127,3 +127,17 @@ def test_captions_come_from_a_file(config, tmp_path):
     problems = rules_train.problems_of(given.train, ["train.scenes=72"])
     assert ["`train.scenes` would be ignored" in problem.what for problem in problems] == [True]
     assert not rules_train.problems_of(config().train, ["train.scenes=72"])
+
+
+def test_a_teacher_of_another_schedule_draws_anew(config, monkeypatch):
+    from diffusers import EulerDiscreteScheduler
+
+    source = open_source(config().model, 0)
+    usual = {**source.scheduler().config}
+    for changes, found in (
+        ({"timestep_spacing": "linspace", "clip_sample": False}, {}),  # of which Euler takes none
+        ({"beta_end": 0.02}, {"schedule": {"beta_end": 0.02}}),
+    ):
+        other = EulerDiscreteScheduler.from_config({**usual, **changes})
+        monkeypatch.setattr(type(source), "scheduler", lambda _, other=other: other)
+        assert trajectories._schedule(source) == found

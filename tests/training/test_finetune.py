@@ -168,6 +168,8 @@ def test_the_loss_is_of_noise_by_the_models_own_schedule(config, monkeypatch):
 
     stage, scheduler = given(beta_end=0.02)
     assert torch.equal(stage.module.alphas, scheduler.alphas_cumprod)
+    usual = given()[0]
+    assert {k for k, v in stage.identity.items() if usual.identity[k] != v} == {"schedule"}
     assert stage.module.prediction is Prediction.epsilon
     other, _ = given(prediction_type="v_prediction")
     assert other.module.prediction is Prediction.v_prediction

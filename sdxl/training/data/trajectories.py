@@ -16,6 +16,7 @@ from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.progress import Progress
 from sdxl.core.types import Embeddings
+from sdxl.model.architecture import SCHEDULER
 from sdxl.model.components import Source, torch_device
 from sdxl.model.networks import predict
 from sdxl.model.sources import open_source
@@ -60,6 +61,17 @@ def scheduler_of(source: Source, steps: int) -> Any:
     return scheduler
 
 
+def _schedule(source: Source) -> dict[str, Any]:
+    """Where the schedule is not SDXL's own: older keys say nothing of it."""
+    from diffusers import EulerDiscreteScheduler
+
+    usual: Any = EulerDiscreteScheduler(**SCHEDULER | {"timestep_spacing": "trailing"}).config
+    made = scheduler_of(source, 1).config
+    settings = [name for name in usual if not name.startswith("_")]
+    other = {name: made[name] for name in settings if made[name] != usual[name]}
+    return {"schedule": other} if other else {}
+
+
 def open_trajectories(config: TrainConfig) -> Trajectories:
     """The teacher's paths; drawn at the first use, kept in the store piece by piece."""
     settings, model = config.train, config.model
@@ -69,6 +81,7 @@ def open_trajectories(config: TrainConfig) -> Trajectories:
         "weights": source.identity(), "seed": config.seed, "guidance": model.guidance,
         "negative": model.negative_prompt, "size": [model.height, model.width],
         "steps": [settings.student_steps, settings.teacher_steps],
+        **_schedule(source),
     }  # fmt: skip
     texts = _texts(config)
     teacher = _Teacher(config, source)

@@ -22,11 +22,10 @@ from sdxl.core import store, terminal
 from sdxl.core.errors import UserError
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
-from sdxl.training import average, use
+from sdxl.training import average, teachable, use
 from sdxl.training.data import embed, examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages.denoising import Denoiser
-from sdxl.training.teachable import scheduler_of
 
 _HELD_BACK = 16
 
@@ -100,7 +99,7 @@ class Stage:
         self.reads_ahead = getattr(self.examples, "embedded", False)
         self.count = trained_rows(self.examples.count, _HELD_BACK)
         source = open_source(config.model, config.seed)
-        scheduler = scheduler_of(source)
+        scheduler = teachable.scheduler_of(source)
         unet = self._unet(config, source)
         if config.train.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
@@ -115,6 +114,7 @@ class Stage:
             "model": content_key.key(source.identity()),
             "data": self.examples.identity,
             "unconditional": embed.unconditional(config.model),
+            "schedule": teachable.schedule(scheduler),
         }
 
     def _unet(self, config: TrainConfig, source: Source) -> Any:

@@ -28,11 +28,10 @@ from sdxl.model.checkpoint import TUNED
 from sdxl.model.components import torch_device, torch_dtype
 from sdxl.model.sources import open_source
 from sdxl.quant import build
-from sdxl.training import use
+from sdxl.training import teachable, use
 from sdxl.training.data import embed, examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages import fake_quant
-from sdxl.training.teachable import scheduler_of
 
 UNGUIDED = 0.5
 """Share of the rows under the negative prompt."""
@@ -104,7 +103,8 @@ class Stage:
 
     def __init__(self, config: TrainConfig) -> None:
         source = open_source(config.model, config.seed)
-        self.alphas = scheduler_of(source).alphas_cumprod.float()
+        scheduler = teachable.scheduler_of(source)
+        self.alphas = scheduler.alphas_cumprod.float()
         with Progress("train=qat") as progress:
             self.made = build.prepare(config, progress.report)
         self.examples = examples.open_examples(config)
@@ -121,6 +121,7 @@ class Stage:
             "data": self.examples.identity,
             "unconditional": embed.unconditional(config.model),
             "timesteps": self.timesteps.tolist(),
+            "schedule": teachable.schedule(scheduler),
         }
         device = torch_device(config.model.device)
         self.start = self._distance(self.module.unet.to(device), device)
