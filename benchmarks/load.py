@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _fake import configure, measure, open_fake
+from _fake import configure, measure, opened
 
 WANTED = {"Offline": 10_000.0, "Server": 1_000.0}
 P99_MS = 20.0
@@ -54,7 +54,7 @@ def one(name: str, seconds: float) -> int:
                   "scenario.target_latency_percentile=0.99"]  # fmt: skip
     config = configure(*words)
     with tempfile.TemporaryDirectory() as folder:
-        generator = open_fake(config)
+        generator = opened(config)
         alone = bare_rate(generator, config.backend.batch_size)
         began, start = time.process_time(), time.perf_counter()
         detail, lost, sut = measure(config, [generator.generate], Path(folder), alone)

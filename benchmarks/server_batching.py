@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from _fake import configure, measure, open_fake
+from _fake import configure, measure, opened
 
 SHARE, LIMIT_MS = 0.9, 1000.0
 MODEL = ["backend.latency_ms=40", "backend.sample_ms=1", "backend.batch_size=16"]
@@ -67,7 +67,7 @@ def server(seconds: float, qps: float) -> dict:
 
 def test(config, key: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        generator = open_fake(config)
+        generator = opened(config)
         detail, lost, sut = measure(config, [generator.generate], Path(folder), CAPACITY)
     return {
         "rate": float(detail[key]),

@@ -1,12 +1,12 @@
 """Nothing lost, nothing leaked: a long Server run whose workers are killed every 20 s.
 
     python benchmarks/soak.py                  # 30 minutes
-    python benchmarks/soak.py --minutes 10
+    python benchmarks/soak.py --model tiny --minutes 10 --every 60 --qps 1
 
-Two workers of the fake backend behind real LoadGen; a random one gets SIGKILL about every 20 s, in
-the middle of its work or between two batches. At the end every sample must have been answered once,
-with its own index's picture; no worker and no shared block may be left; and this process may not
-have grown by more than 5 % after its first tenth. Exits 1 otherwise.
+Two workers of the fake backend, or of the bundled model, behind real LoadGen; a random one gets
+SIGKILL about every 20 s, in the middle of its work or between two batches. At the end every sample
+must have been answered once, with its own index's picture; no worker and no shared block may be
+left; and this process may not have grown by more than 5 % after its first tenth. Exits 1 otherwise.
 """
 
 from __future__ import annotations
@@ -23,29 +23,35 @@ import time
 from pathlib import Path
 
 import psutil
-from _fake import configure, measure, open_fake, say
+from _fake import configure, measure, opened, say
 
 from sdxl.bench.pool import Patience, Pool
 
 GROWTH = 1.05
+BACKENDS = {
+    "fake": ["backend.latency_ms=20", "backend.sample_ms=5", "backend.batch_size=8",
+             "scenario.target_latency_ms=20000"],
+    "tiny": ["backend=torch", "model=tiny", "limit=16", "backend.batch_size=4",
+             "scenario.target_latency_ms=300000"],
+}  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=list(BACKENDS), default="fake")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between two kills")
     parser.add_argument("--qps", type=float, default=50.0)
     chosen = parser.parse_args()
     config = configure(
-        "scenario=Server", "backend.latency_ms=20", "backend.sample_ms=5", "backend.batch_size=8",
-        f"scenario.target_qps={chosen.qps}", "scenario.target_latency_ms=20000",
+        *BACKENDS[chosen.model], "scenario=Server", f"scenario.target_qps={chosen.qps}",
         "scenario.target_latency_percentile=0.99",
         f"scenario.min_duration_ms={round(chosen.minutes * 60e3)}",
     )  # fmt: skip
     model = config.model
     pool = Pool(
-        open_fake, (config,), [0, 1], 8 * model.height * model.width * 3,
-        preload=False, patience=Patience(120, 1_000_000),
+        opened, (config,), [0, 1], 8 * model.height * model.width * 3,
+        preload=chosen.model != "fake", patience=Patience(120, 1_000_000),
     )  # fmt: skip
     pool.silence_s = 60
     me = psutil.Process()
