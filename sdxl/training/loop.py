@@ -143,6 +143,7 @@ class Trainer:
         self.accelerator, self.stage, self.settings = accelerator, stage, settings
         self.seed, self.folder, self.report = seed, folder, report
         self.module = stage.module.to(accelerator.device)
+        machine.plain_attention(self.module, accelerator.device)
         self.average = average.begun(self.module, settings.ema)
         self.kept = fixed(settings, seed, identity)
         optimizer = recipe.optimizer(self.module, settings)
@@ -230,7 +231,7 @@ class Trainer:
     def _backward(self, given: dict[str, Any], last: bool) -> dict[str, Tensor]:
         """Losses of a part of the batch, their gradients added; the last part's processes meet."""
         alone = nullcontext() if last else self.accelerator.no_sync(self.model)
-        with alone, machine.attention(self.accelerator.device):  # blocks compute again on the way
+        with alone:
             with self.accelerator.autocast():
                 losses: dict[str, Tensor] = self.model(**given)
             self.accelerator.backward(losses["loss"] / self.settings.accumulate)
