@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from sdxl.config.choices import DType, Prediction
@@ -73,10 +74,10 @@ def _recipe(settings: Training, typed: Sequence[str]) -> Iterator[Problem]:
 
 
 def _ignored(settings: Training, typed: Sequence[str], quantized: bool) -> Iterator[Problem]:
-    unread = _unread(settings, quantized)
+    not_read = unread(settings, quantized)
+    left = [word for word in typed if not {_key(word), _root(word)} & not_read.keys()]
     for word in typed:
-        key = word.lstrip("+~").partition("=")[0].partition("@")[0]
-        root = key.partition(".")[0]
+        key, root = _key(word), _root(word)
         if root == "shortcut" and word != "shortcut=none":
             yield Problem(
                 f"`{key}` would be ignored: a training computes all of the UNet",
@@ -87,11 +88,22 @@ def _ignored(settings: Training, typed: Sequence[str], quantized: bool) -> Itera
                 f"`{key}` would be ignored: the stage `{settings.name}` is of the bundled model",
                 word, "settings of " + " ".join(_READ), f"train=finetune {word}",
             )  # fmt: skip
-        elif why := unread.get(key) or unread.get(root):
-            yield Problem(f"`{key}` would be ignored by train={settings.name}: {why}", word)
+        elif why := not_read.get(key) or not_read.get(root):
+            yield Problem(
+                f"`{key}` would be ignored by train={settings.name}: {why}", word,
+                "the same command without it", shlex.join(["python", "train.py", *left]),
+            )  # fmt: skip
 
 
-def _unread(settings: Training, quantized: bool) -> dict[str, str]:
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _root(word: str) -> str:
+    return _key(word).partition(".")[0]
+
+
+def unread(settings: Training, quantized: bool = False) -> dict[str, str]:
     """Settings and groups that a stage which goes on from a model does not read, and why."""
     name = settings.name
     if name not in TUNING:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sdxl.config import rules_train
 from sdxl.config.content_key import plain
 from sdxl.config.schema.train import Training
 from sdxl.core import store
@@ -97,7 +98,8 @@ def _order(epoch: int, count: int, seed: int) -> NDArray[np.int64]:
 
 def fixed(settings: Training, seed: int, identity: Mapping[str, object]) -> dict[str, Any]:
     """What must be the same when a training goes on, JSON-ready."""
-    kept = {k: v for k, v in plain(settings).items() if k not in _MAY_CHANGE}
+    ignored = {*_MAY_CHANGE, *(key.removeprefix("train.") for key in rules_train.unread(settings))}
+    kept = {k: v for k, v in plain(settings).items() if k not in ignored}
     return {**kept, "seed": seed, **identity}
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sdxl.config import rules_train
+from sdxl.config.content_key import plain
 from sdxl.config.load import load as checked
 from sdxl.core.errors import ConfigError, UserError
 from sdxl.core.types import Embeddings, Prompt
@@ -127,6 +128,13 @@ def test_captions_come_from_a_file(config, tmp_path):
     problems = rules_train.problems_of(given.train, ["train.scenes=72"])
     assert ["`train.scenes` would be ignored" in problem.what for problem in problems] == [True]
     assert not rules_train.problems_of(config().train, ["train.scenes=72"])
+    typed = ["train=distill", f"train.captions={file}", "train.scenes=80"]
+    problem = rules_train.problems_of(given.train, typed)[0]
+    assert problem.fix == f"python train.py train=distill train.captions={file}"
+    written = plain(dataclasses.replace(given.train, scenes=80))  # by a checkpoint of before
+    left_out = loop.fixed(given.train, 0, {})
+    assert "scenes" not in left_out and left_out.items() <= {**written, "seed": 0}.items()
+    assert loop.fixed(config().train, 0, {})["scenes"] == 72
 
 
 def test_a_teacher_of_another_schedule_draws_anew(config, monkeypatch):
