@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from array import array
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -47,11 +46,12 @@ class Account:
     A model's pictures differ by its rounding from those of another batch size: `NEAR` at most.
     """
 
-    def __init__(self, config, count: int) -> None:
+    def __init__(self, config, count: int, room: int) -> None:
         drawn = opened(config).generate(list(range(count)))
         self.expected = drawn[:, ::EVERY, ::EVERY].astype(np.int16)
         self.near = 0 if config.backend.name == "fake" else NEAR
-        self.answered = array("Q")  # ids, packed: the account must not be what grows
+        self._ids = np.ones(room, np.uint64)  # of the answered: memory that does not grow
+        self._answers = 0
         self.wrong = 0
         self._lock = threading.Lock()
 
@@ -60,19 +60,23 @@ class Account:
         apart = np.abs(pictures[:, ::EVERY, ::EVERY] - self.expected[indices])
         right = (apart <= self.near).all(axis=(1, 2, 3))
         with self._lock:
-            self.answered.extend(sample.id for sample in batch)
+            end = self._answers + len(batch)
+            if end > len(self._ids):
+                self._ids = np.concatenate([self._ids, np.ones_like(self._ids)])
+            self._ids[self._answers : end] = [sample.id for sample in batch]
+            self._answers = end
             self.wrong += int(len(batch) - np.count_nonzero(right))
 
     def lost(self, sut: Sut, detail: dict) -> list[str]:
         """What does not add up; empty if every sample was answered once with its own picture."""
         issued = sut.counts.issued
-        answered = len(np.unique(np.array(self.answered)))
+        answered = len(np.unique(self._ids[: self._answers]))
         each = {"answered": answered, "done": sut.counts.done}
         if "result_query_count" in detail:
             queries, size = detail["result_query_count"], detail["effective_samples_per_query"]
             each["LoadGen's"] = queries * size
         found = [f"{n} {v:,} of {issued:,}" for n, v in each.items() if v != issued]
-        twice = len(self.answered) - answered
+        twice = self._answers - answered
         found += [f"{twice} answered twice"] if twice else []
         return found + ([f"{self.wrong} with another's picture"] if self.wrong else [])
 
@@ -80,7 +84,8 @@ class Account:
 def measure(config, lanes, folder: Path, rate: float):
     """One LoadGen test; returns its detail log, what was lost, and the SUT."""
     count = len(asked(config))
-    account = Account(config, count)
+    room = int(1.2 * rate * config.scenario.min_duration_ms / 1e3) + 1000
+    account = Account(config, count, room)
     keeper = Keeper(folder / "images", prompts.load(config.dataset), 8, False)
 
     def on_images(batch, pictures) -> None:

@@ -19,6 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -89,6 +90,8 @@ def _become(words: Sequence[str], out: IO[bytes], err: IO[bytes]) -> NoReturn:
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w", 1, errors="backslashreplace")  # noqa: SIM115
         sys.argv, sys.path[0] = ["sdxl", *words], str(ROOT)
         tempfile.tempdir = None
+        server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+        server._forkserver_pid = None  # a value's, which is no child of this fork
         runpy.run_path(str(Path(ROOT, "sdxl", "__main__.py")), run_name="__main__")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1

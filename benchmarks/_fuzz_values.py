@@ -96,7 +96,7 @@ class Values:
         from omegaconf.errors import OmegaConfBaseException
 
         from sdxl.config.load import load
-        from sdxl.core.errors import ConfigError
+        from sdxl.core.errors import USER, ConfigError, SdxlError
 
         base, before = self._bases[which], []
         try:
@@ -112,7 +112,12 @@ class Values:
         finally:
             for key, old in reversed(before):
                 OmegaConf.update(base, key, _at(old, key), force_add=True)
-        return unsuitable(config)
+        try:
+            return unsuitable(config)
+        except SdxlError as error:
+            if error.exit_code != USER:
+                raise
+            return None  # refused where it is used
 
 
 def _at(node: Any, key: str) -> Any:
