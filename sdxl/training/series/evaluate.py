@@ -28,7 +28,7 @@ from sdxl.model import caption_files
 from sdxl.quality import fast_scorer, needs, settings
 from sdxl.quality.frechet import Statistics
 from sdxl.training import alone, machine, use
-from sdxl.training.series import asked, joined_log, parts, weights
+from sdxl.training.series import asked, earlier, joined_log, parts, weights
 from sdxl.training.series.parts import Examiner, Tally
 from sdxl.training.series.weights import Kept
 
@@ -90,6 +90,9 @@ def run(config: TrainConfig, typed: Sequence[str], say: Say | None = None) -> Ou
     rank, world = machine.rank(), machine.processes()
     scores: dict[int, dict[str, float]] = {}
     with alone.held(job.folder), Progress("evaluate", say if rank == 0 else _silent) as progress:
+        if rank == 0:
+            _take_over(job)
+        machine.meet()
         for kept in series:
             found = _scored(job, kept, rank, world, progress)
             scores[kept.samples] = found
@@ -127,7 +130,7 @@ def opened(
             "model= as the training had it",
         )  # fmt: skip
     examiner = _examiner(config, pictures.prompts)
-    out = training / FOLDER / _key(config, examiner, pictures.prompts)
+    out = training / FOLDER / _key(config, _held(examiner, pictures.prompts))
     return Job(config, series, pictures.prompts, pictures, examiner, out)
 
 
@@ -150,16 +153,28 @@ def _examiner(config: TrainConfig, prompts: list[Prompt]) -> Any:
     return fast_scorer.Scenes(config, prompts)
 
 
-def _key(config: TrainConfig, examiner: Any, prompts: list[Prompt]) -> str:
-    """Of a way of scoring, for a folder of its own: settings, and what the files that they name
-    hold. Our own scores come with the code, and have none."""
+def _key(config: TrainConfig, held: Sequence[Any]) -> str:
+    """Of a way of scoring, for a folder of its own: settings, and what the files they name hold."""
     train: Any = config.train
     quality = {k: v for k, v in plain(config.quality).items() if not k.startswith("target_")}
     how = (config.dataset, config.model)
     own = {name: getattr(train, name) for name in ("eval_prompts", "eval_steps", "guidance")}
-    files = {name: facts["sha256"] for name, facts in getattr(examiner, "files", {}).items()}
-    held = [files, [prompt.text for prompt in prompts]] if files else []
     return content_key.key(*map(plain, how), quality, own, *held)[:8]
+
+
+def _held(examiner: Any, prompts: list[Prompt]) -> list[Any]:
+    """What the files hold; our own scores come with the code, and have none."""
+    files = {name: facts["sha256"] for name, facts in getattr(examiner, "files", {}).items()}
+    return [files, [prompt.text for prompt in prompts]] if files else []
+
+
+def _take_over(job: Job) -> None:
+    """The scores of before their key told what files hold."""
+    files = [Path(facts["path"]) for facts in getattr(job.examiner, "files", {}).values()]
+    captions = getattr(job.config.dataset, "path", None)
+    if files:
+        files += [store.resolve(captions)] if captions else []
+        earlier.take_over(job.folder.with_name(_key(job.config, [])), job.folder, files)
 
 
 def _scored(job: Job, kept: Kept, rank: int, world: int, progress: Progress) -> dict[str, float]:

@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
+from sdxl.core import store
 from sdxl.core.errors import ConfigError, UserError
 from sdxl.core.progress import Progress, silent
 from sdxl.training import mllog
@@ -168,6 +170,37 @@ def test_scores_are_kept_for_what_the_files_hold_not_for_their_names(
         np.savez(statistics, mu=stored["mu"] + 1, sigma=stored["sigma"])
     folders.append(job(config, series, *words).folder)
     assert folders[0] == folders[1] and len({*folders}) == 3
+
+
+def test_scores_of_before_are_taken_over_where_no_file_has_changed_since(
+    config, series, training_files, tmp_path, monkeypatch
+):
+    captions = tmp_path / "captions.tsv"
+    captions.write_text("caption\n" + "a cat\n" * 9)
+    words = (*training_files, "dataset=coco_30k", f"dataset.path={captions}")
+    given = job(config, series, *words)
+    monkeypatch.setattr(evaluate, "opened", lambda *_: given)
+    monkeypatch.setattr(evaluate, "draw", lambda *_: None)
+    monkeypatch.setattr(evaluate, "added_up", lambda *_: {"FID": 9.0, "CLIP": 0.0})
+    before = given.folder.with_name(evaluate._key(given.config, []))
+    assert before != given.folder
+
+    def scored():
+        line = evaluate.run(given.config, ()).line()
+        return [each["FID"] for each in line["scored"]]
+
+    for change, expected in (
+        (lambda: None, 200.0),
+        (lambda: os.utime(captions, (1, 1)), 9.0),  # a copy with the date of its original
+    ):
+        shutil.rmtree(given.folder, ignore_errors=True)
+        for kept in given.series:
+            (before / kept.folder.name).mkdir(parents=True)
+            facts = {"FID": 200.0, "CLIP": 0.1, "weights": store.fingerprint(kept.folder)}
+            store.write_json(before / kept.folder.name / evaluate.SCORES, facts)
+        time.sleep(0.02)  # a file system's clock
+        change()
+        assert scored() == [expected] * 3
 
 
 def test_mistakes_are_named(config, series, tmp_path):
