@@ -40,13 +40,14 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
         return evaluate.run(config, _typed(), say)
     rules_train.check(settings)  # of typed words `load` has said it
     machine.use(config.model.device)
-    disk.store_ready(0 if config.plan else disk.SMALL_BYTES)
     chosen = training_stage(settings.name)
     folder = chosen.folder_of(config)
     if config.plan:
+        disk.store_ready(0)
         return _plan(config, chosen, folder)
-    with alone.held(folder):
-        put.sweep(folder, folder / weights.FOLDER)
+    machine.by_first(lambda: disk.store_ready(disk.SMALL_BYTES))
+    with alone.held(folder, "train.run=ANOTHER_NAME"):
+        machine.by_first(lambda: put.sweep(folder, folder / weights.FOLDER))
         seeds.settle(config, chosen, _typed())
         return _train(config, chosen, folder, start_ms)
 
@@ -81,19 +82,19 @@ def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: i
         checkpoint.refuse_others(folder / loop.FILE, fixed)
     machine.check(settings)
     main = machine.rank() == 0
-    if done >= settings.steps and (finished := machine.agreed(_finished(folder, done))):
+    if done >= settings.steps and (finished := machine.by_first(lambda: _finished(folder, done))):
         if main:
             terminal.say(f"{settings.name}: all {done:,} steps were done before, {folder}")
         return _outcome(config, chosen, folder, str(folder / kept.FILE), finished)
     if done < settings.steps:
-        disk.store_ready(checkpoint.bytes_of(stage.module, settings.ema is not None))
+        needed = checkpoint.bytes_of(stage.module, settings.ema is not None)
+        machine.by_first(lambda: disk.store_ready(needed))
     meter = speed.Meter(settings)
-    reporter = _Reporter(config, folder, done, meter) if main else None
-    if reporter:
-        facts = {"stage": settings.name, "words": asked.words(_typed()),
-                 "parts": getattr(stage, "parts_identity", None)}  # fmt: skip
-        weights.begin(folder, facts, done)
-        reporter.mllog.begin(settings, _told(stage, config), start_ms, began_ms)
+    made: list[_Reporter] = []  # by the first process, whose failure ends all
+    machine.by_first(
+        lambda: made.append(_begun(config, stage, folder, done, meter, (start_ms, began_ms)))
+    )
+    reporter = made[0] if main else None
     began = time.perf_counter()
     status = "FAILED"
     try:
@@ -108,6 +109,19 @@ def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: i
     record = kept.write(config, folder, figures, meter, seconds, _typed()) if main else None
     figures = {"seconds": round(seconds, 1), **figures, **meter.whole()}
     return _outcome(config, chosen, folder, str(record) if record else None, figures)
+
+
+def _begun(
+    config: TrainConfig, stage: Any, folder: Path, done: int, meter: speed.Meter,
+    since_ms: tuple[int, int],
+) -> _Reporter:  # fmt: skip
+    """Logs and series as they stand after `done` steps; when job and training began."""
+    reporter = _Reporter(config, folder, done, meter)
+    facts = {"stage": config.train.name, "words": asked.words(_typed()),
+             "parts": getattr(stage, "parts_identity", None)}  # fmt: skip
+    weights.begin(folder, facts, done)
+    reporter.mllog.begin(config.train, _told(stage, config), *since_ms)
+    return reporter
 
 
 def _finished(folder: Path, done: int) -> dict[str, float] | None:

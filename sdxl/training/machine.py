@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -88,6 +88,24 @@ def agreed(value: T) -> T:
 
     _state()
     found: list[T] = broadcast_object_list([value])
+    return found[0]
+
+
+def by_first(work: Callable[[], T]) -> T:
+    """What `work`, which the first process alone does, returns, in all of them.
+
+    What it raises, all raise: the others would wait for a process that has gone on, or has ended.
+    """
+    found: list[T] = []
+    failed: Exception | None = None
+    if rank() == 0:
+        try:
+            found.append(work())
+        except Exception as error:
+            failed = error
+    found, failed = agreed((found, failed))
+    if failed:
+        raise failed
     return found[0]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema.train import TrainConfig
@@ -20,15 +20,18 @@ def settle(config: TrainConfig, chosen: TrainingStage, typed: Sequence[str]) -> 
     Other stages have the one of the configuration, so that what they made can be made again.
     """
     named = any(word.lstrip("+~").startswith("seed=") for word in typed)
-    if config.train.name not in _BENCHMARKS:
-        return
-    folder, first = chosen.folder_of(config), os.environ.get("RANK", "0") == "0"
-    file = folder / _FILE
-    if first and not named:  # the first process's answer counts, so no other one looks
-        known = file.is_file() and not config.train.restart
-        config.seed = int(file.read_text()) if known else secrets.randbelow(2**31)
-    config.seed = machine.agreed(config.seed)
+    if config.train.name in _BENCHMARKS:
+        folder = chosen.folder_of(config)
+        config.seed = machine.by_first(lambda: _settled(config, folder, named))
+
+
+def _settled(config: TrainConfig, folder: Path, named: bool) -> int:
+    file, seed, restart = folder / _FILE, config.seed, config.train.restart
+    if not named:
+        known = file.is_file() and not restart
+        seed = int(file.read_text()) if known else secrets.randbelow(2**31)
     # Beside a checkpoint its own seed stays: another one is refused, and typed no more.
-    if first and (config.train.restart or not (folder / loop.FILE).is_file()):
+    if restart or not (folder / loop.FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{config.seed}\n")
+        file.write_text(f"{seed}\n")
+    return seed

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 import torch.distributed as dist
-from sdxl.training import loop, machine
+from sdxl.core.errors import UserError
+from sdxl.training import alone, loop, machine
 from tests.training.test_loop import Stage, settings
 
 sys.setswitchinterval(10)  # whoever has the interpreter's lock keeps it
@@ -29,6 +30,12 @@ for number in range(15):
     for stage in "ab":  # one after the other, as with -m
         loop.train(Stage(), settings(steps=1), 0, folder / f"{number}{stage}", lambda *_: None)
     assert machine.part(1 + 2 * rank, torch.device("cpu")) == (0.5, 1.5)[rank]
+    (folder / "file").touch()
+    try:  # the first alone looks, and both end
+        with alone.held(folder / "file", ""):
+            raise AssertionError
+    except UserError as error:
+        assert "file cannot be written" in str(error)
     machine.leave()
     assert not dist.is_initialized()
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -89,10 +89,10 @@ def run(config: TrainConfig, typed: Sequence[str], say: Say | None = None) -> Ou
     job = opened(config, training, series, facts)
     rank, world = machine.rank(), machine.processes()
     scores: dict[int, dict[str, float]] = {}
-    with alone.held(job.folder), Progress("evaluate", say if rank == 0 else _silent) as progress:
-        if rank == 0:
-            _take_over(job)
-        machine.meet()
+    again = "the same command again, once that one has ended"
+    held, say = alone.held(job.folder, again), say if rank == 0 else _silent
+    with held, Progress("evaluate", say) as progress:
+        machine.by_first(lambda: _take_over(job))
         for kept in series:
             found = _scored(job, kept, rank, world, progress)
             scores[kept.samples] = found
@@ -102,7 +102,8 @@ def run(config: TrainConfig, typed: Sequence[str], say: Say | None = None) -> Ou
             # The benchmark's log has at least two; further ones say nothing about its end.
             if len(scores) > 1 and any(job.passes(each) for each in scores.values()):
                 break
-    figures = _told(job, training, scores, time.perf_counter() - began) if rank == 0 else {}
+        seconds = time.perf_counter() - began
+        figures = _told(job, training, scores, seconds) if rank == 0 else {}
     return Outcome(figures=figures)
 
 
@@ -179,15 +180,14 @@ def _take_over(job: Job) -> None:
 
 def _scored(job: Job, kept: Kept, rank: int, world: int, progress: Progress) -> dict[str, float]:
     """The scores of a checkpoint, by all processes together."""
-    known, done = _known(job.folder / kept.folder.name, kept), drawn(job, kept)
+    known = machine.by_first(lambda: _known(job.folder / kept.folder.name, kept))
+    done = drawn(job, kept)
     machine.meet()  # everybody has seen what is there
     if known is None:
         draw(job, kept, done, (rank, world), progress)
         machine.meet()
-        known = added_up(job, kept) if rank == 0 else None
-    found = machine.agreed(known)
-    assert found is not None
-    return found
+        known = machine.by_first(lambda: added_up(job, kept))
+    return known
 
 
 def _known(folder: Path, kept: Kept) -> dict[str, float] | None:

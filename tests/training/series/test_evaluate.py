@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from sdxl.core import store
 from sdxl.core.errors import ConfigError, UserError
@@ -62,8 +62,24 @@ def test_one_command_at_a_time_scores(config, series, monkeypatch):
     monkeypatch.setattr(evaluate, "opened", lambda *_: given)
     monkeypatch.setattr(evaluate, "_scored", lambda *_: pytest.fail("drawn"))
     given.folder.mkdir(parents=True)
-    with FileLock(given.folder / ".lock"), pytest.raises(UserError, match="another command"):
+    held = pytest.raises(UserError, match="another command")
+    with FileLock(given.folder / ".lock"), held as caught:
         evaluate.run(given.config, [])
+    assert caught.value.problems[0].fix == "the same command again, once that one has ended"
+
+
+def test_the_joined_log_is_written_before_another_command_may_score(config, series, monkeypatch):
+    given = job(config, series)
+
+    def told(*_):
+        with pytest.raises(Timeout):
+            FileLock(given.folder / ".lock").acquire(timeout=0)
+        return {"written": True}
+
+    monkeypatch.setattr(evaluate, "opened", lambda *_: given)
+    monkeypatch.setattr(evaluate, "_scored", lambda *_: {"FID": 1.0, "CLIP": 1.0})
+    monkeypatch.setattr(evaluate, "_told", told)
+    assert evaluate.run(given.config, []).figures == {"written": True}
 
 
 def test_a_picture_is_of_its_prompt_not_of_its_batch(config, series):
