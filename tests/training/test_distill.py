@@ -137,15 +137,34 @@ def test_captions_come_from_a_file(config, tmp_path):
     assert loop.fixed(config().train, 0, {})["scenes"] == 72
 
 
-def test_a_teacher_of_another_schedule_draws_anew(config, monkeypatch):
+def test_a_teacher_of_another_schedule_draws_anew(config, tmp_path, monkeypatch):
     from diffusers import EulerDiscreteScheduler
 
-    source = open_source(config().model, 0)
+    monkeypatch.setenv("SDXL_STORE", str(tmp_path))
+    given, drawn, write = config(), [], trajectories._Teacher.write
+    monkeypatch.setattr(
+        trajectories._Teacher, "write", lambda *of: (drawn.append(of[2]), write(*of))
+    )
+    source = open_source(given.model, 0)
     usual = {**source.scheduler().config}
-    for changes, found in (
-        ({"timestep_spacing": "linspace", "clip_sample": False}, {}),  # of which Euler takes none
-        ({"beta_end": 0.02}, {"schedule": {"beta_end": 0.02}}),
-    ):
-        other = EulerDiscreteScheduler.from_config({**usual, **changes})
-        monkeypatch.setattr(type(source), "scheduler", lambda _, other=other: other)
-        assert trajectories._schedule(source) == found
+
+    def become(**changes):
+        other = EulerDiscreteScheduler.from_config(usual, **changes)
+        monkeypatch.setattr(type(source), "scheduler", lambda _: other)
+        return trajectories._schedule(source)
+
+    assert become(timestep_spacing="linspace", clip_sample=False, steps_offset=0) == {}
+    assert become(beta_end=0.02) == {"beta_end": 0.02}
+    with monkeypatch.context() as before:  # keys told nothing of the schedule
+        before.setattr(trajectories, "_schedule", lambda _: {})
+        old = trajectories.open_trajectories(given)
+    new = trajectories.open_trajectories(given)
+    assert drawn == [0], "paths of this very schedule are taken over"
+    assert new.identity == old.identity and new.schedule == {"beta_end": 0.02}
+    rows = np.arange(72)
+    assert torch.equal(new.rows("stops", rows), old.rows("stops", rows))
+    become(beta_end=0.02, use_karras_sigmas=True)
+    other = trajectories.open_trajectories(given)
+    assert drawn == [0, 0], "those of another one are not"
+    assert not torch.equal(other.rows("stops", rows), old.rows("stops", rows))
+    assert distill.Stage(given).identity["schedule"] == other.schedule

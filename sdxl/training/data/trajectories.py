@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdxl.config import content_key
 from sdxl.config.schema.train import Distill, TrainConfig
-from sdxl.core import store
+from sdxl.core import disk, store
 from sdxl.core.errors import UserError
 from sdxl.core.progress import Progress
 from sdxl.core.types import Embeddings
@@ -23,9 +23,12 @@ from sdxl.model.sources import open_source
 from sdxl.training.data import encoded, scene_data
 from sdxl.training.data.embed import text_encoders, time_ids
 
+KIND = "trajectories"
 PIECE = 128
 """Captions of one artifact: what a killed preparation can lose."""
 _BATCH = 32
+_ROUNDING = 0.01
+"""Share by which a leap drawn again may differ, on another processor, too."""
 
 
 class Trajectories:
@@ -35,9 +38,11 @@ class Trajectories:
     (N, P). sigmas (S + 1,), the last 0, and timesteps (S,) of the stops.
     """
 
-    def __init__(self, folders: Sequence[Path], few: Any) -> None:
+    def __init__(
+        self, folders: Sequence[Path], few: Any, keys: Sequence[str], schedule: dict[str, Any]
+    ) -> None:
         self.sigmas, self.timesteps = few.sigmas.float(), few.timesteps.float()
-        self.identity = content_key.key([folder.name for folder in folders])
+        self.identity, self.schedule = content_key.key([*keys]), schedule
         self.pieces = {
             name: [np.load(folder / f"{name}.npy", mmap_mode="r") for folder in folders]
             for name in ("stops", "hidden", "pooled")
@@ -62,14 +67,13 @@ def scheduler_of(source: Source, steps: int) -> Any:
 
 
 def _schedule(source: Source) -> dict[str, Any]:
-    """Where the schedule is not SDXL's own: older keys say nothing of it."""
+    """Where the schedule is not SDXL's own, of which keys say nothing."""
     from diffusers import EulerDiscreteScheduler
 
     usual: Any = EulerDiscreteScheduler(**SCHEDULER | {"timestep_spacing": "trailing"}).config
     made = scheduler_of(source, 1).config
-    settings = [name for name in usual if not name.startswith("_")]
-    other = {name: made[name] for name in settings if made[name] != usual[name]}
-    return {"schedule": other} if other else {}
+    read = [name for name in usual if not name.startswith("_") and name != "steps_offset"]
+    return {name: made[name] for name in read if made[name] != usual[name]}
 
 
 def open_trajectories(config: TrainConfig) -> Trajectories:
@@ -81,25 +85,39 @@ def open_trajectories(config: TrainConfig) -> Trajectories:
         "weights": source.identity(), "seed": config.seed, "guidance": model.guidance,
         "negative": model.negative_prompt, "size": [model.height, model.width],
         "steps": [settings.student_steps, settings.teacher_steps],
-        **_schedule(source),
     }  # fmt: skip
-    texts = _texts(config)
+    texts, schedule = _texts(config), _schedule(source)
     teacher = _Teacher(config, source)
-    folders = []
+    folders, keys = [], []
     with Progress("the teacher draws") as progress:
         for first in range(0, len(texts), PIECE):
             piece = texts[first : first + PIECE]
-
-            def build(folder: Path, first: int = first, piece: list[str] = piece) -> dict[str, Any]:
-                teacher.write(folder, first, piece)
-                return {}
-
-            key = content_key.key({**kept, "first": first, "texts": piece})
-            told = {"model": model.name, "first": first}
-            folders.append(store.get("trajectories", key, build, settings=told).path)
+            drawn = {**kept, "first": first, "texts": piece}
+            keys.append(content_key.key(drawn))  # all of it, before keys told of the schedule
+            key = content_key.key({**drawn, "schedule": schedule}) if schedule else keys[-1]
+            folders.append(_piece(teacher, first, piece, (key, keys[-1])))
             progress.report({"phase": "captions", "done": first + len(piece),
                              "expected": len(texts)})  # fmt: skip
-    return Trajectories(folders, scheduler_of(source, settings.student_steps))
+    few = scheduler_of(source, settings.student_steps)
+    return Trajectories(folders, few, keys, schedule)
+
+
+def _piece(teacher: _Teacher, first: int, texts: list[str], keys: tuple[str, str]) -> Path:
+    """The paths of these captions under the first key, or those under the second that are alike."""
+    key, older = keys
+    found = store.find(KIND, older) if older != key else None
+
+    def build(folder: Path) -> dict[str, Any]:
+        if found and teacher.drew(found.path, first):
+            for name in found.manifest.files:
+                disk.link(found.path / name, folder / name)
+        else:
+            teacher.write(folder, first, texts)
+        return {}
+
+    told = {"model": teacher.config.model.name, "first": first}
+    parents = [older] if found else []
+    return store.get(KIND, key, build, settings=told, parents=parents).path
 
 
 def _texts(config: TrainConfig) -> list[str]:
@@ -130,24 +148,39 @@ class _Teacher:
 
     def write(self, folder: Path, first: int, texts: list[str]) -> None:
         """`stops.npy`, `hidden.npy` and `pooled.npy` of the captions from number `first` on."""
+        self._load()
+        none = [self.config.model.negative_prompt or ""]
+        encoded.write_embeddings(folder, self._encoders, self.source.tokenizers(), texts, none)
+        starts = range(0, len(texts), _BATCH)
+        stops = [self._drawn(folder, first, slice(start, start + _BATCH)) for start in starts]
+        np.save(folder / "stops.npy", np.concatenate(stops))
+
+    def drew(self, folder: Path, first: int) -> bool:
+        """Whether the first path kept in `folder` is this teacher's, up to rounding."""
+        self._load()
+        stored = np.load(folder / "stops.npy", mmap_mode="r")[:1]
+        paths = [each.astype(np.float32) for each in (stored, self._drawn(folder, first, slice(1)))]
+        kept, ours = (np.diff(path, axis=1, prepend=0) for path in paths)  # the start, then leaps
+        apart, size = (np.square(each).mean(axis=(0, 2, 3, 4)) for each in (ours - kept, kept))
+        return bool((apart <= _ROUNDING**2 * size).all())
+
+    def _load(self) -> None:
         if self._unet is None:
             self._encoders = text_encoders(self.source, self.device)
             self._unet = self.source.component("unet", torch.float32, self.device)
-        none = [self.config.model.negative_prompt or ""]
-        encoded.write_embeddings(folder, self._encoders, self.source.tokenizers(), texts, none)
+
+    def _drawn(self, folder: Path, first: int, block: slice) -> np.ndarray:
+        """The paths of a block of the captions whose embeddings lie in `folder`."""
         parts = ("hidden", "pooled", "none_hidden", "none_pooled")
-        given = {name: np.load(folder / f"{name}.npy") for name in parts}
-        stops = []
-        for start in range(0, len(texts), _BATCH):
-            block = slice(start, start + _BATCH)
-            hidden, pooled = (
-                np.concatenate([np.repeat(given[f"none_{name}"], len(rows), axis=0), rows])
-                for name, rows in (("hidden", given["hidden"][block]),
-                                   ("pooled", given["pooled"][block]))
-            )  # fmt: skip
-            numbers = range(first + start, first + start + len(hidden) // 2)
-            stops.append(self._paths(numbers, self._moved(hidden), self._moved(pooled)))
-        np.save(folder / "stops.npy", np.concatenate(stops))
+        given = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in parts}
+        hidden, pooled = (
+            np.concatenate([np.repeat(given[f"none_{name}"], len(rows), axis=0), rows])
+            for name, rows in (("hidden", given["hidden"][block]),
+                               ("pooled", given["pooled"][block]))
+        )  # fmt: skip
+        start = first + (block.start or 0)
+        numbers = range(start, start + len(hidden) // 2)
+        return self._paths(numbers, self._moved(hidden), self._moved(pooled))
 
     def _moved(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self.device)

@@ -125,6 +125,7 @@ class Stage:
         self.identity = {
             "model": content_key.key(source.identity()),
             "paths": self.paths.identity,
+            "schedule": self.paths.schedule,
         }
 
     def batch(self, batch: Batch, device: torch.device) -> dict[str, Any]:
