@@ -19,7 +19,7 @@ from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.model import checkout
 from sdxl.report.mlflow.curves import Curves
-from sdxl.training import alone, checkpoint, kept, loop, machine, mllog, put, seeds, speed
+from sdxl.training import alone, checkpoint, kept, launch, loop, machine, mllog, put, seeds, speed
 from sdxl.training.series import asked, evaluate, weights
 
 SHOW_EVERY_S = 5.0
@@ -39,7 +39,7 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
     if config.evaluate:
         return evaluate.run(config, _typed(), say)
     rules_train.check(settings)  # of typed words `load` has said it
-    machine.use(config.model.device)
+    machine.use(config.model.device, config.plan)
     chosen = training_stage(settings.name)
     folder = chosen.folder_of(config)
     if config.plan:
@@ -63,7 +63,7 @@ def _plan(config: TrainConfig, chosen: TrainingStage, folder: Path) -> Outcome:
         "samples": settings.steps * settings.batch,
     }
     plan |= chosen.plan(config)
-    terminal.say(f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}")
+    launch.say(f"{settings.name}: {done:,} of {settings.steps:,} steps done, {folder}")
     return Outcome(figures={"plan": plan})
 
 
@@ -81,10 +81,8 @@ def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: i
         fixed = loop.fixed(settings, config.seed, identity)
         checkpoint.refuse_others(folder / loop.FILE, fixed)
     machine.check(settings)
-    main = machine.rank() == 0
     if done >= settings.steps and (finished := machine.by_first(lambda: _finished(folder, done))):
-        if main:
-            terminal.say(f"{settings.name}: all {done:,} steps were done before, {folder}")
+        launch.say(f"{settings.name}: all {done:,} steps were done before, {folder}")
         return _outcome(config, chosen, folder, str(folder / kept.FILE), finished)
     if done < settings.steps:
         needed = checkpoint.bytes_of(stage.module, settings.ema is not None)
@@ -94,7 +92,7 @@ def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: i
     machine.by_first(
         lambda: made.append(_begun(config, stage, folder, done, meter, (start_ms, began_ms)))
     )
-    reporter = made[0] if main else None
+    reporter = next(iter(made), None)
     began = time.perf_counter()
     status = "FAILED"
     try:
@@ -106,7 +104,7 @@ def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: i
         if reporter:
             reporter.close(status)
     seconds = time.perf_counter() - began
-    record = kept.write(config, folder, figures, meter, seconds, _typed()) if main else None
+    record = kept.write(config, folder, figures, meter, seconds, _typed()) if reporter else None
     figures = {"seconds": round(seconds, 1), **figures, **meter.whole()}
     return _outcome(config, chosen, folder, str(record) if record else None, figures)
 
@@ -116,6 +114,10 @@ def _begun(
     since_ms: tuple[int, int],
 ) -> _Reporter:  # fmt: skip
     """Logs and series as they stand after `done` steps; when job and training began."""
+    if not done:
+        (folder / kept.FILE).unlink(missing_ok=True)  # of a training that is gone
+    elif done >= config.train.steps:
+        (folder / loop.FILE).touch()  # killed before its record: evaluated again
     reporter = _Reporter(config, folder, done, meter)
     facts = {"stage": config.train.name, "words": asked.words(_typed()),
              "parts": getattr(stage, "parts_identity", None)}  # fmt: skip

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Mapping
 
+from sdxl.core import terminal
 from sdxl.core.errors import UserError
 
 _PORTS = (20000, 60000)
@@ -33,6 +34,12 @@ def settle() -> None:
                 "torchrun, srun, or submitit, which give each task its rank",
                 f"torchrun --nproc-per-node {tasks} train.py ...",
             )
+
+
+def say(text: str) -> None:
+    """A line on standard error, of the first process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        terminal.say(text)
 
 
 def _of_submitit() -> dict[str, str]:

@@ -27,15 +27,17 @@ PATIENCE = timedelta(days=1)
 _asked = Device.auto
 
 
-def use(device: Device) -> None:
+def use(device: Device, plan: bool = False) -> None:
     """Compute on this device from now on; on GPUs, on the one of this process's own.
 
-    Comes before anything is put on a device. Raises `UserError` where it is absent, or where tasks
-    know nothing of each other.
+    Comes before anything is put on a device; a plan puts nothing there, and needs none. Raises
+    `UserError` where it is absent, or where tasks know nothing of each other.
     """
     global _asked
     launch.settle()
-    _asked = Device.auto if device is Device.meta else device  # which a plan alone has
+    if plan:
+        return
+    _asked = device
     if torch_device(device).type == "cuda" and "LOCAL_RANK" in os.environ:
         # A task may see its own GPU only, and is told its number among the node's tasks.
         own = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()

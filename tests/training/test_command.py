@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -12,7 +13,7 @@ from sdxl.config.choices import DType
 from sdxl.config.load import load as checked
 from sdxl.core import disk
 from sdxl.core.errors import SdxlError, UserError
-from sdxl.training import command, loop, mllog
+from sdxl.training import command, kept, loop, mllog
 from sdxl.training.data import scene_data
 from sdxl.training.stages import unet, vae
 
@@ -164,3 +165,19 @@ def test_a_finished_training_typed_again_changes_nothing_and_one_command_has_a_f
     assert not any(left.exists() for left in half)
     assert again.record == first.record and again.figures["loss"] == first.figures["loss"]
     assert again.figures["resumed_at"] == again.figures["step"] == 1
+
+
+def test_a_training_begun_anew_does_not_keep_the_figures_of_the_one_before(
+    composed, tmp_path, monkeypatch
+):
+    words = ("train=smoke", "train.scenes=66", "train.size=32", "train.steps=1", "train.batch=2")
+    given = checked(composed(*words, "train.restart=false", "tracking=off", name="train"))
+    first = command.run(given, tmp_path)
+    anew = dataclasses.replace(given, train=dataclasses.replace(given.train, restart=True))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(kept, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        command.run(anew, tmp_path)  # killed when all but its record is written
+    assert not Path(first.record).exists()
+    second = command.run(given, tmp_path)
+    assert second.record == first.record and Path(second.record).is_file()
+    assert second.figures["psnr_db"] == first.figures["psnr_db"], "its weights are evaluated again"

@@ -81,3 +81,10 @@ def test_two_tasks_of_submitit_have_the_losses_of_one_process(cli, tmp_path):
     assert len(found[0]) == 3 and found[1] == pytest.approx(found[0], rel=1e-4)
     record = json.loads((tmp_path / "store/training/two/vae/record.json").read_text())
     assert record["training"]["processes"] == 2
+
+
+def test_of_several_processes_the_first_speaks(monkeypatch, capsys):
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        launch.say(f"to draw with it, says {rank}")
+    assert capsys.readouterr().err == "to draw with it, says 0\n"

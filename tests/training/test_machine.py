@@ -39,8 +39,8 @@ def started(monkeypatch):
             monkeypatch.setenv(name, value)
         return asked
 
-    yield start
-    monkeypatch.setattr(machine, "_asked", Device.auto)
+    monkeypatch.setattr(machine, "_asked", Device.auto)  # and what it was before comes back
+    return start
 
 
 TWO = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
@@ -64,6 +64,15 @@ def test_the_asked_cpu_is_where_a_training_is(started):
     asked = started(cuda=8, **TWO)
     machine.use(Device.cpu)
     assert machine.processes() == 2 and asked == [True]
+
+
+def test_a_plan_for_another_machine_needs_no_device(started):
+    assert started(cuda=0, **TWO) == []
+    machine.use(Device.cuda, plan=True)
+    with pytest.raises(UserError, match="no cuda device"):
+        machine.use(Device.cuda)
+    machine.use(Device.auto)
+    assert machine.processes() == 2
 
 
 def test_the_next_job_of_a_command_may_be_on_another_device(started, monkeypatch):

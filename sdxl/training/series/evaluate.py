@@ -19,7 +19,7 @@ from sdxl.config import content_key, plugins
 from sdxl.config.content_key import plain
 from sdxl.config.schema import TsvDataset
 from sdxl.config.schema.train import TrainConfig
-from sdxl.core import json_file, store, terminal
+from sdxl.core import json_file, store
 from sdxl.core.command import Outcome
 from sdxl.core.errors import ConfigError, UserError
 from sdxl.core.progress import Count, Progress, Say
@@ -27,7 +27,7 @@ from sdxl.core.types import Prompt
 from sdxl.model import caption_files
 from sdxl.quality import fast_scorer, needs, settings
 from sdxl.quality.frechet import Statistics
-from sdxl.training import alone, machine, use
+from sdxl.training import alone, launch, machine, use
 from sdxl.training.series import asked, earlier, joined_log, parts, weights
 from sdxl.training.series.parts import Examiner, Tally
 from sdxl.training.series.weights import Kept
@@ -83,7 +83,7 @@ def run(config: TrainConfig, typed: Sequence[str], say: Say | None = None) -> Ou
     series, facts = weights.found(training)
     asked.refuse_ignored(typed, facts["stage"])
     config = asked.composed(config, facts, typed)
-    machine.use(config.model.device)
+    machine.use(config.model.device, config.plan)
     if config.plan:
         return _plan(config, series, training)
     job = opened(config, training, series, facts)
@@ -96,9 +96,8 @@ def run(config: TrainConfig, typed: Sequence[str], say: Say | None = None) -> Ou
         for kept in series:
             found = _scored(job, kept, rank, world, progress)
             scores[kept.samples] = found
-            if rank == 0:
-                shown = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
-                terminal.say(f"step {kept.step:,}, {kept.samples:,} samples: {shown}")
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
+            launch.say(f"step {kept.step:,}, {kept.samples:,} samples: {shown}")
             # The benchmark's log has at least two; further ones say nothing about its end.
             if len(scores) > 1 and any(job.passes(each) for each in scores.values()):
                 break
@@ -293,5 +292,5 @@ def _plan(config: TrainConfig, series: list[Kept], training: Path) -> Outcome:
         "samples": [kept.samples for kept in series],
         "pictures": train.eval_prompts,
     }
-    terminal.say(f"{config.train.name}: {len(series)} weights kept, {training}")
+    launch.say(f"{config.train.name}: {len(series)} weights kept, {training}")
     return Outcome(figures={"plan": plan})

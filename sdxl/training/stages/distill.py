@@ -20,12 +20,12 @@ from sdxl.config import content_key
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema.train import Distill, TrainConfig
-from sdxl.core import store, terminal
+from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.types import Embeddings
 from sdxl.model.networks import predict
 from sdxl.model.sources import open_source
-from sdxl.training import use
+from sdxl.training import launch, use
 from sdxl.training.data.embed import time_ids
 from sdxl.training.data.trajectories import open_trajectories
 from sdxl.training.loop import Batch, trained_rows
@@ -58,7 +58,7 @@ def folder_of(config: TrainConfig) -> Path:
 def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     """Where the student is, and how it is used."""
     words = drawing(config, [made])
-    terminal.say(f"to draw with it: {words}")
+    launch.say(f"to draw with it: {words}")
     return {"unet": str(made), "use": words}
 
 

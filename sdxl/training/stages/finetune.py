@@ -18,11 +18,11 @@ from sdxl.config.choices import Prediction
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema.train import Finetune, TrainConfig
-from sdxl.core import store, terminal
+from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
-from sdxl.training import average, teachable, use
+from sdxl.training import average, launch, teachable, use
 from sdxl.training.data import embed, examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages.denoising import Denoiser
@@ -55,7 +55,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
 def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     """Where the result is, and how it is used."""
     words = drawing(config, [made])
-    terminal.say(f"to draw with it: {words}")
+    launch.say(f"to draw with it: {words}")
     return {"unet": str(made), "use": words}
 
 

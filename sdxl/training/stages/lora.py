@@ -19,14 +19,14 @@ from sdxl.config import content_key, loras
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema.train import Lora, TrainConfig
-from sdxl.core import store, terminal
+from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.progress import Progress
 from sdxl.model import prompts
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source, shapes_source
 from sdxl.quant import build
-from sdxl.training import adapters, average, use
+from sdxl.training import adapters, average, launch, use
 from sdxl.training.data import embed
 from sdxl.training.stages import fake_quant, finetune
 from sdxl.training.stages.denoising import Told, unheard
@@ -76,7 +76,7 @@ def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     quantized = config.quant.format is not Format.none
     recipe = " ".join(use.recipe(config)) if quantized else "quant=int8"
     measure = f"{words} {recipe} quality=fast"
-    terminal.say(f"to draw with it: {words}\nquantized, beside its baseline: {measure}")
+    launch.say(f"to draw with it: {words}\nquantized, beside its baseline: {measure}")
     return {"lora": str(made), "use": words, "measure": measure}
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sdxl.config.plugins import TrainingStage
 from sdxl.config.schema import Format
 from sdxl.config.schema.train import TrainConfig
-from sdxl.core import store, terminal
+from sdxl.core import store
 from sdxl.core.errors import UserError
 from sdxl.core.progress import Progress
 from sdxl.model import schedulers
@@ -28,7 +28,7 @@ from sdxl.model.checkpoint import TUNED
 from sdxl.model.components import torch_device, torch_dtype
 from sdxl.model.sources import open_source
 from sdxl.quant import build
-from sdxl.training import teachable, use
+from sdxl.training import launch, teachable, use
 from sdxl.training.data import embed, examples
 from sdxl.training.loop import Batch, trained_rows
 from sdxl.training.stages import fake_quant
@@ -59,7 +59,7 @@ def folder_of(config: TrainConfig) -> Path:
 def outcome(config: TrainConfig, made: Path) -> dict[str, Any]:
     """Where the result is, and how it is measured."""
     measure = drawing(config, [made])
-    terminal.say(f"to measure it, with the same recipe: {measure}")
+    launch.say(f"to measure it, with the same recipe: {measure}")
     return {"tuned": str(made), "measure": measure}
 
 
