@@ -51,11 +51,19 @@ def save(
         temporary.unlink(missing_ok=True)  # half of one, on a full disk
 
 
-def bytes_of(module: nn.Module, averaged: bool) -> int:
-    """What a checkpoint takes on the disk, and the networks that are left beside it."""
+def room_needed(path: Path, module: nn.Module, averaged: bool, restart: bool) -> int:
+    """Free bytes that a training takes: for its checkpoint, and the networks left beside it.
+
+    One that goes on replaces both, one at a time; one begun anew removes its checkpoint first.
+    """
     moved = sum(parameter.nbytes for _, parameter in trained(module))
     state = sum(value.nbytes for value in _state(module).values())
-    return state + moved * (len(_MOMENTS) + averaged) + moved
+    own, old = state + moved * (len(_MOMENTS) + averaged), 0
+    if path.is_file():
+        if not restart:
+            return own  # the larger of the two
+        old = path.stat().st_size
+    return max(moved, own + moved - old)
 
 
 def load(

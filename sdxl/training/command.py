@@ -85,8 +85,10 @@ def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: i
         launch.say(f"{settings.name}: all {done:,} steps were done before, {folder}")
         return _outcome(config, chosen, folder, str(folder / kept.FILE), finished)
     if done < settings.steps:
-        needed = checkpoint.bytes_of(stage.module, settings.ema is not None)
-        machine.by_first(lambda: disk.store_ready(needed))
+        given = (stage.module, settings.ema is not None, settings.restart)
+        machine.by_first(
+            lambda: disk.store_ready(checkpoint.room_needed(folder / loop.FILE, *given))
+        )
     meter = speed.Meter(settings)
     made: list[_Reporter] = []  # by the first process, whose failure ends all
     machine.by_first(
