@@ -5,9 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -66,7 +69,27 @@ def _state() -> Any:
             f"WORLD_SIZE={world} on {kind}: {state.num_processes} on {state.device.type}",
             "torchrun, srun or submitit; CUDA or CPUs, one kind in a command", "model.device=auto",
         )  # fmt: skip
+    if world > 1 and kind == "cuda":
+        _refuse_shared(int(state.process_index), world)
     return state
+
+
+@cache
+def _refuse_shared(rank: int, world: int) -> None:
+    """Raise `UserError`, in all processes, where two of them are on one GPU, which ends NCCL.
+
+    They tell each other by the group's store: NCCL's first message would fail.
+    """
+    store = torch.distributed.distributed_c10d._get_default_store()
+    own = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+    store.set(f"gpu/{rank}", f"{socket.gethostname()} {own}")
+    each = [store.get(f"gpu/{number}").decode() for number in range(world)]
+    if len(gpus := set(each)) < world:
+        fewest = min(Counter(gpu.split()[0] for gpu in gpus).values())
+        raise UserError(
+            "several processes would train on one GPU", f"processes: {world}, GPUs: {len(gpus)}",
+            "a GPU for each process", f"torchrun --nproc-per-node {fewest} train.py ...",
+        )  # fmt: skip
 
 
 def processes() -> int:

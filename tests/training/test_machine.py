@@ -1,6 +1,7 @@
 """Processes and devices: who trains together, and on which GPU each of them is."""
 
 import os
+import socket
 from types import SimpleNamespace
 
 import accelerate.state
@@ -95,3 +96,24 @@ def test_each_process_is_on_its_own_gpu_before_anything_is_put_on_one(started, s
     assert asked == [own] and os.environ["LOCAL_RANK"] == str(own)
     machine.use(Device.auto)
     assert asked == [own, own]
+
+
+def test_two_processes_on_one_gpu_are_refused(started, monkeypatch):
+    """More were started than the node has: the number wraps around."""
+    started(cuda=1, **TWO)
+    machine._refuse_shared.cache_clear()
+    store = torch.distributed.HashStore()
+    store.set("gpu/0", f"{socket.gethostname()} GPU-a")
+    monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(accelerate.state.PartialState, "process_index", 1, raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    seen = SimpleNamespace(uuid="GPU-a")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: seen)
+    machine.use(Device.auto)
+    for _ in range(2):  # the next job of the command, too
+        with pytest.raises(UserError, match="processes: 2, GPUs: 1") as caught:
+            machine.processes()
+    assert caught.value.problems[0].fix == "torchrun --nproc-per-node 1 train.py ..."
+    seen.uuid = "GPU-b"
+    assert machine.processes() == 2
+    machine._refuse_shared.cache_clear()
