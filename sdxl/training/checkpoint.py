@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sdxl.config import words
 from sdxl.config.content_key import plain
 from sdxl.config.schema.train import Lora
 from sdxl.core import json_file
@@ -22,12 +24,25 @@ from sdxl.core.errors import SdxlError, UserError
 from sdxl.training import machine
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_KNOWN = {field.name: field for field in dataclasses.fields(Lora)}
-"""Every setting of a stage, but those of a student."""
-_BEFORE = {name: plain(f.default) for name, f in _KNOWN.items() if f.metadata.get("added")}
+_BEFORE = {f.name: plain(f.default) for f in dataclasses.fields(Lora) if f.metadata.get("added")}
 """What a checkpoint from before a setting was made with."""
 _UNTOLD = ("unconditional", "timesteps", "parts", "schedule")
 """What no checkpoint of before version 0.2 says of its data: it goes on as it did."""
+
+_DECIDED_BY = {
+    "checkpoint": "model and quant",
+    "data": "train.shards and model",
+    "look": "this version",
+    "made_up": "this version",
+    "model": "model",
+    "parts": "model",
+    "paths": "train.captions, model, model.guidance and model.negative_prompt",
+    "schedule": "the model's scheduler_config.json",
+    "timesteps": "model.steps and scheduler",
+    "unconditional": "model.negative_prompt",
+    "vae": "train=vae of this run",
+}
+"""What a training goes on with that is no setting of its own."""
 
 
 def save(
@@ -108,15 +123,19 @@ def refuse_others(path: Path, settings: dict[str, Any]) -> None:
     if other := [k for k in settings if found.get(k) != settings[k]]:
         raise UserError(
             f"{path} was made with other settings: {' '.join(other)}",
-            " ".join(f"{_typed(k)}={settings[k]}" for k in other),
-            " ".join(f"{_typed(k)}={found.get(k)}" for k in other),
+            " ".join(_told(k, settings[k], found.get(k)) for k in other),
+            " ".join(_told(k, found.get(k), settings[k]) for k in other),
             "train.restart=true, or train.run=ANOTHER_NAME",
         )
 
 
-def _typed(name: str) -> str:
-    """A setting as it is typed; what is no setting of the stage keeps its name."""
-    return f"train.{name}" if name in _KNOWN else name
+def _told(name: str, value: Any, other: Any) -> str:
+    """A setting as it is typed; of what is none, where it differs, and what decides it."""
+    if name not in _DECIDED_BY:
+        return words.typed(name if name == "seed" else f"train.{name}", value)
+    if isinstance(value, dict) and isinstance(other, dict):
+        value = {each: value[each] for each in value if value[each] != other.get(each)}
+    return f"{name} {textwrap.shorten(str(value), 80, placeholder=' ...')} ({_DECIDED_BY[name]})"
 
 
 def averaged(path: Path) -> dict[str, Tensor]:
