@@ -27,6 +27,8 @@ from sdxl.core.types import Build, Manifest
 
 MOST_FILES = 500_000
 """Below a folder whose content is a part of a key."""
+FIX = "SDXL_STORE=FOLDER python ..."
+"""The line that chooses another place for the store."""
 _WHOLE, _PIECES, _PIECE = 64 << 20, 256, 64 << 10
 
 
@@ -139,20 +141,27 @@ def is_full(error: Exception) -> bool:
 
 
 @contextmanager
-def fullness_said(place: Path) -> Iterator[None]:
+def fullness_said(place: Path, fix: str = FIX) -> Iterator[None]:
     """A full disk or quota becomes `SdxlError`, also where safetensors has an error of its own."""
     try:
         yield
+    except SdxlError:
+        raise
     except Exception as error:
         if is_full(error):
-            raise disk_error(OSError(errno.ENOSPC, str(error)), place) from error
+            full = error if isinstance(error, OSError) else OSError(errno.ENOSPC, str(error))
+            raise disk_error(full, place, fix) from error
         raise
 
 
-def disk_error(error: OSError, place: Path, fix: str = "SDXL_STORE=FOLDER python ...") -> SdxlError:
-    """A full or unwritable disk, said plainly; `fix` is the line that chooses another place."""
+def disk_error(error: OSError, place: Path, fix: str = FIX) -> SdxlError:
+    """A full or unwritable disk, said plainly; `fix` is the line that chooses another place.
+
+    A full disk is that of the file which the error names, wherever it lies.
+    """
     if is_full(error):
-        return SdxlError(f"no space left on the disk of {place}", expected="free space")
+        what = f"no space left on the disk of {error.filename or place}"
+        return SdxlError(what, error.strerror, "free space", fix)
     if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return UserError(
             f"{place} cannot be written: {error.strerror}",

@@ -14,7 +14,7 @@ from sdxl.config import rules_train
 from sdxl.config.content_key import plain
 from sdxl.config.plugins import TrainingStage, training_stage
 from sdxl.config.schema.train import TrainConfig, Training
-from sdxl.core import disk, json_file, terminal
+from sdxl.core import disk, json_file, store, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.model import checkout
@@ -203,20 +203,12 @@ class _Reporter:
 
     def __call__(self, kind: str, samples: int, figures: dict[str, float], picture: Any) -> None:
         step = samples // self.settings.batch
+        with store.fullness_said(self.folder, loop.AGAIN):
+            self._write(kind, samples, figures, picture)
         if kind in ("kept", "evaluating"):
-            getattr(self.mllog, kind)(samples, self.meter.block())
             return
-        with self.log.open("a") as stream:
-            stream.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")
         if picture is not None:
-            from PIL import Image
-
-            Image.fromarray(picture).save(self.folder / f"evaluation-{samples:09d}.png")
             self.curves.picture(step, self.settings.name, picture)
-        if kind == "step":
-            self.mllog.step(samples)
-        else:
-            self.mllog.evaluation(samples, figures)
         now = time.monotonic()
         if kind == "evaluation" or now - self.shown > SHOW_EVERY_S:
             self.shown = now
@@ -225,6 +217,23 @@ class _Reporter:
             words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
             place = f"{self.settings.name} {step:,}/{self.settings.steps:,}"
             terminal.say(f"{place}  {words}")
+
+    def _write(self, kind: str, samples: int, figures: dict[str, float], picture: Any) -> None:
+        """Into the training's own folder."""
+        if kind in ("kept", "evaluating"):
+            getattr(self.mllog, kind)(samples, self.meter.block())
+            return
+        step = samples // self.settings.batch
+        with self.log.open("a") as stream:
+            stream.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")
+        if picture is not None:
+            from PIL import Image
+
+            Image.fromarray(picture).save(self.folder / f"evaluation-{samples:09d}.png")
+        if kind == "step":
+            self.mllog.step(samples)
+        else:
+            self.mllog.evaluation(samples, figures)
 
     def close(self, status: str) -> None:
         """End MLflow's run and MLPerf's log."""

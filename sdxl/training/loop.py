@@ -21,8 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdxl.config import rules_train
-from sdxl.config.content_key import plain
+from sdxl.config import content_key, rules_train
 from sdxl.config.schema.train import Training
 from sdxl.core import store
 from sdxl.core.errors import SdxlError, UserError
@@ -33,6 +32,7 @@ from sdxl.training.series import weights
 from sdxl.training.speed import Meter
 
 FILE = "checkpoint.safetensors"
+AGAIN = "the same command again, which goes on, once there is room"
 _MAY_CHANGE = (
     *("steps", "decay_share", "checkpoint_s", "max_s", "restart", "run", "evaluate_every"),
     *("keep_every", "eval_prompts", "eval_steps", "eval_batch", "guidance"),
@@ -99,7 +99,7 @@ def _order(epoch: int, count: int, seed: int) -> NDArray[np.int64]:
 def fixed(settings: Training, seed: int, identity: Mapping[str, object]) -> dict[str, Any]:
     """What must be the same when a training goes on, JSON-ready."""
     ignored = {*_MAY_CHANGE, *(key.removeprefix("train.") for key in rules_train.unread(settings))}
-    kept = {k: v for k, v in plain(settings).items() if k not in ignored}
+    kept = {k: v for k, v in content_key.plain(settings).items() if k not in ignored}
     return {**kept, "seed": seed, **identity}
 
 
@@ -107,10 +107,9 @@ def trained_rows(count: int, held_back: int) -> int:
     """How many of `count` rows are trained on; raises `UserError` if none are left."""
     if count <= held_back:
         raise UserError(
-            "there are too few rows to train on",
-            str(count),
+            "there are too few rows to train on", str(count),
             f"more than the {held_back} that are held back",
-        )
+        )  # fmt: skip
     return count - held_back
 
 
@@ -123,7 +122,7 @@ def train(
     `identity`: what else must be the same when the training goes on; `meter`: told of each step.
     """
     accelerator = machine.accelerator(settings)
-    with machine.one_order(accelerator.device), store.fullness_said(folder):
+    with machine.one_order(accelerator.device):
         # Nothing keeps the trainer: `release` wants the distributed model gone.
         figures = Trainer(
             accelerator, stage, settings, seed, folder, report, identity or {}
@@ -197,7 +196,7 @@ class Trainer:
         return self.done * self.settings.batch
 
     def step(self) -> None:
-        """One step of all processes together; raises `SdxlError` if its loss is not finite."""
+        """One step of all processes; raises `SdxlError` if loss or gradients are not finite."""
         settings = self.settings
         lr = recipe.rate(self.done, settings)
         for group in self.optimizer.param_groups:
@@ -228,6 +227,7 @@ class Trainer:
                 raise SdxlError(
                     f"the {what} of step {self.done} is not finite", str(found),
                     "a number; no checkpoint has been written since",
+                    f"the same command with a smaller rate: {self._slower()}",
                 )  # fmt: skip
 
     def _backward(self, given: dict[str, Any], last: bool) -> dict[str, Tensor]:
@@ -241,9 +241,8 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         """The parts of this process's share of every step to come."""
-        whole, rank, parts = (
-            self.settings.batch, self.accelerator.process_index, self.settings.accumulate
-        )  # fmt: skip
+        whole, parts = self.settings.batch, self.settings.accumulate
+        rank = self.accelerator.process_index
         part = whole // (self.accelerator.num_processes * parts)
         for step in range(self.done, self.settings.steps):
             rows = rows_of(step, whole, self.stage.count, self.seed)
@@ -273,15 +272,15 @@ class Trainer:
 
     def keep(self) -> None:
         """Weights as they are evaluated, for `train.py evaluate=FOLDER`."""
-        with Averaged(self.module, self.average):
+        with Averaged(self.module, self.average), store.fullness_said(self.folder, AGAIN):
             weights.keep(self.folder, self.done, self.samples, self.stage.export)
         self.report("kept", self.samples, {}, None)
 
     def checkpoint(self) -> None:
         """Write all that the training needs to go on from here."""
-        checkpoint.save(
-            self.folder / FILE, self.done, self.module, self.average, self.optimizer, self.kept
-        )
+        given = (self.module, self.average, self.optimizer, self.kept)
+        with store.fullness_said(self.folder, AGAIN):
+            checkpoint.save(self.folder / FILE, self.done, *given)
         self.saved = time.monotonic()
 
     def evaluate(self) -> None:
@@ -289,7 +288,8 @@ class Trainer:
         self.report("evaluating", self.samples, {}, None)
         with Averaged(self.module, self.average):
             found, picture = self.stage.evaluate(self.accelerator.device)
-            put.whole(self.folder / "model", self.stage.export)
+            with store.fullness_said(self.folder, AGAIN):
+                put.whole(self.folder / "model", self.stage.export)
         self.report("evaluation", self.samples, found, picture)
         self.figures |= found
 

@@ -1,5 +1,6 @@
 """Training: the same losses whether unbroken or resumed."""
 
+import errno
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch._dynamo.utils import counters
 
 from sdxl.config.choices import DType
 from sdxl.config.schema.train import Training
+from sdxl.core import store
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.training import checkpoint, loop, machine
 
@@ -177,9 +179,23 @@ def test_a_disk_that_is_full_is_said_and_leaves_the_checkpoint_before(tmp_path, 
     losses(tmp_path)
     full = SafetensorError("I/O error: No space left on device (os error 28)")
     monkeypatch.setattr(checkpoint, "save_file", lambda *_: (_ for _ in ()).throw(full))
-    with pytest.raises(SdxlError, match="no space left on the disk of"):
+    with pytest.raises(SdxlError, match=f"no space left on the disk of {tmp_path}") as caught:
         losses(tmp_path, steps=13)
+    assert "os error 28" in str(caught.value) and "the same command again" in str(caught.value)
     assert checkpoint.steps_done(tmp_path / loop.FILE) == 12
+
+
+def test_another_disk_that_is_full_is_not_that_of_the_training(tmp_path):
+    stage, full = Stage(), OSError(errno.ENOSPC, "No space left on device", "/caches/kernel.so")
+    stage.evaluate = lambda _: (_ for _ in ()).throw(full)
+    with pytest.raises(OSError) as caught:
+        loop.train(stage, settings(), 0, tmp_path, lambda *_: None)
+    assert caught.value is full
+    with (
+        pytest.raises(SdxlError, match=r"the disk of /caches/kernel\.so"),
+        store.fullness_said(tmp_path),
+    ):
+        raise full
 
 
 def test_a_training_that_ended_before_its_export_exports_when_typed_again(tmp_path, monkeypatch):
