@@ -27,7 +27,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _BEFORE = {f.name: plain(f.default) for f in dataclasses.fields(Lora) if f.metadata.get("added")}
 """What a checkpoint from before a setting was made with."""
 _UNTOLD = ("unconditional", "timesteps", "parts", "schedule")
-"""What no checkpoint of before version 0.2 says of its data: it goes on as it did."""
+"""What older checkpoints do not say of their data: they go on as they did."""
 
 _DECIDED_BY = {
     "checkpoint": "model and quant",
@@ -131,6 +131,8 @@ def refuse_others(path: Path, settings: dict[str, Any]) -> None:
 
 def _told(name: str, value: Any, other: Any) -> str:
     """A setting as it is typed; of what is none, where it differs, and what decides it."""
+    if name == "unconditional" and value:
+        return words.typed("model.negative_prompt", value[-1])
     if name not in _DECIDED_BY:
         return words.typed(name if name == "seed" else f"train.{name}", value)
     if isinstance(value, dict) and isinstance(other, dict):

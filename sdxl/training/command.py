@@ -164,7 +164,7 @@ def _silent(*_: Any) -> None:
 
 
 def _forget(log: Path, done: int) -> None:
-    """Drop the lines of steps that come again, because the checkpoint is of before them."""
+    """Drop the lines of steps that come again, as they are later than the checkpoint."""
     if not log.is_file():
         return
     lines = log.read_text().splitlines(keepends=True)

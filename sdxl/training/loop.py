@@ -226,8 +226,7 @@ class Trainer:
             if not math.isfinite(found := self.figures[name]):
                 raise SdxlError(
                     f"the {what} of step {self.done} is not finite", str(found),
-                    "a number; no checkpoint has been written since",
-                    f"the same command with a smaller rate: {self._slower()}",
+                    "a number; no checkpoint has been written since", recipe.slower(self.settings),
                 )  # fmt: skip
 
     def _backward(self, given: dict[str, Any], last: bool) -> dict[str, Tensor]:

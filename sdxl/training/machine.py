@@ -67,7 +67,9 @@ def _state() -> Any:
         raise UserError(
             "the processes cannot train together as they were started",
             f"WORLD_SIZE={world} on {kind}: {state.num_processes} on {state.device.type}",
-            "torchrun, srun or submitit; CUDA or CPUs, one kind in a command", "model.device=auto",
+            "torchrun, srun or submitit; CUDA or CPUs, one kind in a command",
+            "torchrun --nproc-per-node N train.py ..." if _asked is Device.auto
+            else "model.device=auto",
         )  # fmt: skip
     if world > 1 and kind == "cuda":
         _refuse_shared(int(state.process_index), world)

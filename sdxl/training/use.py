@@ -1,4 +1,4 @@
-"""The `run.py` line that draws with what a training has left: the words of its model, and of it."""
+"""The `run.py` line that draws with what a training has left, beside the model it began with."""
 
 from __future__ import annotations
 
@@ -25,16 +25,25 @@ def line(
     return " ".join(["python run.py", *several, *own, *rest])
 
 
-def elsewhere(config: TrainConfig, training: Path, folders: Sequence[Path]) -> UserError:
-    """What is wrong with `evaluate=` of weights that run.py draws with, or nothing."""
-    drawing = plugins.training_stage(config.train.name).drawing
+def elsewhere(
+    config: TrainConfig, training: Path, folders: Sequence[Path], typed: Sequence[str]
+) -> UserError:
+    """What is wrong with `evaluate=` of what is no training of MLPerf's benchmark.
+
+    typed: the words that are kept of the training; of a `qat` without `quant=` there is no line,
+    as older ones kept no such words.
+    """
+    name = config.train.name
+    drawing = plugins.training_stage(name).drawing
+    known = name != "qat" or any(word.startswith("quant=") for word in typed)
+    expected = "run.py, which draws with each of them"
+    if not known:
+        expected += ": quant= as the training had it, quant.tuned=FOLDER"
     return UserError(
-        f"`evaluate` draws for the stages of MLPerf's training benchmark, not for "
-        f"train={config.train.name}",
-        str(training),
-        "run.py, which draws with each of them" if drawing else "a training of sd2_mlperf",
-        f"{drawing(config, folders)} quality=fast" if drawing else None,
-    )
+        f"`evaluate` draws for the stages of MLPerf's training benchmark, not for train={name}",
+        str(training), expected if drawing else "a training of sd2_mlperf",
+        f"{drawing(config, folders)} quality=fast" if drawing and known else None,
+    )  # fmt: skip
 
 
 def recipe(config: TrainConfig) -> list[str]:

@@ -115,8 +115,11 @@ def test_a_training_on_shards_resumes_to_the_bit_and_its_unet_is_used(config, wr
     assert train(tmp_path / "two", max_s=0.0) + train(tmp_path / "two") == whole
     assert len(whole) == 4
     told = config(f"train.shards={written / 'plain'}", "model.negative_prompt=blurry")
-    with pytest.raises(UserError, match="other settings: unconditional"):
+    with pytest.raises(UserError, match="other settings: unconditional") as caught:
         trained(told, tmp_path / "two")
+    problem = caught.value.problems[0]
+    assert problem.got == "model.negative_prompt=blurry"
+    assert problem.expected.startswith("'model.negative_prompt=\"normal quality, low")
     with pytest.raises(UserError, match="data"):
         (written / "plain" / "000001.tar").rename(written / "plain" / "000009.tar")
         train(tmp_path / "two")

@@ -229,8 +229,9 @@ def test_gradients_that_are_no_numbers_end_it_before_they_are_kept(tmp_path):
 
     stage.module.forward = cornered
     stage.batch = lambda given, device: {**batch(given, device), "step": given.step}
-    with pytest.raises(SdxlError, match="norm of the gradients of step 3 is not finite"):
+    with pytest.raises(SdxlError, match="norm of the gradients of step 3 is not finite") as caught:
         loop.train(stage, settings(checkpoint_s=0.0), 0, tmp_path, lambda *_: None)
+    assert caught.value.problems[0].fix == "train.lr=0.025 train.run=ANOTHER_NAME"
     assert checkpoint.steps_done(tmp_path / loop.FILE) == 2
     kept = checkpoint.averaged(tmp_path / loop.FILE).values()
     assert all(torch.isfinite(value).all() for value in kept)
@@ -263,5 +264,6 @@ def test_a_checkpoint_of_before_goes_on_where_it_says_nothing_of_its_data(tmp_pa
 
     assert train(1, data=1) == 1
     assert train(2, data=1, parts="one") == 2
-    with pytest.raises(UserError, match="other settings: parts"):
+    with pytest.raises(UserError, match="other settings: parts") as caught:
         train(3, data=1, parts="another")
+    assert caught.value.problems[0].expected == "parts one (model)"

@@ -57,8 +57,11 @@ def test_processes_that_do_not_meet_are_refused(started, monkeypatch):
     started(**TWO)
     alone = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
     monkeypatch.setattr(accelerate.state.PartialState, "__new__", lambda *_, **__: alone)
-    with pytest.raises(UserError, match="WORLD_SIZE=2 on cpu: 1 on cpu"):
-        machine.rank()
+    for asked, fix in ((Device.auto, "torchrun --nproc-per-node N"), (Device.cpu, "model.device=")):
+        monkeypatch.setattr(machine, "_asked", asked)
+        with pytest.raises(UserError, match="WORLD_SIZE=2 on cpu: 1 on cpu") as caught:
+            machine.rank()
+        assert fix in str(caught.value)
 
 
 def test_the_asked_cpu_is_where_a_training_is(started):

@@ -219,8 +219,11 @@ def test_tars_of_pictures_become_tars_of_the_same_names(config, pictures, tmp_pa
         latents = components.encode(vae_of(config()), pixels)
     assert torch.allclose(read.rows(np.array([4]))[0], latents, atol=1e-4)
     other = shutil.copytree(source, tmp_path / "other")
-    with pytest.raises(UserError, match="tars of one name"):
+    with pytest.raises(UserError, match="tars of one name") as caught:
         shards.write(config(), tmp_path / "{source,other}/00000.tar", tmp_path / "again")
+    assert caught.value.problems[0].fix in (
+        f"python -m sdxl shards {folder} OUT" for folder in (source, other)
+    )
     (other / "00000.tar").rename(other / "a.tar")
     with pytest.raises(UserError, match=r"source/00001\.tar .*other/00001\.tar"):
         shards.write(config(), tmp_path / "{source,other}", tmp_path / "again")

@@ -9,6 +9,7 @@ import pytest
 from sdxl.config.load import load as checked
 from sdxl.config.plugins import training_stage
 from sdxl.quant import build
+from sdxl.training import use
 
 MADE = [Path(f"/runs/a b/step_num={n}-samples_count={n}") for n in (2, 4)]
 MODEL = ("model=sdxl", "model.path=/data/my sdxl", "model.negative_prompt='blurry, \"low\"'",
@@ -48,6 +49,13 @@ def test_a_tuned_checkpoint_is_measured_with_the_recipe_that_it_began_with(compo
     given, line = words(composed, "qat", MADE[:1], "model=tiny_random", *INT8, "seed=3")
     plain = [word for word in line if not word.startswith("quant.tuned=")]
     assert build.key_of(checked(composed(*plain))) == build.key_of(given)
+
+
+def test_a_series_that_does_not_tell_its_recipe_has_no_line(composed):
+    given, _ = words(composed, "qat", MADE, "model=tiny", "quant=int8")
+    for typed, told in ((["train=qat", "quant=int8"], True), (["train=qat"], False)):
+        problem = use.elsewhere(given, Path("/runs"), MADE, typed).problems[0]
+        assert bool(problem.fix) == told and ("quant= as the training" in problem.expected) != told
 
 
 def test_a_lora_is_drawn_beside_those_that_it_began_with(composed):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import shlex
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -124,6 +125,7 @@ def _refuse_equal(files: Sequence[Path]) -> None:
         raise UserError(
             "tars of one name cannot become tars of their names", " ".join(twice[:5]),
             "a name for each, or a command and an OUT for each folder",
+            f"python -m sdxl shards {shlex.quote(str(Path(twice[0]).parent))} OUT",
         )  # fmt: skip
 
 

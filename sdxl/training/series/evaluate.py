@@ -121,7 +121,7 @@ def opened(
             f"train={facts['stage']}", f"train={facts['stage']}",
         )  # fmt: skip
     if stage.pictures is None:
-        raise use.elsewhere(config, training, [kept.folder for kept in series])
+        raise use.elsewhere(config, training, [kept.folder for kept in series], facts["words"])
     pictures = stage.pictures(config)
     if pictures.identity != facts["parts"]:
         raise UserError(
