@@ -90,9 +90,11 @@ def _ignored(settings: Training, typed: Sequence[str], quantized: bool) -> Itera
             )  # fmt: skip
         elif why := not_read.get(key) or not_read.get(root):
             yield Problem(
-                f"`{key}` would be ignored by train={settings.name}: {why}", word,
-                "the same command without it", shlex.join(["python", "train.py", *left]),
-            )  # fmt: skip
+                f"`{key}` would be ignored by train={settings.name}: {why}",
+                word,
+                "the same command without it",
+                shlex.join(["python", "train.py", *left]),
+            )
 
 
 def _key(word: str) -> str:

@@ -131,8 +131,6 @@ def refuse_others(path: Path, settings: dict[str, Any]) -> None:
 
 def _told(name: str, value: Any, other: Any) -> str:
     """A setting as it is typed; of what is none, where it differs, and what decides it."""
-    if name == "unconditional" and value:
-        return words.typed("model.negative_prompt", value[-1])
     if name not in _DECIDED_BY:
         return words.typed(name if name == "seed" else f"train.{name}", value)
     if isinstance(value, dict) and isinstance(other, dict):

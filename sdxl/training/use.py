@@ -41,9 +41,10 @@ def elsewhere(
         expected += ": quant= as the training had it, quant.tuned=FOLDER"
     return UserError(
         f"`evaluate` draws for the stages of MLPerf's training benchmark, not for train={name}",
-        str(training), expected if drawing else "a training of sd2_mlperf",
+        str(training),
+        expected if drawing else "a training of sd2_mlperf",
         f"{drawing(config, folders)} quality=fast" if drawing and known else None,
-    )  # fmt: skip
+    )
 
 
 def recipe(config: TrainConfig) -> list[str]:
