@@ -34,9 +34,9 @@ def test_other_settings_are_said_in_words_that_can_be_typed(tmp_path):
     with pytest.raises(UserError, match="other settings: base_lr teacher_steps seed") as caught:
         checkpoint.refuse_others(path, asked)
     problem = caught.value.problems[0]
-    assert problem.got.startswith("train.base_lr=1e-05 train.teacher_steps=8 seed=7 unconditional")
+    assert problem.got.startswith("train.base_lr=1e-05 train.teacher_steps=8 seed=7 ")
     assert problem.expected.startswith("train.base_lr=null train.teacher_steps=20 seed=0 ")
-    assert "['', 'blurry'] (model.negative_prompt)" in problem.expected
+    assert "blurry" in problem.expected and "model.negative_prompt" in problem.expected
     assert "schedule {'beta_end': 0.2} (the model's scheduler_config.json)" in problem.expected
     assert problem.expected.endswith(" ... (model.steps and scheduler)")
     assert len(problem.expected) < 400
