@@ -96,7 +96,7 @@ class Values:
         from omegaconf.errors import OmegaConfBaseException
 
         from sdxl.config.load import load
-        from sdxl.core.errors import USER, ConfigError, SdxlError
+        from sdxl.core.errors import UserError
 
         base, before = self._bases[which], []
         try:
@@ -107,16 +107,14 @@ class Values:
                 before.append((key, OmegaConf.to_container(base)))
                 OmegaConf.update(base, key, override.value())
             config: Any = load(base)
-        except (ConfigError, HydraException, OmegaConfBaseException):
+        except (UserError, HydraException, OmegaConfBaseException):
             return None  # refused, in words
         finally:
             for key, old in reversed(before):
                 OmegaConf.update(base, key, _at(old, key), force_add=True)
         try:
             return unsuitable(config)
-        except SdxlError as error:
-            if error.exit_code != USER:
-                raise
+        except UserError:
             return None  # refused where it is used
 
 

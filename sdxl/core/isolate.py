@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sdxl.core import forking, locks, streams
-from sdxl.core.errors import Problem, SdxlError
+from sdxl.core.errors import USER, Problem, SdxlError, UserError
 from sdxl.core.paths import PACKAGE
 
 LONGEST_TMPDIR = 70
@@ -265,7 +265,7 @@ def rebuilt(message: dict[str, Any]) -> SdxlError:
         failed = WorkerFailed(f"the worker failed: {message['text']}")
         failed.trace = message["trace"]
         return failed
-    error = SdxlError("")
+    error = (UserError if message["exit_code"] == USER else SdxlError)("")
     error.problems = [Problem(**vars(p)) for p in message["problems"]]
     error.exit_code = message["exit_code"]
     return error

@@ -128,7 +128,7 @@ def test_our_own_error_keeps_its_parts_and_its_exit_code(run):
         run(raise_ours)
     (problem,) = caught.value.problems
     assert (problem.got, problem.expected, problem.fix) == ("x.tsv", "a file", "dataset.path=FILE")
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 2 and isinstance(caught.value, UserError)
 
 
 def test_a_failure_in_any_thread_ends_the_child(run):
