@@ -126,6 +126,24 @@ def test_evaluation_is_of_the_averaged_weights_and_training_goes_on_with_its_own
     assert [file.name for file in (tmp_path / "model").iterdir()] == ["weights"]
 
 
+@pytest.mark.parametrize("stops", [(12,), (5, 12)])
+def test_evaluations_on_the_way_come_at_their_samples_and_change_nothing(tmp_path, stops):
+    seen, expected = [], losses(tmp_path / "none")[0]
+    for steps in stops:
+        given, stage = settings(steps=steps, evaluate_every=30), Stage()  # of 8: each fourth step
+        loop.train(
+            stage, given, 0, tmp_path / "some",
+            lambda kind, samples, figures, _: seen.append((kind, samples, figures)),
+        )  # fmt: skip
+    assert [found["loss"] for kind, _, found in seen if kind == "step"] == [*expected.values()]
+    ends = [steps * 8 for steps in stops]
+    for kind in ("evaluating", "evaluation"):
+        places = [samples for each, samples, _ in seen if each == kind]
+        assert places == sorted({32, 64, 96, *ends})
+    weights = [found["weight"] for kind, _, found in seen if kind == "evaluation"]
+    assert len({*weights}) == len(weights) == len(stage.exported) + (len(stops) > 1) * 2
+
+
 def test_an_export_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     losses(tmp_path)
 
