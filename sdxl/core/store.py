@@ -28,7 +28,6 @@ from sdxl.core.types import Build, Manifest
 MOST_FILES = 500_000
 """Below a folder whose content is a part of a key."""
 FIX = "SDXL_STORE=FOLDER python ..."
-"""The line that chooses another place for the store."""
 _WHOLE, _PIECES, _PIECE = 64 << 20, 256, 64 << 10
 
 
@@ -141,7 +140,7 @@ def is_full(error: Exception) -> bool:
 
 
 @contextmanager
-def fullness_said(place: Path, fix: str = FIX) -> Iterator[None]:
+def fullness_said(place: Path, fix: str | None = None) -> Iterator[None]:
     """A full disk or quota becomes `SdxlError`, also where safetensors has an error of its own."""
     try:
         yield
@@ -154,20 +153,21 @@ def fullness_said(place: Path, fix: str = FIX) -> Iterator[None]:
         raise
 
 
-def disk_error(error: OSError, place: Path, fix: str = FIX) -> SdxlError:
+def disk_error(error: OSError, place: Path, fix: str | None = None) -> SdxlError:
     """A full or unwritable disk, said plainly; `fix` is the line that chooses another place.
 
     A full disk is that of the file which the error names, wherever it lies.
     """
     if is_full(error):
         what = f"no space left on the disk of {error.filename or place}"
-        return SdxlError(what, error.strerror, "free space", fix)
+        own = FIX if place.is_relative_to(root()) else None
+        return SdxlError(what, error.strerror, "free space", fix or own)
     if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return UserError(
             f"{place} cannot be written: {error.strerror}",
             error.filename,
             "a writable folder",
-            fix,
+            fix or FIX,
         )
     return SdxlError(f"{place}: {error}")
 

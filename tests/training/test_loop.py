@@ -209,11 +209,11 @@ def test_another_disk_that_is_full_is_not_that_of_the_training(tmp_path):
     with pytest.raises(OSError) as caught:
         loop.train(stage, settings(), 0, tmp_path, lambda *_: None)
     assert caught.value is full
-    with (
-        pytest.raises(SdxlError, match=r"the disk of /caches/kernel\.so"),
-        store.fullness_said(tmp_path),
-    ):
-        raise full
+    for place, fix in ((tmp_path, None), (store.root() / "x", store.FIX)):
+        with pytest.raises(SdxlError, match=r"of /caches/kernel\.so") as said, \
+                store.fullness_said(place):  # fmt: skip
+            raise full
+        assert said.value.problems[0].fix == fix
 
 
 def test_a_training_that_ended_before_its_export_exports_when_typed_again(tmp_path, monkeypatch):
