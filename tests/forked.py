@@ -30,6 +30,10 @@ from typing import Any, NoReturn
 LIBRARIES = ("hydra", "onnx", "modelopt.torch.quantization", "diffusers.loaders.single_file",
              "matplotlib", "scipy.linalg")  # fmt: skip
 """None that starts a thread when imported: a fork has none of them and would wait for it."""
+OURS = ("sdxl.cli", "sdxl.run.cell", "sdxl.run.plan", "sdxl.run.worker", "sdxl.quant.command",
+        "sdxl.run.export", "sdxl.training.command", "sdxl.backends.fake",
+        "sdxl.backends.torch.stages", "sdxl.report.terminal.table")  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
 READ_LATE = ("SDXL_", "MLFLOW_", "COLUMNS", "HF_HOME", "HOME", "PYTEST_", "TMPDIR")
 """Variables that may differ from those the libraries were imported with."""
 OFFLINE = str(Path(__file__).parent / "offline")
@@ -45,7 +49,7 @@ def run(
     env = {"PYTHONPATH": OFFLINE, **env}
     with _lock:
         known = _server[1] if _server else _variables()
-        if any(_differs(name, env, known) for name in {*env, *known}):
+        if _elsewhere(words, cwd) or any(_differs(name, env, known) for name in {*env, *known}):
             return subprocess.run(
                 [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True,
                 timeout=timeout, stdin=subprocess.DEVNULL,
@@ -78,6 +82,11 @@ def _wait(server: socket.socket, pid: int, timeout: float) -> tuple[int, bool]:
         return int(server.recv(99)), True
     finally:
         server.settimeout(None)
+
+
+def _elsewhere(words: Sequence[str], cwd: Path) -> bool:
+    """Whether the command finds modules of another folder, or none."""
+    return (cwd if words[0] == "-m" else (cwd / words[0]).parent).resolve() != ROOT
 
 
 def _differs(name: str, env: Mapping[str, str], known: Mapping[str, str]) -> bool:
@@ -177,15 +186,23 @@ def _fork_the_workers_server() -> None:
         util.spawnv_passfds, resource_tracker.ensure_running = started, tracker
 
 
+def _compose() -> None:
+    """Once, for what Hydra then remembers: its plug-ins, the schemas, how words are parsed."""
+    from sdxl.config.compose import Composer
+    from sdxl.config.registry import register
+
+    register()
+    Composer("run").composed(("limit=1",))
+
+
 def _main() -> None:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(ROOT))
     import importlib
 
     with warnings.catch_warnings(action="ignore"):
-        for name in ("sdxl.core.preload", *LIBRARIES):
+        for name in ("sdxl.core.preload", *LIBRARIES, *OURS):
             importlib.import_module(name)
-    for name in [name for name in sys.modules if name.split(".")[0] == "sdxl"]:
-        del sys.modules[name]  # ours are read by each command: they ask where they are
+        _compose()
     del sys.path[0]
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "one of LIBRARIES started a thread"
     gc.collect()

@@ -15,7 +15,7 @@ from sdxl.core.paths import ROOT
 
 
 def register() -> None:
-    """Put every schema into Hydra's config store; imports no torch, no mlflow."""
+    """Put every schema into Hydra's config store, once; imports no torch, no mlflow."""
     guard.install()
     OmegaConf.register_new_resolver("sdxl_root", lambda: str(ROOT), replace=True)
     OmegaConf.register_new_resolver("sdxl_sizes", _sizes, replace=True)
@@ -23,7 +23,7 @@ def register() -> None:
         place = ConfigStore.instance().repo
         for part in group.split("/"):
             place = place.setdefault(part, {})
-        place[f"{name}.yaml"] = _Late(f"{name}.yaml", group, schema)
+        place.setdefault(f"{name}.yaml", _Late(f"{name}.yaml", group, schema))
     ConfigStore.__deepcopy__ = _itself  # type: ignore[attr-defined]
 
 
