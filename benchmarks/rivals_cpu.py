@@ -71,14 +71,19 @@ def main() -> int:
             del calls, outputs
             gc.collect()
             memory.give_back()
+            result = {**facts(asked, bench), "rows": rows, "absent": absent}
+            if asked.json:  # after every heat: a run that is stopped keeps what it measured
+                asked.json.write_text(json.dumps(result, indent=1))
     show(rows, asked.rounds)
-    here = environment.describe()
-    facts = {"cpu": here["cpu"], "threads": asked.threads, "load": os.getloadavg(),
-             "versions": {"torch": torch.__version__, **bench.versions}}  # fmt: skip
-    print(json.dumps({**facts, "model": asked.model, "rows": rows, "absent": absent}))
-    if asked.json:
-        asked.json.write_text(json.dumps({**facts, "rows": rows, "absent": absent}, indent=1))
+    print(json.dumps({**result, "model": asked.model}))
     return 0
+
+
+def facts(asked: Any, bench: Bench) -> dict[str, Any]:
+    """Of the machine and the libraries, beside the figures."""
+    return {"cpu": environment.describe()["cpu"], "threads": asked.threads,
+            "load": os.getloadavg(),
+            "versions": {"torch": torch.__version__, **bench.versions}}  # fmt: skip
 
 
 def widths(asked: Any, folder: str) -> tuple[Bench, Work, Callable[[Any, Any], dict[str, float]]]:
