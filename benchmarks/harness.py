@@ -60,6 +60,7 @@ def main() -> int:
             drawn = work()
             spent[name].append((time.process_time() - used) / drawn)
             rates[name].append(drawn / (time.perf_counter() - began))
+            print(f"{name}: {spent[name][-1]:.3f} CPU s an image", file=sys.stderr, flush=True)
     for name, found in spent.items():
         each = " ".join(f"{seconds:.3f}" for seconds in found)
         print(f"{name:18} {statistics.median(found):7.3f} CPU s an image of {each}, "

@@ -35,3 +35,24 @@ def test_a_process_that_waits_is_heard(tmp_path, monkeypatch):
 def test_nobody_need_listen(tmp_path):
     with locks.held(tmp_path / "x.lock", "x"), locks.held(tmp_path / "y.lock", "y"):
         assert {path.name for path in tmp_path.glob("*.lock")} == {"x.lock", "y.lock"}
+
+
+def test_where_nobody_listens_the_terminal_is_told_once(tmp_path, monkeypatch, capsys):
+    file, waiting = tmp_path / "x.lock", threading.Event()
+
+    def second():
+        with locks.held(file, "the tar x"):
+            pass
+
+    monkeypatch.setattr(locks, "HEARD_EVERY_S", 0.05)
+    say = locks.terminal.say
+    monkeypatch.setattr(locks.terminal, "say", lambda text: (say(text), waiting.set()))
+    with locks.held(file, "the tar x"):
+        other = threading.Thread(target=second)
+        other.start()
+        assert waiting.wait(20)
+        other.join(0.3)
+        assert other.is_alive()
+    other.join(20)
+    said = "waiting for the tar x, which another process makes\n"
+    assert capsys.readouterr().err == said

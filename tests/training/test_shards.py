@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 
 from sdxl.config.load import load as checked
 from sdxl.core import store
-from sdxl.core.errors import UserError
+from sdxl.core.errors import SdxlError, UserError
 from sdxl.model import components
 from sdxl.model.images import save
 from sdxl.model.scenes import render, world
@@ -193,6 +195,33 @@ def test_a_killed_run_goes_on_with_the_next_tar_and_each_process_has_its_share(
     for folder in (out, parts):
         for tar in whole.glob("*.tar"):
             assert (folder / tar.name).read_bytes() == tar.read_bytes()
+
+
+def test_two_commands_into_one_folder_write_each_tar_once(config, pictures, tmp_path, monkeypatch):
+    made, write, out = [], shards._write, tmp_path / "out"
+    monkeypatch.setattr(shards, "_write", lambda *each: (made.append(each[1].name), write(*each)))
+    with ThreadPoolExecutor() as both:
+        given = config()
+        ends = both.map(lambda _: shards.write(given, pictures, out, Asked(8)), range(2))
+        assert sum(end["kept"] for end in ends) == 3
+    assert sorted(made) == ["000000.tar", "000001.tar", "000002.tar"]
+
+
+def test_shards_of_other_settings_that_come_meanwhile_are_an_error(
+    config, pictures, tmp_path, monkeypatch
+):
+    write, out = shards._write, tmp_path / "out"
+
+    def overtaken(*each):
+        monkeypatch.setattr(shards, "_write", write)
+        write(*each)
+        shards.write(config(), pictures, out, Asked(8, moments=True))
+
+    monkeypatch.setattr(shards, "_write", overtaken)
+    monkeypatch.setattr(shards.locks, "held", lambda *_: nullcontext())
+    with pytest.raises(SdxlError, match="another command wrote shards of other") as caught:
+        shards.write(config(), pictures, out, Asked(8))
+    assert caught.value.problems[0].got == "000000.tar"
 
 
 def test_tars_of_pictures_become_tars_of_the_same_names(config, pictures, tmp_path, monkeypatch):

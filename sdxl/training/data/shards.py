@@ -25,9 +25,9 @@ from typing import Any
 
 from sdxl.config import content_key
 from sdxl.config.schema import Config
-from sdxl.core import store
+from sdxl.core import locks, store
 from sdxl.core.command import Parser, ended
-from sdxl.core.errors import ConfigError, Problem, UserError
+from sdxl.core.errors import ConfigError, Problem, SdxlError, UserError
 from sdxl.core.paths import CONF
 from sdxl.model import pictures
 from sdxl.model.sources import open_source
@@ -51,7 +51,8 @@ def write(config: Config, images: Path, out: Path, asked: Asked | None = None) -
     images: a folder of pictures with captions (same name, .txt), or of tars with both; of those,
     each becomes a tar of its name. Pictures are scaled so that they cover the model's size, and cut
     to it in the middle. A tar that is there already, of the same pictures and settings, is kept. Of
-    several processes each writes its share.
+    several processes each writes its share; an equal command beside it waits for each tar and keeps
+    it, and one of other settings that overwrites what this one wrote is an error.
     """
     asked = asked or Asked()
     if asked.per_shard < 1:
@@ -71,7 +72,8 @@ def write(config: Config, images: Path, out: Path, asked: Asked | None = None) -
     rank, world = (
         int(os.environ.get(name, usual)) for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"))
     )
-    kept, fingerprint = 0, functools.cache(store.fingerprint)  # a tar is that of all its samples
+    kept, keys = 0, {}
+    fingerprint = functools.cache(store.fingerprint)  # a tar is that of all its samples
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, inputs in list(shards.items())[rank::world]:
@@ -79,13 +81,21 @@ def write(config: Config, images: Path, out: Path, asked: Asked | None = None) -
             parts = {"weights": weights, "size": size, "embeddings": asked.embeddings,
                      "moments": asked.moments, "inputs": states}  # fmt: skip
             key, tar = content_key.key(parts), out / f"{name}.tar"
-            if tar.is_file() and tar_index.made_of(tar) == key:
-                kept += 1
-                continue
-            encoder = encoder or Encoder(config, asked.embeddings, asked.moments)
-            _write(encoder, tar, inputs, key)
+            keys[tar] = key
+            with locks.held(out / f".{name}.lock", str(tar)):
+                if tar.is_file() and tar_index.made_of(tar) == key:
+                    kept += 1
+                    continue
+                encoder = encoder or Encoder(config, asked.embeddings, asked.moments)
+                _write(encoder, tar, inputs, key)
     except OSError as error:
         raise store.disk_error(error, out, "another OUT") from error
+    if lost := [tar.name for tar, key in keys.items() if tar_index.made_of(tar) != key]:
+        raise SdxlError(
+            f"another command wrote shards of other pictures or settings into {out} meanwhile",
+            " ".join(lost[:5]),
+            "a folder for each",
+        )
     return {"samples": pairs, "without_caption": uncaptioned, "shards": len(shards), "kept": kept}
 
 
