@@ -103,7 +103,7 @@ def in_memory(given: Any, folder: Path) -> Row:
     tokenizer = CLIPTokenizer.from_pretrained(BUNDLED / "tokenizer_2")
     texts = opened.texts(np.arange(opened.count))
     ids = tokenizer(texts, padding="max_length", max_length=77, truncation=True)["input_ids"]
-    moments = torch.cat([each["moments"][0] for each in read])
+    moments = torch.stack([each["moments"][0] for each in read])
     return Row(moments, *parts, torch.tensor(ids))
 
 

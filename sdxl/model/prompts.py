@@ -16,6 +16,8 @@ from sdxl.model import caption_files
 from sdxl.model.scenes import captions
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
 BUILTIN = PROMPTS
@@ -101,11 +103,13 @@ def doubts(long: Sequence[Prompt], count: int) -> list[str]:
 
 def tokenize(texts: Sequence[str], tokenizers: Sequence[PreTrainedTokenizerBase]) -> TokenIds:
     """Token ids (N, 77) for each of the two encoders, padded and truncated."""
+    first, second = (token_ids(texts, tokenizer) for tokenizer in tokenizers)
+    return TokenIds(first, second)
+
+
+def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """Those (N, 77) for the encoder of this tokenizer."""
     import numpy as np
 
-    def ids(tokenizer: Any) -> Any:
-        out = tokenizer(list(texts), padding="max_length", max_length=MAX_TOKENS, truncation=True)
-        return np.asarray(out["input_ids"], dtype=np.int64)
-
-    first, second = (ids(tokenizer) for tokenizer in tokenizers)
-    return TokenIds(first, second)
+    out = tokenizer(list(texts), padding="max_length", max_length=MAX_TOKENS, truncation=True)
+    return np.asarray(out["input_ids"], dtype=np.int64)

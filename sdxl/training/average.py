@@ -43,10 +43,13 @@ def begun(module: nn.Module, decay: float | None) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def follow(average: dict[str, Tensor], module: nn.Module, decay: float | None, step: int) -> None:
-    """The average after `step` steps, of which early ones count more than `decay` says."""
-    if decay is None:
-        return
-    names, now = zip(*trained(module), strict=True)
-    weight = 1 - min(decay, step / (step + 10))
-    torch._foreach_lerp_([average[name] for name in names], [p.detach() for p in now], weight)
+def follow(
+    average: dict[str, Tensor], learning: list[Tensor], decay: float | None, step: int
+) -> None:
+    """The average after `step` steps, of which early ones count more than `decay` says.
+
+    learning: the parameters, in the order in which it has `begun`.
+    """
+    if decay is not None:
+        weight = 1 - min(decay, step / (step + 10))
+        torch._foreach_lerp_([*average.values()], learning, weight)

@@ -144,7 +144,8 @@ class Trainer:
         self.accelerator, self.stage, self.settings = accelerator, stage, settings
         self.seed, self.folder, self.report = seed, folder, report
         self.module = stage.module.to(accelerator.device)
-        machine.plain_attention(self.module, accelerator.device)
+        machine.plain_attention(self.module, accelerator.device, settings.arithmetic)
+        self.learning: list[Tensor] = [p for _, p in checkpoint.trained(self.module)]
         self.average = average.begun(self.module, settings.ema)
         self.kept = fixed(settings, seed, identity)
         optimizer = recipe.optimizer(self.module, settings)
@@ -208,13 +209,11 @@ class Trainer:
             given = self.ahead.take()
             waited += time.perf_counter() - asked
             parts.append(self._backward(given, last=len(parts) + 1 == settings.accumulate))
-        norm = self.accelerator.clip_grad_norm_(
-            self.model.parameters(), math.inf if settings.clip_norm is None else settings.clip_norm
-        )
+        norm = recipe.clip(self.accelerator, self.learning, settings)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
-        average.follow(self.average, self.module, settings.ema, self.done)
+        average.follow(self.average, self.learning, settings.ema, self.done)
         values = machine.mean(self.accelerator, parts)  # which waits for the device
         self.meter.took(given, time.perf_counter() - began, waited)
         self.figures = {**values, "lr": lr, "grad_norm": float(norm)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sdxl.config.schema.train import Training
 
@@ -22,6 +24,14 @@ def optimizer(module: nn.Module, settings: Training) -> torch.optim.AdamW:
     ]
     betas = (settings.beta1, settings.beta2)
     return torch.optim.AdamW(groups, betas=betas, eps=settings.epsilon, fused=True)
+
+
+def clip(accelerator: Any, learning: Sequence[Tensor], settings: Training) -> Tensor:
+    """The norm of all gradients together, before they are clipped to `clip_norm`, if it is set."""
+    if settings.clip_norm is None:
+        return nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
+    found: Tensor = accelerator.clip_grad_norm_(learning, settings.clip_norm)
+    return found
 
 
 def highest_rate(settings: Training) -> float:

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import accelerate.state
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
-from sdxl.config.choices import Device
+from sdxl.config.choices import Device, DType
 from sdxl.core.errors import UserError
 from sdxl.training import machine
 
@@ -120,3 +121,12 @@ def test_two_processes_on_one_gpu_are_refused(started, monkeypatch):
     seen.uuid = "GPU-b"
     assert machine.processes() == 2
     machine._refuse_shared.cache_clear()
+
+
+@pytest.mark.parametrize(("arithmetic", "plain"), [(DType.fp32, False), (DType.bf16, True)])
+def test_attention_is_fused_where_that_is_faster(arithmetic, plain):
+    layer = Attention(8, heads=2, dim_head=4)
+    machine.plain_attention(layer, torch.device("cpu"), arithmetic)
+    assert isinstance(layer.processor, AttnProcessor if plain else AttnProcessor2_0)
+    machine.plain_attention(other := Attention(8, heads=2), torch.device("cuda"), arithmetic)
+    assert isinstance(other.processor, AttnProcessor2_0), "a GPU has kernels of its own"

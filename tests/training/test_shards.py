@@ -2,8 +2,6 @@
 
 import dataclasses
 import io
-import json
-import re
 import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +21,7 @@ from sdxl.model.sources import open_source
 from sdxl.quality.scenes.networks import to_tensor
 from sdxl.training import loop
 from sdxl.training.ahead import Ahead
-from sdxl.training.data import encoder, sharded, shards, tar_index, tars
+from sdxl.training.data import sharded, shards, tar_index, tars
 from sdxl.training.data.shards import Asked
 from sdxl.training.stages import finetune
 
@@ -98,68 +96,6 @@ def test_moments_are_in_the_published_layout_and_come_back(config, written):
     bare, texts = read.told(np.array([9]), noise)
     assert torch.equal(bare, other) and texts == ["caption 9"]
     assert "hidden.npy" not in read._checked(read.samples[9], embeddings=False)
-
-
-def test_a_shard_that_others_published_is_read(config, tmp_path):
-    moments = np.random.default_rng(0).standard_normal((1, 8, 8, 8)).astype(np.float32)
-    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
-        parts = {"npy": encoder.npy(moments), "txt": b"a red cube",
-                 "json": json.dumps({"url": "x", "caption": "another"}).encode()}  # fmt: skip
-        for name, content in parts.items():
-            shards._add(tar, f"000000001.{name}", content)
-    read = sharded.Shards(config(), str(tmp_path))
-    latents, hidden, _, sizes = read.rows(np.array([0]))
-    factor = vae_of(config()).config.scaling_factor
-    assert torch.allclose(latents[0], torch.from_numpy(moments[0, :4]) * factor)
-    assert hidden.shape[1] == 77 and sizes.tolist() == [[64, 64, 0, 0, 64, 64]]
-    assert read.texts(np.array([0])) == ["a red cube"]
-
-
-LATENTS = np.random.default_rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)
-
-
-@pytest.fixture
-def others(config, tmp_path):
-    """Opens a shard of one sample with LATENTS and the parts that are given."""
-
-    def opened(**parts):
-        with tarfile.open(tmp_path / "000.tar", "w") as tar:
-            for name, content in {"latents.npy": encoder.npy(LATENTS[0]), **parts}.items():
-                shards._add(tar, f"7.{name}", content)
-        return sharded.Shards(config(), str(tmp_path))
-
-    return opened
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"latents.npy": encoder.npy(LATENTS), "txt": b"a red cube"},
-        {"TXT": b"a red cube"},
-        {"txt": b"\xef\xbb\xbfa red cube\r\n"},
-    ],
-    ids=["a batch of one", "capital letters", "a mark of UTF-8"],
-)
-def test_layouts_that_leave_no_doubt_are_read(others, parts):
-    read = others(**parts)
-    assert torch.equal(read.rows(np.array([0]))[0], torch.from_numpy(LATENTS))
-    assert read.texts(np.array([0])) == ["a red cube"]
-
-
-@pytest.mark.parametrize(
-    ("parts", "said"),
-    [
-        ({"json": b'{"caption": ["a", "b"]}'}, r'a caption that is no text(.|\n)*\["a", "b"\]'),
-        ({"txt": "caf\u00e9".encode("latin-1")}, r"cannot be read(.|\n)*0xe9(.|\n)*text in UTF-8"),
-        ({"json": b'{"url": "x"}'}, "has no caption"),
-        ({"txt": b"a", "latents.npy": encoder.npy(np.repeat(LATENTS, 2, 0))}, "another size"),
-    ],
-    ids=["captions in a list", "latin-1", "no caption", "a batch of two"],
-)
-def test_a_sample_that_would_be_misread_is_named(others, parts, said):
-    with pytest.raises(UserError, match="sample `7`") as caught:
-        others(**parts).rows(np.array([0]))
-    assert re.search(said, str(caught.value))
 
 
 def test_a_killed_run_goes_on_with_the_next_tar_and_each_process_has_its_share(

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +33,8 @@ from sdxl.training.data.tars import FIX, LATENTS, MOMENTS, Sample
 HIDDEN, POOLED = "hidden.npy", "pooled.npy"
 _OPEN = 64
 """Tar files kept open."""
+_UNREADABLE = (OSError, ValueError, EOFError, TypeError, AttributeError, RuntimeError)
+"""What reading raises of a sample that is none."""
 _VAE = {"scaling_factor": 0.18215}
 """diffusers' own default, for a config.json that says nothing of it."""
 
@@ -108,11 +112,15 @@ class Shards:
         return self._latents(read, noise), texts
 
     def _latents(self, read: Sequence[Mapping[str, Any]], noise: Tensor | None) -> Tensor:
-        return torch.stack([
-            sample[LATENTS] if noise is None or not sample["moments"]
-            else components.of_moments(sample["moments"][0], drawn[None], self._vae)[0]
-            for sample, drawn in zip(read, read if noise is None else noise, strict=True)
-        ])  # fmt: skip
+        found = torch.empty(len(read), 4, *(side // 8 for side in self.size))
+        drawn = torch.tensor([bool(sample["moments"]) for sample in read])
+        if moments := [each for sample in read for each in sample["moments"]]:
+            noise = None if noise is None else noise[drawn]
+            found[drawn] = components.of_moments(torch.stack(moments), noise, self._vae)
+        for place, sample in enumerate(read):
+            if not sample["moments"]:
+                found[place] = sample[LATENTS]
+        return found
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """The captions of the rows; raises `UserError` for a sample that has none."""
@@ -127,7 +135,7 @@ class Shards:
         where = f"{self.files[sample.file]}: sample `{sample.name}`"
         try:
             found = self._read(sample, embeddings)
-        except (OSError, ValueError, EOFError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             whole = "text in UTF-8" if isinstance(error, UnicodeDecodeError) else "a whole one"
             raise UserError(f"{where} cannot be read", str(error), whole, FIX) from error
         height, width = self.size
@@ -159,19 +167,17 @@ class Shards:
         return found
 
     def _read(self, sample: Sample, embeddings: bool = True) -> dict[str, Any]:
+        """Of moments (8, h, w) the latents are the means as the VAE has them, not scaled."""
         found: dict[str, Any] = {}
         kind = LATENTS if LATENTS in sample.parts else MOMENTS
         for name in (kind, HIDDEN, POOLED) if self.embedded and embeddings else (kind,):
-            array = np.load(io.BytesIO(self._bytes(sample, name)), allow_pickle=False)
-            found[name] = torch.from_numpy(array.astype(np.float32))
-        if kind == LATENTS and found[LATENTS].dim() == 4 and len(found[LATENTS]) == 1:
-            found[LATENTS] = found[LATENTS][0]  # a batch of one, as it left an encoder
+            found[name] = _floats(self._bytes(sample, name))
+        if found[kind].dim() == 4 and len(found[kind]) == 1:
+            found[kind] = found[kind][0]  # a batch of one, as it left an encoder
         found["moments"] = []
-        if kind == MOMENTS:  # (1, 8, h, w), as they are published, or (8, h, w)
-            whole = found.pop(MOMENTS)
-            whole = whole[None] if whole.dim() == 3 else whole
-            found["moments"] = [whole]
-            found[LATENTS] = components.of_moments(whole, None, self._vae)[0]
+        if kind == MOMENTS:
+            found["moments"] = [moments := found.pop(MOMENTS)]
+            found[LATENTS] = moments.chunk(2)[0]
         facts = json.loads(self._bytes(sample, "json")) if "json" in sample.parts else {}
         caption = facts.get("caption")
         if "txt" in sample.parts:
@@ -181,7 +187,7 @@ class Shards:
         sizes = [float(value) for key, usual in keys for value in facts.get(key, usual)]
         return {**found, "caption": caption, "time_ids": sizes}
 
-    def _bytes(self, sample: Sample, part: str) -> bytes:
+    def _bytes(self, sample: Sample, part: str) -> bytearray:
         number = sample.file
         offset, length = sample.parts[part]
         with self._lock:
@@ -192,7 +198,8 @@ class Shards:
             self._handles.move_to_end(number)
             handle = self._handles[number]
             handle.seek(offset)
-            content: bytes = handle.read(length)
+            content = bytearray(length)
+            del content[handle.readinto(content) :]
         return content
 
     def _identity(self) -> list[list[str]]:
@@ -217,3 +224,23 @@ class Shards:
         ids = prompts.tokenize(texts, self._tokenizers)
         made = networks.encode(*self._encoders, ids, torch.float32)
         return made.hidden.cpu().clone(), made.pooled.cpu().clone()
+
+
+def _floats(content: bytearray) -> Tensor:
+    """The array of a `.npy` file in float32, over `content` where it is already."""
+    if content[:8] == b"\x93NUMPY\x01\x00":
+        start = 10 + int.from_bytes(content[8:10], "little")
+        shape, by_columns, dtype = _layout(bytes(content[8:start]))
+        flat = np.frombuffer(content, dtype, math.prod(shape), start)
+        array = flat.reshape(shape, order="F" if by_columns else "C")
+    else:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    return torch.from_numpy(array if array.dtype.isnative else array.astype(np.float32)).float()
+
+
+@lru_cache(64)
+def _layout(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type: most samples say the same in the same words."""
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]]
+    found = np.lib.format.read_array_header_1_0(io.BytesIO(header))
+    return found

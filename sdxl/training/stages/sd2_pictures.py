@@ -33,7 +33,7 @@ class Pictures:
         self.identity = content_key.key(self.source.identity())
         self.device = torch_device(config.model.device)
         _, self.encoder = embed.text_encoders(self.source, self.device)
-        self.tokenizers = self.source.tokenizers()
+        _, self.tokenizer = self.source.tokenizers()
         self.prompts = _asked(config, settings.eval_prompts)
         self.unet: Any = None
 
@@ -47,7 +47,7 @@ class Pictures:
     @torch.no_grad()
     def text(self, texts: Sequence[str]) -> Tensor:
         """The last states (N, 77, D) of the one encoder, after its final norm, on the CPU."""
-        ids = torch.from_numpy(prompts.tokenize(texts, self.tokenizers).second).to(self.device)
+        ids = torch.from_numpy(prompts.token_ids(texts, self.tokenizer)).to(self.device)
         body: Any = getattr(self.encoder, "text_model", self.encoder)
         found: Tensor = body(input_ids=ids).last_hidden_state
         return found.cpu()
