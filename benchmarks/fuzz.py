@@ -172,7 +172,9 @@ def main() -> int:
     world(folder)
     os.chdir(folder)
     command = in_its_own if chosen.processes else in_a_fork
-    if not chosen.processes:
+    log = Log(folder, chosen.seed)
+    left = list(due(chosen, log))
+    if not chosen.processes and (left or chosen.line is not None):
         _forks.preload()
     if chosen.line is not None:
         words = line_case(chosen.seed, chosen.line, folder)
@@ -180,8 +182,7 @@ def main() -> int:
         print(words, ended.out, ended.err, f"exit code {ended.code!r}", sep="\n")
         print(*faults(ended, words), sep="\n")
         return 0
-    log = Log(folder, chosen.seed)
-    for kind, number in due(chosen, log):
+    for kind, number in left:
         if chosen.seconds and spent() > chosen.seconds:
             break
         log.add(one(kind, chosen.seed, number, folder, command))
