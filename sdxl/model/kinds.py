@@ -19,11 +19,16 @@ RECORDS = Step(guided=False, keeps=True, cross=Cross.recorded)
 
 @dataclass(frozen=True)
 class Kind:
-    """Calls that compute the same: one of them, how many a batch has, and `run`, which is one."""
+    """Calls that compute the same: one of them, and how many a batch has."""
 
     step: Step
     calls: int
-    run: Callable[[], Any]
+    _ready: Callable[[], Callable[[], Any]]
+
+    @property
+    def run(self) -> Callable[[], Any]:
+        """One such call, after what it reads from."""
+        return self._ready()
 
 
 def kinds_of(
@@ -40,8 +45,8 @@ def kinds_of(
     for step in {step.kind: step for step in steps}.values():
         inputs = networks.empty_inputs(unet, step.rows * images or 1, *size)
         alone = replace(step, guided=False) if not images else step
-        run = _part(parts, alone, inputs) if parts else partial(unet, **inputs)
-        found.append(Kind(step, calls[step.kind], run))
+        ready = partial(_part, parts, alone, inputs) if parts else partial(partial, unet, **inputs)
+        found.append(Kind(step, calls[step.kind], ready))
     return found
 
 
