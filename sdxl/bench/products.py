@@ -71,7 +71,7 @@ class _Watch:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.register_forward_hook(self._matrix(name))
             elif isinstance(module, nn.GroupNorm | nn.LayerNorm):
-                module.forward = torch.empty_like  # shapes alone; PyTorch takes its time for more
+                module.forward = torch.empty_like  # type: ignore[method-assign]  # shapes alone
                 module.register_forward_hook(self._norm)
             elif isinstance(module, Attention):
                 module.register_forward_hook(self._attention(name), with_kwargs=True)
