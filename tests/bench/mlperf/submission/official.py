@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from datetime import datetime, timedelta
 
 from omegaconf import OmegaConf
@@ -26,6 +24,7 @@ from sdxl.core.store import write_json
 from sdxl.model.components import COMPONENTS
 from sdxl.run.command_line import public
 from sdxl.run.figures import incomparable
+from tests import forked
 from tests.conftest import ROOT
 
 V61, V51 = Round("v6.1"), Round("v5.1")
@@ -47,11 +46,9 @@ def measure(folder):
     """Every run that three scenarios need: folder/SCENARIO/ROLE."""
     for name, words in {"accuracy": ["mode=accuracy", "submission=true"],
                         "timed": ["compliance=null,test01,test04"]}.items():  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "run.py"), "-m", *QUICK, *words,
-             f"hydra.sweep.dir={folder / name}"],
-            env={**os.environ, "SDXL_STORE": str(folder / "store")}, check=False,
-            capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
+        done = forked.run(
+            [str(ROOT / "run.py"), "-m", *QUICK, *words, f"hydra.sweep.dir={folder / name}"],
+            cwd=folder, env={**os.environ, "SDXL_STORE": str(folder / "store")}, timeout=300,
         )  # fmt: skip
         assert done.returncode in (0, 3), done.stderr  # short runs vary by more than 10 %
     for path in folder.glob("*/*/record.json"):
