@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import sources
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "sdxl"
-TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {path: sources.tree(path) for path in sorted(PACKAGE.rglob("*.py"))}
 FRAMEWORKS = {"accelerate", "diffusers", "hydra", "mlflow", "mlperf_loadgen", "modelopt", "numpy",
               "omegaconf", "onnx", "onnxruntime", "optuna", "PIL", "scipy", "tensorrt",
               "tensorrt_rtx", "torch", "transformers", "triton"}  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdxl.config.plugins import backends, quality_options
+from tests import sources
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "sdxl"
@@ -44,7 +45,7 @@ def top_level(tree: ast.Module) -> ast.Module:
     return ast.Module(kept, [])
 
 
-TREES = {path: ast.parse(path.read_text()) for path in [*SOURCES, *ENTRIES]}
+TREES = {path: sources.tree(path) for path in [*SOURCES, *ENTRIES]}
 
 
 def within(modules: set[str], *allowed: str) -> set[str]:

@@ -104,7 +104,9 @@ def shrunk(words: list[str], folder: Path) -> list[str]:
     if "-m" in words:  # scores are what a single run's command shows
         extra.append("quality=none")
     if "model=sdxl " in f"{text} ":
-        extra += ["model.height=128", "model.width=128", "rules=open"]
+        extra += ["model.height=128", "model.width=128", "model.steps=4", "rules=open"]
+    if "precision=" in text:
+        extra += ["model.steps=4", "rules=open"]
     if "+sweep=ship" in text:
         extra.append("+candidate=torch_fp32,torch_int8_3")
     if "quant" in text or "calib_size" in text:

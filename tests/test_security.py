@@ -6,12 +6,13 @@ import re
 import pytest
 
 from sdxl.core.secrets import hide
+from tests import sources
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "security.md").read_text()
 SENTENCES = re.findall(r"^- (.*)$", PAGE, re.MULTILINE)
 CALLS = {
-    path: [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    path: [node for node in ast.walk(sources.tree(path)) if isinstance(node, ast.Call)]
     for folder in ("sdxl", "hydra_plugins", "docs")
     for path in (ROOT / folder).rglob("*.py")
 }
