@@ -1,4 +1,4 @@
-"""Samples a processor second of our trainings beside diffusers' own loop of the same work, in turn.
+"""Samples a processor second of our trainings and of diffusers' own loop, a step of each in turn.
 
     python benchmarks/training_speed.py [--steps 12] [--rounds 3] [--batch 8]
 
@@ -58,31 +58,38 @@ def configured(name: str, folder: Path, batch: int) -> Any:
         return load(compose("train", overrides=words))
 
 
-def ours(given: Any, steps: int) -> tuple[float, float]:
-    """Processor seconds of a step, and its operations for each sample."""
+def in_turn(given: Any, rival: Plain, steps: int) -> tuple[float, float, float]:
+    """Processor seconds of a step, ours and the rival's, and our operations for each sample.
+
+    Medians. A step of each in turn: what else the processor does meets both.
+    """
     stage = STAGES[given.train.name].Stage(given)
     stage.evaluate = lambda _device: ({}, None)  # type: ignore[method-assign]
     stage.export = lambda _folder: None  # type: ignore[method-assign]
-    meter = _Timed(given.train)
+    meter = _InTurn(given.train, rival)
     with tempfile.TemporaryDirectory() as folder:
         settings = replace(given.train, steps=steps + speed.WARM, checkpoint_s=1e9)
         loop.train(stage, settings, 0, Path(folder), lambda *_: None, meter=meter)
-    return statistics.median(meter.seconds[speed.WARM :]), meter.flop_per_sample
+    mine, other = (statistics.median(each[speed.WARM :]) for each in (meter.mine, meter.other))
+    return mine, other, meter.flop_per_sample
 
 
-class _Timed(speed.Meter):
-    """Takes processor seconds, too."""
+class _InTurn(speed.Meter):
+    """Takes processor seconds, too, and lets the rival do a step after each of ours."""
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: Any, rival: Plain) -> None:
         super().__init__(settings)
-        self.seconds: list[float] = []
+        self.rival, self.mine, self.other = rival, list[float](), list[float]()
         self.before = time.process_time()
 
     def took(self, given: Any, step_s: float, wait_s: float) -> None:
         super().took(given, step_s, wait_s)
-        now = time.process_time()
-        self.seconds.append(now - self.before)
-        self.before = now
+        self.mine.append(time.process_time() - self.before)
+        fixed = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(False)
+        self.other.append(self.rival.seconds())
+        torch.use_deterministic_algorithms(fixed)
+        self.before = time.process_time()
 
 
 @dataclass
@@ -137,15 +144,13 @@ class Plain:
         told = rows.ids if self.sd2 else rows.hidden
         data = TensorDataset(rows.moments, told, rows.pooled)
         self.loader = DataLoader(data, settings.batch, shuffle=True, drop_last=True)
+        self.rows = self._endless()
 
-    def seconds(self, steps: int) -> float:
-        """Processor seconds of a step, the median."""
-        rows, taken = self._endless(), []
-        for _ in range(steps + speed.WARM):
-            began = time.process_time()
-            self._step(*next(rows))
-            taken.append(time.process_time() - began)
-        return statistics.median(taken[speed.WARM :])
+    def seconds(self) -> float:
+        """Processor seconds of the next step."""
+        began = time.process_time()
+        self._step(*next(self.rows))
+        return time.process_time() - began
 
     def _endless(self) -> Iterator[Any]:
         while True:
@@ -219,12 +224,12 @@ def main() -> None:
             config = configured(name, folder, given.batch)
             memory, found = in_memory(config, folder), []
             for _ in range(given.rounds):
-                mine, flop = ours(config, given.steps)
-                found.append((mine, Plain(config, memory).seconds(given.steps), roof()))
+                *both, flop = in_turn(config, Plain(config, memory), given.steps)
+                found.append((*both, roof()))
             one, other, peak = (float(np.median(each)) for each in zip(*found, strict=True))
             rows[name] = {
                 "samples_per_cpu_s": given.batch / one, "diffusers": given.batch / other,
-                "ratio": other / one, "ratios": [b / a for a, b, _ in found],
+                "ratio": float(np.median(ratios := [b / a for a, b, _ in found])), "ratios": ratios,
                 "gflop_per_sample": flop / 1e9,
                 "share_of_roof": flop * given.batch / one / peak,
                 "share_of_roof_diffusers": flop * given.batch / other / peak,
