@@ -98,13 +98,16 @@ def get(
     settings: dict[str, Any],
     parents: list[str] | None = None,
     allow: Build = Build.auto,
-    command: str = "",
+    by: str = "",
+    without: str = "",
 ) -> Artifact:
     """The artifact, built now if nobody has.
 
     `build(folder)` writes files into an empty folder and returns extra manifest fields. One process
     builds at a time per key; the others wait and then read. A build that fails or is killed
     leaves nothing behind that looks finished. Files hard-linked from a parent are not hashed again.
+    by: the command that builds it, too, of the same settings; without: the setting that does without
+    it; told where `allow` forbids to build.
     """
     found = find(kind, key)
     if found:
@@ -113,8 +116,8 @@ def get(
         raise UserError(
             f"the {kind} {key} is missing and building is switched off",
             "build=never",
-            "build=auto, or build it first",
-            command or "build=auto",
+            f"it, built before: by {by} with the same settings" if by else None,
+            f"build=auto, or {without}" if without else "build=auto",
         )
     target = root() / kind / key
     try:

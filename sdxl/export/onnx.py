@@ -32,7 +32,7 @@ def get(config: Config, graph: str, on_progress: Report = lambda _: None) -> Art
 
     return store.get(
         KIND, key(config, graph, source), build, settings=described, allow=config.build,
-        command=f"python export.py model={config.model.name}",
+        by="export.py",
     )  # fmt: skip
 
 

@@ -63,10 +63,9 @@ def prepare(config: Config, report: Report = silent) -> Artifact:
         facts = _facts(time.perf_counter() - began, where)
         return {**facts, "settings": {**settings, **_counts(kept)}}
 
-    command = f"python quantize.py quant={quant.name} quant_level={quant.level:g}"
     made = store.get(
         KIND, key, build, settings=settings, parents=[parent] if parent else [],
-        allow=config.build, command=command,
+        allow=config.build, by="quantize.py",
     )  # fmt: skip
     if quant.modelopt:
         modelopt(config, made, report)

@@ -49,8 +49,10 @@ def test_the_second_asker_gets_the_first_ones_work():
 
 def test_never_build_names_the_command():
     with pytest.raises(UserError) as caught:
-        get(allow=Build.never, command="python quantize.py")
-    assert caught.value.problems[0].fix == "python quantize.py"
+        get(allow=Build.never, by="quantize.py")
+    (problem,) = caught.value.problems
+    assert problem.fix == "build=auto"
+    assert problem.expected == "it, built before: by quantize.py with the same settings"
     get()
     assert get(allow=Build.never).manifest.key == KEY
 
