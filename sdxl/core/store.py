@@ -90,6 +90,10 @@ def manifest_of(folder: Path) -> Manifest:
     return Manifest.from_json(json_file.read(folder / "manifest.json"))
 
 
+QUANTIZED, EXPORTED = (f"first {name}.py with the same settings" for name in ("quantize", "export"))
+"""What else builds an artifact: no line with some of its settings, which would build another."""
+
+
 def get(
     kind: str,
     key: str,
@@ -98,16 +102,14 @@ def get(
     settings: dict[str, Any],
     parents: list[str] | None = None,
     allow: Build = Build.auto,
-    by: str = "",
-    without: str = "",
+    otherwise: str = "",
 ) -> Artifact:
     """The artifact, built now if nobody has.
 
     `build(folder)` writes files into an empty folder and returns extra manifest fields. One process
     builds at a time per key; the others wait and then read. A build that fails or is killed
     leaves nothing behind that looks finished. Files hard-linked from a parent are not hashed again.
-    by: the command that builds it, too, of the same settings; without: the setting that does without
-    it; told where `allow` forbids to build.
+    otherwise: what helps where `allow` forbids to build, besides build=auto.
     """
     found = find(kind, key)
     if found:
@@ -116,8 +118,8 @@ def get(
         raise UserError(
             f"the {kind} {key} is missing and building is switched off",
             "build=never",
-            f"it, built before: by {by} with the same settings" if by else None,
-            f"build=auto, or {without}" if without else "build=auto",
+            "one that was built before",
+            f"build=auto, or {otherwise}" if otherwise else "build=auto",
         )
     target = root() / kind / key
     try:

@@ -32,7 +32,7 @@ def get(config: Config, graph: str, on_progress: Report = lambda _: None) -> Art
 
     return store.get(
         KIND, key(config, graph, source), build, settings=described, allow=config.build,
-        by="export.py",
+        otherwise=store.EXPORTED,
     )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def get(
         store.get(
             KIND, each, functools.partial(painter.build, block),
             settings={**settings, "prompts": [[prompt.row, prompt.text] for prompt in block]},
-            allow=config.build, without="quality.reference=null",
+            allow=config.build, otherwise="quality.reference=null",
         )
         for each, block in keys.items()
     ]  # fmt: skip

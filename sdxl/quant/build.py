@@ -65,7 +65,7 @@ def prepare(config: Config, report: Report = silent) -> Artifact:
 
     made = store.get(
         KIND, key, build, settings=settings, parents=[parent] if parent else [],
-        allow=config.build, by="quantize.py",
+        allow=config.build, otherwise=store.QUANTIZED,
     )  # fmt: skip
     if quant.modelopt:
         modelopt(config, made, report)
