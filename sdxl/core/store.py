@@ -90,10 +90,6 @@ def manifest_of(folder: Path) -> Manifest:
     return Manifest.from_json(json_file.read(folder / "manifest.json"))
 
 
-QUANTIZED, EXPORTED = (f"first {name}.py with the same settings" for name in ("quantize", "export"))
-"""What else builds an artifact: no line with some of its settings, which would build another."""
-
-
 def get(
     kind: str,
     key: str,
@@ -109,7 +105,7 @@ def get(
     `build(folder)` writes files into an empty folder and returns extra manifest fields. One process
     builds at a time per key; the others wait and then read. A build that fails or is killed
     leaves nothing behind that looks finished. Files hard-linked from a parent are not hashed again.
-    otherwise: what helps where `allow` forbids to build, besides build=auto.
+    otherwise: what helps besides build=auto, where `allow` forbids it.
     """
     found = find(kind, key)
     if found:

@@ -32,7 +32,7 @@ def get(config: Config, graph: str, on_progress: Report = lambda _: None) -> Art
 
     return store.get(
         KIND, key(config, graph, source), build, settings=described, allow=config.build,
-        otherwise=store.EXPORTED,
+        otherwise="first export.py with the same settings",
     )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def prepare(config: Config, report: Report = silent) -> Artifact:
 
     made = store.get(
         KIND, key, build, settings=settings, parents=[parent] if parent else [],
-        allow=config.build, otherwise=store.QUANTIZED,
+        allow=config.build, otherwise="first quantize.py with the same settings",
     )  # fmt: skip
     if quant.modelopt:
         modelopt(config, made, report)

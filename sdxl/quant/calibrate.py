@@ -175,7 +175,7 @@ def get(config: Config, attention: bool = False, report: Report = silent) -> Art
         return found
     if config.build is Build.never:
         return store.get(KIND, key, _never, settings=settings, allow=Build.never,
-                         otherwise=store.QUANTIZED)  # fmt: skip
+                         otherwise="first quantize.py with the same settings")  # fmt: skip
     folder, name = store.root() / KIND, content_key.key(settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ def get(config: schema.Config, graph: str, source: Artifact) -> Artifact:
         settings=described,
         parents=[names.key],
         allow=config.build,
-        otherwise=store.EXPORTED,
+        otherwise="first export.py with the same settings",
     )
 
 

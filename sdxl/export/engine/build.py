@@ -37,7 +37,7 @@ def get(config: Config, graph: str, source: Artifact, on_progress: Report) -> Ar
     return store.get(
         KIND, _key(described, source), make, settings=described,
         parents=[source.manifest.key], allow=config.build,
-        otherwise=store.EXPORTED,
+        otherwise="first export.py with the same settings",
     )  # fmt: skip
 
 

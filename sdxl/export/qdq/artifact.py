@@ -36,7 +36,7 @@ def get(config: Config, graph: Artifact, checkpoint: Artifact) -> Artifact:
     return store.get(
         KIND, key(config, *parents), build,
         settings={"version": VERSION, "options": options.plain()}, parents=list(parents),
-        allow=config.build, otherwise=store.EXPORTED,
+        allow=config.build, otherwise="first export.py with the same settings",
     )  # fmt: skip
 
 
