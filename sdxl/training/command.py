@@ -96,6 +96,8 @@ def _train(config: TrainConfig, chosen: TrainingStage, folder: Path, start_ms: i
     )
     reporter = next(iter(made), None)
     began = time.perf_counter()
+    if settings.compile:
+        launch.say(f"{settings.name}: the first step compiles, which can take minutes")
     status = "FAILED"
     try:
         figures = loop.train(

@@ -117,6 +117,22 @@ def test_a_run_that_was_stopped_is_no_success_in_the_log(composed, tmp_path, mon
     assert origin["file"] == "sdxl/training/mllog.py"
 
 
+def test_a_compiled_training_says_that_its_first_step_takes_long(
+    composed, tmp_path, monkeypatch, capsys
+):
+    words = ("train=smoke", "train.scenes=66", "train.size=32", "train.steps=1", "train.batch=2")
+
+    def begins(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", begins)
+    for said in (False, True):
+        given = composed(*words, "tracking=off", f"train.compile={said}", name="train")
+        with pytest.raises(KeyboardInterrupt):
+            command.run(checked(given), tmp_path)
+        assert ("the first step compiles" in capsys.readouterr().err) is said
+
+
 def test_a_stage_out_of_its_turn_is_named_before_anything_is_made(composed, monkeypatch):
     monkeypatch.setattr(scene_data, "pictures", lambda *_: pytest.fail("rendered"))
     given = checked(composed("train=unet", "tracking=off", name="train")).train
