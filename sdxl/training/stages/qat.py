@@ -45,7 +45,7 @@ def folder_of(config: TrainConfig) -> Path:
     if quant.format is Format.none:
         raise UserError(
             "there is nothing to recover: the UNet is not quantized", f"quant={quant.name}",
-            "a recipe", "python train.py train=qat quant=int8 quant_level=3",
+            "a recipe", "quant=int8 quant_level=3",
         )  # fmt: skip
     if quant.tuned:
         raise UserError(
