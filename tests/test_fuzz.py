@@ -74,12 +74,12 @@ def test_cases_are_functions_of_seed_and_number(tmp_path):
 
 @pytest.mark.slow
 def test_a_slice_finds_nothing_and_goes_on(tmp_path):
-    """Some ten processor seconds: a few hundred values and a handful of lines."""
-    line = [sys.executable, "benchmarks/fuzz.py", "--lines", "4", "--runs", "1", "--values", "400",
+    """Some fifteen processor seconds: a thousand values and a handful of lines."""
+    line = [sys.executable, "benchmarks/fuzz.py", "--lines", "6", "--runs", "1", "--values", "1000",
             "--seed", "11", "--out", str(tmp_path)]  # fmt: skip
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["line"], told["run"], told["value"], told["failed"]) == (4, 1, 400, 0)
+    assert (told["line"], told["run"], told["value"], told["failed"]) == (6, 1, 1000, 0)
     again = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert json.loads(again.stdout.splitlines()[-1]) == told, "what was tried is not tried again"
