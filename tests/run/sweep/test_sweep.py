@@ -194,7 +194,7 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path):
         start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and not (out / "1" / "record.json").exists():
+    while time.monotonic() < deadline and not (out / "2" / "worker.log").exists():
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
