@@ -30,6 +30,7 @@ _first = [mllog.now_ms()]
 """When this program began, near enough; until its first job has taken it."""
 
 
+@machine.loss_told()
 def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
     """Train as `config.train` says; what it is doing goes to standard error."""
     assert isinstance(config, TrainConfig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import socket
 from collections import Counter
@@ -19,13 +20,16 @@ from torch.utils import deterministic
 
 from sdxl.config.choices import Device, DType
 from sdxl.config.schema.train import Training
-from sdxl.core.errors import UserError
+from sdxl.core.errors import SdxlError, UserError
 from sdxl.model.components import torch_device
 from sdxl.training import launch
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
 """How long a process waits for the others: an evaluation by one of them takes an hour."""
+
+_LOST = re.compile(r"gloo|NCCL|connection (was )?(reset|closed|refused)|broken pipe", re.IGNORECASE)
+"""What libraries say where a process that trained along does not answer."""
 
 _asked = Device.auto
 
@@ -188,6 +192,22 @@ def release(accelerator: Any) -> None:
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     atexit.register(leave)
+
+
+@contextmanager
+def loss_told() -> Iterator[None]:
+    """A process of several that is gone becomes an `SdxlError` in the others."""
+    try:
+        yield
+    except RuntimeError as error:
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count < 2 or not _LOST.search(said := str(error)):
+            raise
+        raise SdxlError(
+            "another process of this training is gone", said.partition(". This is")[0][:300],
+            f"{count} processes until the end: the log of the one that is gone says why",
+            "the same command again, which goes on from the last checkpoint",
+        ) from error  # fmt: skip
 
 
 def leave() -> None:

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
 from sdxl.config.choices import Device, DType
-from sdxl.core.errors import UserError
+from sdxl.core.errors import SdxlError, UserError
 from sdxl.training import machine
 
 
@@ -130,3 +130,25 @@ def test_attention_is_fused_where_that_is_faster(arithmetic, plain):
     assert isinstance(layer.processor, AttnProcessor if plain else AttnProcessor2_0)
     machine.plain_attention(other := Attention(8, heads=2), torch.device("cuda"), arithmetic)
     assert isinstance(other.processor, AttnProcessor2_0), "a GPU has kernels of its own"
+
+
+GLOO = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:48363: "
+    "Connection reset by peer. This is typically caused by a remote worker hanging."
+)
+
+
+@pytest.mark.parametrize(("world", "said", "kind"), [
+    ("2", GLOO, SdxlError), ("2", "NCCL error: remote process exited", SdxlError),
+    ("1", GLOO, RuntimeError), ("2", "mat1 and mat2 shapes cannot be multiplied", RuntimeError),
+])  # fmt: skip
+def test_a_process_that_is_gone_is_told_by_the_others(monkeypatch, world, said, kind):
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(Exception) as caught, machine.loss_told():
+        raise RuntimeError(said)
+    assert caught.type is kind
+    if kind is SdxlError:
+        (problem,) = caught.value.problems
+        assert problem.what == "another process of this training is gone"
+        assert problem.got == said.partition(". This")[0]
+        assert "the same command again" in problem.fix
