@@ -20,7 +20,7 @@ from sdxl.core.errors import SdxlError, UserError
 GIB = 1 << 30
 ALIGNMENT = 256
 """Bytes: TensorRT refuses a tensor whose address is no multiple (NvInferRuntime.h)."""
-REBUILD = "build=auto   # what does not fit is built again; or export.py with the same settings"
+REBUILD = "python export.py backend=trt   # or build=auto: what does not fit is built again"
 
 DTYPES = {
     "FLOAT": torch.float32,

@@ -74,15 +74,18 @@ def write(config: Config, images: Path, out: Path, asked: Asked | None = None) -
     )
     kept, keys = 0, {}
     fingerprint = functools.cache(store.fingerprint)  # a tar is that of all its samples
+    locks_in = store.root() / "tmp"
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        for folder in (out, locks_in):
+            folder.mkdir(parents=True, exist_ok=True)
         for name, inputs in list(shards.items())[rank::world]:
             states = [_state(pair, fingerprint) for pair in inputs]
             parts = {"weights": weights, "size": size, "embeddings": asked.embeddings,
                      "moments": asked.moments, "inputs": states}  # fmt: skip
             key, tar = content_key.key(parts), out / f"{name}.tar"
             keys[tar] = key
-            with locks.held(out / f".{name}.lock", str(tar)):
+            lock = locks_in / f"shard-{content_key.key({'tar': str(tar.resolve())})}.lock"
+            with locks.held(lock, str(tar)):
                 if tar.is_file() and tar_index.made_of(tar) == key:
                     kept += 1
                     continue
