@@ -5,13 +5,13 @@ ARGS ?=
 ENGINE ?= docker
 IMAGE ?= sdxl-bench
 
-.PHONY: run test lint check ui image image-cuda engine clean help
+.PHONY: run test lint quick check ui image image-cuda engine clean help
 
 help:
 	@echo "make run [ARGS=...]   install, then python run.py ARGS"
 	@echo "make test [ARGS=...]  install, then pytest ARGS"
 	@echo "make lint             ruff, mypy and the layers"
-	@echo "make check            lint and the quick tests"
+	@echo "make check            lint and the quick tests; make quick: the tests alone"
 	@echo "make ui               MLflow on 127.0.0.1"
 	@echo "make image            a container for CPUs; make image-cuda: for NVIDIA GPUs"
 	@echo "make clean            remove .venv and caches; results stay"
@@ -32,13 +32,16 @@ test: .venv/installed
 lint: .venv/installed
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-QUICK := $(addprefix tests/config/test_,compose.py derive.py help.py load.py loras.py ranges.py \
+QUICK := $(addprefix tests/config/test_,derive.py help.py load.py loras.py ranges.py \
 	rules_engines.py rules_model.py shortcuts.py words.py) tests/core/test_command.py \
 	tests/core/test_json_part.py tests/core/test_terminal.py tests/test_house.py \
 	tests/test_layers.py tests/report/test_golden.py
 
-check: lint
+quick: .venv/installed
 	@$(BIN)/python -m pytest -n 2 -q -m "not slow" $(QUICK) $(ARGS)
+
+check: .venv/installed
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint quick
 
 ui: .venv/installed
 	@$(BIN)/python -m sdxl mlflow ui
