@@ -98,7 +98,8 @@ def test_every_setting_has_an_effect_or_is_refused(words):
         settled = OmegaConf.select(base, name, default="?") == "?"  # `load` chose the option
         if settled or name in SILENT or name.endswith(".name"):
             continue
-        changed = any(_changes(base, name, other, key) for other in others(name, hint, value))
+        tried = [_changes(base, name, other, key) for other in others(name, hint, value)]
+        changed = any(tried)  # all of them: each must load or be refused
         same = name in SAME_WORK and usual.quant.format.value != "none"
         if not changed and not same:
             silent.append(name)

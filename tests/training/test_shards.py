@@ -160,6 +160,16 @@ def test_shards_of_other_settings_that_come_meanwhile_are_an_error(
     assert caught.value.problems[0].got == "000000.tar"
 
 
+def test_a_store_that_cannot_be_written_is_named_and_not_the_folder_of_shards(
+    config, pictures, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SDXL_STORE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="file cannot be written") as caught:
+        shards.write(config(), pictures, tmp_path / "out", Asked(8))
+    assert "SDXL_STORE" in caught.value.problems[0].fix
+
+
 def test_tars_of_pictures_become_tars_of_the_same_names(config, pictures, tmp_path, monkeypatch):
     source = tmp_path / "source"
     source.mkdir()

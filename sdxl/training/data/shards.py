@@ -76,8 +76,11 @@ def write(config: Config, images: Path, out: Path, asked: Asked | None = None) -
     fingerprint = functools.cache(store.fingerprint)  # a tar is that of all its samples
     locks_in = store.root() / "tmp"
     try:
-        for folder in (out, locks_in):
-            folder.mkdir(parents=True, exist_ok=True)
+        locks_in.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise store.disk_error(error, store.root()) from error
+    try:
+        out.mkdir(parents=True, exist_ok=True)
         for name, inputs in list(shards.items())[rank::world]:
             states = [_state(pair, fingerprint) for pair in inputs]
             parts = {"weights": weights, "size": size, "embeddings": asked.embeddings,
