@@ -6,10 +6,12 @@
 
 One process. Every rival gets a copy of one UNet in fp32 and, if it calibrates, the same inputs.
 They take turns, round by round, `--together` of them at a time beside diffusers in fp32, so that no
-more copies are in memory; wall and processor seconds are medians, ratios those to diffusers of the
-same round with a 90 % interval (bootstrap; below 5 rounds their range). Pictures share encoders,
-scheduler, noise and VAE (torch, fp32): what differs is the UNet. A rival that is not
-installed or fails is named with the reason.
+more copies are in memory. A turn counts if the host left the processors alone before and after it
+(`sdxl/bench/parallel_region.py`); rounds go on until each rival has `--rounds` such turns, or for
+five times as many. Wall and processor seconds are medians, ratios those to diffusers with a 90 %
+interval (bootstrap; below 5 turns the least and the most). Pictures share encoders, scheduler,
+noise and VAE (torch, fp32): what differs is the UNet. A rival that is not installed or fails is
+named with the reason.
 `--layers 1,2,10 --blocks 2 --only ...` is the whole UNet, 10 GB a copy.
 """
 
@@ -34,13 +36,18 @@ import psutil
 import torch
 from _rivals import RIVALS, Bench, Call, Given, module
 
+from sdxl.bench.parallel_region import Gauge
 from sdxl.core import environment, memory
 
 REFERENCE = next(iter(RIVALS))
 BOOTSTRAP, LEAST_ROUNDS = 2000, 5
-"""Draws of an interval, and the rounds it takes to have one."""
+"""Draws of an interval, and the turns it takes to have one."""
+AT_MOST = 5
+"""So many times `--rounds`, for the turns in which the machine was not left alone."""
 Work = Callable[[Call], Any]
 """What is timed: a forward, or a batch of pictures."""
+Turn = tuple[float, float, float]
+"""Wall seconds, processor seconds, and the larger reading of the gauge around them."""
 
 
 def main() -> int:
@@ -59,6 +66,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the result here too")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    gauge = Gauge(asked.threads)
     with tempfile.TemporaryDirectory() as folder:
         bench, work, compare = (bundled if asked.model == "bundled" else widths)(asked, folder)
         rows: dict[str, dict[str, Any]] = {}
@@ -67,22 +75,22 @@ def main() -> int:
             calls = made(bench, names, work, absent)
             outputs = {name: work(call) for name, call in calls.items()}
             quality = {name: compare(outputs[REFERENCE], each) for name, each in outputs.items()}
-            rows |= measured(timed(calls, work, asked.rounds), quality)
+            rows |= measured(*timed(calls, work, asked.rounds, gauge), quality)
             del calls, outputs
             gc.collect()
             memory.give_back()
-            result = {**facts(asked, bench), "rows": rows, "absent": absent}
+            result = {**facts(asked, bench, gauge), "rows": rows, "absent": absent}
             if asked.json:  # after every heat: a run that is stopped keeps what it measured
                 asked.json.write_text(json.dumps(result, indent=1))
-    show(rows, asked.rounds)
+    show(rows)
     print(json.dumps({**result, "model": asked.model}))
     return 0
 
 
-def facts(asked: Any, bench: Bench) -> dict[str, Any]:
+def facts(asked: Any, bench: Bench, gauge: Gauge) -> dict[str, Any]:
     """Of the machine and the libraries, beside the figures."""
     return {"cpu": environment.describe()["cpu"], "threads": asked.threads,
-            "load": os.getloadavg(),
+            "load": os.getloadavg(), "gauge_us": round(gauge.least, 3) if gauge.there else None,
             "versions": {"torch": torch.__version__, **bench.versions}}  # fmt: skip
 
 
@@ -194,54 +202,73 @@ def made(bench: Bench, names: Sequence[str], work: Work, absent: dict[str, str])
     return calls
 
 
-def timed(calls: dict[str, Call], work: Work, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(wall, processor) seconds of each call, in turn; every other round goes backwards."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    for number in range(rounds):
+def timed(
+    calls: dict[str, Call], work: Work, rounds: int, gauge: Gauge
+) -> tuple[dict[str, list[Turn]], int]:
+    """The turns of each call that count, and the rounds it took; every other goes backwards.
+
+    Where too few were calm, all of them count: the row says so.
+    """
+    turns: dict[str, list[Turn]] = {name: [] for name in calls}
+
+    def calm(name: str) -> list[Turn]:
+        return [turn for turn in turns[name] if gauge.calm(turn[2])]
+
+    number = 0
+    while number < rounds * AT_MOST and any(len(calm(name)) < rounds for name in calls):
         for name in list(calls) if number % 2 else reversed(list(calls)):
-            wall, spent = time.perf_counter(), time.process_time()
+            before, wall, spent = gauge.read(), time.perf_counter(), time.process_time()
             work(calls[name])
-            seconds[name].append((time.perf_counter() - wall, time.process_time() - spent))
-    return seconds
+            wall, spent = time.perf_counter() - wall, time.process_time() - spent
+            turns[name].append((wall, spent, max(before, gauge.read())))
+        number += 1
+    return {
+        name: calm(name) if len(calm(name)) >= rounds else turns[name] for name in calls
+    }, number
 
 
 def measured(
-    seconds: dict[str, list[tuple[float, float]]], quality: dict[str, dict[str, float]]
+    turns: dict[str, list[Turn]], rounds: int, quality: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
     """A row for each rival of a heat."""
     rows: dict[str, dict[str, Any]] = {}
-    for name, found in seconds.items():
-        row: dict[str, Any] = {}
+    for name, found in turns.items():
+        row: dict[str, Any] = {"turns": len(found), "rounds": rounds}
         for place, unit in enumerate(("wall_s", "cpu_s")):
-            ratios = [base[place] / own[place]
-                      for base, own in zip(seconds[REFERENCE], found, strict=True)]  # fmt: skip
-            row[unit] = round(statistics.median(each[place] for each in found), 4)
-            row[f"{unit}_speed_up"] = [round(n, 3) for n in interval(ratios)]
+            base, own = ([turn[place] for turn in each] for each in (turns[REFERENCE], found))
+            row[unit] = round(statistics.median(own), 4)
+            row[f"{unit}_speed_up"] = [round(n, 3) for n in interval(base, own)]
         rows[name] = {**row, "quality": {n: round(value, 4) for n, value in quality[name].items()}}
     return rows
 
 
-def show(rows: dict[str, dict[str, Any]], rounds: int) -> None:
+def show(rows: dict[str, dict[str, Any]]) -> None:
     """Print them, the fastest over its heat's reference first."""
-    ratio = f"of fp32 ({'range' if rounds < LEAST_ROUNDS else '90 %'})"
-    print(f"{'':34}{'wall s':>9} {ratio:>24}{'CPU s':>9} {ratio:>24}  quality")
+    few = min(row["turns"] for row in rows.values()) < LEAST_ROUNDS
+    ratio = f"of fp32 ({'range' if few else '90 %'})"
+    print(f"{'':34}{'wall s':>9} {ratio:>24}{'CPU s':>9} {ratio:>24}{'turns':>9}  quality")
     for name, row in sorted(rows.items(), key=lambda each: -each[1]["wall_s_speed_up"][1]):
         cells = ""
         for unit in ("wall_s", "cpu_s"):
             low, middle, high = row[f"{unit}_speed_up"]
             cells += f"{row[unit]:9.3f} {f'{middle:.2f} ({low:.2f} to {high:.2f})':>24}"
+        cells += f"{row['turns']:4} of{row['rounds']:3}"
         near = ", ".join(f"{n} {value:g}" for n, value in row["quality"].items())
         print(f"{name:34}{cells}  {near}")
 
 
-def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """5 %, median and 95 % of the median, by resampling rounds; of few rounds least and most."""
-    if len(ratios) < LEAST_ROUNDS:
-        return min(ratios), statistics.median(ratios), max(ratios)
+def interval(base: Sequence[float], own: Sequence[float]) -> tuple[float, float, float]:
+    """5 %, middle and 95 % of the ratio of medians, by resampling; of few turns least and most."""
+    middle = statistics.median(base) / statistics.median(own)
+    if min(len(base), len(own)) < LEAST_ROUNDS:
+        return min(base) / max(own), middle, max(base) / min(own)
     draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios)))
-                     for _ in range(BOOTSTRAP))  # fmt: skip
-    return medians[BOOTSTRAP // 20], statistics.median(ratios), medians[-BOOTSTRAP // 20]
+
+    def again(seconds: Sequence[float]) -> float:
+        return statistics.median(draw.choices(seconds, k=len(seconds)))
+
+    ratios = sorted(again(base) / again(own) for _ in range(BOOTSTRAP))
+    return ratios[BOOTSTRAP // 20], middle, ratios[-BOOTSTRAP // 20]
 
 
 def distances(theirs: torch.Tensor, ours: torch.Tensor) -> dict[str, float]:

@@ -180,6 +180,7 @@ class Environment(JsonPart):
     accelerators: list[dict[str, Any]] = field(default_factory=list)
     cuda_visible_devices: str | None = None
     diffusers: dict[str, Any] = field(default_factory=dict)
+    parallel_region: dict[str, Any] = field(default_factory=dict)  # around the measurement, CPU
     outside: list[str] = field(default_factory=list)  # configuration and code of others that ran
     traceback: str | None = None
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sdxl.bench import parallel_region
 from sdxl.bench.mlperf import verdict
 from sdxl.bench.probe import Probe, strangers
 from sdxl.config.content_key import key
@@ -132,9 +133,11 @@ def _once(config: Config, folder: Path, record: Record, say: Say | None) -> None
 def _alone(foreign: Foreign, record: Record) -> None:
     """Note who else used the machine; with `foreign=error` that is a failure."""
     device = record.performance.generator.device or ""
-    found = strangers(record.resources.probe.to_json(), device.startswith("cuda"))
-    if found:
-        record.resources.probe.warnings = found
+    on_gpu = device.startswith("cuda")
+    found = strangers(record.resources.probe.to_json(), on_gpu)
+    host = None if on_gpu else parallel_region.doubt(record.environment.parallel_region)
+    if warnings := [*found, *filter(None, [host])]:
+        record.resources.probe.warnings = warnings
     if found and foreign is Foreign.error:
         raise SdxlError(
             "the figures are not this program's alone", "; ".join(found),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdxl.bench import generators, loadgen
+from sdxl.bench import generators, loadgen, parallel_region
 from sdxl.bench.keep import Keeper
 from sdxl.bench.pool import Pool
 from sdxl.config import graphs, schema
@@ -70,6 +70,7 @@ class Session:
         self.beside: dict[str, Any] = {}
         self.curve: LoadCurve | None = None
         self.sut: Any = None  # with counts and latencies
+        self.host = parallel_region.Around()
 
     def load(self, artifacts: dict[str, Path]) -> None:
         """Open the prompts and the generator, or a pool of them."""
@@ -104,7 +105,7 @@ class Session:
         if isinstance(self.config.scenario, schema.LoadCurve):
             self.curve = LoadCurve(self, self.config.scenario)
             self.link.report({"phase": "measuring", isolate.LIMIT: self._limit_s()})
-            with self._timed("measure_s"):
+            with self.host, self._timed("measure_s"):
                 self.curve.run()
             self.sut = self.curve
             return
@@ -114,7 +115,7 @@ class Session:
         reporter = Reporter(self.link.report, expected, self.pool)
         test = self._test()
         self.link.report({"phase": "measuring", isolate.LIMIT: self._limit_s()})
-        with self._timed("measure_s"):
+        with self.host, self._timed("measure_s"):
             self.sut = test.run(reporter.start)
             reporter.stop()
 
@@ -144,6 +145,7 @@ class Session:
             "accelerators": environment.accelerators(),
             gpu.VARIABLE.lower(): os.environ.get(gpu.VARIABLE),
             "diffusers": environment.diffusers_in_use(),
+            "parallel_region": self.host.facts,
         }
         self.generator.close()
         if self.pool:
