@@ -34,7 +34,7 @@ from sdxl.run.sweep.cells import (
     look_ahead,
     varying,
 )
-from sdxl.run.sweep.watch import Watch
+from sdxl.run.sweep.watch import Watch, outcome_in
 
 STOPPED = "not started: fail_fast=true and an earlier cell failed"
 NO_RECORD = "its process ended without a record; see the launcher's logs"
@@ -121,8 +121,9 @@ class Sweep:
         try:
             halted = shared.stopped(self.folder)
             cell.outcome = _skipped(STOPPED) if halted else work(self.view.listener(cell.number))
-        except KeyboardInterrupt as stop:
-            cell.outcome = getattr(stop, "outcome", cell.outcome)
+        except KeyboardInterrupt as stop:  # perhaps when its record was written already
+            written = outcome_in(folder, cell.key, self.started)
+            cell.outcome = getattr(stop, "outcome", written or cell.outcome)
             raise
         finally:
             self._ended(cell, time.monotonic() - began)
