@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from sdxl.config import guard, plugins, sizes
+from sdxl.config import guard, once, plugins, sizes
 from sdxl.config.schema import GROUPS, Config, train
 from sdxl.core.paths import ROOT
 
@@ -17,6 +17,7 @@ from sdxl.core.paths import ROOT
 def register() -> None:
     """Put every schema into Hydra's config store, once; imports no torch, no mlflow."""
     guard.install()
+    once.install()
     OmegaConf.register_new_resolver("sdxl_root", lambda: str(ROOT), replace=True)
     OmegaConf.register_new_resolver("sdxl_sizes", _sizes, replace=True)
     for group, name, schema in _schemas():

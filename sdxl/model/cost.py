@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,12 +102,17 @@ def count(config: schema.Config, batch: int) -> Cost:
     latent = (4, model.height // LATENT_SCALE, model.width // LATENT_SCALE)
     with torch.inference_mode(), meta:
         unet, vae = modules["unet"], modules["vae"]
-        inputs = networks.empty_inputs(unet, 1, model.height, model.width)
-        unet_flop, unet_peak = _forward(unet, **inputs)
-        decode_flop, decode_peak = _forward(vae.decode, torch.empty(1, *latent, dtype=vae.dtype))
+        size = (model.height, model.width)
+        unet_flop, unet_peak = _known(
+            unet, size, lambda: _forward(unet, **networks.empty_inputs(unet, 1, *size))
+        )
+        decode_flop, decode_peak = _known(
+            vae, size, lambda: _forward(vae.decode, torch.empty(1, *latent, dtype=vae.dtype))
+        )
         tokens = torch.zeros(1, MAX_TOKENS, dtype=torch.int64)
         encode_flop = sum(
-            _forward(modules[n], tokens)[0] for n in ("text_encoder", "text_encoder_2")
+            _known(modules[n], (), functools.partial(_forward, modules[n], tokens))[0]
+            for n in ("text_encoder", "text_encoder_2")
         )
     decoded = min(batch, getattr(config.backend, "decode_batch_size", None) or batch)
     rows, calls = guidance.rows_per_image(model, source), schedulers.chosen(config, source).calls
@@ -145,6 +152,20 @@ def _shares(
             )
             for kind in kinds
         )
+
+
+_seen: dict[tuple[Any, ...], tuple[int, int]] = {}
+
+
+def _known(module: Any, size: tuple[int, ...], forward: Callable[[], Any]) -> tuple[int, int]:
+    """What `_forward` found for the same network at this size; cells of a sweep share networks."""
+    processors = getattr(module, "attn_processors", {})
+    kinds = sorted({type(each).__qualname__ for each in processors.values()})
+    # Its settings and its layers with their widths are all that a count on shapes depends on.
+    key = (repr(module), str(module.config), module.dtype, *kinds, *size)
+    if key not in _seen:
+        _seen[key] = forward()
+    return _seen[key]
 
 
 def _forward(function: Any, *args: Any, **kwargs: Any) -> tuple[int, int]:

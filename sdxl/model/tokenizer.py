@@ -17,17 +17,25 @@ VOCABULARY = 1024
 def _merges(words: dict[tuple[str, ...], int], most: int) -> list[tuple[str, str]]:
     """Byte-pair merges of counted words: the commonest pair first, ties by alphabet."""
     merges: list[tuple[str, str]] = []
-    while len(merges) < most:
-        pairs: Counter[tuple[str, str]] = Counter()
-        for word, count in words.items():
-            for pair in pairwise(word):
-                pairs[pair] += count
-        if not pairs:
-            break
+    pairs: Counter[tuple[str, str]] = Counter()
+    for word, count in words.items():
+        _add(pairs, word, count)
+    while pairs and len(merges) < most:
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
-        words = {_merged(word, best): count for word, count in words.items()}
+        for word in [word for word in words if best in pairwise(word)]:
+            count, merged = words.pop(word), _merged(word, best)
+            _add(pairs, word, -count)
+            _add(pairs, merged, count)
+            words[merged] = count
     return merges
+
+
+def _add(pairs: Counter[tuple[str, str]], word: tuple[str, ...], count: int) -> None:
+    for pair in pairwise(word):
+        pairs[pair] += count
+        if not pairs[pair]:
+            del pairs[pair]
 
 
 def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
