@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -83,7 +84,10 @@ def world(tmp_path, monkeypatch, empty_database):
     for name, value in settings.items():
         monkeypatch.setenv(name, str(value))
     handlers = {each: signal.getsignal(each) for each in ends.SIGNALS}
+    variables = dict(os.environ)
     yield
+    os.environ.clear()  # of what a command set in this process: forked commands share none of it
+    os.environ.update(variables)
     for each, handler in handlers.items():  # a command that ended in this process ignores them,
         signal.signal(each, handler)  # and so would the next test's children
     assert not log.exists(), f"the network was asked for: {log.read_text()}"
@@ -153,15 +157,26 @@ class Done:
         return [json.loads(path.read_text()) for path in paths]
 
 
-def words_of(words, out_dir):
+def words_of(words, out_dir, script="run.py"):
     """A command's words with its output in `out_dir`, and no tracking unless asked for."""
     if any(word.startswith("-") and word not in ("-m", "--multirun") for word in words):
         return list(words)  # --help and the like
+    steps = few(words) if script != "train.py" else []
     quiet = [] if any(word.startswith("tracking") for word in words) else ["tracking=off"]
-    return [*quick(words), *quiet, f"hydra.run.dir={out_dir}", f"hydra.sweep.dir={out_dir}"]
+    return [*quick(words), *steps, *quiet, f"hydra.run.dir={out_dir}", f"hydra.sweep.dir={out_dir}"]
 
 
 QUICK = ("model=tiny_random", "quality=none")
+STEPS = "model.steps=2"
+NEED_MORE = ("rules=closed", "shortcut=", "scheduler=", "+", "model.steps=", "--")
+HAVE_NONE = re.compile("backend=.*(fake|http)")
+
+
+def few(words):
+    """Two steps where nothing asks for others or for what has more: most tests count no step."""
+    models = {word for word in words if word.startswith("model=")}
+    asks = any(word.startswith(NEED_MORE) or HAVE_NONE.match(word) for word in words)
+    return [] if asks or not models <= {"model=tiny", "model=tiny_random"} else [STEPS]
 
 
 def quick(words):
@@ -187,7 +202,7 @@ def cli(tmp_path, measured_peaks):
         if not store.exists():
             shutil.copytree(measured_peaks, store / "rooflines")
         runs.append(out_dir)
-        line = [str(ROOT / script), *words_of(words, out_dir)]
+        line = [str(ROOT / script), *words_of(words, out_dir, script)]
         done = forked.run(line, cwd=cwd, env={**clean, **(env or {})}, timeout=timeout)
         return Done(done.returncode, done.stdout, done.stderr, out_dir)
 

@@ -34,12 +34,15 @@ OURS = ("sdxl.cli", "sdxl.run.cell", "sdxl.run.plan", "sdxl.run.worker", "sdxl.q
         "sdxl.run.export", "sdxl.training.command", "sdxl.backends.fake",
         "sdxl.backends.torch.stages", "sdxl.report.terminal.table")  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
-READ_LATE = ("SDXL_", "MLFLOW_", "COLUMNS", "HF_HOME", "HOME", "PYTEST_", "TMPDIR")
-"""Variables that may differ from those the libraries were imported with."""
+READ_LATE = ("SDXL_", "MLFLOW_", "COLUMNS", "HF_HOME", "HOME", "PYTEST_", "TMPDIR",
+             "TORCHINDUCTOR_CACHE_DIR")  # fmt: skip
+"""Variables that may differ from those the libraries were imported with; torch sets the last."""
 OFFLINE = str(Path(__file__).parent / "offline")
 _LONGEST = 1 << 17
 _lock = threading.Lock()
-_server: tuple[socket.socket, dict[str, str]] | None = None
+_server: socket.socket | None = None
+_KNOWN = {**os.environ, "PYTHONPATH": OFFLINE}
+"""The server's variables: those of before the first test, whichever test asks for it first."""
 
 
 def run(
@@ -48,8 +51,7 @@ def run(
     """As `subprocess.run([sys.executable, *words], ...)` with both streams captured as text."""
     env = {"PYTHONPATH": OFFLINE, **env}
     with _lock:
-        known = _server[1] if _server else _variables()
-        if _elsewhere(words, cwd) or any(_differs(name, env, known) for name in {*env, *known}):
+        if _elsewhere(words, cwd) or any(_differs(name, env) for name in {*env, *_KNOWN}):
             return subprocess.run(
                 [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True,
                 timeout=timeout, stdin=subprocess.DEVNULL,
@@ -89,28 +91,23 @@ def _elsewhere(words: Sequence[str], cwd: Path) -> bool:
     return (cwd if words[0] == "-m" else (cwd / words[0]).parent).resolve() != ROOT
 
 
-def _differs(name: str, env: Mapping[str, str], known: Mapping[str, str]) -> bool:
-    return not name.startswith(READ_LATE) and env.get(name) != known.get(name)
-
-
-def _variables() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": OFFLINE}
+def _differs(name: str, env: Mapping[str, str]) -> bool:
+    return not name.startswith(READ_LATE) and env.get(name) != _KNOWN.get(name)
 
 
 def _started() -> socket.socket:
     global _server
     if _server is None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        known = _variables()
         process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())], env=known,
+            [sys.executable, __file__, str(theirs.fileno())], env=_KNOWN,
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
         )  # fmt: skip
         theirs.close()
         atexit.register(process.wait)
         atexit.register(ours.close)
-        _server = ours, known
-    return _server[0]
+        _server = ours
+    return _server
 
 
 def _serve(server: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -186,13 +183,17 @@ def _fork_the_workers_server() -> None:
         util.spawnv_passfds, resource_tracker.ensure_running = started, tracker
 
 
-def _compose() -> None:
-    """Once, for what Hydra then remembers: its plug-ins, the schemas, how words are parsed."""
+def _remember() -> None:
+    """What processes keep: Hydra its plug-ins, the schemas and how words are parsed; we counts."""
     from sdxl.config.compose import Composer
+    from sdxl.config.load import load
     from sdxl.config.registry import register
+    from sdxl.model import cost, tokenizer
 
     register()
-    Composer("run").composed(("limit=1",))
+    for model in ("tiny", "tiny_random"):
+        cost.count(load(Composer("run").composed((f"model={model}",))), 1)
+    tokenizer.tokenizers()
 
 
 def _main() -> None:
@@ -202,7 +203,7 @@ def _main() -> None:
     with warnings.catch_warnings(action="ignore"):
         for name in ("sdxl.core.preload", *LIBRARIES, *OURS):
             importlib.import_module(name)
-        _compose()
+        _remember()
     del sys.path[0]
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "one of LIBRARIES started a thread"
     gc.collect()

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -9,3 +10,8 @@ from pathlib import Path
 def tree(path: Path) -> ast.Module:
     """Of a file; not to be changed."""
     return ast.parse(path.read_text())
+
+
+def trees(paths: Iterable[Path]) -> Iterator[tuple[Path, ast.Module]]:
+    """Each file with its tree."""
+    return ((path, tree(path)) for path in paths)

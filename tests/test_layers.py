@@ -45,16 +45,13 @@ def top_level(tree: ast.Module) -> ast.Module:
     return ast.Module(kept, [])
 
 
-TREES = {path: sources.tree(path) for path in [*SOURCES, *ENTRIES]}
-
-
 def within(modules: set[str], *allowed: str) -> set[str]:
     return {m for m in modules if not any(m == a or m.startswith(f"{a}.") for a in allowed)}
 
 
 @pytest.mark.parametrize("path", ENTRIES, ids=lambda path: path.name)
 def test_entry_points_import_only_light_modules(path):
-    found = imports(top_level(TREES[path]), path)
+    found = imports(top_level(sources.tree(path)), path)
     assert not within(found, *LIGHT, "__future__")
 
 
@@ -83,7 +80,7 @@ def importers(*names: str) -> set[str]:
     """Our modules that import any of `names` or something below them, at whatever depth."""
     return {
         module(path)
-        for path, tree in TREES.items()
+        for path, tree in sources.trees([*SOURCES, *ENTRIES])
         for found in imports(tree, path)
         if any(found == name or found.startswith(f"{name}.") for name in names)
     }
@@ -91,7 +88,7 @@ def importers(*names: str) -> set[str]:
 
 @pytest.mark.parametrize("path", [*SOURCES, *ENTRIES], ids=module)
 def test_nothing_runs_code_from_a_file(path):
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(sources.tree(path)):
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)

@@ -1,6 +1,7 @@
 """docs/security.md, sentence by sentence: each has a test, here or where it belongs."""
 
 import ast
+import functools
 import re
 
 import pytest
@@ -11,11 +12,8 @@ from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "security.md").read_text()
 SENTENCES = re.findall(r"^- (.*)$", PAGE, re.MULTILINE)
-CALLS = {
-    path: [node for node in ast.walk(sources.tree(path)) if isinstance(node, ast.Call)]
-    for folder in ("sdxl", "hydra_plugins", "docs")
-    for path in (ROOT / folder).rglob("*.py")
-}
+FILES = [path for folder in ("sdxl", "hydra_plugins", "docs")
+         for path in sorted((ROOT / folder).rglob("*.py"))]  # fmt: skip
 GUARD, SECRETS = "config/test_guard.py", "core/test_secrets.py"
 OPENVINO = "backends/openvino/test_openvino.py"
 
@@ -54,6 +52,15 @@ TESTS = {
 """The beginning of a sentence -> the file of its test, and the test's name."""
 
 
+@functools.cache
+def all_calls():
+    """Every call in every file."""
+    return {
+        path: [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        for path, tree in sources.trees(FILES)
+    }
+
+
 @pytest.mark.parametrize("sentence", SENTENCES, ids=[each[:30] for each in SENTENCES])
 def test_every_sentence_has_its_test(sentence):
     (found,) = [TESTS[start] for start in TESTS if sentence.startswith(start)]
@@ -67,7 +74,7 @@ def test_no_test_is_left_over():
 
 def called(name):
     """(file, keyword arguments) of every call of a function with this dotted name."""
-    for path, calls in CALLS.items():
+    for path, calls in all_calls().items():
         for call in calls:
             if ast.unparse(call.func) == name:
                 yield path, {each.arg: ast.unparse(each.value) for each in call.keywords}
@@ -79,13 +86,13 @@ def test_loaders_refuse_pickles():
     assert torch and numpy
     assert not [path for path, words in torch if words.get("weights_only") != "True"]
     assert not [path for path, words in numpy if words.get("allow_pickle", "False") != "False"]
-    assert not [path for path in CALLS if re.search(r"^\s*import pickle", path.read_text(), re.M)]
+    assert not [path for path in FILES if re.search(r"^\s*import pickle", path.read_text(), re.M)]
 
 
 def test_nothing_is_evaluated():
     for name in ("eval", "exec", "os.system", "yaml.load", "pickle.loads", "pickle.load"):
         assert not list(called(name)), name
-    shells = [path for path, calls in CALLS.items() for call in calls
+    shells = [path for path, calls in all_calls().items() for call in calls
               for word in call.keywords if word.arg in ("shell", "trust_remote_code")
               and ast.unparse(word.value) != "False"]  # fmt: skip
     assert not shells
@@ -112,7 +119,7 @@ def test_mlflow_gets_no_secret(load):
 
 def test_addresses_are_no_arguments():
     """A process is started with an address in its environment or through a pipe."""
-    started = [ast.unparse(call) for calls in CALLS.values() for call in calls
+    started = [ast.unparse(call) for calls in all_calls().values() for call in calls
                if ast.unparse(call.func) in ("subprocess.run", "subprocess.Popen")]  # fmt: skip
     assert started and not [each for each in started if re.search(r"\buri\b", each.split("env")[0])]
     page = (ROOT / "sdxl/report/mlflow/command.py").read_text()
@@ -120,7 +127,7 @@ def test_addresses_are_no_arguments():
 
 
 def test_servers_listen_here_only():
-    for path in CALLS:
+    for path in FILES:
         text = path.read_text()
         assert "0.0.0.0" not in text, path
         assert text.count(".bind((") == text.count('.bind(("127.0.0.1"'), path
