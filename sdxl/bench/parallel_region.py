@@ -10,6 +10,7 @@ without (`benchmarks/RESULTS.md`, "Quiet, and how it is known").
 from __future__ import annotations
 
 import ctypes
+import os
 import statistics
 import sys
 import time
@@ -24,6 +25,8 @@ DOUBTFUL = 1.5
 """So many times the least reading since the machine started puts a figure in doubt."""
 _BLOCKS, _REGIONS = 5, 300
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Variables that say whether threads wait awake, which a region's time depends on most."""
 
 
 class Gauge:
@@ -81,11 +84,11 @@ class Around:
             return
         after = self._gauge.read()
         threads = self._gauge.threads
-        found = {"before_us": self._before, "after_us": after, "least_us": self._least(threads)}
+        found = {"before_us": self._before, "after_us": after, "least_us": self._least()}
         self.facts = {"threads": threads, **{name: round(us, 3) for name, us in found.items()}}
 
-    def _least(self, threads: int) -> float:
-        """Of all runs since the machine started; another host has other distances."""
+    def _least(self) -> float:
+        """Of all runs alike since the machine started; another host has other distances."""
         path = store.root() / "rooflines" / "parallel_region.json"
         boot = _BOOT.read_text().strip() if _BOOT.is_file() else ""
         kept: dict[str, Any] = {}
@@ -93,12 +96,14 @@ class Around:
             kept = json_file.read_object(path)
         known = kept.get("least_us") if kept.get("boot") == boot else None
         known = known if isinstance(known, dict) else {}
+        waiting = [f"{name}={os.environ[name]}" for name in _WAITING if name in os.environ]
+        alike = " ".join([f"{self._gauge.threads} threads", *waiting])
         least = self._gauge.least
-        if isinstance(before := known.get(str(threads)), float) and before > 0:
+        if isinstance(before := known.get(alike), float) and before > 0:
             least = min(least, before)
         with suppress(OSError):  # a store that cannot be written: this run alone is known
             path.parent.mkdir(parents=True, exist_ok=True)
-            store.write_json(path, {"boot": boot, "least_us": {**known, str(threads): least}})
+            store.write_json(path, {"boot": boot, "least_us": {**known, alike: least}})
         return least
 
 

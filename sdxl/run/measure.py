@@ -135,9 +135,10 @@ def _alone(foreign: Foreign, record: Record) -> None:
     device = record.performance.generator.device or ""
     on_gpu = device.startswith("cuda")
     found = strangers(record.resources.probe.to_json(), on_gpu)
-    host = None if on_gpu else parallel_region.doubt(record.environment.parallel_region)
-    if warnings := [*found, *filter(None, [host])]:
-        record.resources.probe.warnings = warnings
+    if found:
+        record.resources.probe.warnings = found
+    elif not on_gpu and (host := parallel_region.doubt(record.environment.parallel_region)):
+        record.resources.probe.warnings = [host]
     if found and foreign is Foreign.error:
         raise SdxlError(
             "the figures are not this program's alone", "; ".join(found),
