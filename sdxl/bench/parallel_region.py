@@ -123,5 +123,6 @@ def doubt(facts: dict[str, Any]) -> str | None:
 def _gomp() -> ctypes.CDLL | None:
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.is_file() else []
-    found = {line.split()[-1] for line in lines if "libgomp" in line}
-    return ctypes.CDLL(sorted(found)[0]) if found else None
+    found = sorted({line.split()[-1] for line in lines if "libgomp" in line})
+    torchs = [path for path in found if "/torch/" in path]  # other packages bring theirs
+    return ctypes.CDLL((torchs or found)[0]) if found else None

@@ -216,8 +216,9 @@ class Cell:
 
 
 def surroundings(cell: Cell) -> dict[str, Any]:
-    """The environment as facts to compare, without a failure's traceback."""
-    found = {k: v for k, v in cell.record.environment.to_json().items() if k != "traceback"}
+    """The environment as facts to compare, without what a single run left there."""
+    own = ("traceback", "parallel_region")
+    found = {k: v for k, v in cell.record.environment.to_json().items() if k not in own}
     gpus = found.pop("accelerators", None)
     if isinstance(gpus, list):
         found["accelerators"] = ", ".join(cell.record.environment.gpu_names) or "none"

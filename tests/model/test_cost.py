@@ -69,6 +69,28 @@ def test_the_memory_count_is_that_of_a_real_forward(load):
     assert meta_peak == pytest.approx(peak, rel=0.2)
 
 
+def test_equal_networks_are_counted_once_and_others_apart(load, monkeypatch):
+    counted, forward = [], cost._forward
+
+    def watch(function, *args, **kwargs):
+        counted.append(function)
+        return forward(function, *args, **kwargs)
+
+    monkeypatch.setattr(cost, "_seen", {})
+    monkeypatch.setattr(cost, "_forward", watch)
+    first = cost.count(load("model=tiny_random"), 1)
+    assert len(counted) == 4, "UNet, VAE and both text encoders"
+    assert cost.count(load("model=tiny_random", "seed=7", "quant=int8"), 1) == first
+    assert len(counted) == 4
+    larger = cost.count(load("model=tiny_random", "rules=open", "model.height=256"), 1)
+    assert len(counted) == 6 and larger.unet_flop > 1.9 * first.unet_flop
+    assert larger.encode_flop == first.encode_flop
+    halves = cost.count(load("model=tiny_random", "precision=bf16"), 1)
+    assert halves.unet_flop == first.unet_flop and halves.peak_bytes < first.peak_bytes
+    trained = cost.count(load("model=tiny"), 1)
+    assert trained.unet_flop != first.unet_flop
+
+
 @pytest.mark.slow
 def test_the_plan_of_sdxl_prints_the_figures(cli):
     done = cli("model=sdxl_random", "model.device=meta", "plan=true", "precision=fp16")

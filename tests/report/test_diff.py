@@ -43,6 +43,7 @@ def test_settings_and_environment(tmp_path: Path):
     baseline = put(tmp_path / "baseline", record(2.0))
     other = quantized(3.0, 2.5, 0.5, 26.0, baseline)
     other["environment"]["packages"]["torch"] = "9.9"
+    other["environment"]["parallel_region"] = {"threads": 2, "before_us": 1.2}  # its own
     other["config"]["tracking"]["uri"] = "sqlite:///elsewhere.db"
     found = diff(cell(baseline), cell(put(tmp_path / "b", other, 12.0)))
     assert found.settings["quant.format"] == ("none", "int8")
