@@ -1,9 +1,12 @@
 """Make the graphs and engines of one setting; `python export.py --help` lists what can be set."""
 
-from sdxl.core import ends
+import sys
+
+from sdxl.core import ends, kept_help
 
 if __name__ == "__main__":
     ends.early()  # before seconds of imports
+    kept_help.answer("export", sys.argv[1:])
 
 import hydra
 

@@ -1,9 +1,12 @@
 """Measure one setting with MLPerf LoadGen; `python run.py --help` lists what can be set."""
 
-from sdxl.core import ends
+import sys
+
+from sdxl.core import ends, kept_help
 
 if __name__ == "__main__":
     ends.early()  # before seconds of imports
+    kept_help.answer("run", sys.argv[1:])
 
 import hydra
 

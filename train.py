@@ -1,9 +1,12 @@
 """Train one network of the bundled model; `python train.py --help` lists what can be set."""
 
-from sdxl.core import ends
+import sys
+
+from sdxl.core import ends, kept_help
 
 if __name__ == "__main__":
     ends.early()  # before seconds of imports
+    kept_help.answer("train", sys.argv[1:])
 
 import hydra
 

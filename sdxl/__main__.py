@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from sdxl.core import ends
+from sdxl.core import ends, kept_help
 
 EXPERIMENTS = {
     "run": "measure one setting, or a sweep, with MLPerf LoadGen",
@@ -45,6 +45,7 @@ def main() -> int:
         return 0 if words else 2
     name, rest = words[0], words[1:]
     if name in EXPERIMENTS:
+        kept_help.answer(name, rest)
         from sdxl.cli import start
 
         start(name, rest)

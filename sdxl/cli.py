@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from sdxl.config import guard, shorthand
 from sdxl.config.schema import Config
-from sdxl.core import ends, secrets, streams, terminal
+from sdxl.core import ends, kept_help, secrets, streams, terminal
 from sdxl.core.command import Outcome, print_line, shown, summary
 from sdxl.core.errors import FAILED, OK, USER, SdxlError
 from sdxl.core.paths import CONF
@@ -87,7 +87,9 @@ def _command(main: Callable[[], None]) -> int | None:
             if this.asks_help:
                 from sdxl.config import help as helping
 
-                print(helping.text(this.name, sys.argv[1:]))
+                text = helping.text(this.name, sys.argv[1:])
+                print(text)
+                kept_help.keep(this.name, sys.argv[1:], text)
                 return None
             if this.asks_hydra:
                 this.understand()

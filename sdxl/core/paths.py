@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -45,3 +46,8 @@ JUDGE = BUNDLED / "judge"
 def program(name: str) -> list[str]:
     """How a command is typed here: `python run.py` in a checkout, else `sdxl run`."""
     return ["python", f"{name}.py"] if IN_CHECKOUT else ["sdxl", name]
+
+
+def store_root() -> Path:
+    """The store's folder."""
+    return Path(os.environ.get("SDXL_STORE") or "~/.cache/sdxl").expanduser()

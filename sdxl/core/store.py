@@ -10,7 +10,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -22,6 +21,7 @@ from typing import Any
 
 from sdxl.core import json_file, locks
 from sdxl.core.errors import SdxlError, UserError
+from sdxl.core.paths import store_root
 from sdxl.core.secrets import hidden
 from sdxl.core.types import Build, Manifest
 
@@ -49,7 +49,7 @@ class Artifact:
 
 def root() -> Path:
     """The store's folder."""
-    return Path(os.environ.get("SDXL_STORE") or "~/.cache/sdxl").expanduser()
+    return store_root()
 
 
 def resolve(path: str) -> Path:
