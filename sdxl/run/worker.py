@@ -145,7 +145,7 @@ class Session:
             "accelerators": environment.accelerators(),
             gpu.VARIABLE.lower(): os.environ.get(gpu.VARIABLE),
             "diffusers": environment.diffusers_in_use(),
-            "parallel_region": self.host.facts,
+            **({"parallel_region": self.host.facts} if self.host.facts else {}),
         }
         self.generator.close()
         if self.pool:
