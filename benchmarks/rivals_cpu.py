@@ -8,10 +8,10 @@ One process. Every rival gets a copy of one UNet in fp32 and, if it calibrates, 
 They take turns, round by round, `--together` of them at a time beside diffusers in fp32, so that no
 more copies are in memory. A turn counts if the host left the processors alone before and after it
 (`sdxl/bench/parallel_region.py`); rounds go on until each rival has `--rounds` such turns, or for
-five times as many. Wall and processor seconds are medians, ratios those to diffusers with a 90 %
-interval (bootstrap; below 5 turns the least and the most). Pictures share encoders, scheduler,
-noise and VAE (torch, fp32): what differs is the UNet. A rival that is not installed or fails is
-named with the reason.
+five times as many, after which all turns of all count. Wall and processor seconds are medians,
+ratios those to diffusers with a 90 % interval (bootstrap; below 5 turns the least and the most).
+Pictures share encoders, scheduler, noise and VAE (torch, fp32): what differs is the UNet. A rival
+that is not installed or fails is named with the reason.
 `--layers 1,2,10 --blocks 2 --only ...` is the whole UNet, 10 GB a copy.
 """
 
@@ -207,7 +207,8 @@ def timed(
 ) -> tuple[dict[str, list[Turn]], int]:
     """The turns of each call that count, and the rounds it took; every other goes backwards.
 
-    Where too few were calm, all of them count: the row says so.
+    Where one has too few calm turns, all turns of all count: a calm one beside a disturbed one is
+    no comparison. The rows say how many.
     """
     turns: dict[str, list[Turn]] = {name: [] for name in calls}
 
@@ -222,9 +223,8 @@ def timed(
             wall, spent = time.perf_counter() - wall, time.process_time() - spent
             turns[name].append((wall, spent, max(before, gauge.read())))
         number += 1
-    return {
-        name: calm(name) if len(calm(name)) >= rounds else turns[name] for name in calls
-    }, number
+    enough = all(len(calm(name)) >= rounds for name in calls)
+    return {name: calm(name) if enough else turns[name] for name in calls}, number
 
 
 def measured(

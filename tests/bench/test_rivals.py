@@ -45,6 +45,14 @@ def test_where_it_is_never_calm_the_rounds_end_and_all_of_them_count(rivals):
     assert rounds == 3 * rivals.AT_MOST == len(turns["a"])
 
 
+def test_a_calm_reference_is_not_compared_with_a_disturbed_rival(rivals):
+    """The second of the two is never left alone: each has all its turns."""
+    told = Told(lambda reading: reading < 2, *[1.0, 1.0, 9.0, 9.0, 9.0, 9.0, 1.0, 1.0] * 100)
+    turns, rounds = rivals.timed({"b": 1, "a": 2}, lambda call: None, 2, told)
+    assert rounds == 2 * rivals.AT_MOST and {len(each) for each in turns.values()} == {rounds}
+    assert {reading for *_, reading in turns["a"]} == {1.0}
+
+
 def test_turns_measure_the_call(rivals):
     turns, _ = rivals.timed({"a": 0.02, "b": 0}, time.sleep, 3, rivals.Gauge(1))
     assert min(wall for wall, *_ in turns["a"]) >= 0.02 > max(wall for wall, *_ in turns["b"])
