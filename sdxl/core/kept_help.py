@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sdxl.core import paths, streams
+from sdxl.core.secrets import hide
 
 ASKS = (["--help"], ["-h"])
 """Words whose answer is kept; beside others, `--help` shows what those choose."""
@@ -39,7 +40,7 @@ def keep(name: str, words: list[str], text: str) -> None:
     with contextlib.suppress(OSError):
         file.parent.mkdir(exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps({"of": _state(), "text": text}))
+        part.write_text(json.dumps({"of": _state(), "text": hide(text)}))
         part.replace(file)
 
 

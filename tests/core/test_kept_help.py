@@ -41,6 +41,12 @@ def test_the_text_is_shown_again(house, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_no_secret_is_kept(house, capsys):
+    kept_help.keep("run", WORDS, "tracking.uri=http://bob:Pl4nted-S3cret@127.0.0.1:9/")
+    assert "Pl4nted-S3cret" not in (house / "store/help/run.json").read_text()
+    assert told() and "127.0.0.1:9" in capsys.readouterr().out
+
+
 def append(path):
     path.write_text(path.read_text() + "# more\n")
 
