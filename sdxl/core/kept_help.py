@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from sdxl.core import paths, streams
+from sdxl.core import json_file, paths, streams, terminal
 from sdxl.core.secrets import hide
 
 ASKS = (["--help"], ["-h"])
@@ -28,7 +28,7 @@ def answer(name: str, words: list[str]) -> None:
     """End the process with the kept text, if there is one that holds."""
     if words in ASKS and (text := _kept(name)):
         with streams.guarded():
-            print(text)
+            terminal.tell(text)
         sys.exit(0)
 
 
@@ -46,9 +46,9 @@ def keep(name: str, words: list[str], text: str) -> None:
 
 def _kept(name: str) -> str | None:
     try:
-        found = json.loads(_file(name).read_text())
+        found = json_file.read_object(_file(name))
         return str(found["text"]) if found["of"] == _state() else None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError):
         return None
 
 
