@@ -145,9 +145,12 @@ def ort(bench: Bench, eight: bool) -> Call:
     bench.used("onnxruntime")
     import onnxruntime
 
+    from sdxl.backends.ort.session import EXACT
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = bench.threads
     options.log_severity_level = 3
+    options.add_session_config_entry(*EXACT)
     folder = quantized(bench, "ort") if eight else exported(bench)
     session = onnxruntime.InferenceSession(
         str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]

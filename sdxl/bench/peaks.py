@@ -146,7 +146,7 @@ def entry(what: str, name: str, threads: int) -> str:
 def machine_file() -> Path:
     """This machine's file: another processor or another torch has others."""
     here = environment.describe()
-    machine = f"{here['cpu']}, {here['cores']} cores, torch {here['packages']['torch']}"
+    machine = f"{environment.processor()}, {here['cores']} cores, torch {here['packages']['torch']}"
     digest = hashlib.sha256(machine.encode()).hexdigest()[:16]
     return store.root() / "rooflines" / f"{digest}.json"
 

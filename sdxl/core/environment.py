@@ -35,6 +35,12 @@ PACKAGES = (
     "triton",
 )
 
+INSTRUCTIONS = (
+    "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16",
+    "amx_int8", "asimddp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+"""By Linux's names, those that arithmetic in 8, 16 and 32 bits depends on."""
+
 
 @cache
 def describe() -> dict[str, Any]:
@@ -45,6 +51,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "packages": versions(),
@@ -124,10 +131,25 @@ def peak_rss_bytes() -> int:
 
 
 def _cpu_name() -> str:
+    return _told("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """Those of `INSTRUCTIONS` that the processor has; empty where the system does not tell."""
+    has = {*(_told("flags") or _told("Features")).split()}
+    return " ".join(name for name in INSTRUCTIONS if name in has)
+
+
+def processor() -> str:
+    """What a figure of this processor holds for: virtual machines call unlike ones the same."""
+    return f"{_cpu_name()} {instructions()}".rstrip()
+
+
+def _told(field: str) -> str:
+    """What Linux says of the first processor."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(field))
+    return next(found, "")

@@ -173,6 +173,7 @@ class Environment(JsonPart):
     python: str | None = None
     platform: str | None = None
     cpu: str | None = None
+    instructions: str | None = None  # of the processor, those that arithmetic depends on
     cores: int | None = None
     memory_bytes: int | None = None
     packages: dict[str, str | None] = field(default_factory=dict)

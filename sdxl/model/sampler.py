@@ -110,8 +110,10 @@ class Sampler:
 
     def describe(self) -> dict[str, Any]:
         """The backend's facts and the sampler's."""
+        facts = self.stages.describe()
+        doubts = [*self.warnings, *prompting.doubts(self.long, len(self.rows))]
         return {
-            **self.stages.describe(),
+            **facts,
             "scheduler": type(self.scheduler).__name__,
             "schedule": self.schedule.describe(),
             "unet_rows_per_image": 2 if self.guided else 1,
@@ -119,7 +121,7 @@ class Sampler:
             **self.fused,
             **({"weights": self.notes} if self.notes else {}),
             "prompts_truncated": len(self.long),
-            "warnings": [*self.warnings, *prompting.doubts(self.long, len(self.rows))],
+            "warnings": [*facts.get("warnings", []), *doubts],
         }
 
     def close(self) -> None:

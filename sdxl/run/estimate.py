@@ -94,14 +94,16 @@ def images(config: Config, prompts: int) -> int:
 def _records() -> list[tuple[Record, str]]:
     """Usable records of this processor under multirun/, newest first."""
     found = []
-    here = environment.describe()["cpu"]
+    here = environment.describe()
     paths = (ROOT / "multirun").glob("*/**/record.json")
     for path in sorted(paths, key=_age)[:200]:
         try:
             record = records.read(path)
         except (OSError, ValueError):
             continue
-        if (record.performance.images_per_second or 0) > 0 and record.environment.cpu == here:
+        place = record.environment
+        same = place.cpu == here["cpu"] and place.instructions in (None, here["instructions"])
+        if same and (record.performance.images_per_second or 0) > 0:
             found.append((record, str(path.relative_to(ROOT))))
     return found
 

@@ -18,7 +18,7 @@ from sdxl.config.content_key import key
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import Config, Mode, Rerun
 from sdxl.core import gpu, json_file, records, store, terminal
-from sdxl.core.environment import PACKAGES, describe
+from sdxl.core.environment import PACKAGES, describe, processor
 from sdxl.core.paths import PACKAGE
 from sdxl.core.record import Record
 
@@ -117,7 +117,7 @@ def place() -> str:
     """Key of this machine and this code."""
     here = describe()
     packages = {name: here["packages"].get(name) for name in PACKAGES}
-    parts = [here["cpu"], here["cores"], gpu.kinds(), packages, code_version(), *_fewer()]
+    parts = [processor(), here["cores"], gpu.kinds(), packages, code_version(), *_fewer()]
     return key(parts)[:12]
 
 

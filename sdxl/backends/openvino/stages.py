@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sdxl.backends.openvino import library
+from sdxl.backends.openvino import exact, library
 from sdxl.backends.openvino.config import Place, settings_of
 from sdxl.backends.openvino.ir import IR
 from sdxl.backends.openvino.rules import ABILITIES
@@ -32,7 +32,7 @@ class OpenVinoStages(GraphStages):
     """`Stages` on compiled models, one a graph."""
 
     def __init__(self, config: schema.Config, artifacts: dict[str, Path]) -> None:
-        self.settings, self.quantization = settings_of(config), config.quant.format.value
+        self.settings, self.quantization = settings_of(config), config.quant.format
         names = graphs.of(config)
         self.models = {name: Compiled(config, name, artifacts[name]) for name in names}
         self.precision = {name: graphs.dtype_of(config, name).value for name in names}
@@ -51,12 +51,19 @@ class OpenVinoStages(GraphStages):
             "static_batch": static,
             # Other devices compile for each shape; a static model pads by itself.
             "by_shape": place is not Place.cpu and not static,
-            "quantization": self.quantization,
+            "quantization": self.quantization.value,
             "simulated": False,
             "precision": self.precision,
             "arithmetic": {name: each.arithmetic for name, each in self.models.items()},
             "kernels": {name: each.kernels() for name, each in self.models.items()},
+            "warnings": self._doubts(),
         }
+
+    def _doubts(self) -> list[str]:
+        number = self.quantization
+        rounded = number is not schema.Format.none and not number.weight_only
+        on_cpu = self.settings.device_name is Place.cpu
+        return [exact.OVERFLOW] if rounded and on_cpu and exact.overflows() else []
 
     def close(self) -> None:
         """Free the models."""

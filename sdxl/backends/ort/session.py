@@ -37,6 +37,8 @@ INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize"
 """How the names of integer kernels begin."""
 COUNTED = ("Conv", "Gemm", "MatMul", "Attention")
 """Kernels that do the arithmetic have one of these in their names."""
+EXACT = ("session.x64quantprecision", "1")
+"""Without VNNI its 8-bit products would be added in 16 bits, which overflow; no change with it."""
 
 
 class Runtime:
@@ -65,6 +67,7 @@ class Runtime:
         options.add_session_config_entry(
             "session.disable_prepacking", str(int(not backend.prepack))
         )
+        options.add_session_config_entry(*EXACT)
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
         asked = providers_of(

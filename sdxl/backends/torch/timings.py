@@ -29,7 +29,7 @@ def machine() -> str:
     here = environment.describe()
     caps = [f"{name}={value}" for name in CAPS if (value := os.environ.get(name))]
     parts = (
-        here["cpu"],
+        environment.processor(),
         f"{here['cores']} cores",
         f"{torch.get_num_threads()} threads",
         torch.backends.cpu.get_cpu_capability(),

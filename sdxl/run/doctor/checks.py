@@ -17,8 +17,8 @@ from typing import Any
 from sdxl.backends.openvino import rules
 from sdxl.config import engines
 from sdxl.config.engines import Flavor
+from sdxl.core import environment, store
 from sdxl.core import gpu as gpus
-from sdxl.core import store
 from sdxl.core.disk import existing, room
 from sdxl.core.errors import UserError
 from sdxl.core.gpu import find as find_gpu
@@ -89,6 +89,18 @@ def loadgen() -> Iterator[Check]:
         yield Check("LoadGen", "missing", f"cannot be imported: {error}", INSTALL)
         return
     yield Check("LoadGen", "ok", f"mlcommons-loadgen {version('mlcommons-loadgen')}")
+
+
+def processor() -> Iterator[Check]:
+    """Its name, cores and instructions, and whether 8 bits pay."""
+    here = environment.describe()
+    found = str(here["instructions"])
+    text = f"{here['cpu']}, {here['cores']} cores" + (f": {found}" if found else "")
+    if found and "avx2" in found and not re.search("vnni|amx_int8", found):
+        note = "; no VNNI: INT8 is not faster than fp32, and inexact in OpenVINO"
+        yield Check("processor", "warning", text + note, "quant=none, or backend=ort")
+        return
+    yield Check("processor", "ok", text)
 
 
 def gpu() -> Iterator[Check]:

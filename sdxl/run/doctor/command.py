@@ -69,6 +69,7 @@ def _all(checksums: bool) -> list[tuple[str, Callable[[], Iterator[Check]]]]:
         ("Python", checks.python),
         ("packages", checks.packages),
         ("LoadGen", checks.loadgen),
+        ("processor", checks.processor),
         ("GPU", checks.gpu),
         ("TensorRT", checks.tensorrt),
         ("OpenVINO", checks.openvino),

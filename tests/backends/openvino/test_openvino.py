@@ -3,11 +3,12 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sdxl.backends.openvino import ir, rules
+from sdxl.backends.openvino import exact, ir, rules
 from sdxl.config.load import load as check
 from sdxl.config.plugins import backend_of
 from sdxl.core import store
@@ -93,6 +94,20 @@ def test_int8_runs_in_integer_kernels_from_an_ir_in_the_store(opened):
     assert not facts["simulated"] and ours.std() > 1
     again, *_ = opened("backend=openvino", *INT8, "build=never")
     assert again.build.value == "never"
+
+
+@needs_openvino
+def test_sums_that_overflow_without_vnni_put_a_run_in_doubt(opened, monkeypatch):
+    flags = Path("/proc/cpuinfo").read_text().split() if sys.platform == "linux" else []
+    if "avx2" in flags:
+        assert exact.overflows() == (not {"avx512_vnni", "avx_vnni"} & {*flags})
+    for overflow, expected in ((True, [exact.OVERFLOW]), (False, [])):
+        monkeypatch.setattr(exact, "overflows", lambda overflow=overflow: overflow)
+        *_, sampler = opened("backend=openvino", *INT8)
+        assert sampler.describe()["warnings"] == expected
+    monkeypatch.setattr(exact, "overflows", lambda: True)
+    *_, sampler = opened("backend=openvino")
+    assert sampler.describe()["warnings"] == [], "nothing is quantized"
 
 
 @needs_openvino

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from sdxl.backends.ort.config import Provider
@@ -33,6 +33,22 @@ def product(kind):
     a, b, c = (helper.make_tensor_value_info(n, kind, [4, 4]) for n in "abc")
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "g", [a, b], [c])
     opset = helper.make_opsetid("", 22)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
+
+
+def largest_codes():
+    """The bytes of a graph of an INT8 product: weights of the largest code, 64 a sum."""
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 64]) for n in "xy")
+    unit, codes = np.float32(1 / 127), np.full((64, 64), 127, np.int8)
+    constants = {"unit": unit, "zero": np.int8(0), "codes": codes}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "unit", "zero"], ["rounded"]),
+        helper.make_node("DequantizeLinear", ["rounded", "unit", "zero"], ["input"]),
+        helper.make_node("DequantizeLinear", ["codes", "unit", "zero"], ["weight"]),
+        helper.make_node("MatMul", ["input", "weight"], ["y"]),
+    ]
+    tensors = [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
+    graph, opset = helper.make_graph(nodes, "g", [x], [y], tensors), helper.make_opsetid("", 21)
     return helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
 
 
@@ -220,6 +236,13 @@ def test_the_cpu_provider_still_has_no_bf16_product():
             onnxruntime.InferenceSession(product(kind), providers=["CPUExecutionProvider"])
             taken.add(name)
     assert taken == {"fp16"}
+
+
+def test_sums_of_the_largest_codes_are_exact_also_without_vnni(load, tmp_path):
+    (path := tmp_path / "model.onnx").write_bytes(largest_codes())
+    session = Runtime(load("backend=ort")).session("unet", path, tmp_path / "profile")
+    (found,) = session.run(None, {"x": np.ones((2, 64), np.float32)})
+    np.testing.assert_allclose(found, 64, rtol=1e-5)
 
 
 def test_a_provider_that_is_not_here_is_named(exported, composed, chain_of):

@@ -33,8 +33,20 @@ def test_this_machine_can_measure(capsys: pytest.CaptureFixture):
     out = capsys.readouterr().out
     summary = json.loads(out.splitlines()[-1])
     names = {check["name"] for check in summary["checks"]}
-    assert {"Python", "packages", "LoadGen", "GPU", "TensorRT", "MLflow"} <= names
+    assert {"Python", "processor", "packages", "LoadGen", "GPU", "TensorRT", "MLflow"} <= names
     assert summary["missing"] == 0
+
+
+@pytest.mark.parametrize(("instructions", "state", "said"), [
+    ("avx2", "warning", "cores: avx2; no VNNI"), ("avx2 avx512f avx512_vnni", "ok", "avx512_vnni"),
+    ("avx2 avx_vnni", "ok", "avx_vnni"), ("asimddp i8mm", "ok", "i8mm"), ("", "ok", "cores"),
+])  # fmt: skip
+def test_a_processor_without_8_bit_products_is_said(monkeypatch, instructions, state, said):
+    facts = {"cpu": "A processor", "cores": 2, "instructions": instructions}
+    monkeypatch.setattr(checks.environment, "describe", lambda: facts)
+    found = one(checks.processor())
+    assert (found.name, found.state) == ("processor", state)
+    assert said in found.text and bool(found.fix) == (state == "warning")
 
 
 @pytest.mark.parametrize("name", ["tensorrt_rtx_cu12", "tensorrt-rtx", "TensorRT"])
