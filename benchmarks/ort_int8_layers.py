@@ -148,7 +148,6 @@ def run(folder: Path, layer: Layer, runs: int) -> tuple[float, list[tuple[str, f
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as `backend=ort`
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
     session = ort.InferenceSession(

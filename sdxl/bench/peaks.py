@@ -22,6 +22,8 @@ from sdxl.core import busy, environment, json_file, store
 
 LONG_S = 0.7
 """Of work of each size in which a peak is looked for."""
+TOO_LONG = 1.5
+"""So many times `LONG_S` for one size, and no larger one is tried."""
 ALONE_S = 0.15
 """The same in processor time of one thread, which a busy machine stretches."""
 SIZES = (512, 1024, 2048)
@@ -111,8 +113,12 @@ Work = tuple[float, Callable[[], Any]]
 
 def _fastest(works: Sequence[Work], device: str, shared: bool = False) -> Peak:
     """The best rate of the calls; `shared`: threads do not add up, as those that copy memory."""
-    watch = busy.Watch()
-    best = max(_rate(work, device, time.perf_counter) for work in works)
+    watch, best = busy.Watch(), 0.0
+    for work in works:
+        began = time.perf_counter()
+        best = max(best, _rate(work, device, time.perf_counter))
+        if time.perf_counter() - began > TOO_LONG * LONG_S:
+            break  # arithmetic that the processor lacks: the next size takes eight times as long
     if device != "cpu" or not busy.is_busy(watch.elsewhere()):
         return Peak(best)
     threads = torch.get_num_threads()

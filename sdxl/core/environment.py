@@ -140,6 +140,12 @@ def instructions() -> str:
     return " ".join(name for name in INSTRUCTIONS if name in has)
 
 
+def lacks_vnni() -> bool:
+    """Whether 8-bit products are added in 16 bits, which overflow: x86 with AVX2 alone."""
+    has = instructions()
+    return "avx2" in has and "vnni" not in has and "amx_int8" not in has
+
+
 def processor() -> str:
     """What a figure of this processor holds for: virtual machines call unlike ones the same."""
     return f"{_cpu_name()} {instructions()}".rstrip()

@@ -106,7 +106,6 @@ def run(path: Path, network: Exportable, extra: list[str]) -> list[np.ndarray]:
     model: Any = str(path)
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")  # exact without VNNI, too
     if extra:
         tapped = onnx.load(path, load_external_data=False)
         del tapped.graph.output[:]

@@ -15,6 +15,7 @@ from sdxl.quant import build, calibrate, scales
 from sdxl.quant import statistics as tables
 from tests.model.deep_feature import DeepFeature, plain_loop
 from tests.quant.conftest import make, with_quant
+from tests.vnni import EXACT
 
 DEEP, TOP = "mid_block.resnets.0.conv1", "conv_out"
 AMMO = Quant("ammo", calls=Calls.max, steps=Steps.min, linear_ranges=True)
@@ -89,7 +90,8 @@ def test_eight_bits_in_parts_are_the_loop_with_cached_features(load, short, exec
     with DeepFeature(stages.modules["unet"], 0, (0, 2)) as watch:
         expected = plain_loop(ours, [0, 1], watch.step)
     torch.testing.assert_close(ours.latents([0, 1]), expected, rtol=1e-4, atol=1e-4)
-    assert execution == "simulated" or stages.describe()["execution"]["real_layers"] > 0
+    if execution == "real" and EXACT:
+        assert stages.describe()["execution"]["real_layers"] > 0
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from sdxl.model.weights import WeightSource
 from sdxl.quality.baseline import compare
 from tests.export.conftest import chain_of
 from tests.model.conftest import settings
+from tests.vnni import EXACT
 
 __all__ = ["chain_of"]
 SMALL = ("model=sdxl", "model.height=64", "model.width=64", "model.steps=2", "rules=open",
@@ -76,7 +77,8 @@ def test_a_single_file_computes_in_8_bits(draw, checkpoint):
     real, _ = draw(checkpoint, *INT8, "backend.execution=real")
     simulated, _ = draw(BUNDLED, *INT8)
     noise = compare(simulated, draw(BUNDLED)[0])["psnr_db"]
-    assert compare(real, simulated)["psnr_db"] > noise
+    near = compare(real, simulated)["psnr_db"]
+    assert near > noise if EXACT else near is None, "without exact kernels all is simulated"
 
 
 def test_an_autoencoder_tiny_draws_what_diffusers_decodes(draw, tiny_vae):
@@ -86,7 +88,8 @@ def test_an_autoencoder_tiny_draws_what_diffusers_decodes(draw, tiny_vae):
     vae = AutoencoderTiny.from_pretrained(tiny_vae).eval()
     with torch.inference_mode():
         expected = vae.decode(unscale(latents, vae.config)).sample.permute(0, 2, 3, 1).numpy()
-    assert np.array_equal(images, to_uint8(expected)) and images.std() > 8
+    # Kernels add in an order of the latents' memory format, which not every processor sees.
+    assert np.abs(images.astype(int) - to_uint8(expected)).max() <= 1 and images.std() > 8
 
 
 @pytest.mark.slow

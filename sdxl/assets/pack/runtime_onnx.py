@@ -18,8 +18,8 @@ class Graphs:
 
     def __init__(self, folder: Path, told: dict) -> None:
         options = ort.SessionOptions()
-        # Without VNNI 8-bit products would be added in 16 bits, which overflow.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if told.get("products"):  # without VNNI they would be added in 16 bits, which overflow
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if "fp8" in told["quant"] or "mixed" in told["quant"]:  # fusions for INT8 meet FP8
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         self.sessions = {

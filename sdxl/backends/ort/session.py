@@ -12,6 +12,7 @@ import torch
 
 from sdxl.backends.ort.config import Config, Optimization, Provider
 from sdxl.config import graphs, schema
+from sdxl.config.choices import Convolutions
 from sdxl.core import json_file, store
 from sdxl.core.errors import SdxlError, UserError
 from sdxl.model.components import torch_device
@@ -38,7 +39,15 @@ INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize"
 COUNTED = ("Conv", "Gemm", "MatMul", "Attention")
 """Kernels that do the arithmetic have one of these in their names."""
 EXACT = ("session.x64quantprecision", "1")
-"""Without VNNI its 8-bit products would be added in 16 bits, which overflow; no change with it."""
+"""Without VNNI its 8-bit products would be added in 16 bits, which overflow; no change with it.
+
+It breaks graphs whose convolutions have 8-bit weights (1.31: `DequantizeLinear`'s zero point).
+"""
+OVERFLOW = (
+    "ONNX Runtime adds 8-bit products in 16 bits on this processor, which has no VNNI: sums of "
+    "large codes overflow, and quality is lower than it is elsewhere; with quant=int8 and "
+    "export.convolutions=product they are exact"
+)
 
 
 class Runtime:
@@ -67,7 +76,8 @@ class Runtime:
         options.add_session_config_entry(
             "session.disable_prepacking", str(int(not backend.prepack))
         )
-        options.add_session_config_entry(*EXACT)
+        if exact(self.config):
+            options.add_session_config_entry(*EXACT)
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
         asked = providers_of(
@@ -155,6 +165,12 @@ class Graph:
             for axis, length in enumerate(output.shape)
         ]
         return torch.empty(shape, dtype=TYPES[output.type], device=self.device)
+
+
+def exact(config: schema.Config) -> bool:
+    """Whether the quantized graphs are such that `EXACT` makes their sums exact everywhere."""
+    products = config.export.convolutions in (None, Convolutions.product)
+    return products and config.quant.format is schema.Format.int8
 
 
 def _device(config: schema.Config, provider: Provider) -> torch.device:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sdxl.backends.ort.config import Config
-from sdxl.backends.ort.session import Graph, Runtime
+from sdxl.backends.ort.session import OVERFLOW, Graph, Runtime, exact
 from sdxl.config import graphs, schema
+from sdxl.core import environment
 from sdxl.model.components import torch_dtype
 from sdxl.model.graph_stages import GraphStages
 
@@ -32,6 +33,7 @@ class OrtStages(GraphStages):
         )
         self.precision = {name: graphs.dtype_of(config, name).value for name in graphs.of(config)}
         self.quantization = config.quant.format
+        self.exact = exact(config)
 
     def describe(self) -> dict[str, Any]:
         """Device, providers, and the kernels that really ran, by graph."""
@@ -44,7 +46,14 @@ class OrtStages(GraphStages):
             "simulated": is_simulated(self.quantization, kernels),
             "precision": self.precision,
             "kernels": {name: found for name, found in kernels.items() if found},
+            "warnings": self._doubts(),
         }
+
+    def _doubts(self) -> list[str]:
+        number = self.quantization
+        eight = number is schema.Format.int8 or number is schema.Format.auto_mixed
+        inexact = eight and not self.exact and self.runtime.device.type == "cpu"
+        return [OVERFLOW] if inexact and environment.lacks_vnni() else []
 
     def close(self) -> None:
         """Free the sessions."""

@@ -16,11 +16,13 @@ import onnx
 import torch
 
 from sdxl.config import graphs
-from sdxl.config.schema import Config
+from sdxl.config.choices import Convolutions
+from sdxl.config.schema import Config, Format
 from sdxl.core.progress import Report
 from sdxl.export import modules, onnx_check, onnx_graph
 from sdxl.export.modules import Exportable
 from sdxl.export.pack import layout, schedule
+from sdxl.export.qdq.options import options_of
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source
 
@@ -50,9 +52,16 @@ def write(config: Config, loads: Loads, folder: Path, report: Report) -> Facts:
         "schedule": rows,
         "names": names(source),
         "quant": config.quant.format.value,
+        "products": _products(config),
         "holds": _words(folder),
         "trtexec": _trtexec(folder),
     }
+
+
+def _products(config: Config) -> bool:
+    """Whether all 8-bit layers are matrix products, whose sums ONNX Runtime can make exact."""
+    products = options_of(config).convolutions is Convolutions.product
+    return products and config.quant.format is Format.int8
 
 
 def names(source: Source) -> Facts:

@@ -79,7 +79,11 @@ def ui() -> dict[str, Any]:
     terminal.tell(f"MLflow on http://127.0.0.1:{port}   (Ctrl-C ends it)")
     words = ["server", "--host", "127.0.0.1", "--port", str(port)]
     words += ["--default-artifact-root", (ROOT / "mlruns").as_uri()]
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}  # in no list of processes
+    environment = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # five processes for what no run here asks
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # in no list of processes
+    }
     line = [sys.executable, "-m", "mlflow", *words]
     try:
         code = subprocess.run(line, env=environment, check=False).returncode

@@ -96,7 +96,7 @@ def processor() -> Iterator[Check]:
     here = environment.describe()
     found = str(here["instructions"])
     text = f"{here['cpu']}, {here['cores']} cores" + (f": {found}" if found else "")
-    if found and "avx2" in found and not re.search("vnni|amx_int8", found):
+    if environment.lacks_vnni():
         note = "; no VNNI: INT8 is not faster than fp32, and inexact in OpenVINO"
         yield Check("processor", "warning", text + note, "quant=none, or backend=ort")
         return

@@ -22,6 +22,7 @@ from sdxl.backends.torch.layer import Geometry, Simulated
 from sdxl.config.schema import Format
 from sdxl.model import codes
 from tests import coded
+from tests.vnni import needs_vnni
 
 CPU = torch.device("cpu")
 
@@ -121,7 +122,7 @@ CASES = [
     pytest.param(cuda, cuda.TritonLinear, Format.int8, True, id="triton int8"),
     pytest.param(cuda, cuda.TritonLinear, Format.fp8, False, id="triton fp8"),
     pytest.param(cuda, cuda.ScaledMm, Format.fp8, False, id="scaled_mm fp8"),
-    pytest.param(cpu, cpu.OneDnnLinear, Format.int8, True, id="onednn int8"),
+    pytest.param(cpu, cpu.OneDnnLinear, Format.int8, True, id="onednn int8", marks=needs_vnni),
     pytest.param(cpu, cpu.IntMm, Format.int8, False, id="int_mm int8, one input"),
 ]
 

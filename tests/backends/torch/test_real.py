@@ -20,6 +20,7 @@ from sdxl.model.sources import open_source
 from sdxl.quant import build
 from tests import coded
 from tests.quant.conftest import make, with_quant
+from tests.vnni import EXACT, needs_vnni
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-8}
@@ -86,7 +87,7 @@ def test_geglu_codes_are_the_simulated_ones(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kernel", cpu.CANDIDATES["linear"])
+@pytest.mark.parametrize("kernel", [pytest.param(cpu.OneDnnLinear, marks=needs_vnni), cpu.IntMm])
 @pytest.mark.parametrize("shape", [(1, 5, 3), (7, 33, 5), (2, 40, 64, 48)])
 def test_a_linear_is_the_simulated_one(shape, kernel, dtype):
     *rows, width, outputs = shape
@@ -101,6 +102,7 @@ def test_a_linear_is_the_simulated_one(shape, kernel, dtype):
         assert_close(ready(strided), expected)
 
 
+@needs_vnni
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "padding"), [(8, 3, 1, 1), (7, 3, 2, 1), (5, 1, 1, 0)]
@@ -160,6 +162,7 @@ def only_8_bit(monkeypatch):
     monkeypatch.setattr(cpu, "best_ms", lambda kernel, *_: float(kernel.name != "onednn_int8"))
 
 
+@needs_vnni
 @pytest.mark.parametrize(
     ("level", "counts"),
     [(1.0, (26, 0)), (2.0, (26, 22)), (2.5, (26, 88)), (3.0, (26, 124))],
@@ -222,7 +225,10 @@ def test_timing_decides_and_is_recorded(config, statistics, warm_store):
     assert sum(described["kernels"].values()) == described["real_layers"]
     for shape in described["shapes"]:
         assert shape["ms"][shape["chosen"]] == min(shape["ms"].values())
-        assert len(shape["ms"]) == {"linear": 3, "conv": 2}[shape["layer"]]
+        assert len(shape["ms"]) == len(cpu.usable(shape["layer"], Format.int8, CPU)) + 1
+    assert {shape["layer"] for shape in described["shapes"]} == (
+        {"linear", "conv"} if EXACT else {"linear"}
+    )
     kinds = times.by_kind()
     assert set(kinds) == {"linear", "conv", "attention", "norm", "activation", "other"}
     assert all(seconds > 0 for seconds in kinds.values())
@@ -259,6 +265,7 @@ def test_a_convolution_in_groups_is_simulated(config, statistics, warm_store):
     stored = Checkpoint(build.prepare(config).path)
     entry = next(layer for layer in stored.layers.values() if layer.kind == "conv")
     choice = eight_bit.Choice(CPU)
+    choice.usable = lambda *_: [cpu.OneDnnConv]
     assert choice.why_not(entry, nn.Conv2d(4, 4, 3)) is None
     assert "groups" in (choice.why_not(entry, nn.Conv2d(4, 4, 3, groups=2)) or "")
     choice.usable = lambda *_: []

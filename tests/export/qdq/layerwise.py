@@ -11,6 +11,7 @@ import onnxruntime as ort
 import torch
 from torch.nn import functional
 
+from sdxl.backends.ort.session import EXACT
 from sdxl.config import graphs
 from sdxl.config.schema import Format
 from sdxl.export.qdq.graph import Graph
@@ -46,6 +47,10 @@ def session(folder: Path, taps: list[str] = (), level=ALL, profile: str = ""):
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
     model = load(folder)
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    kernels = [node.input[1] for node in model.graph.node if node.op_type == "Conv"]
+    if "DequantizeLinear" not in map(makers.get, kernels):
+        options.add_session_config_entry(*EXACT)  # as `backend=ort`, where it breaks nothing
     if taps:
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps)

@@ -42,6 +42,7 @@ def test_a_record_that_a_server_missed_is_uploaded_later(measured, empty, tmp_pa
          "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--workers", "1",
          "--artifacts-destination", str(tmp_path / "artifacts")],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # as `sdxl mlflow ui`
     )  # fmt: skip
     try:
         until = time.monotonic() + 100

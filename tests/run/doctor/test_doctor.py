@@ -44,6 +44,7 @@ def test_this_machine_can_measure(capsys: pytest.CaptureFixture):
 def test_a_processor_without_8_bit_products_is_said(monkeypatch, instructions, state, said):
     facts = {"cpu": "A processor", "cores": 2, "instructions": instructions}
     monkeypatch.setattr(checks.environment, "describe", lambda: facts)
+    monkeypatch.setattr(checks.environment, "instructions", lambda: instructions)
     found = one(checks.processor())
     assert (found.name, found.state) == ("processor", state)
     assert said in found.text and bool(found.fix) == (state == "warning")
