@@ -19,9 +19,7 @@ OVERFLOW = (
 @functools.cache
 def overflows() -> bool:
     """Whether the CPU's kernels get a product of extreme codes wrong; compiles a tiny model."""
-    openvino = library.load()
-    from openvino import opset13 as ops
-
+    openvino, ops = library.load(), library.operators()
     given = ops.parameter([_ROWS, _LENGTH], np.float32)
     low, high = np.float32(-128 / 127), np.float32(1)
     rounded = ops.fake_quantize(given, low, high, low, high, 256)

@@ -15,3 +15,11 @@ def load() -> Any:
     import openvino
 
     return openvino
+
+
+def operators() -> Any:
+    """What a graph is written in without a file."""
+    load()
+    from openvino import opset13
+
+    return opset13
