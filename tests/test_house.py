@@ -173,3 +173,10 @@ def test_ratchets():
             counts["whole Config"] += sum(map(takes_config, ast.walk(tree)))
     found = {name: round(count / thousands, 2) for name, count in counts.items()}
     assert not {name: share for name, share in found.items() if share > AT_MOST[name]}
+
+
+def test_every_folder_of_modules_is_a_package():
+    """The layers are checked in packages; what lies in another folder may import anything."""
+    folders = {path.parent for path in (ROOT / "sdxl").rglob("*.py")}
+    own = {path for path in folders if "assets" not in path.parts}
+    assert not [path for path in own if not (path / "__init__.py").is_file()]

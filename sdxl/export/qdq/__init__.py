@@ -1,0 +1,1 @@
+"""Q and DQ nodes in an exported graph, by editing its file."""
