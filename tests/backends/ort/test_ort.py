@@ -1,6 +1,7 @@
 """The ONNX Runtime backend draws what torch draws, in integer kernels where quantized."""
 
 import contextlib
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -10,12 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from sdxl.backends.ort.config import Provider
-from sdxl.backends.ort.session import Runtime, providers_of
-from sdxl.backends.ort.stages import is_simulated
+from sdxl.backends.ort.session import OVERFLOW, Runtime, exact, providers_of
+from sdxl.backends.ort.stages import OrtStages, is_simulated
 from sdxl.config.load import load as check
 from sdxl.config.plugins import backend_of
 from sdxl.config.schema import DType, Format
-from sdxl.core import store
+from sdxl.core import environment, store
 from sdxl.core.errors import ConfigError, SdxlError, StageError
 from sdxl.model import prompts
 from sdxl.model.images import load as picture
@@ -240,9 +241,26 @@ def test_the_cpu_provider_still_has_no_bf16_product():
 
 def test_sums_of_the_largest_codes_are_exact_also_without_vnni(load, tmp_path):
     (path := tmp_path / "model.onnx").write_bytes(largest_codes())
-    session = Runtime(load("backend=ort")).session("unet", path, tmp_path / "profile")
+    runtime = Runtime(load("backend=ort", "quant=int8"))
+    session = runtime.session("unet", path, tmp_path / "profile")
     (found,) = session.run(None, {"x": np.ones((2, 64), np.float32)})
     np.testing.assert_allclose(found, 64, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("words", "doubted"), [
+    (["quant=int8"], False), (["quant=int8", "export.convolutions=conv"], True),
+    (["quant=int8_weight_only"], False), ([], False),
+])  # fmt: skip
+def test_sums_that_cannot_be_made_exact_put_a_run_in_doubt(load, monkeypatch, words, doubted):
+    config = load("backend=ort", *words)
+    for lacks, device in ((True, "cpu"), (True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(environment, "lacks_vnni", lambda lacks=lacks: lacks)
+        stages = SimpleNamespace(
+            quantization=config.quant.format, exact=exact(config),
+            runtime=SimpleNamespace(device=torch.device(device)),
+        )  # fmt: skip
+        expected = doubted and lacks and device == "cpu"
+        assert OrtStages._doubts(stages) == ([OVERFLOW] if expected else [])
 
 
 def test_a_provider_that_is_not_here_is_named(exported, composed, chain_of):
