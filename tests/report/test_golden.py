@@ -66,7 +66,8 @@ def _names(node: Any) -> Any:
     return [_names(node[0])] if isinstance(node, list) and node else None
 
 
-VARIES = {"config", "packages", "detail", "settings", "warnings", "probe", "energy"}
+VARIES = {"config", "packages", "detail", "settings", "warnings", "probe", "energy",
+          "instructions"}  # fmt: skip
 """What depends on the machine, LoadGen's version or newer settings."""
 
 
