@@ -12,7 +12,8 @@ _ROWS, _LENGTH = 4, 64
 """Of a product whose codes are all the largest: each sum is the length."""
 OVERFLOW = (
     "OpenVINO adds 8-bit products in 16 bits on this processor, which has no VNNI: sums of large "
-    "codes overflow, and quality is lower than it is elsewhere; backend=ort computes them exactly"
+    "codes overflow, and quality is lower than it is elsewhere; with backend=ort quant=int8 they "
+    "are exact"
 )
 
 

@@ -80,7 +80,7 @@ def ui() -> dict[str, Any]:
     words = ["server", "--host", "127.0.0.1", "--port", str(port)]
     words += ["--default-artifact-root", (ROOT / "mlruns").as_uri()]
     environment = {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # five processes for what no run here asks
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # processes for what no run here asks
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,  # in no list of processes
     }

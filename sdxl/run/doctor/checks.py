@@ -97,7 +97,7 @@ def processor() -> Iterator[Check]:
     found = str(here["instructions"])
     text = f"{here['cpu']}, {here['cores']} cores" + (f": {found}" if found else "")
     if environment.lacks_vnni():
-        note = "; no VNNI: INT8 is not faster than fp32, and inexact in OpenVINO"
+        note = "; no VNNI: INT8 gained nothing where it was tried, and is inexact in OpenVINO"
         yield Check("processor", "warning", text + note, "quant=none, or backend=ort")
         return
     yield Check("processor", "ok", text)
