@@ -162,6 +162,7 @@ def words_of(words, out_dir, script="run.py"):
     if any(word.startswith("-") and word not in ("-m", "--multirun") for word in words):
         return list(words)  # --help and the like
     steps = few(words) if script != "train.py" else []
+    steps += short(words) if script == "run.py" else []
     quiet = [] if any(word.startswith("tracking") for word in words) else ["tracking=off"]
     return [*quick(words), *steps, *quiet, f"hydra.run.dir={out_dir}", f"hydra.sweep.dir={out_dir}"]
 
@@ -177,6 +178,15 @@ def few(words):
     models = {word for word in words if word.startswith("model=")}
     asks = any(word.startswith(NEED_MORE) or HAVE_NONE.match(word) for word in words)
     return [] if asks or not models <= {"model=tiny", "model=tiny_random"} else [STEPS]
+
+
+SHORT = ("scenario.min_duration_ms=0", "scenario.warmup_batches=1")
+TAKE_TIME = ("scenario", "+", "rules=closed", "mode=", "repeat", "find_peak", "--")
+
+
+def short(words):
+    """No second of pictures drawn again where nothing asks for a time: most tests read none."""
+    return [] if any(word.startswith(TAKE_TIME) for word in words) else list(SHORT)
 
 
 def quick(words):

@@ -32,7 +32,8 @@ LIBRARIES = ("hydra", "onnx", "modelopt.torch.quantization", "diffusers.loaders.
 """None that starts a thread when imported: a fork has none of them and would wait for it."""
 OURS = ("sdxl.cli", "sdxl.run.cell", "sdxl.run.plan", "sdxl.run.worker", "sdxl.quant.command",
         "sdxl.run.export", "sdxl.training.command", "sdxl.backends.fake",
-        "sdxl.backends.torch.stages", "sdxl.report.terminal.table")  # fmt: skip
+        "sdxl.backends.torch.stages", "sdxl.bench.pool_worker",
+        "sdxl.report.terminal.table")  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 READ_LATE = ("SDXL_", "MLFLOW_", "COLUMNS", "HF_HOME", "HOME", "PYTEST_", "TMPDIR",
              "TORCHINDUCTOR_CACHE_DIR")  # fmt: skip
@@ -165,6 +166,7 @@ def _fork_the_workers_server() -> None:
     def forked(_: str, arguments: list[str], kept: list[int]) -> int:
         pid = os.fork()
         if pid == 0:
+            forkserver._forkserver._lock = threading.Lock()  # this one's is held meanwhile
             edges = sorted({2, *kept})
             for low, high in zip(edges, [*edges[1:], 4096], strict=True):
                 os.closerange(low + 1, high)
@@ -177,7 +179,7 @@ def _fork_the_workers_server() -> None:
     started, tracker = util.spawnv_passfds, resource_tracker.ensure_running
     util.spawnv_passfds, resource_tracker.ensure_running = forked, lambda: None
     try:
-        multiprocessing.set_forkserver_preload([])
+        multiprocessing.set_forkserver_preload(["sdxl.core.preload", *OURS])
         forkserver.ensure_running()
     finally:
         util.spawnv_passfds, resource_tracker.ensure_running = started, tracker
@@ -188,12 +190,14 @@ def _remember() -> None:
     from sdxl.config.compose import Composer
     from sdxl.config.load import load
     from sdxl.config.registry import register
+    from sdxl.core import environment
     from sdxl.model import cost, tokenizer
 
     register()
     for model in ("tiny", "tiny_random"):
         cost.count(load(Composer("run").composed((f"model={model}",))), 1)
     tokenizer.tokenizers()
+    environment.diffusers_in_use()
 
 
 def _main() -> None:

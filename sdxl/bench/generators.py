@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sdxl.bench import stage_clock
+from sdxl.bench import pool_worker, stage_clock
 from sdxl.bench.pool import Patience, Pool
 from sdxl.bench.sizes import full_batch, warm_up_sizes
 from sdxl.config import schema
@@ -46,7 +46,7 @@ def open_pool(
         (config, artifacts, chosen),
         [0] if config.backend.devices is None else config.backend.devices,
         batch_size(config) * model.height * model.width * 3,
-        preload=backend_of(config).needs_torch and not model.diffusers_src,
+        preload=checkout.preloaded(model, backend_of(config).needs_torch, pool_worker.__name__),
         patience=patience,
     )
 

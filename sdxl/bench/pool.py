@@ -199,7 +199,7 @@ class Pool:
         devices: Sequence[int],
         block_bytes: int,
         *,
-        preload: bool,
+        preload: Sequence[str],
         patience: Patience,
         warm: Sequence[Batch] = (),
     ) -> None:

@@ -94,15 +94,21 @@ def diffusers_in_use() -> dict[str, Any]:
     if module is None or not module.__file__:
         return {}
     folder = Path(module.__file__).parent
+    return {
+        "version": module.__version__,
+        "path": str(folder),
+        "sha256": _fingerprint(folder),
+    }
+
+
+@cache
+def _fingerprint(folder: Path) -> str:
+    """Of the code in a folder, as it was when this process first asked."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         digest.update(str(file.relative_to(folder)).encode())
         digest.update(file.read_bytes())
-    return {
-        "version": module.__version__,
-        "path": str(folder),
-        "sha256": digest.hexdigest()[:16],
-    }
+    return digest.hexdigest()[:16]
 
 
 def accelerators() -> list[dict[str, Any]]:

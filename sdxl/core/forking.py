@@ -1,23 +1,40 @@
-"""The server process that measurements are forked from: started in limited time, or ended."""
+"""The server process that measurements are forked from: started in limited time, or ended.
+
+A child is given its work by name and imports that; the command's own file, which multiprocessing
+would run again in each, stays out of it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from multiprocessing import forkserver
+from collections.abc import Iterator, Sequence
+from multiprocessing import forkserver, spawn
 from typing import Any
 
-PRELOADED = ["sdxl.core.preload"]
+LIBRARIES = ("sdxl.core.preload",)
+"""torch, diffusers and transformers."""
+_server: Any = forkserver._forkserver
+_starting = threading.Lock()
 
 
-def context(preload: bool) -> Any:
-    """multiprocessing's context: forks of a server that has imported the libraries, or new ones."""
-    found: Any = multiprocessing.get_context("forkserver" if preload else "spawn")
-    if preload:
-        found.set_forkserver_preload(PRELOADED)
-    return found
+def context(preload: Sequence[str]) -> Any:
+    """multiprocessing's context: forks of a server that has imported these modules.
+
+    Without modules: processes that have imported nothing. A server that lacks one ends for
+    another, unless somebody still needs it.
+    """
+    if not preload:
+        return multiprocessing.get_context("spawn")
+    if not set(preload) <= set(_server._preload_modules):
+        if _server._forkserver_pid and not multiprocessing.active_children():
+            os.kill(_server._forkserver_pid, signal.SIGKILL)
+            _server._stop()
+        forkserver.set_forkserver_preload(list(preload))
+    return multiprocessing.get_context("forkserver")
 
 
 def begin(process: Any, limit_s: float) -> None:
@@ -30,15 +47,32 @@ def begin(process: Any, limit_s: float) -> None:
 
     def end() -> None:
         late.set()
-        if pid := forkserver._forkserver._forkserver_pid:  # type: ignore[attr-defined]
+        if pid := _server._forkserver_pid:
             os.kill(pid, signal.SIGKILL)
 
     timer = threading.Timer(min(limit_s, threading.TIMEOUT_MAX), end)
     timer.daemon = True
     timer.start()
     try:
-        process.start()
+        with _starting, _without_main():
+            process.start()
     except (EOFError, ConnectionError) as error:
         raise EOFError(f"silent for {limit_s:g} s" if late.is_set() else "it died") from error
     finally:
         timer.cancel()
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that start meanwhile are not told which file this command is."""
+    preparing = spawn.get_preparation_data
+
+    def prepare(name: str) -> dict[str, Any]:
+        found = preparing(name)
+        return {key: value for key, value in found.items() if not key.startswith("init_main")}
+
+    spawn.get_preparation_data = prepare
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = preparing

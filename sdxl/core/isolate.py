@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -71,16 +71,17 @@ def run(
     log: Path,
     limit_s: float,
     on_report: Callable[[dict[str, Any]], None],
-    preload: bool = True,
+    preload: Sequence[str] = forking.LIBRARIES,
     timeout_s: float | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Any:
     """Call `work(link, *args)` in a fresh process and return its result.
 
-    `env` is set in the child only.
+    Its environment is ours, with `env` on top.
 
-    `preload`: start it from a server process that has imported torch and diffusers already
-    (0.03 s a child in place of some 6 s); needs that CUDA was not touched there, and it is not.
+    `preload`: start it from a server process that has imported these modules already (0.03 s a
+    child in place of some 6 s); needs that CUDA was not touched there, and it is not. None: from
+    a new process.
     Its output goes to `log`. Raises `WorkerDied`, `WorkerStalled`, `WorkerFailed`, or the
     `SdxlError` raised inside. Ctrl-C kills the child and propagates.
     """
@@ -90,7 +91,7 @@ def run(
     ours, theirs = context.Pipe()
     child = context.Process(
         target=_child,
-        args=(theirs, work, args, str(log), dict(env or {})),
+        args=(theirs, work, args, str(log), {**os.environ, **(env or {})}),
         name="sdxl-worker",
         daemon=False,
     )
@@ -200,6 +201,7 @@ def _child(
 ) -> None:
     """In the child: own session and output, die with the parent, answer exactly once."""
     os.setsid()
+    os.environ.clear()  # a server has that of when it was started
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

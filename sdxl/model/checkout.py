@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from sdxl.config.schema import Model
-from sdxl.core import store
+from sdxl.core import forking, store
 from sdxl.core.errors import UserError
 
 
@@ -32,6 +32,16 @@ def use(model: Model) -> None:
             f"{Path(str(there.__file__)).parent}, then {package}",
             "one diffusers in a process: a command of its own for each",
         )
+
+
+def preloaded(model: Model, torch_needed: bool, module: str) -> tuple[str, ...]:
+    """What the processes that run `module` are forked with.
+
+    Nothing beside a checkout: it must be the first diffusers that they import.
+    """
+    if model.diffusers_src:
+        return ()
+    return (*(forking.LIBRARIES if torch_needed else ()), module)
 
 
 def identity(model: Model) -> dict[str, str]:

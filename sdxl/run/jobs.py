@@ -128,6 +128,5 @@ def child(
         on_report=report,
         timeout_s=config.timeout_s,
         env=env,
-        # A local diffusers must be the first that the child imports: no preloading then.
-        preload=torch_needed and not config.model.diffusers_src,
+        preload=checkout.preloaded(config.model, torch_needed, "sdxl.run.worker"),
     )

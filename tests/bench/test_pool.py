@@ -91,7 +91,7 @@ def pool(monkeypatch):
 
     def make(devices=(0, 1), restarts=1, silence_s=30.0, opened=open_numbers, warm=()):
         made.append(
-            Pool(opened, (), devices, BATCH * SIZE * SIZE * 3, preload=False,
+            Pool(opened, (), devices, BATCH * SIZE * SIZE * 3, preload=(),
                  patience=Patience(60.0, restarts), warm=warm)
         )  # fmt: skip
         made[-1].silence_s = silence_s

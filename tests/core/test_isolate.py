@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from sdxl.core import isolate
+from sdxl.core import forking, isolate
 from sdxl.core.errors import StageError, UserError
 from tests.conftest import ROOT
 
@@ -78,7 +78,7 @@ def run(tmp_path):
     """Run in a child; afterwards none is left."""
     reports = []
 
-    def start(work, *args, limit_s=60.0, preload=False):
+    def start(work, *args, limit_s=60.0, preload=()):
         return isolate.run(
             work, *args, log=tmp_path / "log", limit_s=limit_s, on_report=reports.append,
             preload=preload,
@@ -104,9 +104,9 @@ def test_the_result_comes_back_from_another_process(run, capfd):
 
 @pytest.mark.slow
 def test_the_preloaded_server_answers_too_and_fast(run):
-    run(answer, 1, preload=True)  # pays the imports
+    run(answer, 1, preload=forking.LIBRARIES)  # pays the imports
     began = time.perf_counter()
-    assert run(answer, 2, preload=True)["value"] == 2
+    assert run(answer, 2, preload=forking.LIBRARIES)["value"] == 2
     assert time.perf_counter() - began < 2
 
 
@@ -193,7 +193,8 @@ def work(link):
     time.sleep(600)
 
 if __name__ == "__main__":
-    isolate.run(work, log=Path(sys.argv[1]), limit_s=600, preload=False,
+    from parent import work  # by name: children do not run the command's file
+    isolate.run(work, log=Path(sys.argv[1]), limit_s=600, preload=(),
                 on_report=lambda message: print(message["pid"], flush=True))
 """
 
@@ -276,9 +277,10 @@ def work(link, killed):
     return "drawn"
 
 if __name__ == "__main__":
+    from parent import work
     for killed in (False, True):
         try:
-            print(isolate.run(work, killed, log=Path(sys.argv[1]), limit_s=200, preload=False,
+            print(isolate.run(work, killed, log=Path(sys.argv[1]), limit_s=200, preload=(),
                               on_report=print))
         except isolate.WorkerDied:
             print("killed")

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sdxl.core import isolate
+from sdxl.core import forking, isolate
 
 MIB = 1 << 20
 
@@ -44,7 +44,8 @@ def look_around(link):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preload", [False, True], ids=["spawn", "forkserver"])
+@pytest.mark.parametrize("preload", [(), ("sdxl.run.worker",), forking.LIBRARIES],
+                         ids=["spawn", "light", "libraries"])  # fmt: skip
 def test_nothing_reaches_the_next_measurement(tmp_path, preload):
     def run(work, *args, **options):
         return isolate.run(

@@ -26,7 +26,7 @@ def configured(*words):
 
 def odd_pool(config, _artifacts, _chosen, patience):
     devices = config.backend.devices or [0]
-    return Pool(odd.open_odd, (), devices, 4 * odd.SIDE**2 * 3, preload=False, patience=patience)
+    return Pool(odd.open_odd, (), devices, 4 * odd.SIDE**2 * 3, preload=(), patience=patience)
 
 
 @pytest.fixture(scope="module")
