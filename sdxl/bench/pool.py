@@ -65,7 +65,7 @@ class Lane:
     def start(self) -> None:
         """Start the worker and wait until its generator is open."""
         self._doing = "loading"
-        context = forking.context(self._pool.preload)
+        context = forking.method(self._pool.preload)
         ours, theirs = context.Pipe()
         process = context.Process(
             target=work,

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from multiprocessing import forkserver, spawn
+from multiprocessing import connection, context, forkserver, popen_forkserver, spawn
 from typing import Any
 
 LIBRARIES = ("sdxl.core.preload",)
@@ -21,7 +21,7 @@ _server: Any = forkserver._forkserver
 _starting = threading.Lock()
 
 
-def context(preload: Sequence[str]) -> Any:
+def method(preload: Sequence[str]) -> Any:
     """multiprocessing's context: forks of a server that has imported these modules.
 
     Without modules: processes that have imported nothing. A server that lacks one ends for
@@ -34,11 +34,33 @@ def context(preload: Sequence[str]) -> Any:
             os.kill(_server._forkserver_pid, signal.SIGKILL)
             _server._stop()
         forkserver.set_forkserver_preload(list(preload))
-    return multiprocessing.get_context("forkserver")
+    return _Context()
+
+
+class _Popen(popen_forkserver.Popen):
+    """The server tells once how a process ended, and every thread that starts one asks of all."""
+
+    _asking = threading.Lock()
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        if flag != os.WNOHANG:
+            connection.wait([self.sentinel])
+        with self._asking:
+            return super().poll()
+
+
+class _Process(context.ForkServerProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> _Popen:  # noqa: N802
+        return _Popen(process_obj)
+
+
+class _Context(context.ForkServerContext):
+    Process = _Process
 
 
 def begin(process: Any, limit_s: float) -> None:
-    """Start a process of `context`; raises `EOFError` where the server dies or takes too long.
+    """Start a process of `method`; raises `EOFError` where the server dies or takes too long.
 
     multiprocessing waits for its server for ever, which may never have imported its libraries: a
     disk that does not answer, OpenBLAS without memory.

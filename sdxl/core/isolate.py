@@ -87,7 +87,7 @@ def run(
     """
     prepare()
     log.open("ab").close()  # raises `OSError` here: the child could not say why
-    context = forking.context(preload)
+    context = forking.method(preload)
     ours, theirs = context.Pipe()
     child = context.Process(
         target=_child,
