@@ -20,7 +20,7 @@ print("this file runs")
 for modules in ({0}[:1], {0}, {0}[:1], ()):
     context = forking.method(modules)
     ours, theirs = context.Pipe()
-    code = "os.write(1, repr([n in sys.modules for n in {0}]).encode() + b'\\n')"
+    code = "os.write(1, ascii([n in sys.modules for n in {0}]).encode() + bytes([10]))"
     process = context.Process(target=exec, args=("import os, sys; " + code, {{}}))
     forking.begin(process, 60)
     process.join()
