@@ -141,10 +141,11 @@ class Session:
 
     def close(self) -> None:
         """Note what was in use, then give it back: scoring needs the memory."""
+        drawn = backend_of(self.config).needs_torch  # else a server may have imported it for others
         self.environment = {
             "accelerators": environment.accelerators(),
             gpu.VARIABLE.lower(): os.environ.get(gpu.VARIABLE),
-            "diffusers": environment.diffusers_in_use(),
+            "diffusers": environment.diffusers_in_use() if drawn else {},
             **({"parallel_region": self.host.facts} if self.host.facts else {}),
         }
         self.generator.close()

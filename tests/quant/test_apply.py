@@ -1,7 +1,10 @@
 """Applying scales: equal to ModelOpt's own quantization, round trips, and loud failures."""
 
 import contextlib
+import copy
+import dataclasses
 import io
+import json
 import warnings
 
 import modelopt.torch.opt as mto
@@ -20,6 +23,7 @@ from sdxl.model.sources import open_source
 from sdxl.quant import apply, calibrate
 from sdxl.quant import statistics as tables
 from sdxl.quant.levels import Kind, layers_of, select
+from tests import small
 from tests.quant.conftest import make, with_quant
 
 NO_INPUT = ("int8_weight_only", "int4_weight_only")
@@ -28,7 +32,26 @@ CALLS = 2
 
 
 @pytest.fixture(scope="module")
-def statistics(config, statistics, shared_store):
+def config(tmp_path_factory):
+    """Of the small network: all kinds of layers, and a third of them for ModelOpt to calibrate."""
+    network = tmp_path_factory.mktemp("network") / "unet.json"
+    network.write_text(json.dumps(small.UNET))
+    return make("quant=int8", "calib_size=4", f"model.unet_config={network}")
+
+
+@pytest.fixture(scope="module")
+def calibration(config):
+    """The unquantized model and its loop; tests must not change its UNet."""
+    return calibrate.Calibration(config, calibrate.calibration_prompts(config.quant))
+
+
+@pytest.fixture
+def fresh_unet(calibration):
+    return lambda: copy.deepcopy(calibration.unet)
+
+
+@pytest.fixture(scope="module")
+def statistics(config, shared_store):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDXL_STORE", str(shared_store))
         return tables.load(
@@ -123,8 +146,9 @@ def test_other_formats_equal_mtq_quantize(overrides, statistics, calibration, fr
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_equals_mtq_quantize(precision, store_at):
-    config = make("quant=int8", "quant_level=3", "calib_size=1", f"precision={precision}")
+def test_half_precision_equals_mtq_quantize(precision, config, store_at):
+    words = ("quant=int8", "quant_level=3", "calib_size=1", f"precision={precision}")
+    config = dataclasses.replace(make(*words), model=config.model)
     calibration = calibrate.Calibration(config, calibrate.calibration_prompts(config.quant))
     table = tables.load(calibrate.get(config).path / calibrate.FILE)
     theirs = by_modelopt(calibration.unet, config.quant, calibration, calls=1)
