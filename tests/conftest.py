@@ -28,6 +28,7 @@ if "_refuse" not in vars(sitecustomize):  # the interpreter brought one of its o
 
 from sdxl.config import load as config  # noqa: E402
 from sdxl.core import ends  # noqa: E402
+from sdxl.export import trace  # noqa: E402
 from tests import composing, forked, small  # noqa: E402
 
 
@@ -65,6 +66,15 @@ def measured_peaks(tmp_path_factory):
     }
     file.write_text(json.dumps(found))
     return file.parent
+
+
+@pytest.fixture(scope="session")
+def traces(tmp_path_factory):
+    """Graphs without weights, which every test's store finds where one has traced them."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traces"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -119,10 +129,11 @@ def load(composed):
 
 
 @pytest.fixture(scope="session")
-def exported_once(tmp_path_factory):
+def exported_once(tmp_path_factory, traces):
     """The small model's graphs, exported once for all workers of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
-    return small.export((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported")
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return small.export(base / "exported", traces)
 
 
 @pytest.fixture
@@ -200,7 +211,7 @@ def quick(words):
 
 
 @pytest.fixture
-def cli(tmp_path, measured_peaks):
+def cli(tmp_path, measured_peaks, traces):
     """Run `python run.py WORDS` to its end; its output folder is fresh."""
     runs = []
 
@@ -211,6 +222,7 @@ def cli(tmp_path, measured_peaks):
         store = Path((env or {}).get("SDXL_STORE") or clean["SDXL_STORE"])
         if not store.exists():
             shutil.copytree(measured_peaks, store / "rooflines")
+            (store / trace.KIND).symlink_to(traces)
         runs.append(out_dir)
         line = [str(ROOT / script), *words_of(words, out_dir, script)]
         done = forked.run(line, cwd=cwd, env={**clean, **(env or {})}, timeout=timeout)

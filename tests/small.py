@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from sdxl.export import trace
 from sdxl.model import architecture
 from tests import forked
 
@@ -39,14 +40,15 @@ class Exported:
         return next(Path(p["path"]) for p in self.outcome["pieces"] if p["graph"] == graph)
 
 
-def export(folder: Path) -> Exported:
+def export(folder: Path, traces: Path) -> Exported:
     """The graphs in `folder`; whoever comes first exports, other processes wait and read."""
     words = ["model=tiny_random", f"model.unet_config={folder}/unet.json", "model.height=64",
              "model.width=64", "model.steps=2", "rules=open"]  # fmt: skip
     said = folder / "said.json"
     with FileLock(f"{folder}.lock"):
         if not said.exists():
-            folder.mkdir(exist_ok=True)
+            (folder / "store").mkdir(parents=True, exist_ok=True)
+            (folder / "store" / trace.KIND).symlink_to(traces)
             (folder / "unet.json").write_text(json.dumps(UNET))
             done = forked.run(
                 [str(ROOT / "export.py"), "export.parity=true", "tracking=off", *words,

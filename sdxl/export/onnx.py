@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdxl.config import content_key, graphs, shortcuts
 from sdxl.config.schema import Config, DType
 from sdxl.core import environment, store
-from sdxl.core.progress import Report, Spent
+from sdxl.core.progress import Report, Spent, silent
 from sdxl.core.store import Artifact
 from sdxl.model import checkout, guidance
 from sdxl.model.components import Source
 from sdxl.model.sources import open_source
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from sdxl.export.modules import Exportable
 
 KIND = "onnx"
 VERSION = 1
@@ -75,6 +82,14 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
+def build(config: Config, network: Exportable, tell: Callable[[str], None] = silent) -> ir.Model:
+    """The network's graph with its weights, traced only if its architecture is a new one."""
+    from sdxl.export import onnx_graph, trace
+
+    traced = functools.partial(trace.get, settings(config, network.graph))
+    return onnx_graph.build(network, graphs.opset(config, network.graph), tell, traced)
+
+
 def _export(
     config: Config, source: Source, graph: str, folder: Path, on_progress: Report
 ) -> dict[str, Any]:
@@ -92,7 +107,7 @@ def _export(
     network = modules.prepare(config, source, graph, images, shapes)
     if graph == "vae_decoder" and graphs.dtype_of(config, graph) is not DType.fp32:
         onnx_check.decodes(network)
-    model = onnx_graph.build(network, graphs.opset(config, graph), tell)
+    model = build(config, network, tell)
     tell("writing")
     if whole := _whole(config, graph):
         onnx_graph.save_part(model, folder, get(config, whole, on_progress).path)

@@ -25,6 +25,7 @@ from sdxl.core.errors import SdxlError
 from sdxl.export.modules import Exportable
 from sdxl.export.simplify import simplify
 
+Tell = Callable[[str], None]
 TORCH_OPSET = 18
 """What torch's translations are written in; higher ones are converted to."""
 INLINE_BYTES = 1024
@@ -33,11 +34,25 @@ KEPT = ("namespace", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scop
 """Node metadata that stays: which module a node belongs to."""
 
 
-def build(source: Exportable, opset: int, tell: Callable[[str], None] = lambda _: None) -> ir.Model:
+def build(
+    source: Exportable,
+    opset: int,
+    tell: Tell = lambda _: None,
+    traced: Callable[[Exportable, int, Tell], ir.Model] | None = None,
+) -> ir.Model:
     """The network's graph, its weights still torch's own memory; `tell` hears of each step.
 
     Weights are looked at after the tracing: a network may have their shapes alone before.
+    traced: gives the graph without weights, if not by `trace`.
     """
+    model = (traced or trace)(source, opset, tell)
+    tell("reading weights")
+    _give_weights(model, {name: TorchTensor(w, name) for name, w in source.weights().items()})
+    return model
+
+
+def trace(source: Exportable, opset: int, tell: Tell) -> ir.Model:
+    """The network's graph, simplified; its weights are initializers without values."""
     tell("tracing")
     with _quiet():
         program = torch.onnx.export(
@@ -59,8 +74,6 @@ def build(source: Exportable, opset: int, tell: Callable[[str], None] = lambda _
     with _quiet():
         version_converter.convert_version(model, opset)
         simplify(model)
-    tell("reading weights")
-    _give_weights(model, {name: TorchTensor(w, name) for name, w in source.weights().items()})
     _forget_sources(model)
     return model
 

@@ -20,6 +20,7 @@ from sdxl.config.choices import Convolutions
 from sdxl.config.schema import Config, Format
 from sdxl.core.progress import Report
 from sdxl.export import modules, onnx_check, onnx_graph
+from sdxl.export import onnx as export
 from sdxl.export.modules import Exportable
 from sdxl.export.pack import layout, schedule
 from sdxl.export.qdq.options import options_of
@@ -43,7 +44,7 @@ def write(config: Config, loads: Loads, folder: Path, report: Report) -> Facts:
             _renamed(loads["unet"], place)
         else:
             network = _exportable(config, source, graph)
-            onnx_graph.save(onnx_graph.build(network, graphs.opset(config, graph)), place)
+            onnx_graph.save(export.build(config, network), place)
             onnx_check.check(place)
             del network
         _config(source, graph, place)
