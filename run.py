@@ -2,10 +2,11 @@
 
 import sys
 
-from sdxl.core import ends, kept_help
+from sdxl.core import collector, ends, kept_help
 
 if __name__ == "__main__":
     ends.early()  # before seconds of imports
+    collector.relax()
     kept_help.answer("run", sys.argv[1:])
 
 import hydra

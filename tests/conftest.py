@@ -16,7 +16,10 @@ os.environ.setdefault(
     "TRITON_INTERPRET", "1"
 )  # before triton; on a GPU: TRITON_INTERPRET=0 pytest -m gpu
 
-import pytest
+USUAL = gc.get_threshold()
+gc.set_threshold(200_000, 50, 100)  # until all is imported
+
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = Path(__file__).parent / "offline"
@@ -36,6 +39,7 @@ def pytest_collection_finish():
     """Modules and tests stay: no collection of garbage looks at them again, nor in a fork."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*USUAL)
 
 
 def pytest_sessionfinish():

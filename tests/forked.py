@@ -202,6 +202,7 @@ def _remember() -> None:
 
 def _main() -> None:
     sys.path.insert(0, str(ROOT))
+    gc.set_threshold(200_000, 50, 100)  # as commands do: see core/collector.py
     import importlib
 
     with warnings.catch_warnings(action="ignore"):
@@ -210,6 +211,7 @@ def _main() -> None:
         _remember()
     del sys.path[0]
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "one of LIBRARIES started a thread"
+    gc.set_threshold(700, 10, 10)
     gc.collect()
     gc.freeze()  # a fork's collections would look at all of it, and so copy its memory
     asked = _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -3,6 +3,9 @@
 import os
 import sys
 
+from sdxl.core import collector
+
+collector.relax()
 try:
     import diffusers
     import torch
@@ -20,3 +23,4 @@ try:
 except Exception as error:  # multiprocessing passes over some, and shows others with a traceback
     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     os._exit(1)
+collector.settle()

@@ -14,7 +14,7 @@ from sdxl.config import rules_train
 from sdxl.config.content_key import plain
 from sdxl.config.plugins import TrainingStage, training_stage
 from sdxl.config.schema.train import TrainConfig, Training
-from sdxl.core import disk, json_file, store, terminal
+from sdxl.core import collector, disk, json_file, store, terminal
 from sdxl.core.command import Outcome
 from sdxl.core.progress import Say
 from sdxl.model import checkout
@@ -47,6 +47,7 @@ def run(config: Any, _out_dir: Path, say: Say | None = None) -> Outcome:
         disk.store_ready(0)
         return _plan(config, chosen, folder)
     machine.by_first(lambda: disk.store_ready(disk.SMALL_BYTES))
+    collector.settle()
     with alone.held(folder, "train.run=ANOTHER_NAME"):
         machine.by_first(lambda: put.sweep(folder, folder / weights.FOLDER))
         seeds.settle(config, chosen, _typed())
