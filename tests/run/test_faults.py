@@ -48,10 +48,10 @@ def test_every_fault_ends_in_a_record(cli, scenario, fault, status, reason):
 
 
 def test_a_fault_during_warm_up_is_recorded_too(cli):
-    done = cli(*FAST, "backend.fail=hang", "backend.fail_at=1", "scenario.startup_s=8", timeout=200)
+    done = cli(*FAST, "backend.fail=hang", "backend.fail_at=1", "scenario.startup_s=3", timeout=200)
     assert done.code == 1 and done.record["status"] == "timeout"
     assert "while warming up" in done.record["reason"]
-    assert "scenario.startup_s=32" in done.err
+    assert "scenario.startup_s=12" in done.err
 
 
 def test_a_failed_cell_leaves_no_trace_in_the_next_record(cli):

@@ -14,7 +14,7 @@ from sdxl.config import schema
 from sdxl.report.mlflow import client, curves, process, sweeps
 from tests.report.mlflow.mlflow_store import FAST
 
-PATIENCE_S = 4
+PATIENCE_S = 2
 
 
 @pytest.fixture(autouse=True)
