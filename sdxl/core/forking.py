@@ -29,11 +29,13 @@ def method(preload: Sequence[str]) -> Any:
     """
     if not preload:
         return multiprocessing.get_context("spawn")
-    if not set(preload) <= set(_server._preload_modules):
-        if _server._forkserver_pid and not multiprocessing.active_children():
-            os.kill(_server._forkserver_pid, signal.SIGKILL)
-            _server._stop()
-        forkserver.set_forkserver_preload(list(preload))
+    with _starting:
+        if not set(preload) <= set(_server._preload_modules):
+            if _server._forkserver_pid and not multiprocessing.active_children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(_server._forkserver_pid, signal.SIGKILL)
+                _server._stop()
+            forkserver.set_forkserver_preload(list(preload))
     return _Context()
 
 
