@@ -79,7 +79,7 @@ def test_a_plan_lists_the_whole_chain_and_what_is_cached(exported, asked, compos
 
 def test_a_plan_of_engines_names_what_cannot_be_told_yet(exported, composed, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    words = [*exported.words, "backend=trt", "plan=true"]
+    words = [*exported.words, "backend=trt", "plan=true", "backend.batch_size=5"]
     there = check(composed(*words, "backend.flavor=tensorrt"))
     plan = export.run(there, exported.store).figures
     assert [row["kind"] for row in plan["plan"]] == ["onnx"] * 4 + ["engine"] * 4
