@@ -1,6 +1,6 @@
 """Python's garbage collector while libraries are imported.
 
-They make a million objects that stay, and it would look at all of them again and again: a fifth
+They make a million objects that stay, and it would look at all of them again and again: a sixth
 of the time that torch, diffusers and transformers take.
 """
 
