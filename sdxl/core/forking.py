@@ -24,19 +24,25 @@ _starting = threading.Lock()
 def method(preload: Sequence[str]) -> Any:
     """multiprocessing's context: forks of a server that has imported these modules.
 
-    Without modules: processes that have imported nothing. A server that lacks one ends for
-    another, unless somebody still needs it.
+    Without modules: processes that have imported nothing. A server that lacks one makes way for
+    another, and ends with the last of its processes.
     """
     if not preload:
         return multiprocessing.get_context("spawn")
     with _starting:
         if not set(preload) <= set(_server._preload_modules):
-            if _server._forkserver_pid and not multiprocessing.active_children():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(_server._forkserver_pid, signal.SIGKILL)
-                _server._stop()
+            if _server._forkserver_pid:
+                _leave()
             forkserver.set_forkserver_preload(list(preload))
     return _Context()
+
+
+def _leave() -> None:
+    """Let the server end: it does when nobody holds its line, neither we nor its processes."""
+    os.close(_server._forkserver_alive_fd)
+    with contextlib.suppress(OSError):
+        os.unlink(_server._forkserver_address)  # noqa: PTH108
+    _server._forkserver_pid = _server._forkserver_alive_fd = _server._forkserver_address = None
 
 
 class _Popen(popen_forkserver.Popen):
