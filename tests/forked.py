@@ -144,6 +144,7 @@ def _become(words: list[str], cwd: str, env: dict[str, str]) -> NoReturn:
         traceback.print_exc()
         code = 1
     threading._shutdown()  # as Python ends, but for the memory: most of it is shared
+    gc.collect()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

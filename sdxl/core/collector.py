@@ -4,6 +4,7 @@ They make a million objects that stay, and it would look at all of them again an
 of the time that torch, diffusers and transformers take.
 """
 
+import atexit
 import gc
 
 _USUAL = gc.get_threshold()
@@ -18,4 +19,5 @@ def settle() -> None:
     """Look as often as usual, and never again at what is there: it stays, and forks share it."""
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # at the end libraries count what is left
     gc.set_threshold(*_USUAL)

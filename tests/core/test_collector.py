@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 
 def told(code):
-    done = subprocess.run([sys.executable, "-c", f"import gc, json; {code}"], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-c", f"import gc, json\n{code}"], cwd=ROOT,
                           capture_output=True, text=True, timeout=200)  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -31,3 +31,13 @@ def test_measurements_are_forked_with_the_usual_one_and_nothing_of_the_libraries
         "print(json.dumps(found))"
     )
     assert settled == list(gc.get_threshold()) and frozen > 100 * left
+
+
+def test_what_was_set_aside_is_given_back_at_the_end():
+    """Triton's binding counts what is left, and would tell the user of a hundred leaks."""
+    code = (
+        "import sdxl.core.preload, atexit; before = gc.get_freeze_count(); "
+        "atexit._run_exitfuncs(); print(json.dumps([before, gc.get_freeze_count()]))"
+    )
+    before, after = told(code)
+    assert before > 10_000 and after == 0
